@@ -1,0 +1,130 @@
+"""The chat format: the one place that turns messages into tokens, and a reply's tokens back into parts.
+
+A conversation is `{"messages": [...]}`; a message `{"role", "content"}`. A system message may come first
+and is folded into the first user message. Then user and assistant take turns:
+
+    <|bos|> <|user_start|> question <|user_end|> <|assistant_start|> answer <|assistant_end|> …
+
+An assistant's content is a string, or parts `{"type": "text" | "python" | "python_output", "text"}`; code
+stands between <|python_start|> and <|python_end|>, its result between <|output_start|> and <|output_end|>.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nanochat.tokenizer.special import (
+    ASSISTANT_END,
+    ASSISTANT_START,
+    OUTPUT_END,
+    OUTPUT_START,
+    PYTHON_END,
+    PYTHON_START,
+    USER_END,
+    USER_START,
+)
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+
+# Part type → the special tokens around it, and whether the model is trained to write it. The tool writes
+# outputs, so a model that learnt them would learn to invent results.
+_PARTS: dict[str, tuple[str | None, str | None, int]] = {
+    "text": (None, None, 1),
+    "python": (PYTHON_START, PYTHON_END, 1),
+    "python_output": (OUTPUT_START, OUTPUT_END, 0),
+}
+
+
+def render(tokenizer: Tokenizer, conversation: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """Ids and mask, of equal length, of a whole conversation.
+
+    The mask is 1 on what the assistant must learn to write: its text, its code with the tokens around it,
+    and <|assistant_end|>; 0 on everything else, <|assistant_start|> and tool outputs included.
+
+    Raises ValueError for roles out of order, unknown roles or parts, or content that is not text.
+    """
+    ids, mask = [tokenizer.bos], [0]
+    for turn, message in enumerate(_turns(conversation["messages"])):
+        if message["role"] == "user":
+            body = tokenizer.encode(_user_text(message, turn))
+            ids += [tokenizer.special(USER_START), *body, tokenizer.special(USER_END)]
+            mask += [0] * (len(body) + 2)
+        else:
+            reply, learnt = _render_reply(tokenizer, message["content"], turn)
+            ids += [tokenizer.special(ASSISTANT_START), *reply, tokenizer.special(ASSISTANT_END)]
+            mask += [0, *learnt, 1]
+    return ids, mask
+
+
+def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Ids that end with <|assistant_start|>: what comes next is the assistant's reply to the last user."""
+    if not messages or messages[-1].get("role") != "user":
+        raise ValueError("a prompt must end with a user message for the assistant to answer")
+    ids, _ = render(tokenizer, {"messages": messages})
+    return [*ids, tokenizer.special(ASSISTANT_START)]
+
+
+def parse_reply(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, str]]:
+    """The parts of a generated reply, ready to stand as an assistant message's content.
+
+    Reads up to <|assistant_end|> (or <|bos|>) if there is one; a part that was cut off keeps what it has.
+    """
+    opening = {tokenizer.special(start): kind for kind, (start, _, _) in _PARTS.items() if start}
+    closing = {tokenizer.special(end) for _, end, _ in _PARTS.values() if end}
+    stops = {tokenizer.special(ASSISTANT_END), tokenizer.bos}
+    runs: list[tuple[str, list[int]]] = [("text", [])]
+    for token in ids:
+        if token in stops:
+            break
+        if token in opening:
+            runs.append((opening[token], []))
+        elif token in closing:
+            runs.append(("text", []))
+        else:
+            runs[-1][1].append(token)
+    return [{"type": kind, "text": tokenizer.decode(run)} for kind, run in runs if run or kind != "text"]
+
+
+def _turns(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages with the system's folded into the first user's; ValueError unless the two take turns."""
+    if not messages:
+        raise ValueError("a conversation needs at least one message")
+    if messages[0].get("role") == "system":
+        if len(messages) < 2 or messages[1].get("role") != "user":
+            raise ValueError("a system message must be followed by a user message")
+        system, first = messages[0]["content"], messages[1]
+        messages = [{"role": "user", "content": f"{system}\n\n{_user_text(first, 1)}"}, *messages[2:]]
+    for turn, message in enumerate(messages):
+        expected = "assistant" if turn % 2 else "user"
+        if message.get("role") != expected:
+            raise ValueError(
+                f"message {turn} has the role {message.get('role')!r} where {expected!r} is due: "
+                "an optional system message, then user and assistant in turns"
+            )
+    return messages
+
+
+def _user_text(message: Message, turn: int) -> str:
+    if not isinstance(message["content"], str):
+        raise ValueError(f"the content of user message {turn} must be a string")
+    return message["content"]
+
+
+def _render_reply(tokenizer: Tokenizer, content: object, turn: int) -> tuple[list[int], list[int]]:
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, Sequence):
+        raise ValueError(f"the content of assistant message {turn} must be a string or a list of parts")
+    ids: list[int] = []
+    mask: list[int] = []
+    for part in parts:
+        if part.get("type") not in _PARTS:
+            raise ValueError(
+                f"message {turn} has a part of type {part.get('type')!r}: use {', '.join(_PARTS)}"
+            )
+        start, end, learnt = _PARTS[part["type"]]
+        body = tokenizer.encode(part["text"])
+        if start and end:
+            body = [tokenizer.special(start), *body, tokenizer.special(end)]
+        ids += body
+        mask += [learnt] * len(body)
+    return ids, mask

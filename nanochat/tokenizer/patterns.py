@@ -1,0 +1,73 @@
+"""Split patterns: how text is cut into chunks before byte pairs are merged; no token spans two chunks.
+
+They mean the same to fancy-regex (tiktoken, rustbpe), to Oniguruma (HF tokenizers) and to Python's `regex`
+in its version-1 syntax. Each matches every character of every text: what a pattern skipped would be lost.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SplitPattern:
+    """A preset: the regular expression, and when to choose it."""
+
+    regex: str
+    reason: str
+
+
+def _pattern(letters: str, digits: str, *, word: str = "", runs: str = "") -> str:
+    """The alternatives of GPT-4's pattern, tried in this order.
+
+    `letters` is what makes words, as the inside of a character class; `word` replaces a run of them;
+    `runs` are alternatives tried before words.
+    """
+    alternatives = (
+        r"'(?i:[sdmt]|ll|ve|re)",  # an English contraction
+        runs,
+        rf"[^\r\n{letters}\p{{N}}]?+{word or f'[{letters}]+'}",  # a word, with the space or sign before it
+        digits,
+        rf" ?[^\s{letters}\p{{N}}]++[\r\n]*",  # symbols
+        r"\s*[\r\n]",  # line ends with the blanks before them
+        r"\s+(?!\S)",  # blanks, all but the last, which belongs to the word that follows
+        r"\s+",
+    )
+    return "|".join(alternative for alternative in alternatives if alternative)
+
+
+_UNSPACED = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
+_UNSPACED_CLASS = "".join(rf"\p{{{script}}}" for script in _UNSPACED)
+
+SPLIT_PATTERNS: dict[str, SplitPattern] = {
+    "default": SplitPattern(
+        _pattern(r"\p{L}", r"\p{N}{1,2}"),
+        "English and code: GPT-4's, with digits in twos, so that numbers take less of a small vocabulary",
+    ),
+    "gpt4": SplitPattern(
+        _pattern(r"\p{L}", r"\p{N}{1,3}"),
+        "as GPT-4 (cl100k), digits in threes: for comparisons, and for vocabularies of 50,000 and more",
+    ),
+    "digits": SplitPattern(
+        _pattern(r"\p{L}", r"\p{N}"),
+        "as default, but every digit alone: for models that must calculate without a tool",
+    ),
+    "marks": SplitPattern(
+        _pattern(r"\p{L}\p{M}", r"\p{N}{1,2}"),
+        "Hindi, Bengali, Tamil, vowelled Arabic: vowel signs belong to their word instead of ending it",
+    ),
+    "scripts": SplitPattern(
+        _pattern(
+            r"\p{L}\p{M}",
+            r"\p{N}{1,2}",
+            word=rf"[\p{{L}}\p{{M}}&&[^{_UNSPACED_CLASS}]]+",
+            runs="|".join(rf"\p{{{script}}}+" for script in _UNSPACED),
+        ),
+        "Chinese, Japanese, Thai, Khmer: as marks, and for want of spaces a chunk ends where the script changes",
+    ),
+}
+
+
+def split_pattern(name: str) -> str:
+    """The regular expression of the preset `name`; ValueError names the presets there are."""
+    if name not in SPLIT_PATTERNS:
+        raise ValueError(f"unknown split pattern {name!r}: choose one of {', '.join(SPLIT_PATTERNS)}")
+    return SPLIT_PATTERNS[name].regex

@@ -1,0 +1,165 @@
+"""The tokenizer: byte-level BPE ranks, the split pattern and the special tokens; tiktoken does the encoding.
+
+On disk it is two text files: `tok<V>.tiktoken`, one "base64(token) rank" line per token, and
+`tok<V>.json` with the pattern, the special tokens, the hash of all three and what it was trained on.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+
+from nanochat.atomic import write_text_atomic
+from nanochat.paths import Paths
+from nanochat.tokenizer.special import BOS, SPECIAL_TOKENS
+from nanochat.tokenizer.stream import StreamDecoder
+
+_RETRAIN = "train it again with `nanochat tokenizer train`"
+
+
+class Tokenizer:
+    """Text to ids and back. Immutable; cheap to pickle to worker processes.
+
+    Attributes:
+        vocab_size: number of ids, the nine special tokens (the last nine ids) among them.
+        hash: 16 hex digits that name this encoding: equal hashes encode every text alike.
+        pattern: the regular expression that cuts text before merging.
+        training: facts about the training run (text, limits, versions); they are not part of the hash.
+    """
+
+    def __init__(self, ranks: Mapping[bytes, int], pattern: str, training: Mapping[str, Any] | None = None):
+        """Args: ranks: token bytes to merge rank, 0 … n-1 without a gap, all 256 single bytes among them.
+
+        Raises ValueError when they are not.
+        """
+        tokens = sorted(ranks, key=ranks.__getitem__)
+        if [ranks[token] for token in tokens] != list(range(len(tokens))):
+            raise ValueError("the ranks of a tokenizer must run from 0 without a gap or a repetition")
+        if not all(bytes([byte]) in ranks for byte in range(256)):
+            raise ValueError("a byte-level tokenizer must hold all 256 single bytes")
+        self.pattern = pattern
+        self.training = dict(training or {})
+        self.vocab_size = len(tokens) + len(SPECIAL_TOKENS)
+        self.hash = _hash(tokens, pattern)
+        self._tokens = tokens
+        self._specials = {name: len(tokens) + i for i, name in enumerate(SPECIAL_TOKENS)}
+        self.bos = self._specials[BOS]
+        self._encoding = tiktoken.Encoding(
+            name=f"nanochat-{self.hash}",
+            pat_str=pattern,
+            mergeable_ranks=dict(ranks),
+            special_tokens=self._specials,
+        )
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size}, hash={self.hash!r})"
+
+    def special(self, name: str) -> int:
+        """The id of a special token, for example `<|user_start|>`."""
+        if name not in self._specials:
+            raise ValueError(f"unknown special token {name!r}: there are {', '.join(SPECIAL_TOKENS)}")
+        return self._specials[name]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ordinary text. The name of a special token inside `text` is plain text like any other."""
+        return self._encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
+        """`encode` of each text, on `threads` threads (tiktoken releases the interpreter lock)."""
+        if threads <= 1:
+            return [self._encoding.encode_ordinary(text) for text in texts]
+        return self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`; special tokens give their names. ValueError for an id outside the vocabulary."""
+        ids = list(ids)
+        try:
+            return self._encoding.decode_bytes(ids)
+        except (KeyError, OverflowError):
+            unknown = next(i for i in ids if not 0 <= i < self.vocab_size)
+            raise ValueError(f"id {unknown} is not in this vocabulary of {self.vocab_size}") from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def stream(self) -> StreamDecoder:
+        """A decoder for tokens that arrive one by one."""
+        return StreamDecoder(self.decode_bytes)
+
+    def token_bytes(self) -> np.ndarray:
+        """UTF-8 bytes that each id stands for: int32 of shape (vocab_size,), 0 for special tokens."""
+        return np.array([len(token) for token in self._tokens] + [0] * len(SPECIAL_TOKENS), dtype=np.int32)
+
+    def save(self, directory: Path) -> Path:
+        """Writes both files into `directory` (made if missing) and returns the rank file's path.
+
+        The json comes last: a rank file without a json of its hash is not a tokenizer.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"tok{self.vocab_size}.tiktoken"
+        lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(self._tokens))
+        about = {
+            "vocab_size": self.vocab_size,
+            "hash": self.hash,
+            "pattern": self.pattern,
+            "special_tokens": list(SPECIAL_TOKENS),
+            "training": self.training,
+        }
+        write_text_atomic(path, "".join(lines))
+        write_text_atomic(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        return path
+
+
+def _hash(tokens: Sequence[bytes], pattern: str) -> str:
+    """Sixteen hex digits over everything that decides an encoding; lengths keep the parts apart."""
+    digest = hashlib.sha256()
+    for part in (pattern.encode(), *tokens, *(name.encode() for name in SPECIAL_TOKENS)):
+        digest.update(len(part).to_bytes(4, "little") + part)
+    return digest.hexdigest()[:16]
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Reads a `.tiktoken` file and the `.json` beside it.
+
+    Raises ValueError when either is missing, damaged, or does not belong to the other.
+    """
+    try:
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        ranks = _parse_ranks(path.read_text(encoding="ascii"))
+        tokenizer = Tokenizer(ranks, about["pattern"], about["training"])
+        intact = tokenizer.hash == about["hash"] and about["special_tokens"] == list(SPECIAL_TOKENS)
+    except FileNotFoundError as error:
+        raise ValueError(f"no tokenizer at {error.filename}: {_RETRAIN}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"damaged tokenizer {path} ({error}): {_RETRAIN}") from None
+    if not intact:
+        raise ValueError(f"damaged tokenizer {path} (its json tells another hash): {_RETRAIN}")
+    return tokenizer
+
+
+def _parse_ranks(text: str) -> dict[bytes, int]:
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            token, rank = line.split(" ")
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except (ValueError, binascii.Error):
+            raise ValueError(f"line {number} is not `base64 rank`") from None
+    return ranks
+
+
+def find_tokenizer(paths: Paths, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer of `vocab_size` ids, or the newest there is; ValueError says how to make a missing one."""
+    if vocab_size is not None:
+        return load_tokenizer(paths.tokenizer(vocab_size))
+    found = list(paths.tokenizers.glob("tok*.json"))
+    if not found:
+        raise ValueError(f"no tokenizer in {paths.tokenizers}: make one with `nanochat tokenizer train`")
+    return load_tokenizer(max(found, key=lambda file: file.stat().st_mtime_ns).with_suffix(".tiktoken"))
