@@ -1,0 +1,167 @@
+"""Frozen dataclasses to JSON and back, with their types restored and nothing unknown let through."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+from enum import Enum
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses (nested ones too), paths, enums and numpy scalars to plain dicts, lists and scalars."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return to_json(value.value)
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(to_json(key)): to_json(item) for key, item in value.items()}
+    raise TypeError(f"{type(value).__name__} does not go into JSON: {value!r}")
+
+
+def json_line(value: Any) -> str:
+    """`value` as one line of valid JSON; a number that is not finite becomes null, since JSON has none."""
+    return json.dumps(_finite(to_json(value)), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return value
+
+
+def from_json(cls: type[T], data: dict[str, Any]) -> T:
+    """Build the dataclass `cls` from what `to_json` made of it; a field left out takes its default.
+
+    Raises ValueError for an unknown or missing key and for a value of another type, naming the field.
+    """
+    return _dataclass(cls, data, cls.__name__)
+
+
+def _dataclass(cls: type[T], data: Any, where: str) -> T:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected the fields of {cls.__name__}, got {data!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise ValueError(f"{where}: unknown {', '.join(unknown)} (known: {', '.join(fields)})")
+    hints = get_type_hints(cls)
+    values = {
+        name: _restore(hints[name], data[name], f"{where}.{name}")
+        for name, field in fields.items()
+        if field.init and name in data
+    }
+    missing = [name for name, field in fields.items() if field.init and name not in data and _required(field)]
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(missing)}")
+    return cls(**values)
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _restore(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type that `hint` names."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{where}: {value!r} is none of {', '.join(map(repr, arguments))}")
+        return value
+    if origin in (Union, types.UnionType):
+        return _restore_union(arguments, value, where)
+    if origin in (list, tuple, dict) or hint in (list, tuple, dict):
+        return _restore_container(origin or hint, arguments, value, where)
+    if dataclasses.is_dataclass(hint):
+        return _dataclass(hint, value, where)  # type: ignore[arg-type]
+    return _restore_scalar(hint, value, where)
+
+
+def _restore_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in members:
+        return None
+    problems = []
+    # An exact type first: `int | float` must give 1 back as 1, and `str | Path` a string as a string.
+    for member in sorted(members, key=lambda member: type(value) is not member):
+        if member is not type(None):
+            try:
+                return _restore(member, value, where)
+            except ValueError as error:
+                problems.append(str(error))
+    raise ValueError("; ".join(dict.fromkeys(problems)))
+
+
+def _restore_container(kind: type, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    if kind is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected a table, got {value!r}")
+        key_hint, item_hint = arguments or (Any, Any)
+        return {
+            _key(key_hint, key, where): _restore(item_hint, item, f"{where}[{key!r}]")
+            for key, item in value.items()
+        }
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{where}: expected a list, got {value!r}")
+    if not arguments:
+        hints = [Any] * len(value)
+    elif kind is list or arguments[-1] is Ellipsis:
+        hints = [arguments[0]] * len(value)
+    elif len(arguments) == len(value):
+        hints = list(arguments)
+    else:
+        raise ValueError(f"{where}: expected {len(arguments)} items, got {len(value)}")
+    restored = (
+        _restore(hint, item, f"{where}[{index}]")
+        for index, (hint, item) in enumerate(zip(hints, value, strict=True))
+    )
+    return kind(restored)
+
+
+def _key(hint: Any, key: Any, where: str) -> Any:
+    """JSON keys are strings; an int key comes back as an int."""
+    if hint is int and isinstance(key, str):
+        try:
+            return int(key)
+        except ValueError:
+            raise ValueError(f"{where}: expected a whole number as key, got {key!r}") from None
+    return _restore(hint, key, where)
+
+
+def _restore_scalar(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            known = ", ".join(repr(member.value) for member in hint)
+            raise ValueError(f"{where}: {value!r} is none of {known}") from None
+    if isinstance(hint, type) and issubclass(hint, Path) and isinstance(value, (str, Path)):
+        return hint(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint in (bool, str, float, types.NoneType) and type(value) is hint:
+        return value
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")

@@ -1,0 +1,133 @@
+"""Human output, all of it on stderr: lines, warnings, tables, progress. Stdout belongs to results."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import rich.console
+    import rich.progress
+
+PLAIN_INTERVAL_S = 10.0  # between lines of progress where there is no terminal
+RATE_WINDOW = 64  # updates that the rate is taken over
+
+
+@cache
+def console() -> rich.console.Console:
+    """The console on stderr. Under torchrun every process but the first is silent."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+
+
+def say(message: str) -> None:
+    """One plain line."""
+    console().print(message, markup=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """One line that begins with `warning:`."""
+    console().print(f"warning: {message}", markup=False, soft_wrap=True, style="yellow")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table of plain cells."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=Text(title), title_justify="left")
+    for column in columns:
+        grid.add_column(Text(column))
+    for row in rows:
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    console().print(grid)
+
+
+def amount(value: float) -> str:
+    """A number short enough to be read while it changes: 950, 12.3k, 4.56M."""
+    for scale, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g}{suffix}"
+    return f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42s, 3m20s or 5h07m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class Progress:
+    """A running count, shown as a bar on a terminal and as an occasional line elsewhere."""
+
+    def __init__(self, description: str, total: float | None, unit: str, bar: rich.progress.Progress | None):
+        self.description, self.total, self.unit = description, total, unit
+        self._bar = bar
+        self._task = None if bar is None else bar.add_task(description, total=total, status="")
+        self._samples: deque[tuple[float, float]] = deque(maxlen=RATE_WINDOW)
+        self._printed_at = time.monotonic()
+        self._status = ""
+
+    def update(self, completed: float, **fields: str) -> None:
+        """State how far the work is (not by how much it moved) and any `name=value` worth seeing."""
+        now = time.monotonic()
+        self._samples.append((now, completed))
+        self._status = self._describe(completed, fields)
+        if self._bar is not None:
+            assert self._task is not None
+            self._bar.update(self._task, completed=completed, status=self._status)
+        elif now - self._printed_at >= PLAIN_INTERVAL_S:
+            self._print(now)
+
+    def _describe(self, completed: float, fields: dict[str, str]) -> str:
+        (began, first), (now, _) = self._samples[0], self._samples[-1]
+        rate = (completed - first) / (now - began) if now > began else 0.0
+        of = "" if self.total is None else f"/{amount(self.total)}"
+        parts = [f"{amount(completed)}{of} {self.unit}"]
+        if rate > 0:
+            parts.append(f"{amount(rate)} {self.unit}/s")
+            if self.total is not None:
+                parts.append(f"{duration(max(self.total - completed, 0) / rate)} left")
+        return ", ".join(parts + [f"{name} {value}" for name, value in fields.items()])
+
+    def _print(self, now: float) -> None:
+        say(f"{self.description}: {self._status}")
+        self._printed_at = now
+
+
+@contextmanager
+def progress(
+    description: str, total: float | None, unit: str = "it", *, enabled: bool = True
+) -> Iterator[Progress]:
+    """Show how far a piece of work is; `total` is None where the end is unknown.
+
+    On a terminal a bar with rate and time left; elsewhere a plain line every ten seconds, so that a log stays
+    readable. Not `enabled`: silent.
+    """
+    if not enabled or not console().is_terminal:
+        plain = Progress(description, total, unit, bar=None)
+        if not enabled:
+            plain._printed_at = float("inf")
+        yield plain
+        return
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[status]}", markup=False),
+    )
+    with Bar(*columns, console=console(), transient=False) as bar:
+        yield Progress(description, total, unit, bar)
