@@ -1,0 +1,144 @@
+"""Causal attention with sliding windows: one `attend()` over a table of kernels, chosen by running each once.
+
+Shapes: B rows, T queries, S keys, H query heads, K key heads, D channels of a head.
+Every kernel means the same: query t sees the keys t - window + 1 … t.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AttentionKernel = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+@lru_cache(maxsize=32)
+def _band_mask(length: int, window: int, device: torch.device) -> Tensor:
+    t = torch.arange(length, device=device)
+    distance_TS = t[:, None] - t[None, :]
+    return (distance_TS >= 0) & (distance_TS < window)
+
+
+def sdpa(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int) -> Tensor:
+    """PyTorch's own attention, on any device. Windows shorter than the sequence cost a T x T mask."""
+    length = q_BTHD.size(1)
+    masked = window < length
+    y_BHTD = F.scaled_dot_product_attention(
+        q_BTHD.transpose(1, 2),
+        k_BTKD.transpose(1, 2),
+        v_BTKD.transpose(1, 2),
+        attn_mask=_band_mask(length, window, q_BTHD.device) if masked else None,
+        is_causal=not masked,
+        enable_gqa=q_BTHD.size(2) != k_BTKD.size(2),
+    )
+    return y_BHTD.transpose(1, 2)
+
+
+def varlen(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int) -> Tensor:
+    """FlashAttention through torch.nn.attention.varlen: windows skip work instead of masking it."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    B, T, H, _ = q_BTHD.shape
+    groups = H // k_BTKD.size(2)
+    if groups > 1:  # enable_gqa came after the oldest torch we support
+        k_BTKD, v_BTKD = (x.repeat_interleave(groups, dim=2) for x in (k_BTKD, v_BTKD))
+    bounds = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q_BTHD.device)
+    left = window - 1 if window < T else -1
+    y = varlen_attn(
+        q_BTHD.flatten(0, 1),
+        k_BTKD.flatten(0, 1),
+        v_BTKD.flatten(0, 1),
+        bounds,
+        bounds,
+        T,
+        T,
+        window_size=(left, 0),
+    )
+    return y.view_as(q_BTHD)  # type: ignore[union-attr]
+
+
+def attend_cached(
+    q_BTHD: Tensor,
+    k_BSKD: Tensor,
+    v_BSKD: Tensor,
+    positions_BT: Tensor,
+    key_positions_BS: Tensor,
+    window: int,
+) -> Tensor:
+    """Attention of new tokens to a cache. Rows have their own positions; a key position of -1 holds nothing."""
+    distance_BTS = positions_BT[:, :, None] - key_positions_BS[:, None, :]
+    visible_BTS = (distance_BTS >= 0) & (distance_BTS < window) & (key_positions_BS[:, None, :] >= 0)
+    visible_BTS |= (positions_BT < 0)[:, :, None]  # padding attends anywhere: a row of nothing would be NaN
+    y_BHTD = F.scaled_dot_product_attention(
+        q_BTHD.transpose(1, 2),
+        k_BSKD.transpose(1, 2),
+        v_BSKD.transpose(1, 2),
+        attn_mask=visible_BTS[:, None],
+        enable_gqa=q_BTHD.size(2) != k_BSKD.size(2),
+    )
+    return y_BHTD.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class KernelProbe:
+    """What happened when a kernel was tried on this machine."""
+
+    name: str
+    usable: bool
+    reason: str
+
+
+def _activate_fa3() -> None:
+    from torch.nn.attention import activate_flash_attention_impl
+
+    activate_flash_attention_impl("FA3")
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    run: AttentionKernel
+    activate: Callable[[], None] = lambda: None
+    cuda_only: bool = False
+
+
+_KERNELS: dict[str, _Candidate] = {  # best first
+    "fa3": _Candidate(varlen, _activate_fa3, cuda_only=True),
+    "varlen": _Candidate(varlen, cuda_only=True),
+    "sdpa": _Candidate(sdpa),
+}
+
+
+def probe_kernels(device: torch.device, dtype: torch.dtype) -> list[KernelProbe]:
+    """Try each kernel forward and backward on a tiny windowed input, best first; never raises."""
+    return [_probe(name, candidate, device, dtype) for name, candidate in _KERNELS.items()]
+
+
+def _probe(name: str, candidate: _Candidate, device: torch.device, dtype: torch.dtype) -> KernelProbe:
+    if candidate.cuda_only and device.type != "cuda":
+        return KernelProbe(name, False, f"needs CUDA, this is {device.type}")
+    try:
+        candidate.activate()
+        generator = torch.Generator().manual_seed(0)
+        q, k, v = (
+            torch.randn(2, 128, 2, 64, generator=generator).to(device, dtype).requires_grad_()
+            for _ in range(3)
+        )
+        y = candidate.run(q, k, v, 32)
+        y.float().square().sum().backward()
+        expected = sdpa(q.detach(), k.detach(), v.detach(), 32)
+        error = (y.detach() - expected).abs().max().item()
+        if not error < 0.05 or q.grad is None or not q.grad.isfinite().all():
+            return KernelProbe(name, False, f"ran, but differs from sdpa by {error:.3g}")
+    except Exception as error:  # a probe reports whatever a driver or build throws
+        return KernelProbe(name, False, str(error).splitlines()[0][:120] or type(error).__name__)
+    return KernelProbe(name, True, "forward and backward ran and agree with sdpa")
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKernel:
+    """The best kernel that runs here."""
+    usable = next(probe.name for probe in probe_kernels(device, dtype) if probe.usable)
+    _KERNELS[usable].activate()
+    return _KERNELS[usable].run

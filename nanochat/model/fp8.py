@@ -1,0 +1,68 @@
+"""fp8 matrix multiplication for Hopper and later: tensorwise scaled, e4m3 forward, e5m2 gradients.
+
+After "FP8 Formats for Deep Learning" (arXiv:2209.05433). One scale a tensor, taken from its largest magnitude at
+each use. Where the device has no fp8 units the same arithmetic is emulated (cast to fp8 and back, then multiply),
+so that tests on a CPU see the rounding that a GPU would make.
+"""
+
+import torch
+from torch import Tensor
+
+FORWARD = torch.float8_e4m3fn
+BACKWARD = torch.float8_e5m2
+_TINY = 1e-12
+
+
+def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x scaled to the full range of `dtype`, and the fp32 scale that undoes it: x ≈ quantised * scale."""
+    limit = torch.finfo(dtype).max
+    scale = x.detach().abs().amax().float().clamp_min(_TINY) / limit
+    return (x.float() / scale).clamp(-limit, limit).to(dtype), scale
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether the device multiplies fp8 natively (compute capability 8.9 and later)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def scaled_matmul(a_MK: Tensor, b_KN: Tensor, scale_a: Tensor, scale_b: Tensor, dtype: torch.dtype) -> Tensor:
+    """(a * scale_a) @ (b * scale_b) in `dtype`, a and b in fp8."""
+    if has_fp8(a_MK.device):
+        column_major = b_KN.t().contiguous().t()  # what the hardware wants of its second operand
+        return torch._scaled_mm(
+            a_MK.contiguous(),
+            column_major,
+            scale_a=scale_a,
+            scale_b=scale_b,
+            out_dtype=dtype,
+            use_fast_accum=True,
+        )
+    return ((a_MK.float() @ b_KN.float()) * (scale_a * scale_b)).to(dtype)
+
+
+class _Fp8Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
+        x8, x_scale = quantise(x_NI, FORWARD)
+        w8, w_scale = quantise(weight_OI, FORWARD)
+        ctx.save_for_backward(x8, x_scale, w8, w_scale)
+        ctx.weight_dtype = weight_OI.dtype
+        return scaled_matmul(x8, w8.t(), x_scale, w_scale, x_NI.dtype)
+
+    @staticmethod
+    def backward(ctx, grad_NO: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x8, x_scale, w8, w_scale = ctx.saved_tensors
+        g8, g_scale = quantise(grad_NO, BACKWARD)
+        grad_x = scaled_matmul(g8, w8, g_scale, w_scale, grad_NO.dtype)
+        grad_w = scaled_matmul(g8.t(), x8, g_scale, x_scale, grad_NO.dtype)
+        return grad_x, grad_w.to(ctx.weight_dtype)
+
+
+def fp8_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
+    """x @ weight.T with both in fp8. Sizes must be multiples of 16, as the hardware asks."""
+    return _Fp8Linear.apply(x.flatten(0, -2), weight_OI).unflatten(0, x.shape[:-1])
+
+
+def fits_fp8(weight_OI: Tensor) -> bool:
+    """Whether a weight's sizes suit the hardware."""
+    return all(size % 16 == 0 for size in weight_OI.shape)

@@ -1,0 +1,194 @@
+"""The model, from token ids to hidden states, and the two ways out of it: loss and logits.
+
+Shapes: B rows, T tokens, C model width, K key heads, D head channels, V vocabulary, N = B·T tokens.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanochat.model.attention import AttentionKernel
+from nanochat.model.config import GPTConfig
+from nanochat.model.fp8 import fits_fp8, fp8_linear
+from nanochat.model.layers import GATE_CHANNELS, Block, Cache, Linear, norm, rotary_tables
+from nanochat.model.loss import IGNORE, ChunkLoss, chunk_loss, linear_cross_entropy, softcapped, token_nats
+
+BACKOUT_INIT = 0.2
+
+
+class GPT(nn.Module):
+    """A decoder. Weights are fp32; matmuls run in `compute_dtype`. Call `init_weights` or load a state first."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: GPTConfig, compute_dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        C, V = config.n_embd, config.padded_vocab_size
+        self.embedding = nn.Embedding(V, C)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.value_embeddings = nn.ModuleDict(
+            {
+                str(layer): nn.Embedding(V, config.n_kv_head * config.head_dim)
+                for layer in range(config.n_layer)
+                if config.has_value_embedding(layer)
+            }
+        )
+        self.head = Linear(C, V)
+        if config.residual_scales:
+            self.residual_scale = nn.Parameter(torch.empty(config.n_layer))
+            self.embedding_scale = nn.Parameter(torch.empty(config.n_layer))
+        if config.smear:
+            self.smear_gate = Linear(min(GATE_CHANNELS, C), 1)
+            self.smear_scale = nn.Parameter(torch.empty(1))
+        if config.backout:
+            self.backout_scale = nn.Parameter(torch.empty(1))
+        cos, sin = rotary_tables(config.sequence_len, config.head_dim, config.rope_base)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self.run_block: Callable[..., Tensor] = Block.__call__
+        self.chunk_kernel: ChunkLoss = chunk_loss
+        self.loss_chunk = 256 if compute_dtype == torch.float32 else 4096
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Start values; the same for a seed on every device."""
+        config = self.config
+        generator = torch.Generator().manual_seed(seed)
+        uniform = (3.0 / config.n_embd) ** 0.5  # a uniform of this bound has std 1/√width
+
+        def fill(weight: Tensor, draw: Callable[[Tensor], Tensor]) -> None:
+            weight.copy_(draw(torch.empty(weight.shape)))
+
+        fill(self.embedding.weight, lambda x: x.normal_(0, 0.8, generator=generator))
+        fill(self.head.weight, lambda x: x.normal_(0, 0.001, generator=generator))
+        for block in self.blocks:
+            for projection in (block.attention.q, block.attention.k, block.attention.v):
+                fill(projection.weight, lambda x: x.uniform_(-uniform, uniform, generator=generator))
+            fill(
+                block.mlp.up.weight, lambda x: x.uniform_(-0.4 * uniform, 0.4 * uniform, generator=generator)
+            )
+            block.attention.out.weight.zero_()
+            block.mlp.down.weight.zero_()
+            if block.attention.value_gate is not None:
+                block.attention.value_gate.weight.zero_()
+        for table in self.value_embeddings.values():
+            fill(table.weight, lambda x: x.uniform_(-uniform, uniform, generator=generator))
+        if config.residual_scales:
+            self.residual_scale.copy_(torch.linspace(1.15, 1.05, config.n_layer))
+            self.embedding_scale.copy_(torch.linspace(0.20, 0.05, config.n_layer))
+        if config.smear:
+            self.smear_gate.weight.zero_()
+            self.smear_scale.zero_()
+        if config.backout:
+            self.backout_scale.fill_(BACKOUT_INIT)
+
+    def use_kernel(self, kernel: AttentionKernel) -> None:
+        """Attend through this kernel from now on (nanochat.model.attention.choose_kernel)."""
+        for block in self.blocks:
+            block.attention.kernel = kernel
+
+    def use_fp8(self) -> int:
+        """Multiply the blocks' large matrices in fp8 from now on; returns how many."""
+        layers = [m for m in self.blocks.modules() if isinstance(m, Linear) and fits_fp8(m.weight)]
+        for layer in layers:
+            layer.multiply = fp8_linear
+        return len(layers)
+
+    def forward(
+        self, ids_BT: Tensor, positions_BT: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """Hidden states (B, T, C) in the compute dtype, normalised for the head.
+
+        positions_BT: each token's place in its row, -1 for padding; None means 0 … T-1.
+        cache: where earlier tokens of the rows are kept; positions are then required.
+        Raises ValueError for more tokens than the context.
+        """
+        T = ids_BT.size(1)
+        if T > self.config.sequence_len:
+            raise ValueError(f"{T} tokens do not fit the model's context of {self.config.sequence_len}")
+        if positions_BT is None:
+            cos, sin = self.cos[None, :T, None], self.sin[None, :T, None]
+        else:
+            index_BT = positions_BT.clamp_min(0)
+            cos, sin = self.cos[index_BT][:, :, None], self.sin[index_BT][:, :, None]
+        cos, sin = cos.to(self.compute_dtype), sin.to(self.compute_dtype)
+
+        x_BTC = norm(self.embedding(ids_BT).to(self.compute_dtype))
+        if self.config.smear:
+            x_BTC = x_BTC + self._smear(x_BTC, positions_BT, cache)
+        x0_BTC = x_BTC
+        middle_BTC = x_BTC
+        for layer, block in enumerate(self.blocks):
+            if layer == self.config.n_layer // 2:
+                middle_BTC = x_BTC
+            x_BTC = self.run_block(
+                block,
+                x_BTC,
+                x0_BTC,
+                self._scales(layer),
+                self._value_embedding(layer, ids_BT),
+                cos,
+                sin,
+                positions_BT,
+                cache,
+            )
+        if self.config.backout:
+            x_BTC = x_BTC - self.backout_scale.to(x_BTC.dtype) * middle_BTC
+        return norm(x_BTC)
+
+    def _smear(self, x_BTC: Tensor, positions_BT: Tensor | None, cache: Cache | None) -> Tensor:
+        if cache is None:
+            previous_BTC = F.pad(x_BTC[:, :-1], (0, 0, 1, 0))
+        else:
+            assert positions_BT is not None
+            previous_BTC = cache.previous(x_BTC, positions_BT)
+        gate_BT1 = torch.sigmoid(self.smear_gate(x_BTC[..., : self.smear_gate.weight.size(1)]))
+        return self.smear_scale.to(x_BTC.dtype) * gate_BT1 * previous_BTC
+
+    def _scales(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        if not self.config.residual_scales:
+            return None
+        return self.residual_scale[layer].to(self.compute_dtype), self.embedding_scale[layer].to(
+            self.compute_dtype
+        )
+
+    def _value_embedding(self, layer: int, ids_BT: Tensor) -> Tensor | None:
+        if not self.config.has_value_embedding(layer):
+            return None
+        values = self.value_embeddings[str(layer)](ids_BT).to(self.compute_dtype)
+        return values.unflatten(-1, (self.config.n_kv_head, self.config.head_dim))
+
+    def _head_weight(self) -> Tensor:
+        return self.head.weight[: self.config.vocab_size]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Soft-capped logits (..., V), fp32."""
+        return softcapped(F.linear(hidden, self._head_weight().to(hidden.dtype)).float(), self.config.softcap)
+
+    def loss(self, hidden_BTC: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """(summed nats, fp32 scalar with gradients; count of targets that are not IGNORE)."""
+        nats = linear_cross_entropy(
+            hidden_BTC.flatten(0, 1),
+            self._head_weight(),
+            targets_BT.flatten(),
+            self.config.softcap,
+            self.loss_chunk,
+            self.chunk_kernel,
+        )
+        return nats, (targets_BT != IGNORE).sum()
+
+    def token_losses(self, hidden_BTC: Tensor, targets_BT: Tensor) -> Tensor:
+        """Nats of each target (B, T), fp32, 0 where it is IGNORE; without gradients."""
+        nats_N = token_nats(
+            hidden_BTC.flatten(0, 1),
+            self._head_weight(),
+            targets_BT.flatten(),
+            self.config.softcap,
+            self.loss_chunk,
+        )
+        return nats_N.view_as(targets_BT)

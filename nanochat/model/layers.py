@@ -1,0 +1,141 @@
+"""The parts of a block. Shapes: B rows, T tokens, C model width, H query heads, K key heads, D head channels."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanochat.model.attention import AttentionKernel, attend_cached, sdpa
+from nanochat.model.config import GPTConfig
+
+GATE_CHANNELS = 12
+"""How many of a token's first channels a gate reads."""
+
+
+class Cache(Protocol):
+    """What attention needs of a key-value cache for some rows of a batch (nanochat.infer.cache)."""
+
+    def write(
+        self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor, positions_BT: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Store new keys and values; returns all of the rows' (k_BSKD, v_BSKD, key_positions_BS)."""
+
+    def previous(self, x_BTC: Tensor, positions_BT: Tensor) -> Tensor:
+        """The embedding before each token's own, remembered across calls; zeros before position 0."""
+
+
+def norm(x: Tensor) -> Tensor:
+    """RMSNorm over the last dimension, without parameters (arXiv:1910.07467)."""
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def plain_matmul(x: Tensor, weight_OI: Tensor) -> Tensor:
+    """The weight is kept in fp32 and multiplied in the input's dtype."""
+    return F.linear(x, weight_OI.to(x.dtype))
+
+
+class Linear(nn.Module):
+    """A bias-free linear layer; `multiply` says in which arithmetic."""
+
+    def __init__(self, n_in: int, n_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in))
+        self.multiply: Callable[[Tensor, Tensor], Tensor] = plain_matmul
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.multiply(x, self.weight)
+
+
+def rotary_tables(length: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position's angles, (length, head_dim / 2), fp32 (RoPE, arXiv:2104.09864)."""
+    frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (first half, second half) of channels by its position's angle; cos, sin: (B or 1, T, 1, D/2)."""
+    a, b = x_BTHD.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_dim
+        self.window = config.window(layer)
+        self.qk_gain = config.qk_gain
+        self.q = Linear(config.n_embd, config.n_head * config.head_dim)
+        self.k = Linear(config.n_embd, config.n_kv_head * config.head_dim)
+        self.v = Linear(config.n_embd, config.n_kv_head * config.head_dim)
+        self.out = Linear(config.n_head * config.head_dim, config.n_embd)
+        self.value_gate = (
+            Linear(min(GATE_CHANNELS, config.n_embd), config.n_kv_head)
+            if config.has_value_embedding(layer)
+            else None
+        )
+        self.kernel: AttentionKernel = sdpa
+
+    def forward(
+        self,
+        x_BTC: Tensor,
+        value_embedding_BTKD: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        positions_BT: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        q_BTHD, k_BTKD, v_BTKD = (
+            project(x_BTC).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v)
+        )
+        if self.value_gate is not None and value_embedding_BTKD is not None:
+            gate_BTK = 3 * torch.sigmoid(self.value_gate(x_BTC[..., : self.value_gate.weight.size(1)]))
+            v_BTKD = v_BTKD + gate_BTK[..., None] * value_embedding_BTKD
+        q_BTHD, k_BTKD = (self.qk_gain * norm(rotate(x, cos, sin)) for x in (q_BTHD, k_BTKD))
+        if cache is None:
+            y_BTHD = self.kernel(q_BTHD, k_BTKD, v_BTKD, self.window)
+        else:
+            assert positions_BT is not None
+            k_BSKD, v_BSKD, key_positions_BS = cache.write(self.layer, k_BTKD, v_BTKD, positions_BT)
+            y_BTHD = attend_cached(q_BTHD, k_BSKD, v_BSKD, positions_BT, key_positions_BS, self.window)
+        return self.out(y_BTHD.flatten(-2))
+
+
+class MLP(nn.Module):
+    """Two matrices around relu² (arXiv:2109.08668)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.up = Linear(config.n_embd, config.mlp_ratio * config.n_embd)
+        self.down = Linear(config.mlp_ratio * config.n_embd, config.n_embd)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(x_BTC)).square())
+
+
+class Block(nn.Module):
+    """One layer: mix in the embedding, then attention, then the MLP, each on the normalised stream."""
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.attention = Attention(config, layer)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        x_BTC: Tensor,
+        x0_BTC: Tensor,
+        scales: tuple[Tensor, Tensor] | None,
+        value_embedding_BTKD: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        positions_BT: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        if scales is not None:
+            x_BTC = scales[0] * x_BTC + scales[1] * x0_BTC
+        x_BTC = x_BTC + self.attention(norm(x_BTC), value_embedding_BTKD, cos, sin, positions_BT, cache)
+        return x_BTC + self.mlp(norm(x_BTC))

@@ -1,0 +1,146 @@
+"""The machine a process runs on, decided once and passed on: rank, device, compute dtype, paths, reductions."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from nanochat.errors import EnvironmentFault
+from nanochat.paths import Paths, default_paths
+
+T = TypeVar("T")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DEVICES: dict[str, Callable[[], bool]] = {
+    "cuda": torch.cuda.is_available,
+    "mps": lambda: torch.backends.mps.is_available(),
+    "cpu": lambda: True,
+}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One process's place in the run. `compute_dtype` is what matmuls run in; weights stay fp32."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+    compute_dtype: torch.dtype
+    paths: Paths
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over processes, in place; returns the tensor."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+    def broadcast_object(self, value: T) -> T:
+        """Rank 0's value, on every process (plain picklable containers)."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a wall clock read afterwards means something."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+
+def choose_device(request: str = "auto") -> tuple[str, str]:
+    """(device type, reason). Raises ValueError for a name that is not known or not present."""
+    if request == "auto":
+        kind = next(name for name, available in _DEVICES.items() if available())
+        return kind, f"the first available of {', '.join(_DEVICES)}"
+    if request not in _DEVICES:
+        raise ValueError(f"unknown device {request!r}: choose auto, {', '.join(_DEVICES)}")
+    if not _DEVICES[request]():
+        raise ValueError(
+            f"device {request!r} is not available here: use --device auto (see `nanochat doctor`)"
+        )
+    return request, "asked for"
+
+
+def choose_dtype(device: str, request: str = "auto") -> tuple[torch.dtype, str]:
+    """(compute dtype, reason). bf16 where the device multiplies it fast, else fp32."""
+    if request != "auto":
+        if request not in DTYPES:
+            raise ValueError(f"unknown dtype {request!r}: choose auto, {', '.join(DTYPES)}")
+        return DTYPES[request], "asked for"
+    if device == "cuda":
+        major, _ = torch.cuda.get_device_capability()
+        if major >= 8:
+            return torch.bfloat16, f"tensor cores of compute capability {major}.x multiply bf16"
+        return torch.float32, f"compute capability {major}.x has no bf16 tensor cores"
+    if device == "mps":
+        return torch.bfloat16, "Apple GPUs multiply bf16"
+    return torch.float32, "CPUs without bf16 units multiply it up to 100 times slower than fp32"
+
+
+@contextmanager
+def open_runtime(device: str = "auto", dtype: str = "auto", paths: Paths | None = None) -> Iterator[Runtime]:
+    """Set up this process (torchrun's RANK, LOCAL_RANK and WORLD_SIZE are honoured), and take it down after."""
+    rank, local_rank, world_size = (
+        int(os.environ.get(key, default))
+        for key, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
+    )
+    kind, _ = choose_device(device)
+    if kind == "cuda" and local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"process {local_rank} has no GPU of its own: start at most {torch.cuda.device_count()} processes"
+        )
+    target = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+    compute_dtype, _ = choose_dtype(kind, dtype)
+    if kind == "cuda":
+        torch.cuda.set_device(target)
+        torch.set_float32_matmul_precision("high")
+    else:
+        _keep_freed_memory()
+    if world_size > 1:
+        backend = "nccl" if kind == "cuda" else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        except (RuntimeError, ValueError) as error:
+            raise EnvironmentFault(f"cannot join the process group ({backend}): {error}") from error
+    try:
+        yield Runtime(rank, local_rank, world_size, target, compute_dtype, paths or default_paths())
+    finally:
+        if world_size > 1:
+            dist.destroy_process_group()
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to reuse freed blocks instead of returning them to the kernel.
+
+    A training step frees and allocates the same large buffers again and again; by default each comes fresh
+    from mmap and every page of it faults. Measured in docs/log.md.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX of <malloc.h>
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # a libc without mallopt (musl)
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)
+    mallopt(top_pad, 64 * 1024 * 1024)
