@@ -34,8 +34,11 @@ def _pattern(letters: str, digits: str, *, word: str = "", runs: str = "") -> st
     return "|".join(alternative for alternative in alternatives if alternative)
 
 
-_UNSPACED = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
-_UNSPACED_CLASS = "".join(rf"\p{{{script}}}" for script in _UNSPACED)
+# Scripts without spaces between words. The long-vowel mark ー, to Unicode of no script, goes with Katakana.
+_UNSPACED = (
+    *(rf"\p{{{name}}}" for name in ("Han", "Hiragana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")),
+    r"\p{Katakana}ー",
+)
 
 SPLIT_PATTERNS: dict[str, SplitPattern] = {
     "default": SplitPattern(
@@ -58,10 +61,10 @@ SPLIT_PATTERNS: dict[str, SplitPattern] = {
         _pattern(
             r"\p{L}\p{M}",
             r"\p{N}{1,2}",
-            word=rf"[\p{{L}}\p{{M}}&&[^{_UNSPACED_CLASS}]]+",
-            runs="|".join(rf"\p{{{script}}}+" for script in _UNSPACED),
+            word=rf"[\p{{L}}\p{{M}}&&[^{''.join(_UNSPACED)}]]+",
+            runs="|".join(f" ?[{script}]+" for script in _UNSPACED),
         ),
-        "Chinese, Japanese, Thai, Khmer: as marks, and for want of spaces a chunk ends where the script changes",
+        "Chinese, Japanese, Thai, Khmer: as marks; for want of spaces a chunk ends where the script changes",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Text from tokens as they arrive: a token may end inside a character, a reader must never see half of one."""
+"""Text from tokens as they arrive. A token may end inside a character; a reader must not see half of one."""
 
 import codecs
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ class StreamDecoder:
         return self._utf8.decode(self._decode_bytes((token,)))
 
     def flush(self) -> str:
-        """What an unfinished character leaves behind (U+FFFD or nothing); the decoder is as new afterwards."""
+        """What an unfinished character leaves behind (U+FFFD or nothing); afterwards it starts anew."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         return rest

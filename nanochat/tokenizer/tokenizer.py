@@ -77,7 +77,7 @@ class Tokenizer:
         return self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of `ids`; special tokens give their names. ValueError for an id outside the vocabulary."""
+        """The bytes of `ids`; special tokens give their names. ValueError for an id that is none of ours."""
         ids = list(ids)
         try:
             return self._encoding.decode_bytes(ids)
@@ -156,7 +156,7 @@ def _parse_ranks(text: str) -> dict[bytes, int]:
 
 
 def find_tokenizer(paths: Paths, vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer of `vocab_size` ids, or the newest there is; ValueError says how to make a missing one."""
+    """The tokenizer of `vocab_size` ids, or the newest there is; ValueError tells how to make one."""
     if vocab_size is not None:
         return load_tokenizer(paths.tokenizer(vocab_size))
     found = list(paths.tokenizers.glob("tok*.json"))

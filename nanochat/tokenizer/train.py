@@ -9,12 +9,12 @@ So the result is a pure function of the multiset of chunks: neither threads nor 
 import importlib.metadata
 import logging
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 
 import rustbpe
 
-from nanochat.console import progress
+from nanochat.console import Progress, progress
 from nanochat.tokenizer.patterns import split_pattern
 from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -47,9 +47,9 @@ def train_tokenizer(
     if max_chars < 1 or doc_cap < 1:
         raise ValueError(f"max_chars ({max_chars}) and doc_cap ({doc_cap}) must be at least 1")
     regex = split_pattern(pattern)
-    sample = _Sample(texts, max_chars, doc_cap)
     trainer = rustbpe.Tokenizer()
-    with _merge_progress():
+    with _Bars() as bars:
+        sample = _Sample(texts, max_chars, doc_cap, bars.read)
         trainer.train_from_iterator(
             iter(sample), vocab_size - len(SPECIAL_TOKENS), buffer_size=_BUFFER_DOCUMENTS, pattern=regex
         )
@@ -73,50 +73,57 @@ def train_tokenizer(
 
 
 class _Sample:
-    """The text to learn from, capped per document and in all; counts what it gave and shows how far it is."""
+    """The text to learn from, capped per document and in all; counts what it gave."""
 
-    def __init__(self, texts: Iterable[str], max_chars: int, doc_cap: int):
-        self._texts, self._max_chars, self._doc_cap = texts, max_chars, doc_cap
+    def __init__(self, texts: Iterable[str], max_chars: int, doc_cap: int, report: Callable[[int], object]):
+        self._texts, self._max_chars, self._doc_cap, self._report = texts, max_chars, doc_cap, report
         self.documents = self.characters = self.bytes = 0
 
     def __iter__(self) -> Iterator[str]:
-        with progress("reading text for the tokenizer", None, unit="char") as bar:
-            for text in self._texts:
-                text = text[: min(self._doc_cap, self._max_chars - self.characters)]
-                # A lone surrogate (jsonl may hold them) is no character: read it as the encoder will.
-                data = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-                self.documents += 1
-                self.characters += len(data)
-                self.bytes += len(data.encode())
-                yield data
-                bar.update(self.characters)
-                if self.characters >= self._max_chars:
-                    return
+        for text in self._texts:
+            # A lone surrogate (jsonl can hold one) is no character; it is read as the encoder will read it.
+            data = text[: self._doc_cap].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            data = data[: self._max_chars - self.characters]
+            self.documents += 1
+            self.characters += len(data)
+            self.bytes += len(data.encode())
+            self._report(self.characters)
+            yield data
+            if self.characters >= self._max_chars:
+                return
 
 
-class _MergeLog(logging.Handler):
-    """Turns rustbpe's log lines ("Progress: 7% (1/14 merges) …") into a progress bar."""
+class _Bars(logging.Handler):
+    """A bar for the reading, then one for the merging, which is read from rustbpe's log lines."""
 
-    def __init__(self, bar):
-        super().__init__(logging.INFO)
-        self._bar = bar
+    def __init__(self) -> None:
+        super().__init__()
+        self._logger = logging.getLogger("rustbpe")
+        self._shown = ExitStack()
+        self._merging: Progress | None = None
+
+    def __enter__(self) -> "_Bars":
+        self._reading = self._shown.enter_context(progress("reading text", None, unit="chars"))
+        self._before = self._logger.level, self._logger.propagate
+        self._logger.setLevel(logging.INFO)
+        self._logger.propagate = False
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.level, self._logger.propagate = self._before
+        self._shown.close()
+
+    def read(self, characters: int) -> None:
+        """Tell that so many characters have been read."""
+        self._reading.update(characters)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if found := re.match(r"Progress: (\d+)%", record.getMessage()):
-            self._bar.update(float(found[1]))
-
-
-@contextmanager
-def _merge_progress() -> Iterator[None]:
-    logger = logging.getLogger("rustbpe")
-    before = logger.level, logger.propagate
-    with progress("learning merges", 100, unit="%") as bar:
-        handler = _MergeLog(bar)
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            logger.level, logger.propagate = before
+        """Take a line like "Progress: 7% (1/14 merges) - Last merge: …"."""
+        found = re.match(r"Progress: (\d+)%", record.getMessage())
+        if found and self._merging is None:
+            self._shown.close()
+            self._merging = self._shown.enter_context(progress("learning merges", 100, unit="%"))
+        if found and self._merging is not None:
+            self._merging.update(float(found[1]))
