@@ -88,7 +88,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def remove_temporaries(directory: Path, prefix: str = "") -> None:
-    """Remove what killed writers left of files whose names begin with `prefix`; for a folder of one writer."""
+    """Remove what killed writers left of files named `prefix`…; only for a folder that has one writer."""
     for leftover in directory.glob(f".{prefix}*.tmp"):
         leftover.unlink(missing_ok=True)
 
