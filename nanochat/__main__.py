@@ -1,0 +1,6 @@
+"""`python -m nanochat`, and so `torchrun … -m nanochat`."""
+
+from nanochat.cli.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

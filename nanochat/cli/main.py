@@ -1,0 +1,167 @@
+"""From argv to a stage: look the verb up, parse its config, open what it needs, run it, say how it ended.
+
+Exit status: 0 done, 1 the environment failed, 2 the command was wrong, 130 interrupted; a traceback is a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from nanochat import __version__
+from nanochat.cli.verbs import GROUPS, VERBS, Verb
+from nanochat.config import json_line
+from nanochat.errors import EnvironmentFault
+
+_HELP = ("-h", "--help")
+_EPILOGUE = """\
+Options of every verb:
+  --help               its options with their defaults
+  --json               the result as one JSON object on the last line of stdout
+
+Environment:
+  NANOCHAT_BASE_DIR    where everything is kept (default ~/.cache/nanochat)
+  WANDB_RUN            log to Weights & Biases under this name ("dummy": do not)
+  OMP_NUM_THREADS      threads of a process on a CPU
+  NANOCHAT_DEBUG=1     show the traceback of every error"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: this process's) and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of our stdout has left: nothing more can be said there, not even by the exit of Python.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ValueError as error:
+        _complain(f"error: {error}")
+        return 2
+    except (EnvironmentFault, OSError, MemoryError) as error:
+        _complain(f"error: {_describe(error)}")
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in (*_HELP, "help"):
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"nanochat {__version__}")
+        return 0
+    name = next((tuple(arguments[:n]) for n in (2, 1) if tuple(arguments[:n]) in VERBS), None)
+    if name is None:
+        return _explain_group(arguments)
+    return _run(name, VERBS[name], arguments[len(name) :])
+
+
+def _explain_group(arguments: list[str]) -> int:
+    """A group without its verb lists the group; anything else is a mistake, answered by the nearest verb."""
+    group, rest = arguments[0], arguments[1:]
+    if group in GROUPS and (not rest or rest[0] in _HELP):
+        print(_listing(group), file=sys.stdout if rest else sys.stderr)
+        return 0 if rest else 2
+    names = [" ".join(name) for name in VERBS if group not in GROUPS or name[0] == group]
+    score = {name: _likeness(arguments, name) for name in (*names, *(GROUPS if group not in GROUPS else ()))}
+    nearest = max(score, key=score.__getitem__)
+    guess = f": did you mean `nanochat {nearest}`?" if score[nearest] >= 0.6 else ""
+    words, where = (
+        (f"{group} {rest[0]}", f"nanochat {group}") if group in GROUPS else (group, "nanochat --help")
+    )
+    raise ValueError(f"unknown verb {words!r}{guess} (`{where}` lists the verbs)")
+
+
+def _likeness(arguments: list[str], name: str) -> float:
+    """How much the first words of the command line look like a verb of as many words, from 0 to 1."""
+    typed = " ".join(arguments[: len(name.split())])
+    return difflib.SequenceMatcher(None, typed, name).ratio()
+
+
+def _run(name: tuple[str, ...], verb: Verb, arguments: list[str]) -> int:
+    wants_json = "--json" in arguments
+    if wants_json:
+        arguments.remove("--json")
+    module = importlib.import_module(verb.module)
+    config = _parse(name, verb, getattr(module, verb.config), arguments)
+    stage: Callable[[Any, Any], Any] = getattr(module, verb.function)
+    with _OPENERS[verb.needs](config) as needed:
+        result = stage(config, needed)
+    if wants_json and _rank() == 0:
+        print(json_line(result), flush=True)
+    return 0
+
+
+def _parse(name: tuple[str, ...], verb: Verb, config_class: type, arguments: list[str]) -> Any:
+    import tyro
+
+    return tyro.cli(
+        config_class, prog=" ".join(("nanochat", *name)), description=f"{verb.help}.", args=arguments
+    )
+
+
+@contextmanager
+def _open_paths(_config: Any) -> Iterator[Any]:
+    from nanochat.paths import default_paths
+
+    yield default_paths()
+
+
+def _open_runtime(config: Any) -> AbstractContextManager[Any]:
+    from nanochat.runtime import open_runtime
+
+    return open_runtime(config.device, config.dtype)
+
+
+_OPENERS: dict[str, Callable[[Any], AbstractContextManager[Any]]] = {
+    "paths": _open_paths,
+    "runtime": _open_runtime,
+}
+
+
+def overview() -> str:
+    """What `nanochat --help` prints."""
+    single = {name: verb for name, verb in VERBS.items() if len(name) == 1}
+    lines = ["usage: nanochat VERB [options]", "", "The complete system for making your own chat model.", ""]
+    lines += [_line(name, verb) for name, verb in single.items()]
+    for group in GROUPS:
+        lines += ["", _listing(group)]
+    return "\n".join([*lines, "", _EPILOGUE])
+
+
+def _listing(group: str) -> str:
+    lines = [_line(name, verb) for name, verb in VERBS.items() if len(name) == 2 and name[0] == group]
+    return "\n".join([f"{group}: {GROUPS[group]}", *lines])
+
+
+def _line(name: tuple[str, ...], verb: Verb) -> str:
+    return f"  {' '.join(name):20} {verb.help}"
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _complain(message: str) -> None:
+    """One line on stderr that names the process where there are several; the traceback too if it is wanted."""
+    if os.environ.get("NANOCHAT_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
+    rank = f" (rank {_rank()})" if _rank() else ""
+    first, _, more = message.partition("\n")
+    hint = " (NANOCHAT_DEBUG=1 shows more)" if more else ""
+    print(f"nanochat{rank}: {first}{hint}", file=sys.stderr, flush=True)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
