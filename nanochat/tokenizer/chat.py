@@ -44,13 +44,13 @@ def render(tokenizer: Tokenizer, conversation: Mapping[str, Any]) -> tuple[list[
     Raises ValueError for roles out of order, unknown roles or parts, or content that is not text.
     """
     ids, mask = [tokenizer.bos], [0]
-    for turn, message in enumerate(_turns(conversation["messages"])):
+    for message in _turns(conversation["messages"]):
         if message["role"] == "user":
-            body = tokenizer.encode(_user_text(message, turn))
+            body = tokenizer.encode(_text(message, "content"))
             ids += [tokenizer.special(USER_START), *body, tokenizer.special(USER_END)]
             mask += [0] * (len(body) + 2)
         else:
-            reply, learnt = _render_reply(tokenizer, message["content"], turn)
+            reply, learnt = _render_reply(tokenizer, message)
             ids += [tokenizer.special(ASSISTANT_START), *reply, tokenizer.special(ASSISTANT_END)]
             mask += [0, *learnt, 1]
     return ids, mask
@@ -86,43 +86,45 @@ def parse_reply(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, str]
 
 
 def _turns(messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages with the system's folded into the first user's; ValueError unless the two take turns."""
+    """The messages, the system's folded into the first user's; ValueError unless the two take turns."""
     if not messages:
         raise ValueError("a conversation needs at least one message")
-    if messages[0].get("role") == "system":
-        if len(messages) < 2 or messages[1].get("role") != "user":
-            raise ValueError("a system message must be followed by a user message")
-        system, first = messages[0]["content"], messages[1]
-        messages = [{"role": "user", "content": f"{system}\n\n{_user_text(first, 1)}"}, *messages[2:]]
-    for turn, message in enumerate(messages):
-        expected = "assistant" if turn % 2 else "user"
-        if message.get("role") != expected:
+    system = messages[:1] if messages[0].get("role") == "system" else []
+    turns = messages[len(system) :]
+    for turn, message in enumerate(turns):
+        due = "assistant" if turn % 2 else "user"
+        if message.get("role") != due:
             raise ValueError(
-                f"message {turn} has the role {message.get('role')!r} where {expected!r} is due: "
+                f"message {turn + len(system)} has the role {message.get('role')!r} where {due!r} is due: "
                 "an optional system message, then user and assistant in turns"
             )
-    return messages
+    if not system:
+        return turns
+    if not turns:
+        raise ValueError("a system message must be followed by a user message")
+    question = f"{_text(system[0], 'content')}\n\n{_text(turns[0], 'content')}"
+    return [{"role": "user", "content": question}, *turns[1:]]
 
 
-def _user_text(message: Message, turn: int) -> str:
-    if not isinstance(message["content"], str):
-        raise ValueError(f"the content of user message {turn} must be a string")
-    return message["content"]
+def _text(holder: Mapping[str, Any], key: str) -> str:
+    value = holder.get(key)
+    if not isinstance(value, str):
+        raise ValueError(f"the {key!r} of {dict(holder)} must be a string")
+    return value
 
 
-def _render_reply(tokenizer: Tokenizer, content: object, turn: int) -> tuple[list[int], list[int]]:
+def _render_reply(tokenizer: Tokenizer, message: Message) -> tuple[list[int], list[int]]:
+    content = message.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, Sequence):
-        raise ValueError(f"the content of assistant message {turn} must be a string or a list of parts")
+    if not isinstance(parts, Sequence) or not all(isinstance(part, Mapping) for part in parts):
+        raise ValueError(f"the content of {dict(message)} must be a string or a list of parts")
     ids: list[int] = []
     mask: list[int] = []
     for part in parts:
         if part.get("type") not in _PARTS:
-            raise ValueError(
-                f"message {turn} has a part of type {part.get('type')!r}: use {', '.join(_PARTS)}"
-            )
+            raise ValueError(f"a part has the type {part.get('type')!r}: use {', '.join(_PARTS)}")
         start, end, learnt = _PARTS[part["type"]]
-        body = tokenizer.encode(part["text"])
+        body = tokenizer.encode(_text(part, "text"))
         if start and end:
             body = [tokenizer.special(start), *body, tokenizer.special(end)]
         ids += body

@@ -8,7 +8,10 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,11 @@ from nanochat.tokenizer.special import BOS, SPECIAL_TOKENS
 from nanochat.tokenizer.stream import StreamDecoder
 
 _RETRAIN = "train it again with `nanochat tokenizer train`"
+
+# tiktoken's regex engine panics on a run of a million blanks, so longer runs are cut. (Python's \s holds
+# every character of the engine's.)
+_MAX_BLANKS = 500_000
+_LONG_BLANKS = re.compile(rf"(?<!\s)\s{{{_MAX_BLANKS + 1},}}")
 
 
 class Tokenizer:
@@ -67,14 +75,26 @@ class Tokenizer:
         return self._specials[name]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text. The name of a special token inside `text` is plain text like any other."""
-        return self._encoding.encode_ordinary(text)
+        """Ids of ordinary text. The name of a special token inside `text` is plain text like any other.
+
+        A lone surrogate, which is no character, is read as U+FFFD.
+        """
+        if len(text) <= _MAX_BLANKS:
+            return self._encoding.encode_ordinary(text)
+        cuts = [
+            cut
+            for run in _LONG_BLANKS.finditer(text)
+            for cut in range(run.start() + _MAX_BLANKS, run.end(), _MAX_BLANKS)
+        ]
+        pieces = (text[start:stop] for start, stop in pairwise([0, *cuts, len(text)]))
+        return [token for piece in pieces for token in self._encoding.encode_ordinary(piece)]
 
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
         """`encode` of each text, on `threads` threads (tiktoken releases the interpreter lock)."""
         if threads <= 1:
-            return [self._encoding.encode_ordinary(text) for text in texts]
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
+            return [self.encode(text) for text in texts]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self.encode, texts))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of `ids`; special tokens give their names. ValueError for an id that is none of ours."""

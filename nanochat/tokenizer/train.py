@@ -1,6 +1,6 @@
 """Training: which byte pairs to merge, learnt by rustbpe (docs/adr/0002-tokenizer-trainer.md tells why).
 
-The rule, which tests/tokenizer/reference.py spells out in plain Python: text is cut by the split pattern;
+The rule, which tests/tokenizer/test_reference.py spells out in plain Python: text is cut by the split pattern;
 then the pair of neighbouring tokens that occurs most often, overlaps counted, becomes a token, and is
 replaced from the left; of equally frequent pairs the one with the smaller (left id, right id) is taken.
 So the result is a pure function of the multiset of chunks: neither threads nor document order change it.
