@@ -1,0 +1,206 @@
+"""What the hub states of its files: names, sizes, hashes, addresses.
+
+huggingface_hub builds addresses and headers and owns the HTTP session.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urljoin
+
+from nanochat import __version__
+from nanochat.errors import EnvironmentFault
+from nanochat.hub.batch import WORKERS, Job
+from nanochat.hub.transfer import DENIED, Refused, RetryPolicy, Source, retrying
+
+PARQUET_EXPORT = "refs/convert/parquet"  # the revision where the hub keeps every dataset as parquet
+_FIRST_CONTACT_ATTEMPTS = 5  # a hub that never answered is given up sooner than one that fell silent
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as the hub states it; size or sha256 is None where the hub does not say."""
+
+    repo: str
+    filename: str
+    size: int | None
+    sha256: str | None
+    url: str
+
+    def to(self, directory: Path) -> Job:
+        """The job of bringing it to its own name below `directory`."""
+        source = Source(Path(self.filename).name, self.url, _headers(), self.size, self.sha256)
+        return Job(source, directory / self.filename)
+
+
+def endpoint() -> str:
+    """The hub's address. Raises ValueError where HF_ENDPOINT is not one."""
+    from huggingface_hub import constants
+
+    address = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    require_http(address, "HF_ENDPOINT")
+    return address
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network, asked of the environment as it is now."""
+    from huggingface_hub import constants
+
+    value = os.environ.get("HF_HUB_OFFLINE", "").upper()
+    return constants.HF_HUB_OFFLINE or value in constants.ENV_VARS_TRUE_VALUES
+
+
+def list_files(
+    repo: str,
+    *,
+    repo_type: str = "dataset",
+    revision: str = "main",
+    folder: str = "",
+    policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+) -> dict[str, RemoteFile]:
+    """Every file of a repository (or of one of its folders) by name, with size and, for large files, sha256.
+
+    Raises Refused where the hub has no such repository or does not list, EnvironmentFault where it is silent.
+    """
+    address = f"{endpoint()}/api/{repo_type}s/{repo}/tree/{quote(revision, safe='')}"
+    next_page = f"{address}/{quote(folder, safe='')}".rstrip("/") + "?recursive=true"
+    files: dict[str, RemoteFile] = {}
+    while next_page:
+        # Not HfApi.list_repo_tree: it sets no timeout, so that a stalled hub would hang it for ever.
+        answer = ask("GET", next_page, f"listing {repo}", policy, _headers())
+        try:
+            entries = [entry for entry in answer.json() if entry["type"] == "file"]
+            for entry in entries:
+                sha256 = _sha256_or_none((entry.get("lfs") or {}).get("oid"))
+                url = _url(repo, entry["path"], revision, repo_type)
+                files[entry["path"]] = RemoteFile(repo, entry["path"], entry["size"], sha256, url)
+        except (ValueError, TypeError, KeyError) as error:
+            raise Refused(f"listing {repo}: {address} answers with no list of files", 404) from error
+        following = answer.links.get("next", {}).get("url")
+        next_page = urljoin(next_page, following) if following else ""
+    return files
+
+
+def describe(repo: str, filenames: Sequence[str], policy: RetryPolicy) -> list[RemoteFile]:
+    """What the hub states of these files: by one listing, or file by file where a mirror does not list."""
+    try:
+        files = list_files(repo, policy=policy)
+    except Refused as refusal:
+        if refusal.status in DENIED:
+            raise
+        with ThreadPoolExecutor(max_workers=WORKERS) as pool:
+            return list(pool.map(lambda name: _head(repo, name, "main", policy), filenames))
+    missing = [name for name in filenames if name not in files]
+    if missing:
+        raise EnvironmentFault(f"{repo} has no {name_some(missing)} (it has {len(files)} files)")
+    return [files[name] for name in filenames]
+
+
+def _head(repo: str, filename: str, revision: str, policy: RetryPolicy) -> RemoteFile:
+    """What the hub states of one file. Raises Refused where it has none of that name."""
+    from huggingface_hub import get_hf_file_metadata
+
+    url = _url(repo, filename, revision)
+
+    def attempt() -> RemoteFile:
+        stated = get_hf_file_metadata(url, timeout=policy.stall_timeout_s, headers=_headers())
+        return RemoteFile(repo, filename, stated.size, _sha256_or_none(stated.etag), url)
+
+    return retrying(attempt, f"{repo}/{filename}", _first_contact(policy))
+
+
+def exported(repo: str, folder: str) -> list[RemoteFile]:
+    """The parquet files in a folder of the hub's export, in order."""
+    try:
+        listed = list_files(repo, revision=PARQUET_EXPORT, folder=folder)
+        files = [listed[name] for name in sorted(listed) if name.endswith(".parquet")]
+    except Refused as refusal:
+        if refusal.status in DENIED:
+            raise
+        files = list(_probe(repo, folder))
+    if not files:
+        raise EnvironmentFault(f"{repo} has no parquet export of {folder} on {endpoint()}")
+    return files
+
+
+def _probe(repo: str, folder: str) -> Iterator[RemoteFile]:
+    """Ask a mirror that does not list for 0000.parquet, 0001.parquet … until it has no more."""
+    for index in count():
+        try:
+            yield _head(repo, f"{folder}/{index:04d}.parquet", PARQUET_EXPORT, RetryPolicy())
+        except Refused:
+            return
+
+
+def _url(repo: str, filename: str, revision: str, repo_type: str = "dataset") -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repo, filename, repo_type=repo_type, revision=revision, endpoint=endpoint())
+
+
+def ask(method: str, url: str, what: str, policy: RetryPolicy, headers: dict[str, str]) -> Any:
+    """One small request, retried: its answer, with the body read."""
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import hf_raise_for_status
+
+    def attempt() -> Any:
+        answer = get_session().request(
+            method, url, headers=headers, timeout=policy.timeout, follow_redirects=True
+        )
+        hf_raise_for_status(answer)
+        return answer
+
+    return retrying(attempt, what, _first_contact(policy))
+
+
+def describe_url(url: str, name: str, sha256: str | None, policy: RetryPolicy) -> Source:
+    """What the server of a plain address states of the file there."""
+    try:
+        headers = ask("HEAD", url, name, policy, {"Accept-Encoding": "identity"}).headers
+    except Refused as refusal:
+        if refusal.status in (405, 501):  # a server without HEAD: the size is learnt on the way
+            return Source(name, url, sha256=sha256)
+        raise
+    length = headers.get("Content-Length", "")
+    return Source(
+        name,
+        url,
+        size=int(length) if length.isdigit() else None,
+        sha256=sha256,
+        version=headers.get("ETag") or headers.get("Last-Modified"),
+    )
+
+
+def _first_contact(policy: RetryPolicy) -> RetryPolicy:
+    return replace(policy, attempts=min(policy.attempts, _FIRST_CONTACT_ATTEMPTS))
+
+
+def _headers() -> dict[str, str]:
+    """User agent, and the token where there is one."""
+    from huggingface_hub.utils import build_hf_headers
+
+    return build_hf_headers(library_name="nanochat", library_version=__version__)
+
+
+def _sha256_or_none(etag: str | None) -> str | None:
+    """The hub's identifier of a large file is its sha256; of a small one it is git's own."""
+    return etag if etag is not None and _SHA256.fullmatch(etag) else None
+
+
+def require_http(address: str, what: str) -> None:
+    if not address.startswith(("http://", "https://")):
+        raise ValueError(f"{what} must begin with https:// or http://, got {address!r}")
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first few of some names."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
