@@ -5,9 +5,12 @@ Exit status: 0 done, 1 the environment failed, 2 the command was wrong, 130 inte
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -102,11 +105,32 @@ def _run(name: tuple[str, ...], verb: Verb, arguments: list[str]) -> int:
 
 
 def _parse(name: tuple[str, ...], verb: Verb, config_class: type, arguments: list[str]) -> Any:
+    """The config that `arguments` spell. Raises ValueError for what tyro refuses, SystemExit(0) for --help."""
     import tyro
 
-    return tyro.cli(
-        config_class, prog=" ".join(("nanochat", *name)), description=f"{verb.help}.", args=arguments
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                config_class, prog=" ".join(("nanochat", *name)), description=f"{verb.help}.", args=arguments
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        problem = _without_box(said.getvalue()).removeprefix(f"Error parsing {config_class.__name__}: ")
+    raise ValueError(problem)
+
+
+def _without_box(text: str) -> str:
+    """What tyro says in a framed box, as one line: the title goes, its sections are parted by semicolons."""
+    sections = [""]
+    for line in text.splitlines():
+        words = re.sub("[\u2500-\u257f]", " ", line).split()
+        if not words:
+            sections.append("")
+        elif "\u256d" not in line:  # the upper left corner: the title
+            sections[-1] += " " + " ".join(words)
+    return "; ".join(section.strip() for section in sections if section)
 
 
 @contextmanager
