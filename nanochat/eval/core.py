@@ -1,0 +1,300 @@
+"""CORE, the score of a base model: 22 in-context tasks of DCLM (arXiv:2406.11794), centred and averaged.
+
+A bundle directory holds `core.yaml` (the tasks), `eval_meta_data.csv` (what guessing scores on each, in percent)
+and `eval_data/**.jsonl`. Every item becomes one or more rows of tokens, of which a span is scored:
+
+    multiple_choice     query + each choice; the span is what the choices do not share at the front
+    schema              each context + the continuation; the span is what they share at the end
+    language_modeling   context + continuation; the span is the continuation, to be the greedy one throughout
+
+Shapes: B rows, T tokens, C model width, S scored tokens, V vocabulary.
+"""
+
+import csv
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor
+
+from nanochat.console import progress
+from nanochat.eval.batching import length_batches, pad_right
+from nanochat.model.gpt import GPT
+from nanochat.runtime import Runtime
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+CORE_TASKS = (
+    "hellaswag_zeroshot",
+    "jeopardy",
+    "bigbench_qa_wikidata",
+    "arc_easy",
+    "arc_challenge",
+    "copa",
+    "commonsense_qa",
+    "piqa",
+    "openbook_qa",
+    "lambada_openai",
+    "hellaswag",
+    "winograd",
+    "winogrande",
+    "bigbench_dyck_languages",
+    "agi_eval_lsat_ar",
+    "bigbench_cs_algorithms",
+    "bigbench_operators",
+    "bigbench_repeat_copy_logic",
+    "squad",
+    "coqa",
+    "boolq",
+    "bigbench_language_identification",
+)
+
+GPT2_CORE = 0.256525
+"""What GPT-2 (1.6 B parameters) scores: the mark to pass."""
+
+_DATA_SEED = 1337  # shuffles a task's items
+_FEWSHOT_SEED = 1234  # plus the item's index: draws its examples
+_EXAMPLE_DELIMITER = "\n\n"
+_ITEMS_AT_ONCE = 512  # items whose rows exist together, and are sorted by length
+_LOGITS_AT_ONCE = 1024  # scored tokens whose logits over the vocabulary exist together
+
+
+@dataclass(frozen=True)
+class CoreTask:
+    """A task of the bundle, its items shuffled. `baseline` is what guessing scores, in [0, 1)."""
+
+    label: str
+    kind: str
+    shots: int
+    delimiter: str
+    baseline: float
+    items: Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tokens of one prompt; those of ids[start:] up to `end` are scored, each from what stands before it."""
+
+    ids: list[int]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class CoreTaskResult:
+    label: str
+    accuracy: float
+    centred: float
+    baseline: float
+    n: int
+
+
+@dataclass(frozen=True)
+class CoreResult:
+    """`core` is the mean of the centred accuracies of `tasks`; partial where any of the 22 is in `missing`."""
+
+    core: float
+    partial: bool
+    tasks: tuple[CoreTaskResult, ...]
+    missing: tuple[str, ...]
+
+
+def centred(accuracy: float, baseline: float) -> float:
+    """0 for guessing, 1 for all right."""
+    return (accuracy - baseline) / (1 - baseline)
+
+
+def load_bundle(bundle: Path) -> list[CoreTask]:
+    """The tasks whose data is there, in the bundle's order. Raises ValueError for what is not such a bundle."""
+    try:
+        listed = yaml.safe_load((bundle / "core.yaml").read_text(encoding="utf-8"))["icl_tasks"]
+        with open(bundle / "eval_meta_data.csv", encoding="utf-8", newline="") as file:
+            baselines = {
+                row["Eval Task"]: float(row["Random baseline"]) / 100 for row in csv.DictReader(file)
+            }
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"no CORE bundle in {bundle} ({error}): it must hold core.yaml, eval_meta_data.csv and eval_data/"
+        ) from None
+    tasks = []
+    for entry in listed:
+        path = bundle / "eval_data" / entry["dataset_uri"]
+        if not path.is_file():
+            continue
+        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        random.Random(_DATA_SEED).shuffle(items)
+        tasks.append(
+            CoreTask(
+                label=entry["label"],
+                kind=entry["icl_task_type"],
+                shots=entry["num_fewshot"][0],
+                delimiter=entry.get("continuation_delimiter", " "),
+                baseline=baselines[entry["label"]],
+                items=items,
+            )
+        )
+    return tasks
+
+
+def prompts(task: CoreTask, index: int) -> list[str]:
+    """The texts of one item, its few-shot examples before it; a language-modelling item gives two, the context
+    without its continuation and with it."""
+    chooser = random.Random(_FEWSHOT_SEED + index)
+    others = chooser.sample(range(len(task.items) - 1), task.shots)
+    shots = [task.items[other + (other >= index)] for other in others]
+    variants = _VARIANTS[task.kind]
+    before = "".join(
+        variants(shot, task.delimiter)[shot.get("gold", -1)] + _EXAMPLE_DELIMITER for shot in shots
+    )
+    return [before + text for text in variants(task.items[index], task.delimiter)]
+
+
+def _choices(item: dict[str, Any], delimiter: str) -> list[str]:
+    return [item["query"] + delimiter + choice for choice in item["choices"]]
+
+
+def _schema(item: dict[str, Any], delimiter: str) -> list[str]:
+    return [context + delimiter + item["continuation"] for context in item["context_options"]]
+
+
+def _language(item: dict[str, Any], delimiter: str) -> list[str]:
+    context = item["context"].strip()
+    # Without the delimiter's trailing blank, which a tokenizer joins to the continuation's first word.
+    return [(context + delimiter).rstrip(), context + delimiter + item["continuation"]]
+
+
+_VARIANTS: dict[str, Callable[[dict[str, Any], str], list[str]]] = {
+    "multiple_choice": _choices,
+    "schema": _schema,
+    "language_modeling": _language,
+}
+
+
+def rows(task: CoreTask, index: int, tokenizer: Tokenizer, context: int) -> list[Row]:
+    """The rows to run for one item, no longer than `context` tokens: what is too long loses its beginning."""
+    texts = [[tokenizer.bos, *tokenizer.encode(text)] for text in prompts(task, index)]
+    if task.kind == "schema":
+        shared = _common(text[::-1] for text in texts)
+        spans = [(len(text) - shared, text) for text in texts]
+    else:
+        shared = _common(texts)
+        spans = [(shared, text) for text in texts]
+    if task.kind == "language_modeling":
+        spans = spans[1:]
+    # At least one token is scored, and at least one stands before it.
+    return [_cut(text, max(1, min(start, len(text) - 1)), context) for start, text in spans]
+
+
+def _common(texts: Iterable[list[int]]) -> int:
+    """How many tokens all of them begin with."""
+    count = 0
+    for column in zip(*texts, strict=False):
+        if len(set(column)) > 1:
+            break
+        count += 1
+    return count
+
+
+def _cut(ids: list[int], start: int, context: int) -> Row:
+    dropped = max(0, len(ids) - context)
+    return Row(ids[dropped:], max(1, start - dropped), len(ids) - dropped)
+
+
+@torch.inference_mode()
+def score_rows(
+    model: GPT, batch: Sequence[Row], device: torch.device, batch_tokens: int
+) -> list[tuple[float, bool]]:
+    """For each row: the mean nats of its scored tokens, and whether each of them is the likeliest one."""
+    scores: list[tuple[float, bool]] = [(0.0, False)] * len(batch)
+    for chosen in length_batches([len(row.ids) for row in batch], batch_tokens):
+        hidden_BTC = model(pad_right([batch[i].ids for i in chosen], 0, device))
+        # The head runs on the scored positions alone, which are few.
+        places = [(b, t) for b, i in enumerate(chosen) for t in range(batch[i].start, batch[i].end)]
+        row_S, column_S = torch.tensor(places, device=device).unbind(1)
+        targets_S = torch.tensor([batch[chosen[b]].ids[t] for b, t in places], device=device)
+        nats_S, hit_S = _score_positions(model, hidden_BTC[row_S, column_S - 1], targets_S)
+        at = 0
+        for i in chosen:
+            n = batch[i].end - batch[i].start
+            scores[i] = (nats_S[at : at + n].mean().item(), bool(hit_S[at : at + n].all()))
+            at += n
+    return scores
+
+
+def _score_positions(model: GPT, hidden_SC: Tensor, targets_S: Tensor) -> tuple[Tensor, Tensor]:
+    nats, hits = [], []
+    for part_SC, part_S in zip(
+        hidden_SC.split(_LOGITS_AT_ONCE), targets_S.split(_LOGITS_AT_ONCE), strict=True
+    ):
+        logits_SV = model.logits(part_SC)
+        nats.append(F.cross_entropy(logits_SV, part_S, reduction="none").cpu().double())
+        hits.append((logits_SV.argmax(dim=-1) == part_S).cpu())
+    return torch.cat(nats), torch.cat(hits)
+
+
+def is_right(task: CoreTask, index: int, scores: Sequence[tuple[float, bool]]) -> bool:
+    """Whether an item is answered rightly, from the scores of its rows."""
+    if task.kind == "language_modeling":
+        return scores[0][1]
+    best = min(range(len(scores)), key=lambda i: scores[i][0])
+    return best == task.items[index]["gold"]
+
+
+def evaluate_core(
+    model: GPT,
+    tokenizer: Tokenizer,
+    bundle: Path,
+    runtime: Runtime,
+    *,
+    max_per_task: int | None = None,
+    batch_tokens: int = 16_384,
+) -> CoreResult:
+    """Score a base model on the bundle's tasks; the same result on every process.
+
+    Args:
+        model: uncompiled, as batches differ in shape.
+        max_per_task: only the first items of each shuffled task; their prompts are those of the whole run.
+        batch_tokens: most tokens in one forward.
+
+    Raises ValueError where `bundle` is not one or holds no data.
+    """
+    tasks = load_bundle(bundle)
+    if not tasks:
+        raise ValueError(f"the CORE bundle in {bundle} holds none of its tasks' data (eval_data/**.jsonl)")
+    counts = [min(len(task.items), max_per_task or len(task.items)) for task in tasks]
+    results: list[CoreTaskResult] = []
+    with progress("CORE", sum(counts), "item", enabled=runtime.is_main) as bar:
+        for task, n in zip(tasks, counts, strict=True):
+            right, done = 0, sum(result.n for result in results)
+            for start in range(0, n, _ITEMS_AT_ONCE):
+                mine = range(start + runtime.rank, min(start + _ITEMS_AT_ONCE, n), runtime.world_size)
+                right += count_right(model, tokenizer, task, mine, runtime.device, batch_tokens)
+                bar.update(done + min(start + _ITEMS_AT_ONCE, n), task=task.label)
+            total = runtime.all_reduce_sum(torch.tensor(right, device=runtime.device)).item()
+            score = centred(total / n, task.baseline)
+            results.append(CoreTaskResult(task.label, total / n, score, task.baseline, n))
+    missing = tuple(label for label in CORE_TASKS if label not in {task.label for task in tasks})
+    mean = sum(result.centred for result in results) / len(results)
+    return CoreResult(mean, bool(missing), tuple(results), missing)
+
+
+def count_right(
+    model: GPT,
+    tokenizer: Tokenizer,
+    task: CoreTask,
+    indices: Sequence[int],
+    device: torch.device,
+    batch_tokens: int,
+) -> int:
+    """How many of these items of a task the model answers rightly."""
+    groups = [rows(task, index, tokenizer, model.config.sequence_len) for index in indices]
+    scores = iter(score_rows(model, [row for group in groups for row in group], device, batch_tokens))
+    return sum(
+        is_right(task, index, [next(scores) for _ in group])
+        for index, group in zip(indices, groups, strict=True)
+    )

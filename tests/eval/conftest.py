@@ -1,0 +1,50 @@
+"""A small tokenizer and a random model that is far from uniform, on one process."""
+
+import pytest
+import torch
+
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.paths import default_paths
+from nanochat.runtime import Runtime
+from nanochat.tokenizer.tokenizer import Tokenizer
+from nanochat.tokenizer.train import train_tokenizer
+
+TEXT = (
+    "The harbour lies below the town. Question: which bird cannot fly? Answer: the penguin. "
+    "A boat came home late, and 12 people said that 34 was enough. Grüße aus Köln, 한국어도 있다. "
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([TEXT] * 4, 320, max_chars=10_000)
+
+
+def random_model(tokenizer: Tokenizer, sequence_len: int, seed: int = 0) -> GPT:
+    """All weights random: the initial ones make every output the same."""
+    config = GPTConfig(
+        sequence_len=sequence_len,
+        vocab_size=tokenizer.vocab_size,
+        n_layer=3,
+        n_head=2,
+        n_kv_head=1,
+        head_dim=8,
+        n_embd=16,
+    )
+    model = GPT(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer: Tokenizer) -> GPT:
+    return random_model(tokenizer, sequence_len=64)
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return Runtime(0, 0, 1, torch.device("cpu"), torch.float32, default_paths())
