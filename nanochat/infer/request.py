@@ -1,0 +1,161 @@
+"""One request on its way through the engine: its tokens, and all that is decided from them without a tensor."""
+
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nanochat.infer.sampler import SamplingParams, uniform
+from nanochat.infer.tools import Part, ToolTable, ToolUse
+from nanochat.tokenizer.special import ASSISTANT_END, SPECIAL_TOKENS
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One new token of a request, and the text that it makes certain."""
+
+    request_id: int
+    token: int
+    forced: bool
+    """The tool put it there, not the model."""
+    finished: FinishReason | None
+    """`stop`: the model ended its answer, or a stop string came; `length`: no more tokens may follow."""
+    part: Part
+    """What `text` is: the answer itself, the code of a tool call, or the tool's output."""
+    text: str
+    """Whole characters only, without special tokens; may be empty, and may hold text of earlier tokens."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """All new tokens of a request, the one that ended it included."""
+
+    ids: list[int]
+    forced_mask: list[bool]
+    """True where the tool put the token."""
+    finish_reason: FinishReason
+    text: str
+    """The answer itself: without tool calls and outputs, special tokens, and anything from a stop string on."""
+
+
+class Request:
+    """A prompt that is being answered.
+
+    Raises ValueError for an empty prompt, one that leaves no room for an answer in `max_length` tokens, or
+    ids outside the vocabulary.
+    """
+
+    def __init__(
+        self,
+        request_id: int,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        tools: ToolTable,
+        max_length: int,
+    ):
+        if not prompt:
+            raise ValueError("the prompt is empty: it needs at least <|bos|>")
+        if len(prompt) >= max_length:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens and the context holds {max_length}, an answer included: "
+                "shorten the prompt"
+            )
+        if not all(0 <= token < tokenizer.vocab_size for token in prompt):
+            raise ValueError(
+                f"the prompt has ids outside the tokenizer's vocabulary of {tokenizer.vocab_size}"
+            )
+        self.id = request_id
+        self.params = params
+        self.tokens = list(prompt)
+        self.cached = 0
+        """How many of the tokens have their keys and values in the cache."""
+        self._prompt_length = len(prompt)
+        self._max_length = min(max_length, len(prompt) + params.max_new_tokens)
+        self._seed = secrets.randbits(64) if params.seed is None else params.seed
+        self._ends = {tokenizer.special(ASSISTANT_END), tokenizer.bos}
+        self._specials = {tokenizer.special(name) for name in SPECIAL_TOKENS}
+        self._decoder = tokenizer.stream()
+        self._stops = StopStrings(params.stop)
+        self._tools = ToolUse(tools, tokenizer)
+        self._due: deque[int] = deque()
+        self._events: list[Event] = []
+
+    @property
+    def pending(self) -> list[int]:
+        """Tokens that the model has yet to see: the prompt at first, then the latest token."""
+        return self.tokens[self.cached :]
+
+    def uniform(self) -> float:
+        """The random number that the next token is drawn with."""
+        return uniform(self._seed, len(self.tokens) - self._prompt_length)
+
+    def accept(self, sampled: int) -> Event:
+        """Take the token that follows `pending`: `sampled`, unless a tool's output is due there."""
+        self.cached = len(self.tokens)
+        forced = bool(self._due)
+        token = self._due.popleft() if forced else sampled
+        self.tokens.append(token)
+        part, following = self._tools.push(token)
+        self._due.extend(following)
+        text, stopped = self._read(token, part)
+        finished: FinishReason | None = None
+        if stopped or token in self._ends:
+            finished = "stop"
+        elif len(self.tokens) >= self._max_length:
+            finished = "length"
+            text += self._stops.flush() + self._decoder.flush()
+        event = Event(self.id, token, forced, finished, part, text)
+        self._events.append(event)
+        return event
+
+    def _read(self, token: int, part: Part) -> tuple[str, bool]:
+        """The text that a token makes certain, and whether a stop string ends the answer there."""
+        special = token in self._specials
+        text = self._decoder.flush() if special else self._decoder.push(token)
+        if part != "text":
+            return text, False
+        text, stopped = self._stops.push(text)
+        if special and not stopped:
+            text += self._stops.flush()
+        return text, stopped
+
+    def completion(self) -> Completion:
+        """Everything that was answered; the request must be finished."""
+        reason = self._events[-1].finished
+        assert reason is not None, "the request is still running"
+        return Completion(
+            ids=[event.token for event in self._events],
+            forced_mask=[event.forced for event in self._events],
+            finish_reason=reason,
+            text="".join(event.text for event in self._events if event.part == "text"),
+        )
+
+
+class StopStrings:
+    """Finds stop strings in text that arrives in pieces, and holds back what may be the beginning of one."""
+
+    def __init__(self, stops: tuple[str, ...]):
+        self._stops = stops
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """(text that is certain now, whether a stop string was found; what follows it is dropped)."""
+        text = self._held + text
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)], True
+        beginnings = (stop[:n] for stop in self._stops for n in range(1, len(stop)))
+        held = max((len(beginning) for beginning in beginnings if text.endswith(beginning)), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held], False
+
+    def flush(self) -> str:
+        """What was held back: no stop string came of it."""
+        held, self._held = self._held, ""
+        return held

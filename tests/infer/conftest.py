@@ -1,0 +1,51 @@
+"""A tokenizer of single bytes and tiny models, quick enough to run token by token."""
+
+import pytest
+import torch
+
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.tokenizer.patterns import split_pattern
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """256 bytes and the nine special tokens."""
+    return Tokenizer({bytes([byte]): byte for byte in range(256)}, split_pattern("default"))
+
+
+@pytest.fixture(scope="session")
+def new_model():
+    """Makes a model with random weights; none is zero, as many are at first, so that every part has a say."""
+
+    def make(config: GPTConfig, kind: type[GPT] = GPT) -> GPT:
+        model = kind(config)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                scale = 0.5 if parameter.ndim < 2 else 0.25
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole_config(tokenizer) -> GPTConfig:
+    """Every part of the model at work: windows of 16, grouped queries, value embeddings, smear, backout."""
+    return GPTConfig(
+        sequence_len=64,
+        vocab_size=tokenizer.vocab_size,
+        n_layer=4,
+        n_head=4,
+        n_kv_head=2,
+        head_dim=8,
+        n_embd=32,
+        window_pattern="SSL",
+    )
+
+
+@pytest.fixture(scope="session")
+def model(new_model, whole_config) -> GPT:
+    return new_model(whole_config)

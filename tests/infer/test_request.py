@@ -1,0 +1,129 @@
+"""What one request makes of its tokens: text, stop strings, ends, tool outputs."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.infer.request import Request, StopStrings
+from nanochat.infer.sampler import SamplingParams
+from nanochat.infer.tools import DEFAULT_TOOLS
+from nanochat.tokenizer.special import ASSISTANT_END, OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START
+
+
+def request(tokenizer, prompt=(1,), max_length=1000, **params) -> Request:
+    return Request(0, prompt, SamplingParams(**{"seed": 1, **params}), tokenizer, DEFAULT_TOOLS, max_length)
+
+
+def play(request: Request, tokens) -> list:
+    """Events of a model that writes these tokens (a forced token takes the place of the next one)."""
+    events = []
+    for token in tokens:
+        events.append(request.accept(token))
+        if events[-1].finished:
+            break
+    return events
+
+
+def test_text_comes_in_whole_characters(tokenizer):
+    events = play(request(tokenizer), tokenizer.encode("né🙂!"))
+    assert [event.text for event in events] == ["n", "", "é", "", "", "", "🙂", "!"]
+
+
+def test_pending_is_the_prompt_first_and_then_the_latest_token(tokenizer):
+    r = request(tokenizer, [5, 6, 7])
+    assert (r.pending, r.cached) == ([5, 6, 7], 0)
+    r.accept(65)
+    assert (r.pending, r.cached) == ([65], 3)
+
+
+@pytest.mark.parametrize("end", ["bos", ASSISTANT_END])
+def test_an_end_token_stops_and_is_no_text(tokenizer, end):
+    token = tokenizer.bos if end == "bos" else tokenizer.special(end)
+    r = request(tokenizer)
+    events = play(r, [*tokenizer.encode("hi"), token, *tokenizer.encode("more")])
+    assert [event.finished for event in events] == [None, None, "stop"]
+    done = r.completion()
+    assert (done.text, done.ids, done.finish_reason) == ("hi", [*tokenizer.encode("hi"), token], "stop")
+
+
+def test_the_answer_ends_at_max_new_tokens_or_where_the_context_does(tokenizer):
+    assert len(play(request(tokenizer, max_new_tokens=3), [65] * 9)) == 3
+    events = play(request(tokenizer, prompt=[1] * 5, max_length=9), [65] * 9)
+    assert [event.finished for event in events] == [None, None, None, "length"]
+
+
+def test_an_answer_cut_inside_a_character_or_a_stop_string_shows_what_there_is(tokenizer):
+    r = request(tokenizer, max_new_tokens=3, stop=("ab!",))
+    play(r, tokenizer.encode("abé"))
+    assert r.completion().text == "ab�"
+
+
+def test_a_stop_string_is_found_across_tokens_and_withheld(tokenizer):
+    r = request(tokenizer, stop=("END", "\n\n"))
+    events = play(r, tokenizer.encode("The EN and END of it"))
+    assert "".join(event.text for event in events) == "The EN and "
+    assert events[-1].finished == "stop"
+    assert r.completion().text == "The EN and "
+
+
+def test_a_tool_output_is_forced_verbatim_and_kept_out_of_the_answer(tokenizer):
+    r = request(tokenizer, stop=("408",))
+    script = [tokenizer.special(PYTHON_START), *tokenizer.encode("12*34"), tokenizer.special(PYTHON_END)]
+    expected = [tokenizer.special(OUTPUT_START), *tokenizer.encode("408"), tokenizer.special(OUTPUT_END)]
+    ignored = tokenizer.encode("?????")
+    end = tokenizer.special(ASSISTANT_END)
+    play(r, [*tokenizer.encode("So "), *script, *ignored, *tokenizer.encode("it is."), end])
+    done = r.completion()
+    assert done.ids == [*tokenizer.encode("So "), *script, *expected, *tokenizer.encode("it is."), end]
+    assert [token for token, forced in zip(done.ids, done.forced_mask, strict=True) if forced] == expected
+    assert done.text == "So it is."
+
+
+def test_events_tell_text_code_and_output_apart(tokenizer):
+    r = request(tokenizer)
+    script = [tokenizer.special(PYTHON_START), *tokenizer.encode("1+1"), tokenizer.special(PYTHON_END)]
+    events = play(r, [*tokenizer.encode("a"), *script, 0, 0, 0, *tokenizer.encode("b")])
+    spoken = [(event.part, event.text) for event in events if event.text]
+    assert spoken == [
+        ("text", "a"),
+        ("python", "1"),
+        ("python", "+"),
+        ("python", "1"),
+        ("python_output", "2"),
+        ("text", "b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word"), [([], "empty"), ([1] * 10, "10 tokens"), ([1, 999], "outside"), ([-1], "outside")]
+)
+def test_prompts_that_cannot_be_answered_are_refused(tokenizer, prompt, word):
+    with pytest.raises(ValueError, match=word):
+        request(tokenizer, prompt, max_length=10)
+
+
+def test_requests_without_a_seed_draw_different_numbers_and_those_with_one_the_same(tokenizer):
+    assert request(tokenizer, seed=None).uniform() != request(tokenizer, seed=None).uniform()
+    assert request(tokenizer, seed=4).uniform() == request(tokenizer, [9, 9], seed=4).uniform()
+
+
+@given(
+    st.text(alphabet="ab!", max_size=20),
+    st.lists(st.text(alphabet="ab!", min_size=1, max_size=4), max_size=3),
+    st.lists(st.integers(1, 3), min_size=20, max_size=20),
+)
+def test_stop_strings_do_not_depend_on_how_text_is_cut(text, stops, cuts):
+    """In pieces or at once: the same text before the first stop string that is complete."""
+    finder = StopStrings(tuple(stops))
+    seen, stopped, at = "", False, 0
+    for size in cuts:
+        piece, stopped = finder.push(text[at : at + size])
+        seen, at = seen + piece, at + size
+        if stopped or at >= len(text):
+            break
+    if not stopped:
+        assert seen + finder.flush() == text
+        assert not any(stop in text for stop in stops)
+    else:
+        assert any(text.startswith(seen + stop) for stop in stops)
+        assert not any(stop in seen for stop in stops)
