@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens, C model width, K key heads, D head channels, V vocabulary, N = B·T tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +66,7 @@ class GPT(nn.Module):
 
         fill(self.embedding.weight, lambda x: x.normal_(0, 0.8, generator=generator))
         fill(self.head.weight, lambda x: x.normal_(0, 0.001, generator=generator))
-        for block in self.blocks:
+        for block in self.layers():
             for projection in (block.attention.q, block.attention.k, block.attention.v):
                 fill(projection.weight, lambda x: x.uniform_(-uniform, uniform, generator=generator))
             fill(
@@ -76,8 +76,8 @@ class GPT(nn.Module):
             block.mlp.down.weight.zero_()
             if block.attention.value_gate is not None:
                 block.attention.value_gate.weight.zero_()
-        for table in self.value_embeddings.values():
-            fill(table.weight, lambda x: x.uniform_(-uniform, uniform, generator=generator))
+        for table in self.value_embeddings.parameters():
+            fill(table, lambda x: x.uniform_(-uniform, uniform, generator=generator))
         if config.residual_scales:
             self.residual_scale.copy_(torch.linspace(1.15, 1.05, config.n_layer))
             self.embedding_scale.copy_(torch.linspace(0.20, 0.05, config.n_layer))
@@ -87,9 +87,13 @@ class GPT(nn.Module):
         if config.backout:
             self.backout_scale.fill_(BACKOUT_INIT)
 
+    def layers(self) -> Iterator[Block]:
+        """The blocks, first to last."""
+        yield from self.blocks  # type: ignore[misc]
+
     def use_kernel(self, kernel: AttentionKernel) -> None:
         """Attend through this kernel from now on (nanochat.model.attention.choose_kernel)."""
-        for block in self.blocks:
+        for block in self.layers():
             block.attention.kernel = kernel
 
     def use_fp8(self) -> int:
@@ -123,7 +127,7 @@ class GPT(nn.Module):
             x_BTC = x_BTC + self._smear(x_BTC, positions_BT, cache)
         x0_BTC = x_BTC
         middle_BTC = x_BTC
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self.layers()):
             if layer == self.config.n_layer // 2:
                 middle_BTC = x_BTC
             x_BTC = self.run_block(

@@ -1,0 +1,75 @@
+"""Which parameter is stepped how: one table from parameter names to optimiser settings."""
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Peak learning rates by kind of parameter, and the decay of the matrices."""
+
+    matrix: float
+    embedding: float
+    value_embedding: float
+    head: float
+    scalar: float
+    weight_decay: float
+
+    def scaled(self, factor: float) -> "LearningRates":
+        """All rates times `factor`, the decay as it is."""
+        return LearningRates(
+            matrix=self.matrix * factor,
+            embedding=self.embedding * factor,
+            value_embedding=self.value_embedding * factor,
+            head=self.head * factor,
+            scalar=self.scalar * factor,
+            weight_decay=self.weight_decay,
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the parameters whose name matches `pattern` are stepped."""
+
+    name: str
+    pattern: str
+    algorithm: Literal["muon", "adamw"]
+    rate: Literal["matrix", "embedding", "value_embedding", "head", "scalar"]
+    rate_factor: float = 1.0
+    beta1: float = 0.8
+    beta2: float = 0.95
+    decays: bool = False
+
+
+# The first matching rule applies. The residual scales sit in every path of the model: they move a hundred times slower.
+RULES = (
+    Rule("embedding", "embedding.weight", "adamw", "embedding"),
+    Rule("value embeddings", "value_embeddings.*", "adamw", "value_embedding"),
+    Rule("head", "head.weight", "adamw", "head", beta2=0.96),
+    Rule("residual scales", "residual_scale", "adamw", "scalar", rate_factor=0.01),
+    Rule("embedding scales", "embedding_scale", "adamw", "scalar", beta1=0.96),
+    Rule("smear and backout", "smear_*", "adamw", "scalar", rate_factor=0.2, beta2=0.99),
+    Rule("smear and backout", "backout_scale", "adamw", "scalar", rate_factor=0.2, beta2=0.99),
+    Rule("value gates", "blocks.*.value_gate.weight", "muon", "matrix", decays=True),
+    Rule("matrices", "blocks.*.weight", "muon", "matrix", decays=True),
+)
+
+
+def rule_of(name: str) -> Rule:
+    """The rule for a parameter. Raises KeyError for a name that no rule knows."""
+    for rule in RULES:
+        if fnmatch.fnmatchcase(name, rule.pattern):
+            return rule
+    raise KeyError(f"no optimiser rule matches parameter {name!r}: add one to RULES")
+
+
+def parameters_by_group(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, int]:
+    """How many parameters each group has, in the table's order."""
+    counts = {rule.name: 0 for rule in RULES}
+    for name, parameter in named_parameters:
+        counts[rule_of(name).name] += parameter.numel()
+    return {name: count for name, count in counts.items() if count}

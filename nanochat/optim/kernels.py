@@ -1,0 +1,88 @@
+"""The arithmetic of both optimisers as pure functions of tensors. S stacked matrices, R rows, C columns."""
+
+import torch
+from torch import Tensor
+
+# Odd polynomials a·x + b·x³ + c·x⁵ that push singular values in (0, 1] to 1, one after another: the optimal ones of
+# Polar Express (arXiv:2505.16932, l = 1e-3, five steps), with its cushion of 2 % against rounding.
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+_CUSHION = 1.02
+_TINY = 1e-12
+
+
+def orthogonalise(matrices_SRC: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly (singular values near 1), in the input's dtype.
+
+    `dtype` is what the products run in: bf16 where the device is fast at it.
+    """
+    x = matrices_SRC.to(dtype)
+    tall = x.size(-2) > x.size(-1)
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) * _CUSHION + _TINY)
+    for a, b, c in POLAR_EXPRESS[:iterations]:
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return (x.mT if tall else x).to(matrices_SRC.dtype)
+
+
+def equilibrate_rows(matrices_SRC: Tensor) -> Tensor:
+    """Scale every row to the matrix's mean row norm, so that no row dominates the orthogonalisation."""
+    norms_SR1 = matrices_SRC.norm(dim=-1, keepdim=True)
+    return matrices_SRC * (norms_SR1.mean(dim=-2, keepdim=True) / (norms_SR1 + _TINY))
+
+
+def nesterov(gradients: Tensor, momentum_buffer: Tensor, momentum: float) -> Tensor:
+    """Updates the buffer in place (an average of gradients) and returns the look-ahead direction."""
+    momentum_buffer.lerp_(gradients, 1 - momentum)
+    return gradients.lerp(momentum_buffer, momentum)
+
+
+def normalise_neurons(updates_SRC: Tensor, second_moment_SR1: Tensor, beta2: float) -> Tensor:
+    """NorMuon (arXiv:2510.05491): divide each row by its running RMS, then restore each matrix's Frobenius norm.
+
+    Updates the second moment in place. It runs along the longer side's neurons: rows of a tall matrix, columns of a
+    wide one, so its shape is (S, R, 1) or (S, 1, C).
+    """
+    reduced = -1 if second_moment_SR1.size(-1) == 1 else -2
+    second_moment_SR1.lerp_(updates_SRC.square().mean(dim=reduced, keepdim=True), 1 - beta2)
+    before = updates_SRC.norm(dim=(-2, -1), keepdim=True)
+    updates_SRC = updates_SRC / (second_moment_SR1.sqrt() + 1e-10)
+    return updates_SRC * (before / (updates_SRC.norm(dim=(-2, -1), keepdim=True) + _TINY))
+
+
+def cautious_step(weights: Tensor, updates: Tensor, lr: float, weight_decay: float) -> None:
+    """weights -= lr · (update + decay · weights where update and weight agree in sign) (arXiv:2411.16085), in place."""
+    if weight_decay:
+        agree = (updates * weights) > 0
+        updates = updates + weight_decay * weights * agree
+    weights.add_(updates, alpha=-lr)
+
+
+def adamw_step(
+    weights: Tensor,
+    gradients: Tensor,
+    first_moment: Tensor,
+    second_moment: Tensor,
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """One AdamW step (arXiv:1711.05101) in place; `step` counts from 1."""
+    first_moment.lerp_(gradients, 1 - beta1)
+    second_moment.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+    denominator = (second_moment / (1 - beta2**step)).sqrt_().add_(eps)
+    if weight_decay:
+        weights.mul_(1 - lr * weight_decay)
+    weights.addcdiv_(first_moment, denominator, value=-lr / (1 - beta1**step))

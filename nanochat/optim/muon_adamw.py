@@ -1,0 +1,195 @@
+"""Muon for the matrices of the blocks and AdamW for everything else, in one optimiser.
+
+Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon) with the later parts: Polar Express, NorMuon, row
+equilibration and cautious weight decay. Matrices of one shape are stacked and stepped together. With several processes
+each steps its share of every stack and the results are gathered; AdamW is the same on every process.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nanochat.optim import kernels
+from nanochat.optim.groups import LearningRates, Rule, rule_of
+
+
+@dataclass(frozen=True)
+class MuonOptions:
+    """Parts of Muon that experiments may change."""
+
+    iterations: int = 5
+    """Polar Express steps, at most 5."""
+    beta2: float = 0.9
+    """Of NorMuon's second moment."""
+    equilibrate: bool = True
+    dtype: torch.dtype = torch.float32
+    """What the orthogonalisation multiplies in."""
+
+
+@dataclass
+class _AdamW:
+    name: str
+    weight: nn.Parameter
+    rule: Rule
+    first_moment: Tensor
+    second_moment: Tensor
+
+
+@dataclass
+class _Stack:
+    """Matrices of one shape and rule; this process owns `owned` of them."""
+
+    rule: Rule
+    names: list[str]
+    weights: list[nn.Parameter]
+    owned: range
+    momentum_SRC: Tensor = field(init=False)
+    second_moment_SR1: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        R, C = self.weights[0].shape
+        S, device = len(self.owned), self.weights[0].device
+        self.momentum_SRC = torch.zeros(S, R, C, device=device)
+        self.second_moment_SR1 = torch.zeros((S, R, 1) if R >= C else (S, 1, C), device=device)
+
+
+class MuonAdamW:
+    """Steps a model's parameters by the table in nanochat.optim.groups.
+
+    Gradients must already be the global ones (summed over processes). `state_dict` is the same for any number of
+    processes and is a collective call when there are several.
+    """
+
+    EPS = 1e-10
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        rates: LearningRates,
+        options: MuonOptions,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.rates, self.options = rates, options
+        self.rank, self.world_size = rank, world_size
+        self.steps = 0
+        self._adamw: list[_AdamW] = []
+        by_shape: dict[tuple[Rule, torch.Size], list[tuple[str, nn.Parameter]]] = {}
+        for name, weight in named_parameters:
+            rule = rule_of(name)
+            if rule.algorithm == "adamw":
+                moments = torch.zeros_like(weight), torch.zeros_like(weight)
+                self._adamw.append(_AdamW(name, weight, rule, *moments))
+            else:
+                by_shape.setdefault((rule, weight.shape), []).append((name, weight))
+        self._stacks = []
+        for (rule, _), members in by_shape.items():
+            share = -(-len(members) // world_size)
+            owned = range(min(rank * share, len(members)), min((rank + 1) * share, len(members)))
+            names, weights = zip(*members, strict=True)
+            self._stacks.append(_Stack(rule, list(names), list(weights), owned))
+
+    @torch.no_grad()
+    def step(self, lr: float, momentum: float, weight_decay: float) -> None:
+        """One step; `lr` and `weight_decay` multiply the peak values, `momentum` is Muon's."""
+        self.steps += 1
+        for stack in self._stacks:
+            self._step_stack(stack, lr, momentum, weight_decay)
+        for entry in self._adamw:
+            assert entry.weight.grad is not None, f"{entry.name} has no gradient"
+            kernels.adamw_step(
+                entry.weight,
+                entry.weight.grad,
+                entry.first_moment,
+                entry.second_moment,
+                step=self.steps,
+                lr=self._rate(entry.rule) * lr,
+                beta1=entry.rule.beta1,
+                beta2=entry.rule.beta2,
+                eps=self.EPS,
+                weight_decay=self.rates.weight_decay * weight_decay if entry.rule.decays else 0.0,
+            )
+
+    def _rate(self, rule: Rule) -> float:
+        return getattr(self.rates, rule.rate) * rule.rate_factor
+
+    def _step_stack(self, stack: _Stack, lr: float, momentum: float, weight_decay: float) -> None:
+        owned = [stack.weights[i] for i in stack.owned]
+        if owned:
+            gradients_SRC = torch.stack([weight.grad for weight in owned])  # type: ignore[misc]
+            updates_SRC = kernels.nesterov(gradients_SRC, stack.momentum_SRC, momentum)
+            if self.options.equilibrate:
+                updates_SRC = kernels.equilibrate_rows(updates_SRC)
+            updates_SRC = kernels.orthogonalise(updates_SRC, self.options.iterations, self.options.dtype)
+            updates_SRC = kernels.normalise_neurons(updates_SRC, stack.second_moment_SR1, self.options.beta2)
+            R, C = updates_SRC.shape[-2:]
+            shape_factor = max(1.0, R / C) ** 0.5
+            decay = self.rates.weight_decay * weight_decay if stack.rule.decays else 0.0
+            for weight, update in zip(owned, updates_SRC, strict=True):
+                kernels.cautious_step(weight, update, self._rate(stack.rule) * lr * shape_factor, decay)
+        if self.world_size > 1:
+            for weight, whole in zip(
+                stack.weights, self._gather(stack, owned, stack.weights[0]), strict=True
+            ):
+                weight.copy_(whole)
+
+    def _gather(self, stack: _Stack, owned: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+        """One tensor a matrix, from the processes that own them, in the stack's order (a collective call)."""
+        if self.world_size == 1:
+            return list(owned)
+        share = -(-len(stack.names) // self.world_size)
+        mine = torch.zeros(share, *like.shape, device=like.device)
+        for slot, tensor in enumerate(owned):
+            mine[slot] = tensor.detach()
+        everyone = torch.empty(share * self.world_size, *like.shape, device=like.device)
+        dist.all_gather_into_tensor(everyone, mine)
+        return list(everyone[: len(stack.names)])
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for weight in (*(e.weight for e in self._adamw), *(w for s in self._stacks for w in s.weights)):
+            weight.grad = None
+
+    def state_dict(self) -> dict:
+        """Moments by parameter name, plain tensors. A collective call with several processes."""
+        state: dict[str, dict[str, Tensor]] = {
+            e.name: {"first_moment": e.first_moment, "second_moment": e.second_moment} for e in self._adamw
+        }
+        for stack in self._stacks:
+            second_like = stack.second_moment_SR1.new_empty(stack.second_moment_SR1.shape[1:])
+            momentum = self._gather(stack, list(stack.momentum_SRC), stack.weights[0])
+            second = self._gather(stack, list(stack.second_moment_SR1), second_like)
+            for name, m, v in zip(stack.names, momentum, second, strict=True):
+                state[name] = {"momentum": m, "second_moment": v}
+        return {"steps": self.steps, "parameters": state}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises ValueError when the state belongs to a model of other parameters or shapes."""
+        parameters = state["parameters"]
+        mine = {e.name for e in self._adamw} | {name for stack in self._stacks for name in stack.names}
+        if mine != set(parameters):
+            raise ValueError(
+                f"optimiser state of other parameters: {sorted(mine ^ set(parameters))[:4]} differ"
+            )
+        self.steps = state["steps"]
+        for entry in self._adamw:
+            saved = parameters[entry.name]
+            _restore(entry.name, entry.first_moment, saved["first_moment"])
+            _restore(entry.name, entry.second_moment, saved["second_moment"])
+        for stack in self._stacks:
+            for slot, i in enumerate(stack.owned):
+                saved = parameters[stack.names[i]]
+                _restore(stack.names[i], stack.momentum_SRC[slot], saved["momentum"])
+                _restore(stack.names[i], stack.second_moment_SR1[slot], saved["second_moment"])
+
+
+def _restore(name: str, target: Tensor, saved: Tensor) -> None:
+    if target.shape != saved.shape:
+        raise ValueError(
+            f"optimiser state of {name} has shape {tuple(saved.shape)}, expected {tuple(target.shape)}"
+        )
+    target.copy_(saved)

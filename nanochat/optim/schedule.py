@@ -1,0 +1,42 @@
+"""Learning rate, momentum and weight decay as pure functions of how far a run is."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Everything that changes during a run. Steps count from 0; `total_steps` of them are taken."""
+
+    total_steps: int
+    warmup_steps: int
+    """Linear rise of the learning rate."""
+    warmdown_fraction: float
+    """The last share of the run, over which the learning rate falls linearly."""
+    final_lr: float
+    """Where it falls to, as a share of the peak."""
+    momentum_warmup_steps: int
+    momentum_start: float = 0.85
+    momentum_peak: float = 0.97
+    momentum_final: float = 0.90
+
+    def lr(self, step: int) -> float:
+        """Multiplier of every learning rate, in (0, 1]."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        return 1 - self._warmdown(step) * (1 - self.final_lr)
+
+    def momentum(self, step: int) -> float:
+        """Muon's momentum: rises at the start, falls again in the warmdown."""
+        rise = min(1.0, step / self.momentum_warmup_steps) if self.momentum_warmup_steps else 1.0
+        risen = self.momentum_start + rise * (self.momentum_peak - self.momentum_start)
+        return risen + self._warmdown(step) * (self.momentum_final - risen)
+
+    def weight_decay(self, step: int) -> float:
+        """Multiplier of the weight decay: half a cosine from 1 to 0."""
+        return 0.5 * (1 + math.cos(math.pi * step / max(1, self.total_steps)))
+
+    def _warmdown(self, step: int) -> float:
+        """0 before the warmdown, 1 after its last step."""
+        length = self.warmdown_fraction * self.total_steps
+        return min(1.0, max(0.0, (step + 1 - (self.total_steps - length)) / length)) if length else 0.0

@@ -1,0 +1,273 @@
+"""The dial: from a depth to a complete plan of a pretraining run. Pure; every formula with its source.
+
+Two regimes. `hopper` is the reference system's, tuned there at d12 to d26 on 8 × H100: batches of half a million
+tokens and more, because a step's latency is shared by many devices. `cpu` is ours, tuned on two cores at d2 to d6
+(docs/log.md): no device waits for another, so the best batch is the smallest that fills the cores, a few thousand tokens,
+and every schedule is a fraction of a run that may last only minutes.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from nanochat.model.config import GPTConfig
+from nanochat.model.cost import flops_per_token, horizon_parameters, parameter_counts, training_bytes
+from nanochat.optim.groups import LearningRates
+from nanochat.optim.schedule import Schedule
+
+WIDTH_PER_LAYER = 64
+REFERENCE_DEPTH = 12
+"""The model at which a regime's batch and decay are stated; others are scaled from its horizon."""
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Numbers found by experiment at one scale of machine, and how they carry to others."""
+
+    name: str
+    head_dim: int
+    sequence_len: int
+    window_pattern: str
+    target_param_data_ratio: float
+    """Tokens a parameter (matrices and head)."""
+    batch_tokens: int
+    """Of the reference depth, or of `batch_horizon` tokens where that is given."""
+    batch_exponent: float
+    """The best batch grows as this power of the horizon (0.383: Power Lines, arXiv:2505.13738)."""
+    batch_horizon: float | None
+    batch_minimum: int
+    rates: LearningRates
+    """At `rates_width` and `rates_batch`."""
+    rates_width: int
+    rates_batch: int
+    rates_batch_exponent: float
+    """0.5: the square-root rule for Adam-like optimisers (arXiv:2205.10287)."""
+    decay_horizon_depth: int | None
+    """Depth at which weight_decay is stated; scaled by √(batch) / horizon from there (arXiv:2405.13698)."""
+    warmup: float
+    """Steps if above 1, else a fraction of the run."""
+    momentum_warmup: float
+    """Likewise."""
+    warmdown: float
+    final_lr: float
+    device_batch_tokens: int
+
+
+REGIMES = {
+    "hopper": Regime(
+        name="hopper",
+        head_dim=128,
+        sequence_len=2048,
+        window_pattern="SSSL",
+        target_param_data_ratio=12,
+        batch_tokens=2**19,
+        batch_exponent=0.383,
+        batch_horizon=None,
+        batch_minimum=2**14,
+        rates=LearningRates(
+            matrix=0.02, embedding=0.3, value_embedding=0.15, head=0.008, scalar=0.5, weight_decay=0.28
+        ),
+        rates_width=768,
+        rates_batch=2**19,
+        rates_batch_exponent=0.5,
+        decay_horizon_depth=REFERENCE_DEPTH,
+        warmup=40,
+        momentum_warmup=400,
+        warmdown=0.65,
+        final_lr=0.05,
+        device_batch_tokens=32 * 2048,
+    ),
+    "cpu": Regime(
+        name="cpu",
+        head_dim=64,
+        sequence_len=256,
+        window_pattern="L",
+        target_param_data_ratio=12,
+        batch_tokens=2048,
+        batch_exponent=0.5,
+        batch_horizon=2.5e6,
+        batch_minimum=1024,
+        rates=LearningRates(
+            matrix=0.02, embedding=0.3, value_embedding=0.15, head=0.008, scalar=0.5, weight_decay=0.0
+        ),
+        rates_width=256,
+        rates_batch=4096,
+        rates_batch_exponent=0.5,
+        decay_horizon_depth=None,
+        warmup=0.01,
+        momentum_warmup=0.1,
+        warmdown=0.65,
+        final_lr=0.02,
+        device_batch_tokens=4096,
+    ),
+}
+_REGIME_OF_DEVICE = {"cuda": "hopper", "mps": "cpu", "cpu": "cpu"}
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a person may set instead of the dial's choice; None leaves it to the dial."""
+
+    sequence_len: int | None = None
+    head_dim: int | None = None
+    window_pattern: str | None = None
+    target_param_data_ratio: float | None = None
+    total_batch_size: int | None = None
+    """Tokens a step."""
+    device_batch_size: int | None = None
+    """Rows a micro-batch on one device."""
+    num_iterations: int | None = None
+    lr_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything that a depth and the overrides decide."""
+
+    depth: int
+    regime: str
+    model: GPTConfig
+    parameters: dict[str, int]
+    tokens: int
+    total_steps: int
+    batch_tokens: int
+    device_batch_size: int
+    accumulation: int
+    """Micro-batches a step on each device."""
+    world_size: int
+    rates: LearningRates
+    schedule: Schedule
+    flops_per_token: float
+    memory_bytes: int
+    """One device's, estimated."""
+
+    @property
+    def total_flops(self) -> float:
+        return self.flops_per_token * self.tokens
+
+    def hours(self, flops_per_second: float) -> float:
+        """At what all devices together reach."""
+        return self.total_flops / flops_per_second / 3600
+
+
+def model_config(depth: int, vocab_size: int, regime: Regime, overrides: Overrides) -> GPTConfig:
+    """width = 64 · depth, rounded up to whole heads."""
+    if depth < 1:
+        raise ValueError(f"--depth must be at least 1, not {depth}")
+    head_dim = overrides.head_dim or regime.head_dim
+    heads = -(-depth * WIDTH_PER_LAYER // head_dim)
+    return GPTConfig(
+        sequence_len=overrides.sequence_len or regime.sequence_len,
+        vocab_size=vocab_size,
+        n_layer=depth,
+        n_head=heads,
+        n_kv_head=heads,
+        head_dim=head_dim,
+        n_embd=heads * head_dim,
+        window_pattern=overrides.window_pattern or regime.window_pattern,
+    )
+
+
+def plan(
+    depth: int,
+    vocab_size: int,
+    device: str,
+    world_size: int = 1,
+    overrides: Overrides = Overrides(),  # noqa: B008 (frozen)
+) -> RunPlan:
+    """The whole run from its depth. Raises ValueError for sizes that do not divide."""
+    regime = REGIMES[_REGIME_OF_DEVICE[device]]
+    config = model_config(depth, vocab_size, regime, overrides)
+    ratio = overrides.target_param_data_ratio or regime.target_param_data_ratio
+    horizon = ratio * horizon_parameters(config)
+
+    def reference_horizon(at_depth: int) -> float:
+        return ratio * horizon_parameters(model_config(at_depth, vocab_size, regime, overrides))
+
+    batch_tokens = overrides.total_batch_size or _best_batch(
+        regime, horizon, reference_horizon(REFERENCE_DEPTH)
+    )
+    device_batch_size, accumulation = _split_batch(regime, config, batch_tokens, world_size, overrides)
+    total_steps = overrides.num_iterations or max(1, round(horizon / batch_tokens))
+
+    rates = regime.rates.scaled(
+        overrides.lr_scale * (batch_tokens / regime.rates_batch) ** regime.rates_batch_exponent
+    )
+    width_factor = (config.n_embd / regime.rates_width) ** -0.5  # AdamW's rates only: muP for Adam, softened
+    decay = rates.weight_decay
+    if regime.decay_horizon_depth is not None:
+        decay *= (
+            math.sqrt(batch_tokens / regime.rates_batch)
+            * reference_horizon(regime.decay_horizon_depth)
+            / horizon
+        )
+    rates = replace(
+        rates,
+        embedding=rates.embedding * width_factor,
+        value_embedding=rates.value_embedding * width_factor,
+        head=rates.head * width_factor,
+        weight_decay=decay,
+    )
+    return RunPlan(
+        depth=depth,
+        regime=regime.name,
+        model=config,
+        parameters=parameter_counts(config),
+        tokens=total_steps * batch_tokens,
+        total_steps=total_steps,
+        batch_tokens=batch_tokens,
+        device_batch_size=device_batch_size,
+        accumulation=accumulation,
+        world_size=world_size,
+        rates=rates,
+        schedule=_schedule(regime, total_steps),
+        flops_per_token=flops_per_token(config),
+        memory_bytes=_memory(config, device_batch_size, device, world_size),
+    )
+
+
+def _best_batch(regime: Regime, horizon: float, reference_horizon: float) -> int:
+    scale = horizon / (regime.batch_horizon or reference_horizon)
+    batch = regime.batch_tokens * scale**regime.batch_exponent
+    return max(regime.batch_minimum, 2 ** round(math.log2(batch)))
+
+
+def _split_batch(
+    regime: Regime, config: GPTConfig, batch_tokens: int, world_size: int, overrides: Overrides
+) -> tuple[int, int]:
+    """(rows of a device's micro-batch, micro-batches a step)."""
+    rows_per_device, remainder = divmod(batch_tokens, config.sequence_len * world_size)
+    if remainder or not rows_per_device:
+        raise ValueError(
+            f"a batch of {batch_tokens} tokens is not a whole number of rows of {config.sequence_len} tokens on "
+            f"{world_size} process(es): choose --total-batch-size as a multiple of {config.sequence_len * world_size}"
+        )
+    device_rows = overrides.device_batch_size
+    if device_rows is None:
+        limit = max(1, regime.device_batch_tokens // config.sequence_len)
+        device_rows = next(
+            rows for rows in range(min(limit, rows_per_device), 0, -1) if rows_per_device % rows == 0
+        )
+    elif device_rows < 1 or rows_per_device % device_rows:
+        raise ValueError(
+            f"--device-batch-size {device_rows} does not divide the {rows_per_device} rows a device takes each step "
+            f"({batch_tokens} tokens / {config.sequence_len} a row / {world_size} process(es))"
+        )
+    return device_rows, rows_per_device // device_rows
+
+
+def _schedule(regime: Regime, total_steps: int) -> Schedule:
+    def steps(amount: float) -> int:
+        return round(amount if amount > 1 else amount * total_steps)
+
+    return Schedule(
+        total_steps=total_steps,
+        warmup_steps=min(steps(regime.warmup), total_steps),
+        warmdown_fraction=regime.warmdown,
+        final_lr=regime.final_lr,
+        momentum_warmup_steps=steps(regime.momentum_warmup),
+    )
+
+
+def _memory(config: GPTConfig, device_rows: int, device: str, world_size: int) -> int:
+    compute_bytes, loss_chunk = (2, 4096) if device == "cuda" else (4, 256)
+    return training_bytes(config, device_rows * config.sequence_len, world_size, compute_bytes, loss_chunk)
