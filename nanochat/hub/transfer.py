@@ -134,7 +134,7 @@ def retrying(
 def _reason(error: Exception, response: Any) -> str:
     if response is not None:
         return f"HTTP {response.status_code} {response.reason_phrase}".rstrip()
-    return " ".join(f"{type(error).__name__} ({error})".split())
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _raise_if_final(response: Any, line: str) -> None:

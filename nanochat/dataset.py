@@ -1,0 +1,8 @@
+"""`python -m nanochat.dataset -n 8`: the verb `data download` by its short name."""
+
+import sys
+
+from nanochat.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["data", "download", *sys.argv[1:]]))
