@@ -70,12 +70,20 @@ def duration(seconds: float) -> str:
 class Progress:
     """A running count, shown as a bar on a terminal and as an occasional line elsewhere."""
 
-    def __init__(self, description: str, total: float | None, unit: str, bar: rich.progress.Progress | None):
+    def __init__(
+        self,
+        description: str,
+        total: float | None,
+        unit: str,
+        *,
+        bar: rich.progress.Progress | None,
+        quiet: bool,
+    ):
         self.description, self.total, self.unit = description, total, unit
-        self._bar = bar
+        self._bar, self._quiet = bar, quiet
         self._task = None if bar is None else bar.add_task(description, total=total, status="")
         self._samples: deque[tuple[float, float]] = deque(maxlen=RATE_WINDOW)
-        self._printed_at = time.monotonic()
+        self._began = self._printed_at = time.monotonic()
         self._status = ""
 
     def update(self, completed: float, **fields: str) -> None:
@@ -86,8 +94,14 @@ class Progress:
         if self._bar is not None:
             assert self._task is not None
             self._bar.update(self._task, completed=completed, status=self._status)
-        elif now - self._printed_at >= PLAIN_INTERVAL_S:
-            self._print(now)
+        elif not self._quiet and now - self._printed_at >= PLAIN_INTERVAL_S:
+            say(f"{self.description}: {self._status}")
+            self._printed_at = now
+
+    def finish(self) -> None:
+        """End a log that had lines of progress with one that tells the whole time."""
+        if self._printed_at > self._began:
+            say(f"{self.description}: {self._status}, took {duration(time.monotonic() - self._began)}")
 
     def _describe(self, completed: float, fields: dict[str, str]) -> str:
         (began, first), (now, _) = self._samples[0], self._samples[-1]
@@ -100,10 +114,6 @@ class Progress:
                 parts.append(f"{duration(max(self.total - completed, 0) / rate)} left")
         return ", ".join(parts + [f"{name} {value}" for name, value in fields.items()])
 
-    def _print(self, now: float) -> None:
-        say(f"{self.description}: {self._status}")
-        self._printed_at = now
-
 
 @contextmanager
 def progress(
@@ -115,10 +125,9 @@ def progress(
     readable. Not `enabled`: silent.
     """
     if not enabled or not console().is_terminal:
-        plain = Progress(description, total, unit, bar=None)
-        if not enabled:
-            plain._printed_at = float("inf")
+        plain = Progress(description, total, unit, bar=None, quiet=not enabled)
         yield plain
+        plain.finish()
         return
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -129,5 +138,5 @@ def progress(
         TaskProgressColumn(),
         TextColumn("{task.fields[status]}", markup=False),
     )
-    with Bar(*columns, console=console(), transient=False) as bar:
-        yield Progress(description, total, unit, bar)
+    with Bar(*columns, console=console()) as bar:
+        yield Progress(description, total, unit, bar=bar, quiet=False)

@@ -32,8 +32,8 @@ class Metrics:
         row = {"kind": kind, "stage": self.stage, "time": time.time(), **values}
         # One write per row: whatever kills the process, at most the last line is torn.
         self._file.write(json_line(row).encode("utf-8") + b"\n")
-        if self._wandb is not None:
-            self._wandb.log(_numbers(kind, values))
+        if self._wandb is not None and (numbers := _numbers(kind, values)):
+            self._wandb.log(numbers)
 
     def start_wandb(self, run: str, config: dict[str, Any], run_id: str | None) -> None:
         """Send every later row to Weights & Biases too; where that fails, warn once and go on."""

@@ -1,0 +1,130 @@
+"""Configs survive the way to JSON and back, and nothing unknown or ill-typed gets through."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.config import from_json, json_line, to_json
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True)
+class Inner:
+    name: str = "inner"
+    where: Path = Path("/tmp")
+    policy: Literal["contiguous", "bestfit-pad", 3] = "contiguous"
+
+
+@dataclass(frozen=True)
+class Outer:
+    depth: int
+    rate: float = 0.5
+    fp8: bool = False
+    limit: float | None = None
+    inner: Inner = Inner()
+    spare: Inner | None = None
+    window: tuple[int, ...] = (1, 2)
+    pair: tuple[str, Path] = ("a", Path("b"))
+    colours: list[Colour] = field(default_factory=list)
+    table: dict[str, float] = field(default_factory=dict)
+    by_step: dict[int, str] = field(default_factory=dict)
+    anything: Any = None
+    derived: int = field(init=False, default=7)
+
+
+_INNERS = st.builds(
+    Inner,
+    name=st.text(),
+    where=st.builds(Path, st.text("abc/", min_size=1)),
+    policy=st.sampled_from([3, "contiguous"]),
+)
+_OUTERS = st.builds(
+    Outer,
+    depth=st.integers(),
+    rate=st.floats(allow_nan=False, allow_infinity=False),
+    fp8=st.booleans(),
+    limit=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    inner=_INNERS,
+    spare=st.none() | _INNERS,
+    window=st.lists(st.integers()).map(tuple),
+    colours=st.lists(st.sampled_from(Colour)),
+    table=st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False)),
+    by_step=st.dictionaries(st.integers(), st.text()),
+)
+
+
+@given(_OUTERS)
+def test_what_goes_through_json_comes_back_equal(config: Outer):
+    assert from_json(Outer, json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_fields_left_out_take_their_defaults():
+    assert from_json(Outer, {"depth": 4}) == Outer(depth=4)
+
+
+def test_whole_numbers_restore_as_floats_where_floats_are_declared():
+    restored = from_json(Outer, {"depth": 4, "rate": 1})
+    assert isinstance(restored.rate, float)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({}, "missing depth"),
+        ({"depth": 4, "dpeth": 4}, "unknown dpeth (known: depth, rate"),
+        ({"depth": 4, "inner": {"nam": "x"}}, "Outer.inner: unknown nam"),
+        ({"depth": "4"}, "Outer.depth: expected int, got '4'"),
+        ({"depth": True}, "Outer.depth: expected int"),
+        ({"depth": 4, "fp8": 1}, "Outer.fp8: expected bool"),
+        ({"depth": 4, "limit": "x"}, "Outer.limit: expected float"),
+        ({"depth": 4, "inner": {"policy": "best"}}, "'best' is none of 'contiguous', 'bestfit-pad', 3"),
+        ({"depth": 4, "colours": ["green"]}, "Outer.colours[0]: 'green' is none of 'red', 'blue'"),
+        ({"depth": 4, "window": 3}, "Outer.window: expected a list"),
+        ({"depth": 4, "window": [1, "x"]}, "Outer.window[1]: expected int"),
+        ({"depth": 4, "pair": ["a"]}, "Outer.pair: expected 2 items, got 1"),
+        ({"depth": 4, "table": []}, "Outer.table: expected a table"),
+        ({"depth": 4, "by_step": {"x": "y"}}, "expected a whole number as key, got 'x'"),
+        ({"depth": 4, "inner": 3}, "Outer.inner: expected the fields of Inner, got 3"),
+    ],
+)
+def test_bad_data_names_the_field(data: dict, says: str):
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        from_json(Outer, data)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_union_keeps_the_exact_type():
+    @dataclass(frozen=True)
+    class Either:
+        value: float | int | str
+
+    for value in (1, 1.0, "1"):
+        assert type(from_json(Either, {"value": value}).value) is type(value)
+
+
+def test_numpy_scalars_become_numbers():
+    assert to_json({"a": np.float32(0.5), "b": np.int64(3)}) == {"a": 0.5, "b": 3}
+    assert type(to_json(np.int64(3))) is int
+
+
+def test_what_has_no_json_is_refused():
+    with pytest.raises(TypeError, match="object does not go into JSON"):
+        to_json({"a": object()})
+
+
+def test_json_line_is_one_valid_line_whatever_the_numbers():
+    line = json_line({"loss": float("nan"), "deep": [{"x": float("inf")}], "text": "a\nb"})
+    assert "\n" not in line
+    assert json.loads(line) == {"loss": None, "deep": [{"x": None}], "text": "a\nb"}

@@ -1,0 +1,146 @@
+"""The metrics file survives crashes and resumes, is always valid JSON, and needs no wandb."""
+
+import json
+import math
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.metrics import Metrics, open_metrics, read_metrics
+
+
+def _open(path: Path, **changes) -> Metrics:
+    options = {"wandb_run": None, "config": {"depth": 4}, "enabled": True, "resume": False, **changes}
+    return open_metrics(path, "pretrain", **options)
+
+
+def test_rows_come_back_in_order(tmp_path: Path):
+    path = tmp_path / "runs" / "baserun" / "metrics.jsonl"
+    with _open(path) as metrics:
+        metrics.log("train", step=1, loss=np.float32(2.5), where=Path("/x"))
+        assert len(read_metrics(path)) == 1, "a row is on the disk as soon as it is logged"
+        metrics.log("sample", step=2, text="two\nlines, äöü")
+    first, second = read_metrics(path)
+    assert (first["kind"], first["stage"], first["step"], first["loss"]) == ("train", "pretrain", 1, 2.5)
+    assert first["time"] <= second["time"]
+    assert second["text"] == "two\nlines, äöü"
+
+
+def test_numbers_that_are_not_finite_stay_valid_json(tmp_path: Path):
+    with _open(tmp_path / "m.jsonl") as metrics:
+        metrics.log("train", loss=math.nan, grad_norm=math.inf)
+    (row,) = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "m.jsonl").open()]
+    assert row["loss"] is None
+    assert row["grad_norm"] is None
+
+
+@given(cut=st.integers(1, 60), text=st.text(max_size=10))
+def test_a_line_torn_anywhere_costs_that_line_only(tmp_path_factory, cut: int, text: str):
+    path = tmp_path_factory.mktemp("metrics") / "m.jsonl"
+    with _open(path) as metrics:
+        metrics.log("train", step=1)
+        metrics.log("train", step=2, text=text, padding="x" * 60)
+    path.write_bytes(path.read_bytes()[:-cut])
+    kept = [1, 2] if cut == 1 else [1]  # without its newline alone a row is still whole
+    assert [row["step"] for row in read_metrics(path)] == kept
+    with _open(path, resume=True) as metrics:
+        metrics.log("train", step=3)
+    assert [row["step"] for row in read_metrics(path)] == [*kept, 3]
+
+
+def test_a_new_run_sets_the_old_file_aside(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    for step in range(3):
+        with _open(path) as metrics:
+            metrics.log("train", step=step)
+    assert [row["step"] for row in read_metrics(path)] == [2]
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.1.jsonl")] == [0]
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.2.jsonl")] == [1]
+
+
+def test_the_other_processes_write_nothing(tmp_path: Path):
+    with _open(tmp_path / "runs" / "metrics.jsonl", enabled=False) as metrics:
+        metrics.log("train", step=1)
+    assert list(tmp_path.glob("runs")) == []
+
+
+def test_a_missing_file_has_no_rows(tmp_path: Path):
+    assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_a_missing_wandb_costs_one_warning(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with _open(tmp_path / "m.jsonl", wandb_run="mine") as metrics:
+        metrics.log("train", step=1)
+    assert capsys.readouterr().err.count("\n") == 1
+    assert len(read_metrics(tmp_path / "m.jsonl")) == 1
+
+
+class _FakeWandb(types.ModuleType):
+    """What of wandb's interface we use, and a record of it (the real one wants an account or a service)."""
+
+    def __init__(self, broken: bool = False):
+        super().__init__("wandb")
+        self.broken, self.starts, self.rows, self.finished = broken, [], [], 0
+        self.id = "abc123"
+
+    def init(self, **options):
+        if self.broken:
+            raise ConnectionError("no route to host")
+        self.starts.append(options)
+        return self
+
+    def define_metric(self, *_, **__):
+        pass
+
+    def log(self, row):
+        self.rows.append(row)
+
+    def finish(self):
+        self.finished += 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "name"),
+    [
+        (None, None, None),
+        ("dummy", "mine", None),
+        (None, "dummy", None),
+        (None, "mine", "mine"),
+        ("a", "b", "a"),
+    ],
+)
+def test_who_asks_for_wandb(tmp_path: Path, monkeypatch, flag, variable, name):
+    wandb = _FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    if variable is not None:
+        monkeypatch.setenv("WANDB_RUN", variable)
+    _open(tmp_path / "m.jsonl", wandb_run=flag).close()
+    assert [start["name"] for start in wandb.starts] == ([] if name is None else [name])
+    assert wandb.finished == len(wandb.starts)
+
+
+def test_wandb_gets_the_numbers_and_a_resumed_run_goes_on_in_the_same_place(tmp_path: Path, monkeypatch):
+    wandb = _FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with _open(tmp_path / "m.jsonl", wandb_run="mine") as metrics:
+        metrics.log("train", step=3, loss=2.5, text="no number")
+        metrics.log("tasks", step=3, scores={"facts": 0.5})
+    assert {"step": 3, "train/loss": 2.5} in wandb.rows
+    assert {"step": 3, "tasks/scores/facts": 0.5} in wandb.rows
+    assert wandb.starts[0]["config"] == {"depth": 4}
+    _open(tmp_path / "m.jsonl", wandb_run="mine", resume=True).close()
+    assert [start["id"] for start in wandb.starts] == [None, "abc123"]
+
+
+def test_a_wandb_that_fails_to_start_does_not_end_the_run(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", _FakeWandb(broken=True))
+    with _open(tmp_path / "m.jsonl", wandb_run="mine") as metrics:
+        metrics.log("train", step=1)
+    assert "no route to host" in capsys.readouterr().err
+    assert len(read_metrics(tmp_path / "m.jsonl")) == 1

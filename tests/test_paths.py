@@ -1,0 +1,48 @@
+"""Every artefact lies below the base directory, and nothing is made by asking."""
+
+from pathlib import Path
+
+import pytest
+
+from nanochat.paths import Paths, default_paths
+
+
+def test_the_variable_names_the_base(base_dir: Path):
+    assert default_paths().base == base_dir
+    assert not base_dir.exists()
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_without_the_variable_the_cache_of_the_user_is_the_base(
+    monkeypatch, tmp_path: Path, value: str | None
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if value is None:
+        monkeypatch.delenv("NANOCHAT_BASE_DIR")
+    else:
+        monkeypatch.setenv("NANOCHAT_BASE_DIR", value)
+    assert default_paths().base == tmp_path / ".cache" / "nanochat"
+
+
+def test_a_relative_base_does_not_move_with_the_working_directory(monkeypatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", "here")
+    assert default_paths().base == tmp_path / "here"
+
+
+def test_the_layout():
+    paths = Paths(Path("/base"))
+    assert paths.data("fineweb-edu") == Path("/base/data/fineweb-edu")
+    assert paths.tokens("builtin", "0123abcd") == Path("/base/tokens/builtin-0123abcd")
+    assert paths.tokenizer(32768) == Path("/base/tokenizers/tok32768.tiktoken")
+    assert paths.checkpoints("baserun") == Path("/base/checkpoints/baserun")
+    assert paths.metrics("sft") == Path("/base/runs/sft/metrics.jsonl")
+    assert paths.report == Path("/base/report")
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "/etc", ".hidden", "a b", "x\n"])
+def test_a_name_cannot_lead_elsewhere(name: str):
+    paths = Paths(Path("/base"))
+    for place in (paths.data, paths.checkpoints, paths.metrics, lambda n: paths.tokens(n, "0")):
+        with pytest.raises(ValueError, match="no good name"):
+            place(name)
