@@ -1,6 +1,5 @@
 import csv
 import json
-import os
 import random
 import shutil
 
@@ -104,7 +103,11 @@ def plain_accuracy(model, tokenizer, directory, entry, n, context):
         options = range(len(item["choices" if kind == "multiple_choice" else "context_options"]))
         texts = [encode(before + render(item, option)) for option in options]
         side = 1 if kind == "multiple_choice" else -1
-        shared = len(os.path.commonprefix([text[::side] for text in texts]))
+        shared = next(
+            i
+            for i, column in enumerate(zip(*(text[::side] for text in texts), strict=False))
+            if len(set(column)) > 1
+        )
         starts = [shared if side == 1 else len(text) - shared for text in texts]
         means = [losses(text, start)[0].mean() for text, start in zip(texts, starts, strict=True)]
         right += means.index(min(means)) == item["gold"]
