@@ -1,0 +1,283 @@
+"""Datasets by name or path, each with a training and a validation split.
+
+Validation is, in this order: what `--val-path` names; the last parquet or jsonl file where there are several;
+otherwise a held-out share of the documents, chosen by a hash of their text, so that it is the same on every
+machine and equal documents fall on the same side.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import math
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from nanochat.atomic import file_lock, write_fault
+from nanochat.console import say
+from nanochat.data.readers import FORMATS, Counts, format_of, parquet_file, read_documents
+from nanochat.data.shards import chunked, shard_name, write_shard
+from nanochat.errors import EnvironmentFault
+from nanochat.paths import Paths
+
+Split = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset on the Hugging Face hub: `shards` files `shard_00000.parquet` …, the last for validation."""
+
+    repo: str
+    shards: int
+
+    @property
+    def val_index(self) -> int:
+        return self.shards - 1
+
+
+HUB_DATASETS = {
+    "fineweb-edu": HubDataset("karpathy/fineweb-edu-100b-shuffle", 1823),
+    "climbmix": HubDataset("karpathy/climbmix-400b-shuffle", 6543),
+}
+BUILTIN_SIZES = ("small", "medium", "large")
+
+_BUILTIN_SHARD_CHARS = 8_000_000
+_POLL_S = 2.0
+_ARRIVAL_PATIENCE_S = 600.0  # without one new byte, nobody is downloading
+_SMALL_SOURCE_BYTES = 32 << 20  # up to here a share that holds no document is made to hold one
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Files in order. With `held_out` > 0 both splits read the same files: documents whose hash (as a
+    fraction of its range) lies below it are validation, the others training."""
+
+    name: str
+    train: tuple[Path, ...]
+    val: tuple[Path, ...]
+    text_column: str = "text"
+    held_out: float = 0.0
+
+    def files(self, split: Split) -> tuple[Path, ...]:
+        return self.train if split == "train" else self.val
+
+    @property
+    def validation(self) -> str:
+        """What the validation split is, for people."""
+        if self.held_out:
+            return f"{self.held_out:.2%} of the documents, by hash of the text"
+        return ", ".join(path.name for path in self.val[:3]) + (", …" if len(self.val) > 3 else "")
+
+
+def open_dataset(
+    spec: str,
+    paths: Paths,
+    *,
+    text_column: str = "text",
+    val_path: str | None = None,
+    val_fraction: float = 0.05,
+    need_shards: int | None = None,
+) -> Dataset:
+    """The dataset that `spec` names: "builtin[:small|medium|large[:SEED]]" (made on first use), "fineweb-edu",
+    "climbmix" (what has been downloaded), or a file, a folder or a glob of parquet, jsonl, txt or md.
+
+    A folder is searched below too, and gives its parquet files, or if it has none its jsonl files, or else
+    its text files. `need_shards`: take exactly that many training shards of a hub dataset, and while they are
+    arriving wait for them.
+
+    Raises ValueError (with what to do) for an unknown name, an empty folder, a missing column, or too few
+    documents to hold some out.
+    """
+    kind, _, options = spec.partition(":")
+    if kind == "builtin":
+        dataset = _open_builtin(options, paths)
+    elif spec in HUB_DATASETS:
+        dataset = _open_hub(spec, paths, need_shards)
+    else:
+        dataset = _open_files(spec, text_column, val_path, val_fraction)
+    if val_path is not None:
+        dataset = Dataset(dataset.name, dataset.train, tuple(_find(val_path)), text_column)
+    for path in {*dataset.train, *dataset.val}:
+        if format_of(path) == ".parquet":
+            parquet_file(path, text_column).close()
+    return dataset
+
+
+def documents(dataset: Dataset, split: Split) -> Iterator[str]:
+    """Every document of a split, in order. Raises ValueError when there is none."""
+    found = False
+    for path in dataset.files(split):
+        for document in split_documents(dataset, path, split):
+            found = True
+            yield document
+    if not found:
+        raise ValueError(_too_few(dataset.name, split))
+
+
+def split_documents(
+    dataset: Dataset, path: Path, split: Split, counts: Counts | None = None
+) -> Iterator[str]:
+    """The documents of one of the dataset's files that belong to `split`, in order."""
+    for document in read_documents(path, dataset.text_column, counts):
+        if not dataset.held_out or (_fraction(document) < dataset.held_out) == (split == "val"):
+            yield document
+
+
+def _fraction(document: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.blake2b(document.encode(), digest_size=6).digest(), "little") / 2**48
+
+
+def _too_few(name: str, split: str) -> str:
+    return f"{name} has no document for {split}: give more text, another --val-fraction, or --val-path"
+
+
+# ---- builtin
+
+
+def _open_builtin(options: str, paths: Paths) -> Dataset:
+    size, _, seed_text = options.partition(":")
+    size, seed_text = size or BUILTIN_SIZES[0], seed_text or "0"
+    if size not in BUILTIN_SIZES or not seed_text.isdecimal():
+        raise ValueError(f"unknown dataset 'builtin:{options}': use builtin:{'|'.join(BUILTIN_SIZES)}[:SEED]")
+    name = f"builtin-{size}-s{int(seed_text)}"
+    folder = paths.data(name)
+    with file_lock(folder.with_name(f".{name}.lock"), message=f"another process is making {name}; waiting"):
+        if not folder.is_dir():
+            _make_builtin(folder, size, int(seed_text))
+    *train, val = sorted(folder.glob("shard_*.parquet"))
+    return Dataset(name, tuple(train), (val,))
+
+
+def _make_builtin(folder: Path, size: str, seed: int) -> None:
+    """Training shards and last the validation shard, in a folder that appears only when it is whole."""
+    from nanochat.data import builtin
+
+    say(f"making the dataset {folder.name}")
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        shards = chain(
+            chunked(builtin.documents(size, seed), _BUILTIN_SHARD_CHARS), [builtin.val_documents(size, seed)]
+        )
+        for index, shard in enumerate(shards):
+            write_shard(staging / shard_name(index), shard)
+        staging.chmod(0o755)
+        staging.rename(folder)
+    except OSError as error:
+        raise write_fault(folder, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+# ---- hub
+
+
+def _open_hub(name: str, paths: Paths, need_shards: int | None) -> Dataset:
+    hub, folder = HUB_DATASETS[name], paths.data(name)
+    val = folder / shard_name(hub.val_index)
+    if need_shards is None:
+        candidates = sorted(folder.glob("shard_*.parquet"))
+        train = [path for path in candidates if path != val]
+        wanted = [*train[:1], val]
+    else:
+        train = [folder / shard_name(index) for index in range(min(need_shards, hub.val_index))]
+        wanted = [*train, val]
+    if not train or (need_shards is None and not val.exists()):
+        raise ValueError(
+            f"{name} is not here: fetch some of it with `nanochat data download --dataset {name}`"
+        )
+    _wait_for(name, folder, wanted)
+    return Dataset(name, tuple(train), (val,))
+
+
+def _wait_for(name: str, folder: Path, wanted: list[Path]) -> None:
+    """Until all of `wanted` are here; EnvironmentFault once nothing has arrived for a long time."""
+    seen, since, said = -1, time.monotonic(), -1
+    while missing := [path for path in wanted if not path.exists()]:
+        arrived = sum(path.stat().st_size for path in folder.glob("**/*") if path.is_file())
+        now = time.monotonic()
+        if arrived != seen:
+            seen, since = arrived, now
+        if now - since > _ARRIVAL_PATIENCE_S:
+            raise EnvironmentFault(
+                f"{len(missing)} of {len(wanted)} shards of {name} are missing and none is arriving: "
+                f"run `nanochat data download --dataset {name} -n {len(wanted) - 1}`"
+            )
+        if len(missing) != said:
+            said = len(missing)
+            say(f"waiting for {name}: {len(wanted) - said} of {len(wanted)} shards are here")
+        time.sleep(_POLL_S)
+
+
+# ---- the user's own files
+
+
+def _open_files(spec: str, text_column: str, val_path: str | None, val_fraction: float) -> Dataset:
+    files = _find(spec)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", _stem(spec)).strip("-._") or "data"
+    if val_path is not None:
+        return Dataset(name, tuple(files), (), text_column)
+    if len(files) > 1 and {format_of(path) for path in files} <= {".parquet", ".jsonl"}:
+        return Dataset(name, tuple(files[:-1]), (files[-1],), text_column)
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"the held-out share must lie between 0 and 1, got {val_fraction}")
+    return _hold_out(Dataset(name, tuple(files), tuple(files), text_column), val_fraction)
+
+
+def _hold_out(dataset: Dataset, share: float) -> Dataset:
+    """`dataset` with a held-out share that is not empty: in a small source, at least one document."""
+    if sum(path.stat().st_size for path in dataset.train) <= _SMALL_SOURCE_BYTES:
+        fractions = sorted(map(_fraction, documents(dataset, "train")))
+        share = max(share, math.nextafter(fractions[0], 1))
+        if share > fractions[-1]:
+            raise ValueError(_too_few(dataset.name, "train"))
+    return Dataset(dataset.name, dataset.train, dataset.val, dataset.text_column, held_out=share)
+
+
+def _stem(spec: str) -> str:
+    """The last part of a path that is no pattern, without its endings."""
+    parts = [part for part in Path(spec).absolute().parts if not glob.has_magic(part)]
+    return parts[-1].split(".")[0]
+
+
+def _find(spec: str) -> list[Path]:
+    path = Path(spec).expanduser()
+    if path.is_file():
+        if format_of(path) is None:
+            raise ValueError(
+                f"{path}: unknown format; use {', '.join(FORMATS)} (the text ones also as .gz or .zst)"
+            )
+        return [path]
+    if path.is_dir():
+        found = _preferred(
+            sorted(file for file in path.rglob("*") if file.is_file() and _is_visible(file, path))
+        )
+        where = f"the folder {path}"
+    elif glob.has_magic(spec):
+        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if format_of(Path(name))]
+        where = f"the pattern {spec}"
+    else:
+        names = ", ".join(["builtin", *HUB_DATASETS])
+        raise ValueError(f"unknown dataset {spec!r}: no such file or folder, and none of {names}")
+    if not found:
+        raise ValueError(f"{where} gives no {', '.join(FORMATS)} file: nothing to read")
+    return found
+
+
+def _is_visible(file: Path, folder: Path) -> bool:
+    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _preferred(files: list[Path]) -> list[Path]:
+    """Only parquet, or only jsonl, or all text: a README beside the shards is no training text."""
+    for formats in ((".parquet",), (".jsonl",), (".txt", ".md")):
+        if chosen := [file for file in files if format_of(file) in formats]:
+            return chosen
+    return []

@@ -1,0 +1,207 @@
+"""Documents out of files: txt, md and jsonl (each also as .gz or .zst) and parquet, streamed.
+
+What a document is:
+- parquet, jsonl: one row or line (its text column); longer than MAX_DOCUMENT_CHARS it is cut in parts.
+- txt, md: one file; longer than MAX_TEXT_CHARS it is cut in parts, so that a book becomes many documents.
+
+Parts end at the last blank line before the limit, else at the last line end, else at the last space, else at
+the limit; put together again they are the document. Empty documents are dropped, bytes that are no UTF-8
+become U+FFFD, and both are counted. Memory: one chunk of a text file, one line of a jsonl file, one batch of
+rows of a parquet file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+MAX_DOCUMENT_CHARS = 1_000_000
+MAX_TEXT_CHARS = 16_384
+_CHUNK_BYTES = 1 << 20
+_BATCH_ROWS = 256
+_SURROGATES = re.compile(r"[\ud800-\udfff]+")
+_SEPARATORS = ("\n\n", "\r\n\r\n", "\n", " ")
+
+
+@dataclass
+class Counts:
+    """What was read and what had to be mended."""
+
+    documents: int = 0
+    characters: int = 0
+    empty: int = 0  # dropped
+    invalid: int = 0  # documents in which bytes or code points were replaced by U+FFFD
+    cut: int = 0  # documents cut in parts (each part counts as a document)
+    malformed: int = 0  # jsonl lines skipped: no JSON object, or no string in the text column
+
+
+def read_documents(path: Path, column: str = "text", counts: Counts | None = None) -> Iterator[str]:
+    """The documents of one file in order, never empty, always encodable as UTF-8.
+
+    Raises ValueError for a format that is not known, a parquet or jsonl file without `column`, and a damaged
+    file.
+    """
+    counts = Counts() if counts is None else counts
+    kind = format_of(path)
+    if kind is None:
+        raise ValueError(
+            f"{path}: unknown format; use {', '.join(FORMATS)} (the text ones also as .gz or .zst)"
+        )
+    try:
+        yield from _FORMATS[kind](path, column, counts)
+    except (pa.ArrowInvalid, zstandard.ZstdError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({reason}): fetch or make it again, or remove it") from error
+
+
+def format_of(path: Path) -> str | None:
+    """The file's format by its name, compression set aside: ".txt", ".parquet", …; None when unknown."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in _OPENERS:
+        suffixes.pop()
+        return suffixes[-1] if suffixes and suffixes[-1] in _FORMATS and suffixes[-1] != ".parquet" else None
+    return suffixes[-1] if suffixes and suffixes[-1] in _FORMATS else None
+
+
+def parquet_file(path: Path, column: str) -> pq.ParquetFile:
+    """The open file. Raises ValueError when it is no parquet file or has no such text column."""
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} is no readable parquet file ({reason}): fetch it again or remove it"
+        ) from error
+    schema = file.schema_arrow
+    if column not in schema.names:
+        raise ValueError(f"{path} has no column {column!r}: choose one of {schema.names} with --text-column")
+    kind = schema.field(column).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
+        raise ValueError(
+            f"column {column!r} of {path} holds {kind}, not text: choose another with --text-column"
+        )
+    return file
+
+
+def _parquet(path: Path, column: str, counts: Counts) -> Iterator[str]:
+    with parquet_file(path, column) as file:
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column]):
+            for text in _texts(batch.column(0)):
+                yield from _cleaned(text or "", MAX_DOCUMENT_CHARS, counts)
+
+
+def _texts(values: pa.Array) -> list[str | None]:
+    """Python strings; invalid UTF-8 (which Arrow does not check on reading) comes as surrogates."""
+    if not pa.types.is_binary(values.type):
+        try:
+            return values.to_pylist()
+        except UnicodeDecodeError:
+            values = values.cast(pa.large_binary())
+    return [None if raw is None else raw.decode("utf-8", "surrogateescape") for raw in values.to_pylist()]
+
+
+def _jsonl(path: Path, column: str, counts: Counts) -> Iterator[str]:
+    found = False
+    with _open(path) as stream:
+        for number, raw in enumerate(stream, start=1):
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
+            if not line.strip():
+                continue
+            try:
+                text = json.loads(line)[column]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                text = False
+            if text is not None and not isinstance(text, str):
+                if not found:
+                    raise ValueError(
+                        f"{path}, line {number}: no JSON object with a text {column!r}; "
+                        "name the right field with --text-column"
+                    )
+                counts.malformed += 1
+                continue
+            found = True
+            yield from _cleaned(text or "", MAX_DOCUMENT_CHARS, counts)
+
+
+def _text(path: Path, column: str, counts: Counts) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+    buffer = ""
+    with _open(path) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            buffer += decoder.decode(chunk)
+            start = 0
+            while len(buffer) - start > MAX_TEXT_CHARS:
+                stop = _cut(buffer, start, MAX_TEXT_CHARS)
+                yield from _cleaned(buffer[start:stop], MAX_TEXT_CHARS, counts)
+                start = stop
+            buffer = buffer[start:]
+    yield from _cleaned(buffer + decoder.decode(b"", final=True), MAX_TEXT_CHARS, counts)
+
+
+def _cleaned(text: str, limit: int, counts: Counts) -> Iterator[str]:
+    """`text` as documents: cut to `limit`, mended where it cannot be encoded, dropped where it is empty."""
+    if len(text) > limit:
+        counts.cut += 1
+    start = 0
+    while start < len(text) or start == 0:
+        stop = _cut(text, start, limit) if len(text) - start > limit else len(text)
+        part = text if stop - start == len(text) else text[start:stop]
+        start = max(stop, 1)
+        if not part or part.isspace():
+            counts.empty += 1
+            continue
+        if not part.isascii():
+            part, mended = _SURROGATES.subn("\ufffd", part)
+            counts.invalid += mended > 0
+        counts.documents += 1
+        counts.characters += len(part)
+        yield part
+
+
+def _cut(text: str, start: int, limit: int) -> int:
+    """Where the part that begins at `start` ends: at most `limit` further on, more than half of it if it can."""
+    middle, end = start + limit // 2, start + limit
+    for separator in _SEPARATORS:
+        if (found := text.rfind(separator, middle, end)) >= 0:
+            return found + len(separator)
+    return end
+
+
+def _open(path: Path) -> BinaryIO:
+    return _OPENERS.get(path.suffix.lower(), lambda plain: open(plain, "rb"))(path)
+
+
+def _open_zstd(path: Path) -> BinaryIO:
+    reader = zstandard.ZstdDecompressor().stream_reader(
+        open(path, "rb"),  # noqa: SIM115 - closed with the reader
+        read_across_frames=True,
+        closefd=True,
+    )
+    return io.BufferedReader(reader, _CHUNK_BYTES)  # type: ignore[return-value, type-var]
+
+
+_OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
+    ".gz": gzip.open,  # type: ignore[dict-item]
+    ".zst": _open_zstd,
+}
+_FORMATS: dict[str, Callable[[Path, str, Counts], Iterator[str]]] = {
+    ".parquet": _parquet,
+    ".jsonl": _jsonl,
+    ".txt": _text,
+    ".md": _text,
+}
+FORMATS = tuple(_FORMATS)

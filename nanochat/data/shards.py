@@ -1,0 +1,73 @@
+"""Parquet shards: their names, writing them whole, and telling one file's content from another's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanochat.atomic import sha256_of, write_atomic
+
+ROW_GROUP = 256  # documents; what a reader holds at once
+_FOOTER_TAIL = 8  # bytes: the footer's length and the magic word
+_SCHEMA = pa.schema([("text", pa.string())])
+
+
+def shard_name(index: int) -> str:
+    """The file name of a dataset's shard, as on the hub."""
+    return f"shard_{index:05d}.parquet"
+
+
+def write_shard(path: Path, documents: Iterable[str]) -> int:
+    """Write documents as one zstd parquet shard (column `text`), whole or not at all; returns their number.
+
+    The same documents give the same bytes (under one version of pyarrow).
+    """
+    rows = 0
+
+    def fill(file) -> None:
+        nonlocal rows
+        remaining = iter(documents)
+        with pq.ParquetWriter(file, _SCHEMA, compression="zstd", use_dictionary=False) as writer:
+            while group := list(islice(remaining, ROW_GROUP)):
+                writer.write_table(pa.table([group], schema=_SCHEMA), row_group_size=ROW_GROUP)
+                rows += len(group)
+
+    write_atomic(path, fill)
+    return rows
+
+
+def chunked(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """Lists of consecutive documents, each of at least `characters` in all but the last."""
+    batch: list[str] = []
+    held = 0
+    for document in documents:
+        batch.append(document)
+        held += len(document)
+        if held >= characters:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def identity(path: Path) -> str:
+    """A digest that differs between files of different content, wherever they lie.
+
+    For parquet it covers the size and the footer, so that 100 MB need not be read: the footer holds the
+    compressed and plain sizes and the offset of every column chunk and its smallest and largest value, which
+    no change of the text leaves all alone. (It is no check against damage; the download makes that.) For
+    every other format it is the sha256 of the file.
+    """
+    if path.suffix.lower() != ".parquet":
+        return sha256_of(path)
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(size - _FOOTER_TAIL, 0))
+        footer = int.from_bytes(file.read(4), "little")
+        file.seek(max(size - _FOOTER_TAIL - footer, 0))
+        return hashlib.sha256(size.to_bytes(8, "little") + file.read()).hexdigest()
