@@ -1,0 +1,1 @@
+"""The report: reads the artefacts of finished stages and writes them up as markdown and html."""

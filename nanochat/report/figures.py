@@ -1,0 +1,153 @@
+"""The report's plots. Each is drawn once and written as SVG (inline in html, in the page's colours) and PNG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#010203"  # stands for the page's text colour; no plotted thing has it
+COLOURS = ("#3b82c4", "#dd7a3a", "#4f9d69", "#a06cc4", "#c24d5a")
+SMOOTHING_POINTS = 50  # the smoothed curve averages over about this fraction of the run
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
+    "grid.color": INK,
+    "grid.alpha": 0.12,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "savefig.dpi": 110,
+    "svg.fonttype": "none",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over steps; a smooth one is drawn as a faint line with its running average over it."""
+
+    label: str
+    steps: Sequence[float]
+    values: Sequence[float]
+    smooth: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    curves: tuple[Curve, ...]
+    from_zero: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn figure in both of its forms; `name` is the stem of its files."""
+
+    name: str
+    svg: str
+    png: bytes
+
+
+def curves(name: str, panels: Sequence[Panel]) -> Plot:
+    """Panels side by side, two in a row, over a shared kind of axis: the step."""
+    with rc_context({**STYLE, "svg.hashsalt": name}):
+        columns = min(2, len(panels))
+        rows = -(-len(panels) // columns)
+        figure = Figure(figsize=(8, 2.6 * rows), layout="constrained")
+        for number, panel in enumerate(panels):
+            axes = figure.add_subplot(rows, columns, number + 1, title=panel.title)
+            _draw(axes, panel)
+            if number >= len(panels) - columns:
+                axes.set_xlabel("step")
+        return _plot(name, figure)
+
+
+def bars(
+    name: str, rows: Sequence[str], groups: Mapping[str, Sequence[float | None]], chance: Sequence[float]
+) -> Plot:
+    """Shares (0 to 1) by row, one bar for each group, and a dotted mark where guessing would be."""
+    with rc_context({**STYLE, "svg.hashsalt": name}):
+        height = 0.8 / len(groups)
+        figure = Figure(figsize=(8, 0.7 + len(rows) * (0.18 + 0.2 * len(groups))), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (label, values) in enumerate(groups.items()):
+            places = [row + (number - (len(groups) - 1) / 2) * height for row in range(len(rows))]
+            lengths = [value or 0.0 for value in values]
+            axes.barh(places, lengths, height * 0.9, color=COLOURS[number % len(COLOURS)], label=label)
+            for place, value in zip(places, values, strict=True):
+                text = "not measured" if value is None else f"{value:.0%}"
+                axes.text((value or 0.0) + 0.008, place, text, va="center", fontsize=8)
+        middles = range(len(rows))
+        lower, upper = ([row + end for row in middles] for end in (-0.45, 0.45))
+        axes.vlines(chance, lower, upper, color=INK, linestyle="dotted", linewidth=1.2, label="guessing")
+        axes.set_yticks(middles, rows)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.08)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+        axes.grid(axis="y", visible=False)
+        figure.legend(loc="outside upper right", ncols=len(groups) + 1)
+        return _plot(name, figure)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    for number, curve in enumerate(panel.curves):
+        colour = COLOURS[number % len(COLOURS)]
+        if curve.smooth:
+            axes.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.3)
+            axes.plot(curve.steps, _smoothed(curve.values), color=colour, linewidth=1.6, label=curve.label)
+        else:
+            marker = "o" if len(curve.steps) < 40 else None
+            axes.plot(
+                curve.steps, curve.values, color=colour, linewidth=1.6, marker=marker, ms=3, label=curve.label
+            )
+    if panel.from_zero:
+        axes.set_ylim(0, 1.1 * max(max(curve.values) for curve in panel.curves) or 1)
+    if len(panel.curves) > 1:
+        axes.legend()
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """An exponential average, corrected for its start."""
+    keep = 1 - 1 / max(1, len(values) / SMOOTHING_POINTS)
+    smoothed, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        smoothed.append(total / weight)
+    return smoothed
+
+
+def _plot(name: str, figure: Figure) -> Plot:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", facecolor="white", metadata={"Software": None})
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return Plot(name, _for_page(svg.getvalue()), png.getvalue())
+
+
+def _for_page(svg: str) -> str:
+    """The svg element alone, scaled by the page and in the page's text colour and font."""
+    element = svg[svg.index("<svg") :]
+    element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1)
+    element = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 role="img"', element, count=1)
+    element = re.sub(r' id="[A-Za-z0-9.]+_[0-9]+"', "", element)  # nothing refers to these
+    return element.replace(INK, "currentColor")

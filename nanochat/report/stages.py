@@ -1,0 +1,106 @@
+"""`nanochat report reset` and `nanochat report generate`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from nanochat.atomic import write_atomic, write_fault, write_text_atomic
+from nanochat.config import json_line
+from nanochat.console import say
+from nanochat.paths import Paths
+
+
+@dataclass(frozen=True)
+class ResetConfig:
+    """Begin a new report: what was recorded until now is left out of it."""
+
+
+@dataclass(frozen=True)
+class ResetResult:
+    """Where the earlier report went, if there was one."""
+
+    archived: Path | None
+
+
+def run_reset(config: ResetConfig, paths: Paths) -> ResetResult:
+    """Move an earlier report to `archive/report-<n>` and write down the machine as it is now.
+
+    The runs themselves are left alone; `report generate` only looks at what they record from here on.
+    """
+    from nanochat import hardware
+
+    archived = _archive(paths)
+    if archived is not None:
+        say(f"the earlier report is in {archived}")
+    system = {"time": time.time(), "hardware": hardware.describe(), "software": hardware.software()}
+    write_text_atomic(paths.report / "system.json", json_line(system) + "\n")
+    say(f"a new report begins in {paths.report}")
+    return ResetResult(archived)
+
+
+def _archive(paths: Paths) -> Path | None:
+    if not (paths.report / "report.md").exists():
+        return None
+    number = 1
+    while (home := paths.base / "archive" / f"report-{number}").exists():
+        number += 1
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        paths.report.rename(home)
+    except OSError as error:
+        raise write_fault(home, error) from error
+    return home
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Write the report of what the runs left."""
+
+    price_per_hour: float | None = None
+    """what an hour of this machine costs, in your currency, to state the cost of the whole run"""
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """The two forms of the report and the headings in it."""
+
+    markdown: Path
+    html: Path
+    sections: tuple[str, ...]
+
+
+def run_generate(config: GenerateConfig, paths: Paths) -> GenerateResult:
+    """Write `report/report.md`, `report/report.html` and `report/plots/`; the same artefacts give the same bytes.
+
+    Raises ValueError when no stage has recorded anything yet.
+    """
+    from nanochat.report.artefacts import collect
+
+    findings = collect(paths)
+    if not findings.stages:
+        raise ValueError(
+            f"nothing to report: no stage has run in {paths.base}"
+            + (" since the last `nanochat report reset`" if findings.system else "")
+            + " (nanochat run quickstart does a whole pipeline)"
+        )
+    from nanochat.report.document import Image, compose
+    from nanochat.report.render import html, markdown
+
+    sections = compose(findings, config.price_per_hour)
+    for plot in (block.plot for section in sections for block in section.blocks if isinstance(block, Image)):
+        write_atomic(paths.report / "plots" / f"{plot.name}.png", partial(_write, plot.png))
+    result = GenerateResult(
+        paths.report / "report.md", paths.report / "report.html", tuple(section.title for section in sections)
+    )
+    write_text_atomic(result.markdown, markdown(sections))
+    write_text_atomic(result.html, html(sections))
+    say(f"report: {result.html} (and {result.markdown.name} beside it)")
+    return result

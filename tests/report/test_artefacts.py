@@ -1,0 +1,74 @@
+"""Reading the artefacts: resumed runs merged, timings of recipes summed, what is older than a reset left out."""
+
+import json
+
+from nanochat.metrics import open_metrics
+from nanochat.paths import Paths
+from nanochat.report.artefacts import collect
+
+
+def test_repeated_steps_of_a_resumed_run_count_once(pipeline: Paths) -> None:
+    stage = next(stage for stage in collect(pipeline).training() if stage.stage == "pretrain")
+    steps, losses = stage.series("train", "loss")
+    assert steps == list(range(1, 81))
+    rows = [json.loads(line) for line in pipeline.metrics("baserun").read_text().splitlines()]
+    newest = {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
+    assert losses == [newest[step] for step in steps]
+    assert stage.last("train")["total_steps"] == 80
+
+
+def test_figures_that_are_not_known_leave_no_points(pipeline: Paths) -> None:
+    assert collect(pipeline).training()[0].series("train", "mfu") == ([], [])
+
+
+def test_samples_at_the_same_step_are_all_kept(pipeline: Paths) -> None:
+    (stage,) = [stage for stage in collect(pipeline).stages if stage.of("sample")]
+    assert [row["prompt"] for row in stage.of("sample")] == ["The capital of France is", "Two plus two is"]
+
+
+def test_stages_come_in_the_order_in_which_they_ran(pipeline: Paths) -> None:
+    findings = collect(pipeline)
+    assert [(stage.run, stage.stage) for stage in findings.stages] == [
+        ("tokenizer", "tokenizer-train"),
+        ("baserun", "pretrain"),
+        ("baserun", "eval-base"),
+        ("baserun", "eval-chat"),
+        ("sft", "sft"),
+        ("sft", "eval-chat"),
+    ]
+    assert [stage.stage for stage in findings.training()] == ["pretrain", "sft"]
+
+
+def test_without_a_recipe_the_stages_own_times_are_taken(pipeline: Paths) -> None:
+    assert [(timing.name, timing.wall_s) for timing in collect(pipeline).timings] == [
+        ("tokenizer-train (tokenizer)", 4.0),
+        ("pretrain (baserun)", 64.0),
+        ("sft (sft)", 32.0),
+    ]
+
+
+def test_a_recipes_attempts_at_one_result_are_summed(pipeline: Paths) -> None:
+    attempts = [  # name, key, status, wall_s
+        ("tokenizer", "a", "done", 4.0),
+        ("pretrain", "old", "done", 100.0),
+        ("pretrain", "new", "interrupted", 10.0),
+        ("pretrain", "new", "failed", 5.0),
+        ("pretrain", "new", "done", 20.0),
+        ("tokenizer", "a", "done", 6.0),  # its file was removed and it was made again
+    ]
+    with open_metrics(
+        pipeline.metrics("recipe"), "recipe", wandb_run="dummy", config={}, enabled=True, resume=True
+    ) as metrics:
+        for name, key, status, wall_s in attempts:
+            metrics.log("stage", name=name, key=key, status=status, wall_s=wall_s)
+    findings = collect(pipeline)
+    assert [(timing.name, timing.wall_s, timing.attempts) for timing in findings.timings] == [
+        ("tokenizer", 6.0, 1),
+        ("pretrain", 35.0, 3),
+    ]
+    assert "recipe" not in {stage.run for stage in findings.stages}
+
+
+def test_an_empty_base_directory_has_no_findings(paths: Paths) -> None:
+    findings = collect(paths)
+    assert (findings.stages, findings.timings, findings.system) == ((), (), {})
