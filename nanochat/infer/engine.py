@@ -5,7 +5,7 @@ prompts of newcomers or one token of every running request (continuous batching,
 Shapes: N requests of a step, T their longest pending part, C model width, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from itertools import count
 
 import torch
@@ -52,7 +52,7 @@ class Engine:
                 "use the tokenizer that the model was trained with"
             )
         self.tokenizer = tokenizer
-        self.max_length = max_length or model.config.sequence_len
+        self.max_length = model.config.sequence_len if max_length is None else max_length
         self._model = model
         self._device = model.head.weight.device
         self._tools = tools or ()
@@ -104,21 +104,21 @@ class Engine:
             pass
         return [request.completion() for request in requests]
 
-    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[Event]:
-        """Answer one prompt, token by token. Closing the iterator cancels it. The engine must be idle."""
+    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Generator[Event, None, None]:
+        """Answer one prompt, token by token. Closing the generator cancels it. The engine must be idle."""
         return self._answer([self._request(prompt_ids, params)])
 
     def _request(self, prompt_ids: Sequence[int], params: SamplingParams) -> Request:
         return Request(next(self._ids), prompt_ids, params, self.tokenizer, self._tools, self.max_length)
 
-    def _answer(self, requests: Sequence[Request]) -> Iterator[Event]:
+    def _answer(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
         assert not self.busy, "generate and stream need an idle engine: use submit and step to share it"
         for request in requests:
             self._scheduler.add(request)
         try:
             while self.busy:
                 yield from self.step()
-        finally:  # given up half-way: by an exception, or because the caller closed the iterator
+        finally:  # given up half-way: by an exception, or because the caller closed the generator
             for request in requests:
                 self.cancel(request.id)
 

@@ -83,7 +83,9 @@ class Request:
         self._stops = StopStrings(params.stop)
         self._tools = ToolUse(tools, tokenizer)
         self._due: deque[int] = deque()
-        self._events: list[Event] = []
+        self._forced: list[bool] = []
+        self._answer: list[str] = []
+        self._finished: FinishReason | None = None
 
     @property
     def pending(self) -> list[int]:
@@ -103,15 +105,15 @@ class Request:
         part, following = self._tools.push(token)
         self._due.extend(following)
         text, stopped = self._read(token, part)
-        finished: FinishReason | None = None
         if stopped or token in self._ends:
-            finished = "stop"
+            self._finished = "stop"
         elif len(self.tokens) >= self._max_length:
-            finished = "length"
+            self._finished = "length"
             text += self._stops.flush() + self._decoder.flush()
-        event = Event(self.id, token, forced, finished, part, text)
-        self._events.append(event)
-        return event
+        self._forced.append(forced)
+        if part == "text":
+            self._answer.append(text)
+        return Event(self.id, token, forced, self._finished, part, text)
 
     def _read(self, token: int, part: Part) -> tuple[str, bool]:
         """The text that a token makes certain, and whether a stop string ends the answer there."""
@@ -126,14 +128,9 @@ class Request:
 
     def completion(self) -> Completion:
         """Everything that was answered; the request must be finished."""
-        reason = self._events[-1].finished
-        assert reason is not None, "the request is still running"
-        return Completion(
-            ids=[event.token for event in self._events],
-            forced_mask=[event.forced for event in self._events],
-            finish_reason=reason,
-            text="".join(event.text for event in self._events if event.part == "text"),
-        )
+        assert self._finished is not None, "the request is still running"
+        ids = self.tokens[self._prompt_length :]
+        return Completion(ids, self._forced, self._finished, "".join(self._answer))
 
 
 class StopStrings:

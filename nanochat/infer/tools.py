@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from nanochat.sandbox import calculator
+from nanochat.sandbox.calculator import evaluate
 from nanochat.tokenizer.special import OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ class Tool:
 
 ToolTable = tuple[Tool, ...]
 
-DEFAULT_TOOLS: ToolTable = (Tool(PYTHON_START, PYTHON_END, OUTPUT_START, OUTPUT_END, calculator.evaluate),)
+DEFAULT_TOOLS: ToolTable = (Tool(PYTHON_START, PYTHON_END, OUTPUT_START, OUTPUT_END, evaluate),)
 
 
 class ToolUse:
@@ -51,7 +51,8 @@ class ToolUse:
             self._opening[tokenizer.special(tool.call_start)] = ("python", tool)
             self._opening[tokenizer.special(tool.output_start)] = ("python_output", tool)
             self._closing |= {tokenizer.special(tool.call_end), tokenizer.special(tool.output_end)}
-        self._part: Part = "text"
+        self._part: Part = "text"  # that the next token belongs to
+        self._tool: Tool  # whose part is open
         self._call: list[int] = []
 
     def push(self, token: int) -> tuple[Part, list[int]]:

@@ -1,0 +1,251 @@
+"""Talk to a model in the terminal, or ask it one question. Answers go to stdout, everything else to stderr."""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Annotated
+
+import tyro
+
+from nanochat.checkpoint.model import load_model
+from nanochat.console import console, say, warn
+from nanochat.infer.engine import Engine
+from nanochat.infer.request import Event
+from nanochat.infer.sampler import SamplingParams
+from nanochat.infer.window import Message, fit_messages
+from nanochat.runtime import Runtime
+from nanochat.tokenizer.chat import parse_reply, render_prompt
+
+_COMMANDS = {
+    "/new": "forget the conversation and start another",
+    "/help": "this list",
+    "/quit": "leave (as Ctrl-D does; Ctrl-C stops an answer)",
+}
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """Whom to talk to, and how answers are chosen."""
+
+    model: str = "sft"
+    """A run's name, or the path of a checkpoint directory."""
+    prompt: Annotated[str | None, tyro.conf.arg(aliases=["-p"])] = None
+    """Answer this once, the answer alone on stdout, instead of a conversation."""
+    system: str | None = None
+    """Instructions that stand before the first message."""
+    temperature: float = 0.6
+    """0 always takes the likeliest token."""
+    top_k: int | None = 50
+    """Draw from the k likeliest tokens only; None from all."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that hold this share of the probability."""
+    max_new_tokens: int = 256
+    """The longest answer."""
+    seed: int | None = None
+    """The same seed gives the same answers; None draws one."""
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and what became of it."""
+
+    prompt: str
+    answer: str
+    parts: list[dict[str, str]]
+    """The whole reply, tool calls and their outputs included."""
+    finish_reason: str
+    """stop, length or interrupted."""
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ChatResult:
+    """The conversation, turn by turn."""
+
+    model: str
+    step: int
+    turns: list[Turn]
+
+
+class Chat:
+    """A conversation without a terminal: remembers its messages, and forgets the oldest turns when it must."""
+
+    def __init__(self, engine: Engine, params: SamplingParams, system: str | None = None):
+        self._engine, self._params, self._system = engine, params, system
+        self.forget()
+        room = min(params.max_new_tokens, engine.max_length // 2)
+        self._longest_prompt = engine.max_length - room
+
+    def forget(self) -> None:
+        """Start anew; the system's instructions stay."""
+        self.messages: list[Message] = []
+        if self._system is not None:
+            self.messages.append({"role": "system", "content": self._system})
+
+    def ask(self, text: str) -> Generator[Event, None, None]:
+        """The reply, token by token; closing the generator ends it there, and what was said of it is kept.
+
+        Raises ValueError, and forgets the message, when it is too long even for an empty context.
+        """
+        tokenizer = self._engine.tokenizer
+        messages = fit_messages(
+            [*self.messages, {"role": "user", "content": text}],
+            lambda kept: len(render_prompt(tokenizer, kept)),
+            self._longest_prompt,
+        )
+        events = self._engine.stream(render_prompt(tokenizer, messages), self._params)
+        self.messages = messages
+        return self._listen(events)
+
+    def _listen(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+        ids = []
+        try:
+            with closing(events):
+                for event in events:
+                    ids.append(event.token)
+                    yield event
+        finally:
+            reply = parse_reply(self._engine.tokenizer, ids)
+            self.messages.append({"role": "assistant", "content": reply})
+
+
+def run(config: ChatConfig, runtime: Runtime) -> ChatResult:
+    """Answer `config.prompt`, or converse with whoever sits (or is piped) at stdin until its end."""
+    params = SamplingParams(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        seed=config.seed,
+        max_new_tokens=config.max_new_tokens,
+    )
+    loaded = load_model(config.model, runtime)
+    chat = Chat(Engine(loaded.model, loaded.tokenizer, max_rows=1), params, config.system)
+    if config.prompt is not None:
+        turns = [_hear(chat, config.prompt, chat.ask(config.prompt))]
+    else:
+        if sys.stdin.isatty():
+            say(f"{config.model}, step {loaded.step}, on {runtime.device}. /help lists the commands.")
+        turns = list(_converse(chat, _lines()))
+    return ChatResult(config.model, loaded.step, turns)
+
+
+def _converse(chat: Chat, lines: Iterator[str]) -> Iterator[Turn]:
+    for line in lines:
+        match line.strip():
+            case "":
+                continue
+            case "/quit":
+                return
+            case "/new":
+                chat.forget()
+            case "/help":
+                for name, meaning in _COMMANDS.items():
+                    say(f"  {name:6} {meaning}")
+            case text if text.startswith("/"):
+                warn(f"unknown command {text.split()[0]}: /help lists them")
+            case text:
+                try:
+                    reply = chat.ask(text)
+                except ValueError as error:
+                    warn(str(error))
+                    continue
+                with _interrupts() as interrupted:
+                    turn = _hear(chat, text, reply, interrupted)
+                yield turn
+
+
+def _hear(
+    chat: Chat,
+    prompt: str,
+    reply: Generator[Event, None, None],
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Turn:
+    """Show a reply as it comes, up to its end or an interrupt."""
+    began = time.perf_counter()
+    events: list[Event] = []
+
+    def until_interrupted() -> Iterator[Event]:
+        with closing(reply):
+            for event in reply:
+                events.append(event)
+                yield event
+                if interrupted():
+                    return
+
+    _show(until_interrupted())
+    if events[-1].finished == "length":
+        _note(f"(cut off after {len(events)} tokens)")
+    return Turn(
+        prompt=prompt,
+        answer="".join(event.text for event in events if event.part == "text"),
+        parts=[dict(part) for part in chat.messages[-1]["content"]],
+        finish_reason=events[-1].finished or "interrupted",
+        tokens=len(events),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _show(events: Iterator[Event]) -> None:
+    """Text to stdout as it comes; a tool call, once it is answered, as a dim line to stderr."""
+    on_terminal = sys.stdout.isatty()
+    code = ""
+    mid_line = False
+    for part, group in groupby(events, key=lambda event: event.part):
+        if part == "text":
+            for event in group:
+                text = _printable(event.text) if on_terminal else event.text
+                print(text, end="", flush=True)
+                mid_line = not text.endswith("\n") if text else mid_line
+        elif part == "python":
+            code = "".join(event.text for event in group)
+        else:
+            output = "".join(event.text for event in group)
+            new_line = "\n" if on_terminal and mid_line else ""
+            _note(f"{new_line}⚙ {code} = {output}")
+            mid_line = False
+    print(flush=True)
+
+
+def _note(line: str) -> None:
+    console().print(_printable(line), style="dim", markup=False, soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """Without the control characters that a model could upset a terminal with."""
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")
+
+
+def _lines() -> Iterator[str]:
+    """Lines typed at a terminal, with editing and history, or piped in; ends at their end."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    with contextlib.suppress(ImportError):  # not on every platform
+        import readline  # noqa: F401 - gives input() its editing
+    while True:
+        try:
+            yield input("> " if sys.stdout.isatty() else "")
+        except EOFError:
+            say("")
+            return
+        except KeyboardInterrupt:
+            say("\n(Ctrl-D or /quit leaves)")
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, while an answer comes, is remembered instead of raised: the yielded function tells."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

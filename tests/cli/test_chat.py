@@ -1,0 +1,218 @@
+"""The terminal chat: answers on stdout alone, several turns, tools shown, and nothing a user does ends it badly."""
+
+import io
+import os
+import signal
+
+import pytest
+import torch
+
+from nanochat.checkpoint.model import LoadedModel
+from nanochat.cli import chat as module
+from nanochat.cli.chat import Chat, ChatConfig, run
+from nanochat.infer.engine import Engine
+from nanochat.infer.sampler import SamplingParams
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.paths import Paths
+from nanochat.runtime import Runtime
+from nanochat.tokenizer.chat import render_prompt
+from nanochat.tokenizer.patterns import split_pattern
+from nanochat.tokenizer.special import ASSISTANT_END, PYTHON_END, PYTHON_START
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+CONTEXT = 128
+
+
+class Scripted(GPT):
+    """Says the next token of its script whatever it is asked, and keeps every prompt that it was given."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        self.script: list[int] = []
+        self.prompts: list[list[int]] = []
+        self.before_token = lambda: None
+        self.init_weights(0)
+
+    def forward(self, ids_BT, positions_BT=None, cache=None):
+        if positions_BT[0, 0] == 0:
+            self.prompts.append(ids_BT[0].tolist())
+        return super().forward(ids_BT, positions_BT, cache)
+
+    def logits(self, hidden):
+        self.before_token()
+        return torch.nn.functional.one_hot(torch.tensor([self.script.pop(0)]), self.config.vocab_size) * 15.0
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer({bytes([byte]): byte for byte in range(256)}, split_pattern("default"))
+
+
+@pytest.fixture
+def model(tokenizer):
+    return Scripted(
+        GPTConfig(
+            sequence_len=CONTEXT,
+            vocab_size=tokenizer.vocab_size,
+            n_layer=1,
+            n_head=1,
+            n_kv_head=1,
+            head_dim=8,
+            n_embd=8,
+        )
+    )
+
+
+@pytest.fixture
+def say(model, tokenizer):
+    """Adds an answer to the model's script: text, or (code,) for a tool call with the output it will be given."""
+
+    def add(*pieces: str | tuple[str, str]) -> None:
+        for piece in pieces:
+            if isinstance(piece, str):
+                model.script += tokenizer.encode(piece)
+            else:
+                code, output = piece
+                call = [
+                    tokenizer.special(PYTHON_START),
+                    *tokenizer.encode(code),
+                    tokenizer.special(PYTHON_END),
+                ]
+                model.script += call + [0] * (len(tokenizer.encode(output)) + 2)
+        model.script.append(tokenizer.special(ASSISTANT_END))
+
+    return add
+
+
+@pytest.fixture
+def runtime(base_dir):
+    return Runtime(0, 0, 1, torch.device("cpu"), torch.float32, Paths(base_dir))
+
+
+@pytest.fixture
+def start(model, tokenizer, runtime, monkeypatch):
+    """Runs the chat with these lines on stdin."""
+
+    def start(*lines: str, **config):
+        monkeypatch.setattr(module, "load_model", lambda *_: LoadedModel(model, tokenizer, {}, 7))
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        return run(ChatConfig(temperature=0.0, **config), runtime)
+
+    return start
+
+
+def test_a_question_on_the_command_line_gets_the_answer_alone(start, say, capsys):
+    say("So ", ("12*34", "408"), "it is 408.")
+    result = start(prompt="What is 12*34?")
+    out, err = capsys.readouterr()
+    assert out == "So it is 408.\n"
+    assert err == "⚙ 12*34 = 408\n"
+    assert (result.model, result.step) == ("sft", 7)
+    (turn,) = result.turns
+    assert (turn.prompt, turn.answer, turn.finish_reason) == ("What is 12*34?", "So it is 408.", "stop")
+    assert turn.parts == [
+        {"type": "text", "text": "So "},
+        {"type": "python", "text": "12*34"},
+        {"type": "python_output", "text": "408"},
+        {"type": "text", "text": "it is 408."},
+    ]
+
+
+def test_piped_lines_are_turns_of_one_conversation(start, say, model, tokenizer, capsys):
+    say("Hello!")
+    say(("1+1", "2"), "Two.")
+    say("Bye.")
+    result = start("Hi", "", "1+1?", "Good bye", system="Be short.")
+    assert capsys.readouterr().out == "Hello!\nTwo.\nBye.\n"
+    assert len(result.turns) == 3
+    messages = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello!"},
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": result.turns[1].parts},
+        {"role": "user", "content": "Good bye"},
+    ]
+    assert model.prompts == [render_prompt(tokenizer, messages[:n]) for n in (2, 4, 6)]
+
+
+def test_new_forgets_quit_leaves_and_help_lists(start, say, model, tokenizer, capsys):
+    say("One.")
+    say("Two.")
+    start("first", "/new", "second", "/help", "/nonsense at all", "/quit", "third")
+    out, err = capsys.readouterr()
+    assert out == "One.\nTwo.\n"
+    assert model.prompts[1] == render_prompt(tokenizer, [{"role": "user", "content": "second"}])
+    assert all(name in err for name in ("/new", "/help", "/quit", "unknown command /nonsense"))
+
+
+def test_a_chat_longer_than_the_context_goes_on(start, say, model, capsys):
+    for _ in range(30):
+        say("An answer.")
+    result = start(*[f"question {n}" for n in range(30)], max_new_tokens=20)
+    assert [turn.answer for turn in result.turns] == ["An answer."] * 30
+    assert max(map(len, model.prompts)) <= CONTEXT - 20
+    assert b"question 0" in bytes(token for token in model.prompts[-1] if token < 256)
+    assert b"question 29" in bytes(token for token in model.prompts[-1] if token < 256)
+
+
+def test_a_message_too_long_is_refused_and_the_chat_goes_on(start, say, capsys):
+    say("Fine.")
+    result = start("x" * CONTEXT, "short")
+    out, err = capsys.readouterr()
+    assert out == "Fine.\n"
+    assert "shorten" in err
+    assert len(result.turns) == 1
+    with pytest.raises(ValueError, match="shorten"):
+        start(prompt="x" * CONTEXT)
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(start, say, model, tokenizer, capsys):
+    say("0123456789")
+    say("Next.")
+    rest = tokenizer.encode("3456789")
+
+    def press_once() -> None:
+        if model.script[: len(rest)] == rest:
+            os.kill(os.getpid(), signal.SIGINT)
+            del model.script[: len(rest) + 1]
+            model.script.insert(0, tokenizer.encode("!")[0])
+
+    model.before_token = press_once
+    before = signal.getsignal(signal.SIGINT)
+    result = start("count", "more")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [(turn.answer, turn.finish_reason) for turn in result.turns] == [
+        ("012!", "interrupted"),
+        ("Next.", "stop"),
+    ]
+    assert b"012!" in bytes(token for token in model.prompts[1] if token < 256)
+    assert capsys.readouterr().out == "012!\nNext.\n"
+
+
+def test_an_answer_as_long_as_allowed_is_cut(start, say):
+    say("0123456789")
+    assert start(prompt="count", max_new_tokens=4).turns[0].answer == "0123"
+    assert start(prompt="count", max_new_tokens=4).turns[0].finish_reason == "length"
+
+
+def test_a_terminal_is_not_given_control_characters(monkeypatch, start, say, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    say("a\x1b[31mb\x07c\td\n")
+    start(prompt="colour")
+    assert capsys.readouterr().out == "a[31mbc\td\n\n"
+
+
+def test_sampling_is_checked_before_the_model_is_loaded(runtime):
+    with pytest.raises(ValueError, match="top_p"):
+        run(ChatConfig(model="there is none", top_p=2.0), runtime)
+
+
+def test_closing_a_reply_keeps_what_was_said(model, tokenizer, say):
+    say("0123")
+    chat = Chat(Engine(model, tokenizer, max_rows=1), SamplingParams(temperature=0))
+    reply = chat.ask("count")
+    assert "".join(next(reply).text for _ in range(2)) == "01"
+    reply.close()
+    assert chat.messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": "01"}]}
