@@ -59,6 +59,7 @@ class LoopbackHub:
     _stated: dict[str, dict] = field(default_factory=dict)
     _script: deque[str] = field(default_factory=deque)
     _share: float = 0.0
+    _deck: list[bool] = field(default_factory=list)
     _random: random.Random = field(default_factory=random.Random)
     _kinds: Sequence[str] = ()
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -85,7 +86,7 @@ class LoopbackHub:
         self._script.extend(faults)
 
     def break_share(self, share: float, seed: int, kinds: Sequence[str] = FAULTS) -> None:
-        """This share of all requests fails, by a seeded sequence."""
+        """Of every ten requests this share fails, by a seeded sequence."""
         self._share, self._random, self._kinds = share, random.Random(seed), kinds
 
     def content_requests(self, filename: str = "") -> list[Request]:
@@ -130,7 +131,10 @@ class LoopbackHub:
             if is_content and self._script:
                 fault = self._script.popleft()
                 return None if fault == "ok" else fault
-            if self._random.random() < self._share:
+            if not self._deck:
+                failing = round(10 * self._share)
+                self._deck = self._random.sample([True] * failing + [False] * (10 - failing), 10)
+            if self._deck.pop():
                 return self._random.choice(self._kinds if is_content else ("429", "503"))
             return None
 

@@ -246,6 +246,7 @@ def _stream(
         with open(part, "ab") as file:
             for block in response.iter_bytes():
                 file.write(block)
+                file.flush()  # so that a killed process leaves all that has come
                 on_bytes(len(block))
                 if cancelled.is_set():
                     raise CancelledError

@@ -1,0 +1,92 @@
+"""Many files: one process at a time, room on the disk, one bad file among good ones."""
+
+import threading
+
+import pytest
+from filelock import FileLock
+
+from nanochat.errors import EnvironmentFault
+from nanochat.hub.batch import LOCK_NAME, Job, download_all
+from nanochat.hub.listing import describe
+
+NAMES = [f"file_{index}.bin" for index in range(5)]
+
+
+@pytest.fixture
+def jobs(hub, policy, tmp_path) -> list[Job]:
+    for name in NAMES:
+        hub.add("owner/name", name, name.encode() * 1000)
+    return [file.to(tmp_path / "data") for file in describe("owner/name", NAMES, policy)]
+
+
+def bring(jobs: list[Job], tmp_path, policy, **changes) -> None:
+    download_all(jobs, tmp_path / "data", title="owner/name", policy=policy, **changes)
+
+
+def test_the_first_file_is_whole_before_the_others_begin(jobs, hub, policy, tmp_path):
+    hub.break_next("cut", "503", "flip")
+    bring(jobs, tmp_path, policy)
+    asked = [request.path.rsplit("/", 1)[-1] for request in hub.content_requests()]
+    assert asked[:4] == [NAMES[0]] * 4
+    assert sorted(asked[4:]) == NAMES[1:]
+
+
+def test_one_bad_file_does_not_keep_the_others_from_coming(jobs, hub, policy, tmp_path):
+    hub.state(NAMES[2], sha256="0" * 64)
+    stated = [file.to(tmp_path / "data") for file in describe("owner/name", NAMES, policy)]
+    with pytest.raises(EnvironmentFault, match=f"{NAMES[2]}: its sha256 is not") as caught:
+        bring(stated, tmp_path, policy)
+    assert "\n" not in str(caught.value)
+    here = sorted(path.name for path in (tmp_path / "data").glob("file_*"))
+    assert here == [name for name in NAMES if name != NAMES[2]]
+
+
+def test_a_silent_server_ends_the_whole_download(jobs, hub, policy, tmp_path):
+    hub.break_next("ok", "vanish")
+    with pytest.raises(EnvironmentFault, match="10 times in a row"):
+        bring(jobs, tmp_path, policy, workers=1)
+    assert [path.name for path in (tmp_path / "data").glob("*.bin")] == [NAMES[0]]
+
+
+def test_too_little_room_is_said_before_anything_is_fetched(hub, policy, jobs, tmp_path):
+    hub.state(NAMES[1], size=10**18)
+    huge = [file.to(tmp_path / "data") for file in describe("owner/name", NAMES, policy)]
+    with pytest.raises(EnvironmentFault, match=r"5 files still need 1000000000\.\d+ GB, but .* GB free"):
+        bring(huge, tmp_path, policy)
+    assert not hub.content_requests()
+
+
+def test_waits_for_another_process_only_until_it_has_brought_what_is_wanted(
+    jobs, hub, policy, tmp_path, capsys
+):
+    """The other process, which still holds the lock, brings the two files wanted here and goes on."""
+    directory, ours = tmp_path / "data", jobs[:2]
+    directory.mkdir()
+    with FileLock(directory / LOCK_NAME):
+        waiting = threading.Thread(target=bring, args=(ours, tmp_path, policy))
+        waiting.start()
+        for job in ours:
+            job.destination.write_bytes(job.destination.name.encode() * 1000)
+        waiting.join(timeout=60)
+        assert not waiting.is_alive()
+    assert not hub.content_requests()
+
+
+def test_takes_over_from_a_process_that_died(jobs, hub, policy, tmp_path):
+    directory = tmp_path / "data"
+    directory.mkdir()
+    lock = FileLock(directory / LOCK_NAME, thread_local=False)
+    lock.acquire()
+    waiting = threading.Thread(target=bring, args=(jobs, tmp_path, policy))
+    waiting.start()
+    lock.release()
+    waiting.join(timeout=60)
+    assert all(job.is_done(None) for job in jobs)
+
+
+def test_what_is_done_needs_neither_the_server_nor_the_lock(jobs, hub, policy, tmp_path):
+    bring(jobs, tmp_path, policy)
+    hub.vanish()
+    (tmp_path / "data" / LOCK_NAME).unlink()
+    bring(jobs, tmp_path, policy)
+    assert not (tmp_path / "data" / LOCK_NAME).exists()
