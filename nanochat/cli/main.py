@@ -10,7 +10,6 @@ import difflib
 import importlib
 import io
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -123,14 +122,17 @@ def _parse(name: tuple[str, ...], verb: Verb, config_class: type, arguments: lis
 
 def _without_box(text: str) -> str:
     """What tyro says in a framed box, as one line: the title goes, its sections are parted by semicolons."""
-    sections = [""]
-    for line in text.splitlines():
-        words = re.sub("[\u2500-\u257f]", " ", line).split()
-        if not words:
-            sections.append("")
-        elif "\u256d" not in line:  # the upper left corner: the title
-            sections[-1] += " " + " ".join(words)
-    return "; ".join(section.strip() for section in sections if section)
+    _title, *lines = text.splitlines() or [""]
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        words = line.strip(" │").split()
+        if all(
+            set(word) <= set("-─╰╯") for word in words
+        ):  # a rule, of whichever characters the terminal has
+            sections.append([])
+        else:
+            sections[-1] += words
+    return "; ".join(" ".join(section) for section in sections if section) or " ".join(text.split())
 
 
 @contextmanager
