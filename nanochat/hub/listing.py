@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 from nanochat import __version__
 from nanochat.errors import EnvironmentFault
@@ -121,7 +121,9 @@ def exported(repo: str, folder: str) -> list[RemoteFile]:
     """The parquet files in a folder of the hub's export, in order."""
     try:
         listed = list_files(repo, revision=PARQUET_EXPORT, folder=folder)
-        files = [listed[name] for name in sorted(listed) if name.endswith(".parquet")]
+        # Names from the network become paths: only the ones that the export is known to give.
+        shape = re.compile(rf"{re.escape(folder)}/\d{{4}}\.parquet")
+        files = [listed[name] for name in sorted(listed) if shape.fullmatch(name)]
     except Refused as refusal:
         if refusal.status in DENIED:
             raise
@@ -196,8 +198,14 @@ def _sha256_or_none(etag: str | None) -> str | None:
 
 
 def require_http(address: str, what: str) -> None:
-    if not address.startswith(("http://", "https://")):
-        raise ValueError(f"{what} must begin with https:// or http://, got {address!r}")
+    """Raises ValueError unless `address` is an http(s) address with a host."""
+    try:
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an impossible port or host
+        good = False
+    if not good:
+        raise ValueError(f"{what} must be an address like https://example.org, got {address!r}")
 
 
 def name_some(names: Sequence[str]) -> str:

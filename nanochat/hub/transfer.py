@@ -250,6 +250,8 @@ def _stream(
                 on_bytes(len(block))
                 if cancelled.is_set():
                     raise CancelledError
+                if source.size is not None and file.tell() > source.size:
+                    break  # a server that never ends must not fill the disk
     held = _held(part)
     if source.size is not None and held != source.size:
         if held > source.size:

@@ -174,7 +174,7 @@ def test_a_plain_address_is_checked_by_its_reader(hub, policy, tmp_path):
 
 
 def test_bad_addresses(hub, policy, tmp_path):
-    with pytest.raises(ValueError, match="must begin with https://"):
+    with pytest.raises(ValueError, match="must be an address like https://"):
         downloads.fetch_url("ftp://example.org/x", tmp_path / "x")
     with pytest.raises(EnvironmentFault, match="HTTP 404"):
         downloads.fetch_url(f"{hub.url}/plain/none", tmp_path / "x", policy=policy)

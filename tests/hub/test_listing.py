@@ -68,7 +68,7 @@ def test_a_missing_repository_is_one_line(hub, policy):
 @pytest.mark.parametrize("lists", [True, False])
 def test_finds_every_file_of_an_exported_split(lists, hub):
     names = [f"all/train/{index:04d}.parquet" for index in range(3)]
-    for name in [*names, "all/test/0000.parquet"]:
+    for name in [*names, "all/test/0000.parquet", "all/train/../../escaped/0000.parquet"]:
         hub.add("owner/name", name, b"", revision="refs/convert/parquet")
     hub.lists = lists
     assert [file.filename for file in exported("owner/name", "all/train")] == names
@@ -81,6 +81,12 @@ def test_reads_the_environment_when_asked(monkeypatch, hub):
     assert not is_offline()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert is_offline()
-    monkeypatch.setenv("HF_ENDPOINT", "hub.example.org")
-    with pytest.raises(ValueError, match="HF_ENDPOINT must begin with https://"):
+
+
+@pytest.mark.parametrize(
+    "address", ["hub.example.org", "ftp://hub", "https://", "https://[hub", "http://hub:99999"]
+)
+def test_an_endpoint_that_is_none_is_the_users_mistake(address, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(ValueError, match="HF_ENDPOINT must be an address like https://"):
         endpoint()
