@@ -1,0 +1,214 @@
+"""`nanochat doctor`: what this machine has, what will be used on it and why, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nanochat import hardware
+from nanochat.console import say, table
+from nanochat.hub.listing import endpoint, is_offline
+from nanochat.model.attention import probe_kernels
+from nanochat.model.fp8 import has_fp8
+from nanochat.paths import Paths
+from nanochat.runtime import choose_device, choose_dtype
+from nanochat.train import compile as compiler
+
+_LOW_DISK_BYTES = 3e9  # the quickstart's data, checkpoints and report take less
+_HUB_TIMEOUT_S = 10
+_OPTIONAL = {"wandb": "Weights & Biases beside the local metrics (pip install wandb)"}
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """What to look at."""
+
+    device: str = "auto"
+    """look with the eyes of this device (cuda, mps, cpu)"""
+    dtype: str = "auto"
+    """and of this compute dtype (bf16, fp32)"""
+    probe_compile: bool = False
+    """compile a small function to see whether torch.compile works (takes up to a minute)"""
+    probe_hub: bool = False
+    """ask the hub for an answer"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `ok` is false where something is missing or broken."""
+
+    topic: str
+    found: str
+    why: str
+    ok: bool = True
+
+
+@dataclass(frozen=True)
+class DoctorResult:
+    """Everything found, in the order of the report."""
+
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class _Visit:
+    config: DoctorConfig
+    paths: Paths
+    device: torch.device
+    dtype: torch.dtype
+
+
+def run(config: DoctorConfig, paths: Paths) -> DoctorResult:
+    """Look, and print a table. Nothing is made or changed. Raises ValueError for an unknown device or dtype."""
+    kind, _ = choose_device(config.device)
+    dtype, _ = choose_dtype(kind, config.dtype)
+    visit = _Visit(config, paths, torch.device(kind), dtype)
+    findings = tuple(finding for look in _LOOKS for finding in look(visit))
+    rows = [(f.topic, f.found if f.ok else f"! {f.found}", f.why) for f in findings]
+    table("This machine", ("", "found", "why, or what to do"), rows)
+    troubles = [finding.topic for finding in findings if not finding.ok]
+    say(f"to look at (!): {', '.join(dict.fromkeys(troubles))}" if troubles else "nothing is missing")
+    return DoctorResult(findings)
+
+
+def _software(visit: _Visit) -> Iterator[Finding]:
+    found = hardware.software()
+    revision = f"commit {found['revision']}" if found["revision"] else "no git checkout"
+    yield Finding("nanochat", str(found["nanochat"]), revision)
+    yield Finding("python", found["python"], sys.executable)
+    built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built without CUDA"
+    yield Finding("torch", str(found["torch"]), built)
+
+
+def _machine(visit: _Visit) -> Iterator[Finding]:
+    cpu, memory = hardware.cpu(), hardware.memory()
+    units = ", ".join(cpu.vector_units) or "no AVX2"
+    yield Finding("processor", cpu.model, f"{cpu.cores} cores, {cpu.usable:g} usable here; {units}")
+    asked = os.environ.get("OMP_NUM_THREADS")
+    why = f"OMP_NUM_THREADS={asked}" if asked else "torch's choice; OMP_NUM_THREADS changes it"
+    yield Finding("threads", str(torch.get_num_threads()), why)
+    found = f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} free"
+    limited = hardware.memory_limit()[0] == memory.total
+    yield Finding("memory", found, "the container's limit" if limited else "all of the machine's")
+    gpus = hardware.accelerators()
+    for gpu in gpus:
+        peak = hardware.peak_flops(gpu.name, "bf16")
+        rate = f"{peak / 1e12:.0f} TFLOP/s in bf16 at best" if peak else "peak rate unknown: no MFU is shown"
+        yield Finding("accelerator", f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB", rate)
+    if len(gpus) > 1:
+        launch = f"torchrun --standalone --nproc_per_node={len(gpus)} -m nanochat …"
+        yield Finding("accelerators", str(len(gpus)), f"use all: {launch}")
+    if not gpus:
+        why = "torch was built without CUDA" if torch.version.cuda is None else "torch finds no GPU or driver"
+        yield Finding("accelerator", "none", why)
+
+
+def _numerics(visit: _Visit) -> Iterator[Finding]:
+    _, reason = choose_device(visit.config.device)
+    yield Finding("device", visit.device.type, reason)
+    _, reason = choose_dtype(visit.device.type, visit.config.dtype)
+    yield Finding("compute dtype", str(visit.dtype).removeprefix("torch."), reason)
+    why = (
+        "compute capability 8.9 or later"
+        if has_fp8(visit.device)
+        else "needs compute capability 8.9 or later"
+    )
+    yield Finding("--fp8", "possible" if has_fp8(visit.device) else "not here", why)
+    probes = probe_kernels(visit.device, visit.dtype)
+    used = next((probe.name for probe in probes if probe.usable), None)
+    for probe in probes:
+        state = "used" if probe.name == used else "usable" if probe.usable else "not usable"
+        yield Finding("attention", f"{probe.name}: {state}", probe.reason)
+    if used is None:
+        yield Finding("attention", "none", "no kernel runs on this device: try --device cpu", ok=False)
+
+
+def _compilation(visit: _Visit) -> Iterator[Finding]:
+    default = "clang++" if sys.platform == "darwin" else "g++"
+    wanted = os.environ.get("CXX", default)
+    path = shutil.which(wanted)
+    missing = f"torch.compile stays off and all else works; install {default}, or name another in CXX"
+    yield Finding(
+        "C++ compiler", path or f"no {wanted}", "for torch.compile" if path else missing, bool(path)
+    )
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not headers.exists():
+        missing = f"torch.compile needs {headers} (a package like python{platform.python_version()[:4]}-dev)"
+        yield Finding("Python headers", "missing", missing, ok=False)
+    if visit.config.probe_compile:
+        usable, reason = compiler.probe(visit.device)
+        yield Finding("torch.compile", "works" if usable else "does not work", reason, usable)
+    else:
+        yield Finding("torch.compile", "not tried", "--probe-compile tries it; a run with --compile does too")
+
+
+def _disk(visit: _Visit) -> Iterator[Finding]:
+    base = visit.paths.base
+    source = (
+        "NANOCHAT_BASE_DIR"
+        if os.environ.get("NANOCHAT_BASE_DIR")
+        else "the default; NANOCHAT_BASE_DIR moves it"
+    )
+    home = next(parent for parent in (base, *base.parents) if parent.exists())
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        yield Finding(
+            "base directory", str(base), f"cannot be written: set NANOCHAT_BASE_DIR ({source})", ok=False
+        )
+        return
+    yield Finding("base directory", str(base), source)
+    free = shutil.disk_usage(home).free
+    enough = free >= _LOW_DISK_BYTES
+    yield Finding(
+        "disk", f"{free / 1e9:.1f} GB free", "enough to begin" if enough else "free some space", enough
+    )
+
+
+def _hub(visit: _Visit) -> Iterator[Finding]:
+    address = endpoint()
+    source = "HF_ENDPOINT" if os.environ.get("HF_ENDPOINT") else "the default; HF_ENDPOINT changes it"
+    if is_offline():
+        yield Finding("hub", "offline", "HF_HUB_OFFLINE is set: only what is here already is used")
+    elif visit.config.probe_hub:
+        answer = _reach(address)
+        yield Finding("hub", address, answer or f"answers ({source})", answer is None)
+    else:
+        yield Finding("hub", address, f"{source}; --probe-hub asks whether it answers")
+
+
+def _reach(address: str) -> str | None:
+    """Why the hub does not answer, or None; any status is an answer."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_HUB_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return None
+    except OSError as error:
+        return f"does not answer ({getattr(error, 'reason', error)}); the builtin dataset needs no network"
+    return None
+
+
+def _packages(visit: _Visit) -> Iterator[Finding]:
+    for package, use in _OPTIONAL.items():
+        present = importlib.util.find_spec(package) is not None
+        yield Finding(package, "installed" if present else "not installed", use)
+
+
+_LOOKS: tuple[Callable[[_Visit], Iterator[Finding]], ...] = (
+    _software,
+    _machine,
+    _numerics,
+    _compilation,
+    _disk,
+    _hub,
+    _packages,
+)

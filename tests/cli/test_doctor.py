@@ -1,0 +1,93 @@
+"""The doctor tells what is there and why, changes nothing, and finds what is missing."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nanochat.cli.doctor import DoctorConfig, Finding, run
+from nanochat.cli.main import main
+from nanochat.paths import Paths, default_paths
+
+
+def _look(paths: Paths | None = None, **config) -> dict[str, Finding]:
+    findings = run(DoctorConfig(device="cpu", **config), paths or default_paths()).findings
+    assert all(finding.why for finding in findings), "every line says why"
+    return {finding.topic: finding for finding in findings}
+
+
+def test_a_whole_visit(base_dir: Path, capsys):
+    found = _look()
+    assert found["device"].found == "cpu"
+    assert found["compute dtype"].found == "float32"
+    assert found["attention"].found == "sdpa: used"
+    assert found["torch.compile"].found == "not tried"
+    assert "NANOCHAT_BASE_DIR" in found["base directory"].why
+    assert not base_dir.exists(), "the doctor makes nothing"
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "This machine" in err
+
+
+def test_as_a_verb(capsys):
+    assert main(["doctor", "--device", "cpu", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"topic", "found", "why", "ok"} == set(result["findings"][0])
+    assert main(["doctor", "--device", "abacus"]) == 2
+    assert "unknown device 'abacus'" in capsys.readouterr().err
+
+
+def test_a_missing_compiler_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found = _look()["C++ compiler"]
+    assert not found.ok
+    assert found.found == "no no-such-compiler"
+    assert "to look at (!): C++ compiler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["a file/base", "a file"])
+def test_an_impossible_base_directory_is_named(tmp_path: Path, place: str):
+    (tmp_path / "a file").write_text("")
+    found = _look(Paths(tmp_path / place))
+    assert not found["base directory"].ok
+    assert "set NANOCHAT_BASE_DIR" in found["base directory"].why
+    assert "disk" not in found
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A hub that knows nothing but answers."""
+    handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    httpd = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *a: handler(*a, directory="/nonexistent")
+    )
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_address[1]}"
+    httpd.shutdown()
+    httpd.server_close()
+    thread.join()
+
+
+def test_the_hub_is_asked_only_on_demand(monkeypatch, server: str):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", server)
+    assert "--probe-hub" in _look()["hub"].why
+    assert "answers (HF_ENDPOINT)" in _look(probe_hub=True)["hub"].why
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
+    silent = _look(probe_hub=True)["hub"]
+    assert not silent.ok
+    assert "does not answer" in silent.why
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert _look(probe_hub=True)["hub"].found == "offline"
+
+
+@pytest.mark.slow
+def test_the_compiler_is_tried_on_demand():
+    found = _look(probe_compile=True)["torch.compile"]
+    assert found.found == ("works" if found.ok else "does not work")
