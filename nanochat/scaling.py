@@ -2,11 +2,12 @@
 
 Two regimes. `hopper` is the reference system's, tuned there at d12 to d26 on 8 × H100: batches of half a million
 tokens and more, because a step's latency is shared by many devices. `cpu` is ours, tuned on two cores at d2 to d6
-(docs/log.md): no device waits for another, so the best batch is the smallest that fills the cores, a few thousand tokens,
-and every schedule is a fraction of a run that may last only minutes.
+(docs/log.md): no device waits for another, so the best batch is the smallest that fills the cores, a few thousand
+tokens, and every schedule is a fraction of a run that may last only minutes.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nanochat.model.config import GPTConfig
@@ -172,9 +173,14 @@ def plan(
     vocab_size: int,
     device: str,
     world_size: int = 1,
-    overrides: Overrides = Overrides(),  # noqa: B008 (frozen)
+    overrides: Overrides = Overrides(),
+    memory_limit: int | None = None,
 ) -> RunPlan:
-    """The whole run from its depth. Raises ValueError for sizes that do not divide."""
+    """The whole run from its depth, on `world_size` devices of a kind ("cuda", "mps" or "cpu").
+
+    memory_limit: bytes of one device; micro-batches are made small enough for it.
+    Raises ValueError for sizes that do not divide, or for a model that no micro-batch makes fit.
+    """
     regime = REGIMES[_REGIME_OF_DEVICE[device]]
     config = model_config(depth, vocab_size, regime, overrides)
     ratio = overrides.target_param_data_ratio or regime.target_param_data_ratio
@@ -186,7 +192,27 @@ def plan(
     batch_tokens = overrides.total_batch_size or _best_batch(
         regime, horizon, reference_horizon(REFERENCE_DEPTH)
     )
-    device_batch_size, accumulation = _split_batch(regime, config, batch_tokens, world_size, overrides)
+    rows = _rows_per_device(config, batch_tokens, world_size)
+    device_batch_size = overrides.device_batch_size
+
+    def memory(device_rows: int) -> int:
+        return training_bytes(config, device_rows * config.sequence_len, world_size, device)
+
+    if device_batch_size is None:
+        device_batch_size = _largest_that_fits(
+            rows, regime.device_batch_tokens // config.sequence_len, memory, memory_limit
+        )
+    elif device_batch_size < 1 or rows % device_batch_size:
+        raise ValueError(
+            f"--device-batch-size {device_batch_size} does not divide the {rows} rows a device takes each step "
+            f"({batch_tokens} tokens / {config.sequence_len} a row / {world_size} process(es))"
+        )
+    if memory_limit is not None and memory(device_batch_size) > memory_limit:
+        raise ValueError(
+            f"--depth {depth} needs about {memory(device_batch_size) / 1e9:.1f} GB on each device with "
+            f"--device-batch-size {device_batch_size}, and there are {memory_limit / 1e9:.1f} GB: "
+            "choose a smaller depth or device batch"
+        )
     total_steps = overrides.num_iterations or max(1, round(horizon / batch_tokens))
 
     rates = regime.rates.scaled(
@@ -216,12 +242,12 @@ def plan(
         total_steps=total_steps,
         batch_tokens=batch_tokens,
         device_batch_size=device_batch_size,
-        accumulation=accumulation,
+        accumulation=rows // device_batch_size,
         world_size=world_size,
         rates=rates,
         schedule=_schedule(regime, total_steps),
         flops_per_token=flops_per_token(config),
-        memory_bytes=_memory(config, device_batch_size, device, world_size),
+        memory_bytes=memory(device_batch_size),
     )
 
 
@@ -231,28 +257,22 @@ def _best_batch(regime: Regime, horizon: float, reference_horizon: float) -> int
     return max(regime.batch_minimum, 2 ** round(math.log2(batch)))
 
 
-def _split_batch(
-    regime: Regime, config: GPTConfig, batch_tokens: int, world_size: int, overrides: Overrides
-) -> tuple[int, int]:
-    """(rows of a device's micro-batch, micro-batches a step)."""
-    rows_per_device, remainder = divmod(batch_tokens, config.sequence_len * world_size)
-    if remainder or not rows_per_device:
+def _rows_per_device(config: GPTConfig, batch_tokens: int, world_size: int) -> int:
+    rows, remainder = divmod(batch_tokens, config.sequence_len * world_size)
+    if remainder or not rows:
         raise ValueError(
             f"a batch of {batch_tokens} tokens is not a whole number of rows of {config.sequence_len} tokens on "
             f"{world_size} process(es): choose --total-batch-size as a multiple of {config.sequence_len * world_size}"
         )
-    device_rows = overrides.device_batch_size
-    if device_rows is None:
-        limit = max(1, regime.device_batch_tokens // config.sequence_len)
-        device_rows = next(
-            rows for rows in range(min(limit, rows_per_device), 0, -1) if rows_per_device % rows == 0
-        )
-    elif device_rows < 1 or rows_per_device % device_rows:
-        raise ValueError(
-            f"--device-batch-size {device_rows} does not divide the {rows_per_device} rows a device takes each step "
-            f"({batch_tokens} tokens / {config.sequence_len} a row / {world_size} process(es))"
-        )
-    return device_rows, rows_per_device // device_rows
+    return rows
+
+
+def _largest_that_fits(rows: int, limit: int, memory: Callable[[int], int], memory_limit: int | None) -> int:
+    """The largest divisor of `rows` within the limits; 1 when nothing fits."""
+    for candidate in range(min(limit, rows), 0, -1):
+        if rows % candidate == 0 and (memory_limit is None or memory(candidate) <= memory_limit):
+            return candidate
+    return 1
 
 
 def _schedule(regime: Regime, total_steps: int) -> Schedule:
@@ -266,8 +286,3 @@ def _schedule(regime: Regime, total_steps: int) -> Schedule:
         final_lr=regime.final_lr,
         momentum_warmup_steps=steps(regime.momentum_warmup),
     )
-
-
-def _memory(config: GPTConfig, device_rows: int, device: str, world_size: int) -> int:
-    compute_bytes, loss_chunk = (2, 4096) if device == "cuda" else (4, 256)
-    return training_bytes(config, device_rows * config.sequence_len, world_size, compute_bytes, loss_chunk)

@@ -1,5 +1,8 @@
 """What a model costs: parameters by group, FLOPs a token, bytes of memory."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 
 from nanochat.model.config import GPTConfig
@@ -38,20 +41,37 @@ def _is_multiplied(name: str) -> bool:
     return rule_of(name).algorithm == "muon" or name.startswith(("head", "smear_gate"))
 
 
-# Floats kept for the backward pass by one token in one layer, in units of the model width, counted in layers.py: the
-# mixed stream, two norms, q, k, v before and after rotation and norm, attention's output, and three of the MLP's width.
-_SAVED_PER_LAYER = 16 + 3 * 4
+# Floats kept for the backward pass by one token in one layer, in units of the model width. Eager, counted in layers.py:
+# the mixed stream, two norms, q, k, v before and after rotation and norm, attention's output, three of the MLP's width.
+# Compiled blocks keep what is costly to make again: the stream, q, k, v, attention's output and one of the MLP's width.
+_SAVED_PER_LAYER = {"eager": 16 + 3 * 4, "compiled": 10 + 4}
 
 
-def training_bytes(
-    config: GPTConfig, device_tokens: int, world_size: int, compute_bytes: int, loss_chunk: int
-) -> int:
+@dataclass(frozen=True)
+class MemoryModel:
+    """How a kind of device trains, as far as its memory is concerned."""
+
+    blocks: Literal["eager", "compiled"]
+    compute_bytes: int
+    loss_chunk: int
+
+
+MEMORY_MODELS = {
+    "cuda": MemoryModel("compiled", compute_bytes=2, loss_chunk=4096),
+    "mps": MemoryModel("eager", compute_bytes=2, loss_chunk=256),
+    "cpu": MemoryModel("eager", compute_bytes=4, loss_chunk=256),
+}
+
+
+def training_bytes(config: GPTConfig, device_tokens: int, world_size: int, device: str) -> int:
     """An estimate of one device's memory while training on micro-batches of `device_tokens`."""
+    kind = MEMORY_MODELS[device]
     counts = parameter_counts(config)
     muon = counts["matrices"] + counts.get("value gates", 0)
     total = sum(counts.values())
     weights_and_gradients = 8 * total
     moments = 4 * muon / world_size + 8 * (total - muon)
-    activations = device_tokens * config.n_embd * compute_bytes * (_SAVED_PER_LAYER * config.n_layer + 8)
-    loss = 3 * 4 * min(loss_chunk, device_tokens) * config.padded_vocab_size + 4 * counts["head"]
+    saved = _SAVED_PER_LAYER[kind.blocks] * config.n_layer + 8
+    activations = device_tokens * config.n_embd * kind.compute_bytes * saved
+    loss = 3 * 4 * min(kind.loss_chunk, device_tokens) * config.padded_vocab_size + 4 * counts["head"]
     return int(weights_and_gradients + moments + activations + loss)

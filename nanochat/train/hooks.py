@@ -1,0 +1,174 @@
+"""What happens between steps: saving, evaluating, sampling, logging. In this order: saving precedes evaluating."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat.checkpoint import store
+from nanochat.console import Progress as ProgressBar
+from nanochat.console import amount, duration, say, warn
+from nanochat.eval.samples import sample
+from nanochat.infer.engine import Engine
+from nanochat.metrics import Metrics
+from nanochat.train.compile import eager
+from nanochat.train.state import Trainer
+from nanochat.train.step import StepResult, agree
+
+# Time spent saving is kept under a fiftieth of the whole, however large the model and slow the disk.
+_SAVE_SHARE = 0.02
+_LOSS_SMOOTHING = 0.95
+
+
+def _every(interval: int, step: int) -> bool:
+    return interval > 0 and step % interval == 0
+
+
+@dataclass
+class Save:
+    """Checkpoints every `every` steps, every `minutes`, at the end, and when asked to stop."""
+
+    directory: Path
+    every: int
+    minutes: float
+    keep_last: int
+    meta: dict[str, Any]
+    """What does not change during the run."""
+    saved_step: int | None = None
+    _saved_at: float = field(default_factory=time.monotonic)
+    _cost_s: float = 0.0
+
+    def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
+        step = trainer.progress.step
+        overdue = self.minutes > 0 and self._waited() > max(60 * self.minutes, self._cost_s / _SAVE_SHARE)
+        due = last or _every(self.every, step)
+        if not due and self.minutes > 0:  # clocks differ between processes, so that they must agree
+            due = agree(trainer.runtime, overdue)
+        if due:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Commit the present state."""
+        began = time.monotonic()
+        optimizer = trainer.optimizer.state_dict()  # a collective call
+        if trainer.runtime.is_main:
+            meta = {
+                **self.meta,
+                "progress": trainer.progress.to_dict(),
+                "finished": trainer.finished,
+                "rng": torch.get_rng_state(),
+            }
+            store.save(
+                self.directory,
+                trainer.progress.step,
+                trainer.model.state_dict(),
+                optimizer,
+                meta,
+                keep_last=self.keep_last,
+            )
+        trainer.runtime.barrier()
+        self.saved_step = trainer.progress.step
+        self._saved_at = time.monotonic()
+        self._cost_s = self._saved_at - began
+
+    def _waited(self) -> float:
+        return time.monotonic() - self._saved_at
+
+
+@dataclass
+class Evaluate:
+    """Validation bits per byte every `every` steps and at the end of the schedule. A failure costs a warning."""
+
+    every: int
+    score: Callable[[Trainer], dict[str, float]]
+    """Named figures, for instance {"val_bpb": 1.2}; the same on every process."""
+    metrics: Metrics
+    latest: dict[str, float] = field(default_factory=dict)
+
+    def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
+        if _every(self.every, trainer.progress.step) or trainer.finished:
+            self.evaluate(trainer)
+
+    def evaluate(self, trainer: Trainer) -> None:
+        trainer.model.eval()
+        try:
+            with eager(trainer.model):
+                self.latest = self.score(trainer)
+            self.metrics.log("eval", step=trainer.progress.step, **self.latest)
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in self.latest.items())
+            say(f"step {trainer.progress.step}: {figures}")
+        except (RuntimeError, MemoryError) as error:  # above all: out of memory
+            warn(f"evaluation failed at step {trainer.progress.step}, training goes on: {error}")
+        finally:
+            trainer.model.train()
+
+
+@dataclass
+class SampleText:
+    """A few greedy continuations every `every` steps and at the end of the schedule."""
+
+    every: int
+    prompts: Sequence[str]
+    metrics: Metrics
+
+    def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
+        due = _every(self.every, trainer.progress.step) or trainer.finished
+        if due and trainer.runtime.is_main:
+            self._sample(trainer)
+
+    def _sample(self, trainer: Trainer) -> None:
+        trainer.model.eval()
+        try:
+            with eager(trainer.model):
+                engine = Engine(trainer.model, trainer.tokenizer, max_rows=len(self.prompts), tools=None)
+                for text in sample(engine, trainer.tokenizer, self.prompts):
+                    self.metrics.log("sample", step=trainer.progress.step, **asdict(text))
+                    say(f"  {text.prompt}|{text.text}")
+        except (RuntimeError, MemoryError) as error:
+            warn(f"sampling failed at step {trainer.progress.step}, training goes on: {error}")
+        finally:
+            trainer.model.train()
+
+
+@dataclass
+class Log:
+    """A metrics row and the progress line, every step."""
+
+    metrics: Metrics
+    bar: ProgressBar
+    flops_per_token: float
+    peak_flops: float | None
+    """Of all devices together; None where it is not known, and then no MFU is shown."""
+    smooth_loss: float | None = None
+
+    def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
+        progress = trainer.progress
+        rate = result.tokens / result.seconds
+        mfu = rate * self.flops_per_token / self.peak_flops if self.peak_flops else None
+        if result.skipped:
+            warn(f"step {progress.step} skipped: loss {result.loss}, gradient norm {result.grad_norm}")
+        else:
+            before = self.smooth_loss if self.smooth_loss is not None else result.loss
+            self.smooth_loss = _LOSS_SMOOTHING * before + (1 - _LOSS_SMOOTHING) * result.loss
+        self.metrics.log(
+            "train",
+            step=progress.step,
+            total_steps=trainer.schedule.total_steps,
+            tokens=progress.tokens,
+            loss=result.loss,
+            lr=result.lr,
+            grad_norm=result.grad_norm,
+            tok_per_s=rate,
+            mfu=mfu,
+            elapsed_s=progress.elapsed_s,
+            skipped_steps=progress.skipped_steps,
+        )
+        shown = {"loss": f"{self.smooth_loss or result.loss:.3f}", "tok/s": amount(rate)}
+        if mfu is not None:
+            shown["mfu"] = f"{mfu:.1%}"
+        self.bar.update(progress.step, **shown)
+        if last:
+            say(f"{progress.step} steps, {amount(progress.tokens)} tokens in {duration(progress.elapsed_s)}")

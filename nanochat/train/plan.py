@@ -1,0 +1,171 @@
+"""`nanochat plan`: what a depth decides, shown before anything is trained."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from nanochat import hardware
+from nanochat.console import amount, say, table
+from nanochat.runtime import Runtime
+from nanochat.scaling import Overrides, RunPlan, plan
+
+# Share of the peak that training reaches: half on GPUs (bf16, compiled); most of a CPU's measured matrix products.
+_UTILISATION = {"cuda": 0.5, "mps": 0.5, "cpu": 0.75}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices of one kind. Rates in FLOP/s of one device, memory in bytes of one device."""
+
+    name: str
+    device: str
+    count: int
+    flops: float | None
+    memory: int
+
+
+_GPU_MEMORY = {
+    "H100": 80e9,
+    "H200": 141e9,
+    "B200": 192e9,
+    "A100": 80e9,
+    "L40S": 48e9,
+    "RTX 4090": 24e9,
+    "RTX 3090": 24e9,
+}
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Show everything that --depth and the overrides decide."""
+
+    depth: int = 4
+    vocab_size: int = 32_768
+    machine: str | None = None
+    """For instance 8xH100; default: this machine."""
+    dollars_per_hour: float | None = None
+    """Price of the whole machine, for the cost."""
+    target_param_data_ratio: float | None = None
+    num_iterations: int | None = None
+    total_batch_size: int | None = None
+    device_batch_size: int | None = None
+    max_seq_len: int | None = None
+    head_dim: int | None = None
+    window_pattern: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A plan, and what it takes on a machine; hours and dollars are None where a rate or price is unknown."""
+
+    plan: RunPlan
+    machine: Machine
+    total_flops: float
+    hours: float | None
+    dollars: float | None
+
+
+def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
+    """The stage. Raises ValueError for a plan that does not divide or does not fit the machine's memory."""
+    machine = parse_machine(config.machine) if config.machine else this_machine(runtime)
+    the_plan = plan(
+        config.depth,
+        config.vocab_size,
+        machine.device,
+        machine.count,
+        Overrides(
+            sequence_len=config.max_seq_len,
+            head_dim=config.head_dim,
+            window_pattern=config.window_pattern,
+            target_param_data_ratio=config.target_param_data_ratio,
+            total_batch_size=config.total_batch_size,
+            device_batch_size=config.device_batch_size,
+            num_iterations=config.num_iterations,
+        ),
+        machine.memory,
+    )
+    hours = dollars = None
+    if machine.flops is not None:
+        hours = the_plan.hours(machine.flops * machine.count * _UTILISATION[machine.device])
+        dollars = hours * config.dollars_per_hour if config.dollars_per_hour is not None else None
+    describe_plan(the_plan)
+    _describe_effort(the_plan, machine, hours, dollars)
+    return PlanResult(the_plan, machine, the_plan.total_flops, hours, dollars)
+
+
+def this_machine(runtime: Runtime) -> Machine:
+    """The devices of this process group; a CPU's rate is measured in a fraction of a second."""
+    if runtime.device.type == "cuda":
+        name = torch.cuda.get_device_name(runtime.device)
+        memory = torch.cuda.get_device_properties(runtime.device).total_memory
+        count = runtime.world_size if runtime.world_size > 1 else torch.cuda.device_count()
+        return Machine(name, "cuda", count, hardware.peak_flops(name, "bf16"), memory)
+    cpu = hardware.cpu()
+    flops = hardware.measure_gemm_flops() if runtime.device.type == "cpu" else None
+    memory = hardware.memory().available // runtime.world_size
+    return Machine(
+        f"{cpu.model}, {cpu.usable:g} cores", runtime.device.type, runtime.world_size, flops, memory
+    )
+
+
+def parse_machine(text: str) -> Machine:
+    """For instance "8xH100". Raises ValueError for anything unknown."""
+    match = re.fullmatch(r"(?:(\d+)\s*[x×]\s*)?(.+)", text.strip())
+    name = match[2] if match else text
+    flops = hardware.peak_flops(name, "bf16")
+    if match is None or flops is None or name not in _GPU_MEMORY:
+        raise ValueError(
+            f"unknown machine {text!r}: write it as 8xH100, with one of {', '.join(_GPU_MEMORY)}"
+        )
+    return Machine(name, "cuda", int(match[1] or 1), flops, int(_GPU_MEMORY[name]))
+
+
+def describe_plan(the_plan: RunPlan) -> None:
+    """The plan as a table on stderr."""
+    model, rates, schedule = the_plan.model, the_plan.rates, the_plan.schedule
+    total = sum(the_plan.parameters.values())
+    groups = ", ".join(
+        f"{name} {amount(count)}" for name, count in the_plan.parameters.items() if count > total / 1000
+    )
+    split = f"{the_plan.device_batch_size} rows × {the_plan.accumulation} micro-batches × {the_plan.world_size} devices"
+    table(
+        f"plan for depth {the_plan.depth} ({the_plan.regime} regime)",
+        ("what", "value"),
+        (
+            (
+                "model",
+                f"{model.n_layer} layers, width {model.n_embd}, {model.n_head} heads of {model.head_dim}",
+            ),
+            ("context", f"{model.sequence_len} tokens, windows {model.window_pattern}"),
+            ("vocabulary", f"{model.vocab_size:,} tokens"),
+            ("parameters", f"{amount(total)}: {groups}"),
+            ("horizon", f"{amount(the_plan.tokens)} tokens in {the_plan.total_steps:,} steps"),
+            ("batch", f"{the_plan.batch_tokens:,} tokens = {split}"),
+            ("matrix rate (Muon)", f"{rates.matrix:.4g}, decay {rates.weight_decay:.4g}"),
+            (
+                "other rates (AdamW)",
+                f"embedding {rates.embedding:.4g}, head {rates.head:.4g}, scalars {rates.scalar:.4g}",
+            ),
+            (
+                "schedule",
+                f"{schedule.warmup_steps} steps up, the last {schedule.warmdown_fraction:.0%} down "
+                f"to {schedule.final_lr:.0%}",
+            ),
+            ("FLOPs", f"{amount(the_plan.flops_per_token)} a token, {the_plan.total_flops:.3g} in all"),
+            ("memory", f"about {the_plan.memory_bytes / 1e9:.2f} GB a device"),
+        ),
+    )
+
+
+def _describe_effort(the_plan: RunPlan, machine: Machine, hours: float | None, dollars: float | None) -> None:
+    where = f"{machine.count} × {machine.name}"
+    if hours is None:
+        say(f"on {where}: speed unknown")
+        return
+    time = f"{hours:.2f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+    cost = f", about ${dollars:.2f}" if dollars is not None else ""
+    rate = f"{_UTILISATION[machine.device]:.0%} of {amount(machine.flops or 0)}FLOP/s"
+    say(f"on {where}: about {time} of training{cost} (at {rate})")

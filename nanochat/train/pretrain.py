@@ -1,0 +1,205 @@
+"""Pretraining: a base model of the given depth from a dataset's text."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nanochat import hardware
+from nanochat.checkpoint import store
+from nanochat.config import to_json
+from nanochat.console import say
+from nanochat.data.datasets import Dataset, documents, open_dataset
+from nanochat.data.loader import pretrain_loader
+from nanochat.data.packing import Policy
+from nanochat.eval import bpb
+from nanochat.eval.samples import PROMPTS
+from nanochat.model.attention import choose_kernel
+from nanochat.model.fp8 import has_fp8
+from nanochat.model.gpt import GPT
+from nanochat.runtime import Runtime
+from nanochat.scaling import Overrides, RunPlan, plan
+from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer
+from nanochat.train.plan import describe_plan
+from nanochat.train.session import (
+    Session,
+    TrainingOptions,
+    TrainingResult,
+    check_same,
+    make_optimizer,
+    progress_of,
+    restore,
+    resume_step,
+)
+from nanochat.train.state import Progress, Trainer
+
+_EVAL_BATCH_TOKENS = {"cuda": 65_536, "mps": 8_192, "cpu": 8_192}
+
+
+@dataclass(frozen=True)
+class PretrainConfig(TrainingOptions):
+    """Train a base model; --depth decides everything that is not set by hand (see `nanochat plan`)."""
+
+    depth: int = 4
+    dataset: str = "fineweb-edu"
+    """builtin, fineweb-edu, climbmix, or a path of parquet, jsonl, txt or md files."""
+    text_column: str = "text"
+    val_path: str | None = None
+    need_shards: int | None = None
+    """Training shards of a hub dataset to use, waited for while they arrive; default: what is there."""
+    vocab_size: int | None = None
+    """Which trained tokenizer to use; default: the newest."""
+    model_tag: str = "baserun"
+    """Name of the run: checkpoints and metrics lie under it."""
+    target_param_data_ratio: float | None = None
+    """Training tokens a parameter."""
+    num_iterations: int | None = None
+    """Optimiser steps, instead of the ratio."""
+    total_batch_size: int | None = None
+    """Tokens a step."""
+    device_batch_size: int | None = None
+    """Rows a micro-batch on one device; default: as many as fit."""
+    max_seq_len: int | None = None
+    head_dim: int | None = None
+    window_pattern: str | None = None
+    lr_scale: float = 1.0
+    """Multiplies every learning rate."""
+    packing: Policy = "contiguous"
+    fp8: bool = False
+    """Multiply the blocks' matrices in fp8 (Hopper and later)."""
+
+
+def overrides_of(config: PretrainConfig) -> Overrides:
+    return Overrides(
+        sequence_len=config.max_seq_len,
+        head_dim=config.head_dim,
+        window_pattern=config.window_pattern,
+        target_param_data_ratio=config.target_param_data_ratio,
+        total_batch_size=config.total_batch_size,
+        device_batch_size=config.device_batch_size,
+        num_iterations=config.num_iterations,
+        lr_scale=config.lr_scale,
+    )
+
+
+def device_memory(runtime: Runtime) -> int:
+    """Bytes that one process may use."""
+    if runtime.device.type == "cuda":
+        return torch.cuda.get_device_properties(runtime.device).total_memory
+    return hardware.memory().available // runtime.world_size
+
+
+def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
+    """The stage. Everything that can be wrong with the request is found before the first step."""
+    if config.fp8 and not has_fp8(runtime.device):
+        raise ValueError("--fp8 needs a GPU with fp8 units (Hopper, Ada or later): leave it out here")
+    tokenizer = find_tokenizer(runtime.paths, config.vocab_size)
+    the_plan = plan(
+        config.depth,
+        tokenizer.vocab_size,
+        runtime.device.type,
+        runtime.world_size,
+        overrides_of(config),
+        device_memory(runtime),
+    )
+    directory = runtime.paths.checkpoints(config.model_tag)
+    step = resume_step(directory, config)
+    progress = Progress()
+    course = _course(config, the_plan, tokenizer)
+    if step is not None:
+        meta = store.load_meta(directory, step)
+        check_same(meta["course"], course, "the run's")
+        progress = progress_of(meta)
+        say(f"resuming {config.model_tag} at step {step} of {the_plan.total_steps}")
+    describe_plan(the_plan)
+    if runtime.is_main:  # a dataset may have to be made first
+        _open(config, runtime)
+    runtime.barrier()
+    dataset = _open(config, runtime)
+    trainer = _trainer(config, the_plan, tokenizer, dataset, runtime, progress)
+    if step is not None:
+        restore(directory, step, trainer.model, trainer.optimizer)
+    return Session(
+        stage="pretrain",
+        run=config.model_tag,
+        options=config,
+        trainer=trainer,
+        micro_rows=the_plan.device_batch_size,
+        total_flops=the_plan.total_flops,
+        flops_per_token=the_plan.flops_per_token,
+        meta={
+            "stage": "pretrain",
+            "config": to_json(config),
+            "course": course,
+            "model": to_json(the_plan.model),
+            "plan": to_json(the_plan),
+            "software": hardware.software(),
+        },
+        facts={"plan": to_json(the_plan), "parameters": the_plan.parameters, "dataset": dataset.name},
+        score=_scorer(tokenizer, dataset, the_plan, config.eval_bytes, runtime),
+        prompts=PROMPTS,
+    ).execute()
+
+
+def _open(config: PretrainConfig, runtime: Runtime) -> Dataset:
+    return open_dataset(
+        config.dataset,
+        runtime.paths,
+        text_column=config.text_column,
+        val_path=config.val_path,
+        need_shards=config.need_shards,
+    )
+
+
+def _course(config: PretrainConfig, the_plan: RunPlan, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What must not change when a run is resumed; the number of processes and micro-batches may."""
+    settled = to_json(the_plan)
+    for free in ("device_batch_size", "accumulation", "world_size", "memory_bytes"):
+        del settled[free]
+    return {**settled, "seed": config.seed, "tokenizer": tokenizer.hash, "fp8": config.fp8}
+
+
+def _trainer(
+    config: PretrainConfig,
+    the_plan: RunPlan,
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    runtime: Runtime,
+    progress: Progress,
+) -> Trainer:
+    model = GPT(the_plan.model, runtime.compute_dtype)
+    model.init_weights(config.seed)
+    model.to(runtime.device)
+    model.use_kernel(choose_kernel(runtime.device, runtime.compute_dtype))
+    if config.fp8:
+        say(f"{model.use_fp8()} matrices are multiplied in fp8")
+    loader = pretrain_loader(
+        dataset,
+        tokenizer,
+        runtime,
+        batch_rows=the_plan.device_batch_size,
+        sequence_len=the_plan.model.sequence_len,
+        policy=config.packing,
+        seed=config.seed,
+        state=progress.loader,
+    )
+    optimizer = make_optimizer(model, the_plan.rates, runtime)
+    return Trainer(
+        model, tokenizer, optimizer, the_plan.schedule, loader, the_plan.accumulation, runtime, progress
+    )
+
+
+def _scorer(tokenizer: Tokenizer, dataset: Dataset, the_plan: RunPlan, max_bytes: int, runtime: Runtime):
+    """Scores the first validation documents, cut once."""
+    windows: list[bpb.Windows] = []
+
+    def score(trainer: Trainer) -> dict[str, float]:
+        if not windows:
+            context = the_plan.model.sequence_len
+            windows.append(
+                bpb.cut(tokenizer, documents(dataset, "val"), context=context, max_bytes=max_bytes)
+            )
+        batch_tokens = _EVAL_BATCH_TOKENS[runtime.device.type]
+        return {"val_bpb": bpb.score(trainer.model, windows[0], runtime, batch_tokens=batch_tokens).bpb}
+
+    return score

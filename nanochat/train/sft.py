@@ -1,0 +1,164 @@
+"""Supervised fine-tuning: a base model learns to converse, by the same loop on another loader."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat import hardware
+from nanochat.checkpoint import store
+from nanochat.checkpoint.model import load_model
+from nanochat.config import from_json, to_json
+from nanochat.console import say
+from nanochat.data.conversations import load_conversations
+from nanochat.data.loader import sft_loader
+from nanochat.eval.conversations import RenderedConversation, mean_loss, render_all
+from nanochat.model.cost import flops_per_token
+from nanochat.optim.groups import LearningRates
+from nanochat.optim.schedule import Schedule
+from nanochat.runtime import Runtime
+from nanochat.tokenizer.tokenizer import Tokenizer
+from nanochat.train.session import (
+    Session,
+    TrainingOptions,
+    TrainingResult,
+    check_same,
+    make_optimizer,
+    progress_of,
+    restore,
+    resume_step,
+)
+from nanochat.train.state import Progress, Trainer
+
+_EVAL_BATCH_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class SftConfig(TrainingOptions):
+    """Teach a base model to converse and to use its tools."""
+
+    base: str = "baserun"
+    """Run (or path) of the base model."""
+    mixture: str = "builtin"
+    """Conversations: names joined by +, *n for n times; builtin, smoltalk, mmlu, gsm8k, identity, spelling, a .jsonl."""
+    model_tag: str = "sft"
+    epochs: float = 1.0
+    num_iterations: int | None = None
+    """Optimiser steps, instead of epochs."""
+    total_batch_size: int | None = None
+    """Tokens a step; default: the base model's."""
+    device_batch_size: int | None = None
+    """Rows a micro-batch on one device; default: the base model's."""
+    lr_fraction: float = 0.8
+    """Of the base model's peak learning rates."""
+    warmdown: float = 0.5
+    """The last share of the run, over which the learning rate falls to zero."""
+    eval_conversations: int = 500
+    """Held-out conversations scored at each evaluation."""
+
+
+def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
+    """The stage."""
+    base = load_model(config.base, runtime)
+    base_plan = base.meta["plan"]
+    context = base.model.config.sequence_len
+    rows, accumulation = _batch(config, base_plan, context, runtime.world_size)
+    directory = runtime.paths.checkpoints(config.model_tag)
+    step = resume_step(directory, config)
+    meta = store.load_meta(directory, step) if step is not None else None
+    progress = progress_of(meta) if meta else Progress()
+    conversations = load_conversations(config.mixture, runtime.paths, split="train", seed=config.seed)
+    loader = sft_loader(
+        conversations,
+        base.tokenizer,
+        runtime,
+        batch_rows=rows,
+        sequence_len=context,
+        seed=config.seed,
+        state=progress.loader,
+    )
+    assert loader.steps_per_epoch is not None
+    total_steps = config.num_iterations or max(
+        1, round(config.epochs * loader.steps_per_epoch / accumulation)
+    )
+    schedule = Schedule(
+        total_steps=total_steps,
+        warmup_steps=0,
+        warmdown_fraction=config.warmdown,
+        final_lr=0.0,
+        momentum_warmup_steps=min(300, total_steps // 10),
+    )
+    rates = from_json(LearningRates, base_plan["rates"]).scaled(config.lr_fraction)
+    course = {
+        "mixture": config.mixture,
+        "seed": config.seed,
+        "rates": to_json(rates),
+        "schedule": to_json(schedule),
+        "batch_rows": rows * accumulation * runtime.world_size,
+        "base": {name: facts["sha256"] for name, facts in base.meta["files"].items()},
+    }
+    if meta:
+        check_same(meta["course"], course, "the run's")
+        say(f"resuming {config.model_tag} at step {step} of {total_steps}")
+    model = base.model.train()
+    optimizer = make_optimizer(model, rates, runtime)
+    if step is not None:
+        restore(directory, step, model, optimizer)
+    trainer = Trainer(model, base.tokenizer, optimizer, schedule, loader, accumulation, runtime, progress)
+    say(
+        f"{len(conversations):,} conversations in {loader.rows_per_epoch:,} rows of {context} tokens; "
+        f"{total_steps:,} steps of {rows * accumulation * runtime.world_size} rows"
+    )
+    flops = flops_per_token(model.config)
+    return Session(
+        stage="sft",
+        run=config.model_tag,
+        options=config,
+        trainer=trainer,
+        micro_rows=rows,
+        total_flops=flops * total_steps * rows * accumulation * runtime.world_size * context,
+        flops_per_token=flops,
+        meta={
+            "stage": "sft",
+            "config": to_json(config),
+            "course": course,
+            "model": to_json(model.config),
+            "plan": base_plan,
+            "base": {"run": config.base, "step": base.step},
+            "software": hardware.software(),
+        },
+        facts={"plan": base_plan, "parameters": base_plan["parameters"], "dataset": config.mixture},
+        score=_scorer(config, base.tokenizer, context, runtime),
+        prompts=(),
+    ).execute()
+
+
+def _batch(config: SftConfig, base_plan: dict[str, Any], context: int, world_size: int) -> tuple[int, int]:
+    """(rows of a micro-batch, micro-batches a step) of each process. Raises ValueError for what cannot divide."""
+    tokens = config.total_batch_size or base_plan["batch_tokens"]
+    per_device, remainder = divmod(tokens, context * world_size)
+    if remainder or not per_device:
+        raise ValueError(
+            f"a batch of {tokens} tokens is not a whole number of rows of {context} tokens on {world_size} "
+            f"process(es): choose --total-batch-size as a multiple of {context * world_size}"
+        )
+    if config.device_batch_size is None:
+        limit = min(per_device, base_plan["device_batch_size"])
+        rows = next(rows for rows in range(limit, 0, -1) if per_device % rows == 0)
+        return rows, per_device // rows
+    if config.device_batch_size < 1 or per_device % config.device_batch_size:
+        raise ValueError(
+            f"--device-batch-size {config.device_batch_size} does not divide the {per_device} rows of a step"
+        )
+    return config.device_batch_size, per_device // config.device_batch_size
+
+
+def _scorer(config: SftConfig, tokenizer: Tokenizer, context: int, runtime: Runtime):
+    """Scores the first held-out conversations, rendered once."""
+    rendered: list[RenderedConversation] = []
+
+    def score(trainer: Trainer) -> dict[str, float]:
+        if not rendered:
+            held_out = load_conversations(config.mixture, runtime.paths, split="val", seed=config.seed)
+            rendered.extend(render_all(tokenizer, held_out[: config.eval_conversations], context))
+        return {"val_loss": mean_loss(trainer.model, rendered, runtime, batch_tokens=_EVAL_BATCH_TOKENS)}
+
+    return score
