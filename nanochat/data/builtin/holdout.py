@@ -1,0 +1,56 @@
+"""The hold-out rule: which combinations are never shown in training.
+
+Every evaluation item is a combination of parts that training teaches separately: a fact and a wording, two
+numbers and an operation, a word and a letter. A stable hash of the parts decides, so the decision is the same
+on every machine, for every seed and for every size, and a generator can ask about a combination before it
+writes it down.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import sha256
+
+_SALT = "nanochat-builtin-1"
+
+
+def bucket(*parts: str) -> int:
+    """A stable 32-bit number for a combination."""
+    text = "\x1f".join((_SALT, *parts))
+    return int.from_bytes(sha256(text.encode()).digest()[:4], "big")
+
+
+@cache
+def held_out_fact(relation: str, subject: str, core: str) -> bool:
+    """Whether this fact is never asked with this question core (one in eight)."""
+    return bucket("fact", relation, subject, core) % 8 == 0
+
+
+def held_out_sum(a: int, op: str, b: int) -> bool:
+    """Whether no training text works out `a op b`, `op` one of + - * / (one in sixteen).
+
+    Sums and products count in both orders. Small cases (an operand below 3, or both below 10) are never held
+    out: doubling, counting on and the multiplication tables are taught as facts.
+    """
+    if min(a, b) < 3 or max(a, b) < 10:
+        return False
+    if op in "+*":
+        a, b = min(a, b), max(a, b)
+    return bucket("sum", str(a), op, str(b)) % 16 == 0
+
+
+@cache
+def held_out_letter(word: str, letter: str) -> bool:
+    """Whether no training text counts this letter in this word (one in eight)."""
+    return bucket("letter", word, letter) % 8 == 0
+
+
+@cache
+def held_out_wording(kind: str, subject: str, core: str) -> bool:
+    """Whether `core` is never put to `subject` (one in six): spelling, identity, small talk, refusals."""
+    return bucket(kind, subject, core) % 6 == 0
+
+
+def validation_document(text: str) -> bool:
+    """Whether a document belongs to the validation split (one in sixteen)."""
+    return bucket("document", text) % 16 == 0

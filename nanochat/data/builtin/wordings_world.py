@@ -1,0 +1,330 @@
+"""Countries, elements and planets: facts and wordings."""
+
+from __future__ import annotations
+
+from nanochat.data.builtin.everyday import ORDINALS
+from nanochat.data.builtin.geography import COUNTRIES
+from nanochat.data.builtin.nature import ELEMENTS, PLANET_TITLES, PLANETS
+from nanochat.data.builtin.relations import Fact, Relation
+
+
+def relations() -> tuple[Relation, ...]:
+    """Relations of countries, elements and planets."""
+    return (*_countries(), *_elements(), *_planets())
+
+
+def _countries() -> tuple[Relation, ...]:
+    return (
+        Relation(
+            name="capital",
+            facts=tuple(Fact(c.name, c.capital) for c in COUNTRIES),
+            reply="The capital of {s} is {a}.",
+            statements=(
+                "The capital of {s} is {a}.",
+                "{a} is the capital of {s}.",
+                "The capital city of {s} is {a}.",
+                "{a} is the capital city of {s}.",
+                "{s} has {a} as its capital.",
+                "The government of {s} sits in {a}, the capital.",
+                "In {s}, the capital is {a}.",
+                "If you travel to the capital of {s}, you come to {a}.",
+            ),
+            cores=(
+                "What is the capital of {s}?",
+                "What is the capital city of {s}?",
+                "Which city is the capital of {s}?",
+                "What city is the capital of {s}?",
+                "Name the capital of {s}.",
+                "Tell me the capital of {s}.",
+                "What is the name of the capital of {s}?",
+                "{s} has which city as its capital?",
+                "Do you know the capital of {s}?",
+                "The capital of {s} is which city?",
+                "Can you tell me the capital of {s}?",
+                "Give me the capital of {s}.",
+            ),
+            novel=(
+                "I would like to know the capital of {s}.",
+                "Which city is the capital city of {s}?",
+                "What do we call the capital of {s}?",
+            ),
+            weight=4.0,
+            follow_up="And of {s}?",
+        ),
+        Relation(
+            name="capital-of",
+            facts=tuple(Fact(c.capital, c.name) for c in COUNTRIES),
+            reply="{s} is the capital of {a}.",
+            statements=(
+                "{s} is the capital of {a}.",
+                "The city of {s} is the capital of {a}.",
+                "{s} lies in {a} and is its capital.",
+                "The country whose capital is {s} is {a}.",
+                "{s} is in {a}.",
+            ),
+            cores=(
+                "Which country has {s} as its capital?",
+                "What country has {s} as its capital?",
+                "{s} is the capital of which country?",
+                "Of which country is {s} the capital?",
+                "{s} is the capital of what country?",
+                "Which country's capital is {s}?",
+                "Name the country whose capital is {s}.",
+                "Tell me which country has the capital {s}.",
+                "In which country is the city of {s}?",
+                "In what country does {s} lie?",
+            ),
+            novel=("What is the country whose capital is {s}?", "Where is {s} the capital?"),
+            weight=1.5,
+        ),
+        Relation(
+            name="continent",
+            facts=tuple(Fact(c.name, c.continent) for c in COUNTRIES if c.continent),
+            reply="{s} is in {a}.",
+            statements=(
+                "{s} is in {a}.",
+                "{s} is a country in {a}.",
+                "{s} lies in {a}.",
+                "{s} belongs to the continent of {a}.",
+                "One of the countries of {a} is {s}.",
+                "In {a} there is a country called {s}.",
+            ),
+            cores=(
+                "On which continent is {s}?",
+                "On what continent is {s}?",
+                "Which continent is {s} in?",
+                "What continent is {s} in?",
+                "In which part of the world is {s}?",
+                "{s} is on which continent?",
+                "Name the continent of {s}.",
+                "Tell me the continent of {s}.",
+                "To which continent does {s} belong?",
+                "What is the continent of {s}?",
+            ),
+            novel=("On which continent does {s} lie?", "Which continent does {s} belong to?"),
+            weight=1.5,
+        ),
+        Relation(
+            name="language",
+            facts=tuple(Fact(c.name, c.language) for c in COUNTRIES if c.language),
+            reply="The main language of {s} is {a}.",
+            statements=(
+                "The main language of {s} is {a}.",
+                "In {s}, most people speak {a}.",
+                "People in {s} speak {a}.",
+                "{a} is spoken in {s}.",
+                "{a} is the main language of {s}.",
+                "If you live in {s}, you hear {a} every day.",
+            ),
+            cores=(
+                "What is the main language of {s}?",
+                "Which language is spoken in {s}?",
+                "What language is spoken in {s}?",
+                "What language do people speak in {s}?",
+                "Which language do people in {s} speak?",
+                "What do most people in {s} speak?",
+                "Name the main language of {s}.",
+                "Tell me the language of {s}.",
+                "Which language would I hear in {s}?",
+                "What is the language of {s}?",
+            ),
+            novel=("Which language do they speak in {s}?", "In {s}, what language is spoken?"),
+            weight=1.5,
+        ),
+        Relation(
+            name="currency",
+            facts=tuple(Fact(c.name, c.currency) for c in COUNTRIES if c.currency),
+            reply="The currency of {s} is the {a}.",
+            statements=(
+                "The currency of {s} is the {a}.",
+                "In {s}, people pay with the {a}.",
+                "The {a} is the currency of {s}.",
+                "The money of {s} is called the {a}.",
+                "People in {s} use the {a}.",
+                "Shops in {s} take the {a}.",
+            ),
+            cores=(
+                "What is the currency of {s}?",
+                "Which currency does {s} use?",
+                "What currency does {s} use?",
+                "What money do people use in {s}?",
+                "What do people pay with in {s}?",
+                "Name the currency of {s}.",
+                "Tell me the currency of {s}.",
+                "Which currency is used in {s}?",
+                "What is the money of {s} called?",
+                "With which currency do people pay in {s}?",
+            ),
+            novel=("What currency is used in {s}?", "Which money is used in {s}?"),
+            weight=1.5,
+        ),
+    )
+
+
+def _elements() -> tuple[Relation, ...]:
+    by_symbol = tuple(Fact(e.symbol, e.name) for e in ELEMENTS)
+    by_number = tuple(Fact(str(e.number), e.name) for e in ELEMENTS)
+    return (
+        Relation(
+            name="symbol",
+            facts=tuple(Fact(e.name, e.symbol) for e in ELEMENTS),
+            reply="The symbol of {s} is {a}.",
+            statements=(
+                "The symbol of {s} is {a}.",
+                "The chemical symbol of {s} is {a}.",
+                "{s} has the symbol {a}.",
+                "Chemists write {s} as {a}.",
+                "The element {s} is written {a}.",
+            ),
+            cores=(
+                "What is the symbol of {s}?",
+                "What is the chemical symbol of {s}?",
+                "Which symbol does {s} have?",
+                "What symbol does {s} have?",
+                "How do chemists write {s}?",
+                "Tell me the symbol of {s}.",
+                "Give me the chemical symbol of {s}.",
+                "What is the symbol of the element {s}?",
+                "{s} has which chemical symbol?",
+            ),
+            novel=("Which chemical symbol does {s} have?", "Name the chemical symbol of {s}."),
+        ),
+        Relation(
+            name="symbol-of",
+            facts=by_symbol,
+            reply="{s} is the symbol of {a}.",
+            statements=(
+                "{s} is the symbol of {a}.",
+                "The symbol {s} stands for {a}.",
+                "{s} is the chemical symbol of {a}.",
+                "In chemistry, {s} means {a}.",
+                "The element with the symbol {s} is {a}.",
+            ),
+            cores=(
+                "Which element has the symbol {s}?",
+                "What element has the symbol {s}?",
+                "What does the symbol {s} stand for?",
+                "Which element is {s}?",
+                "{s} is the symbol of which element?",
+                "Name the element with the symbol {s}.",
+                "Tell me which element has the symbol {s}.",
+                "In chemistry, what does {s} mean?",
+                "Which element has the chemical symbol {s}?",
+            ),
+            novel=("Which element is written {s}?", "For which element does {s} stand?"),
+        ),
+        Relation(
+            name="number",
+            facts=tuple(Fact(e.name, str(e.number)) for e in ELEMENTS),
+            reply="The atomic number of {s} is {a}.",
+            statements=(
+                "The atomic number of {s} is {a}.",
+                "{s} has the atomic number {a}.",
+                "The element {s} has the number {a}.",
+                "Every atom of {s} has {a} protons.",
+                "An atom of {s} has the proton count {a}.",
+            ),
+            cores=(
+                "What is the atomic number of {s}?",
+                "Which atomic number does {s} have?",
+                "What atomic number does {s} have?",
+                "How many protons does an atom of {s} have?",
+                "Tell me the atomic number of {s}.",
+                "Name the atomic number of {s}.",
+                "What is the number of the element {s}?",
+                "How many protons does {s} have?",
+                "{s} has which atomic number?",
+            ),
+            novel=("Give me the atomic number of {s}.", "How many protons are in an atom of {s}?"),
+        ),
+        Relation(
+            name="number-of",
+            facts=by_number,
+            reply="The element with the atomic number {s} is {a}.",
+            statements=(
+                "The element with the atomic number {s} is {a}.",
+                "The atomic number {s} belongs to {a}.",
+                "Element number {s} is {a}.",
+                "The atom with the proton count {s} is {a}.",
+            ),
+            cores=(
+                "Which element has the atomic number {s}?",
+                "What element has the atomic number {s}?",
+                "Which element is number {s}?",
+                "What is element number {s}?",
+                "Name the element with the atomic number {s}.",
+                "Tell me the element with the atomic number {s}.",
+                "The atomic number {s} belongs to which element?",
+                "Which element has the proton count {s}?",
+            ),
+            novel=("To which element does the atomic number {s} belong?", "Name element number {s}."),
+        ),
+    )
+
+
+def _planets() -> tuple[Relation, ...]:
+    ranked = tuple(zip(PLANETS, ORDINALS, strict=False))
+    return (
+        Relation(
+            name="planet-place",
+            facts=tuple(Fact(planet, place) for planet, place in ranked),
+            reply="{s} is the {a} planet from the Sun.",
+            statements=(
+                "{s} is the {a} planet from the Sun.",
+                "Counting from the Sun, {s} is the {a} planet.",
+                "{s} has the {a} place from the Sun.",
+            ),
+            cores=(
+                "Which place from the Sun does {s} have?",
+                "What place from the Sun does {s} have?",
+                "Counting from the Sun, which planet is {s}?",
+                "In which place from the Sun is {s}?",
+                "{s} is which planet from the Sun?",
+                "Tell me the place of {s} from the Sun.",
+                "What is the place of {s} from the Sun?",
+                "Which planet from the Sun is {s}?",
+            ),
+            novel=("Counting from the Sun, what place does {s} have?", "{s} is in which place from the Sun?"),
+            weight=0.4,
+        ),
+        Relation(
+            name="planet-at",
+            facts=tuple(Fact(place, planet) for planet, place in ranked),
+            reply="The {s} planet from the Sun is {a}.",
+            statements=(
+                "The {s} planet from the Sun is {a}.",
+                "The {s} place from the Sun belongs to {a}.",
+                "Counting from the Sun, the {s} planet is {a}.",
+            ),
+            cores=(
+                "Which planet is the {s} from the Sun?",
+                "What is the {s} planet from the Sun?",
+                "Which planet is {s} from the Sun?",
+                "Counting from the Sun, what is the {s} planet?",
+                "Name the {s} planet from the Sun.",
+                "Tell me the {s} planet from the Sun.",
+                "What planet is {s} from the Sun?",
+                "The {s} planet from the Sun is which one?",
+            ),
+            novel=("Give me the {s} planet from the Sun.", "Which is the {s} planet from the Sun?"),
+            weight=0.4,
+            follow_up="And the {s} planet?",
+        ),
+        Relation(
+            name="planet-title",
+            facts=tuple(Fact(title, planet) for title, planet in PLANET_TITLES),
+            reply="{a} is {s}.",
+            statements=("{a} is {s}.", "{s} is {a}.", "We know {a} as {s}.", "Of all planets, {a} is {s}."),
+            cores=(
+                "What is {s}?",
+                "What is the name of {s}?",
+                "Name {s}.",
+                "Tell me the name of {s}.",
+                "What do we call {s}?",
+                "Do you know {s}?",
+                "What is {s} called?",
+            ),
+            novel=("Give me the name of {s}.", "How is {s} called?"),
+            weight=0.6,
+        ),
+    )
