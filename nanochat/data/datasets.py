@@ -20,11 +20,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock, Timeout
+
 from nanochat.atomic import file_lock, write_fault
 from nanochat.console import say
 from nanochat.data.readers import FORMATS, Counts, format_of, parquet_file, read_documents
 from nanochat.data.shards import chunked, shard_name, write_shard
-from nanochat.errors import EnvironmentFault
+from nanochat.hub.batch import LOCK_NAME
 from nanochat.paths import Paths
 
 Split = Literal["train", "val"]
@@ -46,11 +48,9 @@ HUB_DATASETS = {
     "fineweb-edu": HubDataset("karpathy/fineweb-edu-100b-shuffle", 1823),
     "climbmix": HubDataset("karpathy/climbmix-400b-shuffle", 6543),
 }
-BUILTIN_SIZES = ("small", "medium", "large")
-
-_BUILTIN_SHARD_CHARS = 8_000_000
-_POLL_S = 2.0
-_ARRIVAL_PATIENCE_S = 600.0  # without one new byte, nobody is downloading
+_BUILTIN_SHARD_CHARS = 4_000_000
+_POLL_S = 1.0
+_PATIENCE_S = 30.0  # without one new byte, before asking whether anybody is downloading
 _SMALL_SOURCE_BYTES = 32 << 20  # up to here a share that holds no document is made to hold one
 
 
@@ -103,7 +103,7 @@ def open_dataset(
     else:
         dataset = _open_files(spec, text_column, val_path, val_fraction)
     if val_path is not None:
-        dataset = Dataset(dataset.name, dataset.train, tuple(_find(val_path)), text_column)
+        dataset = Dataset(dataset.name, dataset.train, tuple(find_files(val_path)), text_column)
     for path in {*dataset.train, *dataset.val}:
         if format_of(path) == ".parquet":
             parquet_file(path, text_column).close()
@@ -124,13 +124,20 @@ def documents(dataset: Dataset, split: Split) -> Iterator[str]:
 def split_documents(
     dataset: Dataset, path: Path, split: Split, counts: Counts | None = None
 ) -> Iterator[str]:
-    """The documents of one of the dataset's files that belong to `split`, in order."""
+    """The documents of one of the dataset's files that belong to `split`, in order.
+
+    `counts` gets the documents and characters of the split; what was mended or dropped, of the whole file.
+    """
+    counts = Counts() if counts is None else counts
     for document in read_documents(path, dataset.text_column, counts):
-        if not dataset.held_out or (_fraction(document) < dataset.held_out) == (split == "val"):
+        if not dataset.held_out or (held_out_fraction(document) < dataset.held_out) == (split == "val"):
             yield document
+        else:
+            counts.documents -= 1
+            counts.characters -= len(document)
 
 
-def _fraction(document: str) -> float:
+def held_out_fraction(document: str) -> float:
     """A number in [0, 1) that depends on the text alone."""
     return int.from_bytes(hashlib.blake2b(document.encode(), digest_size=6).digest(), "little") / 2**48
 
@@ -143,24 +150,34 @@ def _too_few(name: str, split: str) -> str:
 
 
 def _open_builtin(options: str, paths: Paths) -> Dataset:
-    size, _, seed_text = options.partition(":")
-    size, seed_text = size or BUILTIN_SIZES[0], seed_text or "0"
-    if size not in BUILTIN_SIZES or not seed_text.isdecimal():
-        raise ValueError(f"unknown dataset 'builtin:{options}': use builtin:{'|'.join(BUILTIN_SIZES)}[:SEED]")
-    name = f"builtin-{size}-s{int(seed_text)}"
+    from nanochat.data import builtin
+
+    size, _, seed = options.partition(":")
+    size, seed = size or next(iter(builtin.SIZES)), seed or "0"
+    if size not in builtin.SIZES or not seed.isdecimal():
+        raise ValueError(f"unknown dataset 'builtin:{options}': use builtin:{'|'.join(builtin.SIZES)}[:SEED]")
+    name = f"builtin-{size}-s{int(seed)}"
     folder = paths.data(name)
     with file_lock(folder.with_name(f".{name}.lock"), message=f"another process is making {name}; waiting"):
-        if not folder.is_dir():
-            _make_builtin(folder, size, int(seed_text))
+        generator = _digest_of_sources(Path(builtin.__path__[0]))
+        stamp = folder / "generator"
+        if not stamp.is_file() or stamp.read_text() != generator:
+            _make_builtin(folder, size, int(seed), generator)
     *train, val = sorted(folder.glob("shard_*.parquet"))
     return Dataset(name, tuple(train), (val,))
 
 
-def _make_builtin(folder: Path, size: str, seed: int) -> None:
+def _digest_of_sources(package: Path) -> str:
+    """Another generator makes other text: then the dataset is made anew."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))).hexdigest()
+
+
+def _make_builtin(folder: Path, size: str, seed: int, generator: str) -> None:
     """Training shards and last the validation shard, in a folder that appears only when it is whole."""
     from nanochat.data import builtin
 
     say(f"making the dataset {folder.name}")
+    shutil.rmtree(folder, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         shards = chain(
@@ -168,6 +185,7 @@ def _make_builtin(folder: Path, size: str, seed: int) -> None:
         )
         for index, shard in enumerate(shards):
             write_shard(staging / shard_name(index), shard)
+        (staging / "generator").write_text(generator)
         staging.chmod(0o755)
         staging.rename(folder)
     except OSError as error:
@@ -198,17 +216,16 @@ def _open_hub(name: str, paths: Paths, need_shards: int | None) -> Dataset:
 
 
 def _wait_for(name: str, folder: Path, wanted: list[Path]) -> None:
-    """Until all of `wanted` are here; EnvironmentFault once nothing has arrived for a long time."""
-    seen, since, said = -1, time.monotonic(), -1
+    """Until all of `wanted` are here; ValueError when they are not and nobody is bringing them."""
+    held, since, said = -1, time.monotonic(), -1
     while missing := [path for path in wanted if not path.exists()]:
-        arrived = sum(path.stat().st_size for path in folder.glob("**/*") if path.is_file())
-        now = time.monotonic()
-        if arrived != seen:
-            seen, since = arrived, now
-        if now - since > _ARRIVAL_PATIENCE_S:
-            raise EnvironmentFault(
+        arrived = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+        if arrived != held:
+            held, since = arrived, time.monotonic()
+        if time.monotonic() - since > _PATIENCE_S and not _is_locked(folder / LOCK_NAME):
+            raise ValueError(
                 f"{len(missing)} of {len(wanted)} shards of {name} are missing and none is arriving: "
-                f"run `nanochat data download --dataset {name} -n {len(wanted) - 1}`"
+                f"fetch them with `nanochat data download --dataset {name} -n {len(wanted) - 1}`"
             )
         if len(missing) != said:
             said = len(missing)
@@ -216,11 +233,23 @@ def _wait_for(name: str, folder: Path, wanted: list[Path]) -> None:
         time.sleep(_POLL_S)
 
 
+def _is_locked(path: Path) -> bool:
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 # ---- the user's own files
 
 
 def _open_files(spec: str, text_column: str, val_path: str | None, val_fraction: float) -> Dataset:
-    files = _find(spec)
+    files = find_files(spec)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", _stem(spec)).strip("-._") or "data"
     if val_path is not None:
         return Dataset(name, tuple(files), (), text_column)
@@ -234,7 +263,7 @@ def _open_files(spec: str, text_column: str, val_path: str | None, val_fraction:
 def _hold_out(dataset: Dataset, share: float) -> Dataset:
     """`dataset` with a held-out share that is not empty: in a small source, at least one document."""
     if sum(path.stat().st_size for path in dataset.train) <= _SMALL_SOURCE_BYTES:
-        fractions = sorted(map(_fraction, documents(dataset, "train")))
+        fractions = sorted(map(held_out_fraction, documents(dataset, "train")))
         share = max(share, math.nextafter(fractions[0], 1))
         if share > fractions[-1]:
             raise ValueError(_too_few(dataset.name, "train"))
@@ -247,7 +276,8 @@ def _stem(spec: str) -> str:
     return parts[-1].split(".")[0]
 
 
-def _find(spec: str) -> list[Path]:
+def find_files(spec: str) -> list[Path]:
+    """The files that a path or pattern names, in order. Raises ValueError when there is none."""
     path = Path(spec).expanduser()
     if path.is_file():
         if format_of(path) is None:

@@ -19,7 +19,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,6 +45,16 @@ class Counts:
     invalid: int = 0  # documents in which bytes or code points were replaced by U+FFFD
     cut: int = 0  # documents cut in parts (each part counts as a document)
     malformed: int = 0  # jsonl lines skipped: no JSON object, or no string in the text column
+
+    def add(self, other: Counts) -> None:
+        for counter in fields(self):
+            setattr(self, counter.name, getattr(self, counter.name) + getattr(other, counter.name))
+
+    def __str__(self) -> str:
+        mended = {"dropped as empty": self.empty, "with invalid UTF-8 mended": self.invalid}
+        mended |= {"cut in parts": self.cut, "malformed lines skipped": self.malformed}
+        notes = [f"; {count:,} {what}" for what, count in mended.items() if count]
+        return f"{self.documents:,} documents, {self.characters:,} characters" + "".join(notes)
 
 
 def read_documents(path: Path, column: str = "text", counts: Counts | None = None) -> Iterator[str]:
