@@ -40,8 +40,13 @@ class Paths:
     def tokenizer(self, vocab_size: int) -> Path:
         return self.tokenizers / f"tok{vocab_size}.tiktoken"
 
+    @property
+    def all_checkpoints(self) -> Path:
+        """The folder that holds one folder of checkpoints for each run."""
+        return self.base / "checkpoints"
+
     def checkpoints(self, run: str) -> Path:
-        return self.base / "checkpoints" / _checked(run, "run")
+        return self.all_checkpoints / _checked(run, "run")
 
     def metrics(self, run: str) -> Path:
         return self.base / "runs" / _checked(run, "run") / "metrics.jsonl"
