@@ -49,8 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         _complain(f"error: {error}")
         return 2
-    except (EnvironmentFault, OSError, MemoryError) as error:
+    except (EnvironmentFault, OSError) as error:
         _complain(f"error: {_describe(error)}")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        _complain("error: out of memory: use a smaller --device-batch-size, or a smaller model or context")
         return 1
 
 
@@ -173,7 +178,15 @@ def _line(name: tuple[str, ...], verb: Verb) -> str:
     return f"  {' '.join(name):20} {verb.help}"
 
 
-def _describe(error: BaseException) -> str:
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch (if it was loaded at all) found no memory, on the CPU or a GPU."""
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
+        return True
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__

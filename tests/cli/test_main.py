@@ -23,7 +23,7 @@ from nanochat.errors import EnvironmentFault
 @dataclass(frozen=True)
 class ProbeConfig:
     """What to do."""
-    ending: Literal["well", "mistake", "fault", "full", "lines", "interrupt", "bug", "memory"] = "well"
+    ending: Literal["well", "mistake", "fault", "full", "lines", "interrupt", "bug", "memory", "tensor", "gpu"] = "well"
     """how it ends"""
     device_batch_size: int = 8
     fp8: bool = False
@@ -56,9 +56,19 @@ def run(config, needed):
         raise KeyError("a bug")
     if config.ending == "memory":
         raise MemoryError
+    if config.ending == "tensor":
+        import torch
+        torch.empty(2**60)
+    if config.ending == "gpu":
+        import torch
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
     base = needed.base if hasattr(needed, "base") else needed.paths.base
     return Result(base, float("nan"), config.device_batch_size)
 '''
+
+_NO_MEMORY = (
+    "nanochat: error: out of memory: use a smaller --device-batch-size, or a smaller model or context"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +106,9 @@ def test_without_json_stdout_is_the_stages_own(capsys):
         ("full", 1, "nanochat: error: /base/file: No space left on device"),
         ("lines", 2, "nanochat: error: the first line (NANOCHAT_DEBUG=1 shows more)"),
         ("interrupt", 130, "nanochat: interrupted"),
-        ("memory", 1, "nanochat: error: MemoryError"),
+        ("memory", 1, _NO_MEMORY),
+        ("tensor", 1, _NO_MEMORY),
+        ("gpu", 1, _NO_MEMORY),
     ],
 )
 def test_every_bad_end_is_one_line_and_a_status(capsys, monkeypatch, ending: str, status: int, line: str):
