@@ -1,15 +1,25 @@
 """The terminal chat: answers on stdout alone, several turns, tools shown, and nothing a user does ends it badly."""
 
 import io
+import json
 import os
+import pty
+import select
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from nanochat.checkpoint.model import LoadedModel
+from nanochat.checkpoint import store
+from nanochat.checkpoint.model import TOKENIZER_DIR, LoadedModel
 from nanochat.cli import chat as module
 from nanochat.cli.chat import Chat, ChatConfig, run
+from nanochat.cli.main import main
+from nanochat.config import to_json
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
 from nanochat.model.config import GPTConfig
@@ -18,7 +28,7 @@ from nanochat.paths import Paths
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.chat import render_prompt
 from nanochat.tokenizer.patterns import split_pattern
-from nanochat.tokenizer.special import ASSISTANT_END, PYTHON_END, PYTHON_START
+from nanochat.tokenizer.special import ASSISTANT_END, PYTHON_END, PYTHON_START, SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 CONTEXT = 128
@@ -95,7 +105,7 @@ def start(model, tokenizer, runtime, monkeypatch):
     """Runs the chat with these lines on stdin."""
 
     def start(*lines: str, **config):
-        monkeypatch.setattr(module, "load_model", lambda *_: LoadedModel(model, tokenizer, {}, 7))
+        monkeypatch.setattr(module, "load_model", lambda *_: LoadedModel(model, tokenizer, {}, 7, Path()))
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
         return run(ChatConfig(temperature=0.0, **config), runtime)
 
@@ -216,3 +226,85 @@ def test_closing_a_reply_keeps_what_was_said(model, tokenizer, say):
     assert "".join(next(reply).text for _ in range(2)) == "01"
     reply.close()
     assert chat.messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": "01"}]}
+
+
+@pytest.fixture
+def checkpoint(tokenizer, base_dir):
+    """A run `sft` on the disk: a small model that talks nonsense, and never of itself comes to an end."""
+    config = GPTConfig(
+        sequence_len=8192,
+        vocab_size=tokenizer.vocab_size,
+        n_layer=2,
+        n_head=2,
+        n_kv_head=2,
+        head_dim=8,
+        n_embd=16,
+    )
+    model = GPT(config)
+    model.init_weights(0)
+    with torch.no_grad():
+        model.head.weight[-len(SPECIAL_TOKENS) :] = 0
+        model.head.weight[: -len(SPECIAL_TOKENS)] *= 1000
+    directory = Paths(base_dir).checkpoints("sft")
+    store.save(directory, 3, model.state_dict(), None, {"model": to_json(config)})
+    tokenizer.save(directory / TOKENIZER_DIR)
+    return directory
+
+
+def test_the_command_line_answers_from_a_checkpoint(checkpoint, capsys):
+    command = ["chat", "-p", "Hi", "--device", "cpu", "--temperature", "0", "--max-new-tokens", "9"]
+    assert main(command) == 0
+    answer = capsys.readouterr().out
+    assert main([*command, "--json"]) == 0
+    said, _, result = capsys.readouterr().out.rstrip("\n").rpartition("\n")
+    assert said + "\n" == answer
+    turn = json.loads(result)["turns"][0]
+    assert (turn["prompt"], turn["answer"] + "\n", turn["tokens"]) == ("Hi", answer, 9)
+    assert main([*command, "--model", str(checkpoint)]) == 0
+    assert capsys.readouterr().out == answer
+
+
+def test_without_a_model_one_line_tells_what_to_run(capsys):
+    assert main(["chat", "-p", "Hi", "--device", "cpu"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "nanochat sft" in err
+
+
+@pytest.mark.slow
+def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(checkpoint):
+    ours, theirs = pty.openpty()
+    chat = subprocess.Popen(
+        [sys.executable, "-m", "nanochat", "chat", "--device", "cpu", "--max-new-tokens", "4000"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "dumb"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    deadline = time.monotonic() + 120
+
+    def read_until(done) -> str:
+        seen = ""
+        while not done(seen):
+            assert time.monotonic() < deadline, seen
+            if select.select([ours], [], [], 1)[0]:
+                seen += os.read(ours, 4096).decode(errors="replace")
+        return seen
+
+    try:
+        greeting = read_until(lambda seen: seen.endswith("> "))
+        assert "sft, step 3" in greeting
+        os.write(ours, b"hello\n")
+        read_until(lambda seen: len(seen) > 100)
+        chat.send_signal(signal.SIGINT)
+        read_until(lambda seen: seen.endswith("\n> "))
+        os.write(ours, b"/help\n")
+        assert "/new" in read_until(lambda seen: seen.endswith("\n> "))
+        os.write(ours, b"\x04")
+        assert chat.wait(timeout=60) == 0
+    finally:
+        chat.kill()
+        chat.wait()
+        os.close(ours)
