@@ -22,7 +22,7 @@ GREEDY = SamplingParams(temperature=0.0, max_new_tokens=32)
 
 @dataclass(frozen=True)
 class Sample:
-    """`text` is what the model added to `prompt`, up to its first special token."""
+    """`text` is what the model added to `prompt`."""
 
     prompt: str
     text: str
@@ -35,11 +35,5 @@ def sample(
     params: SamplingParams = GREEDY,
 ) -> list[Sample]:
     """Continue each prompt as the beginning of a document."""
-    ordinary = tokenizer.token_bytes() > 0
     completions = engine.generate([[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts], params)
-    samples = []
-    for prompt, completion in zip(prompts, completions, strict=True):
-        ids = list(completion.ids)
-        end = next((i for i, token in enumerate(ids) if not ordinary[token]), len(ids))
-        samples.append(Sample(prompt, tokenizer.decode(ids[:end])))
-    return samples
+    return [Sample(prompt, completion.text) for prompt, completion in zip(prompts, completions, strict=True)]
