@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from nanochat.report.document import Section
 
@@ -32,7 +31,6 @@ def _environment(autoescape: bool) -> Environment:
     environment.tests["kind"] = lambda block, name: type(block).__name__ == name
     environment.filters["cell"] = _cell
     environment.filters["quoted"] = _quoted
-    environment.filters["svg"] = Markup
     return environment
 
 

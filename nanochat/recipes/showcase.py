@@ -1,0 +1,75 @@
+"""`python -m nanochat.recipes.showcase RUN`: put a few questions to a model and keep the answers.
+
+They go into the run's metrics, for the report and for the closing words of a recipe.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from nanochat.console import table
+from nanochat.metrics import open_metrics, read_metrics
+from nanochat.paths import Paths
+
+STAGE = "showcase"
+QUESTIONS = (
+    "What is the capital of France?",
+    "What is 47 times 36?",
+    "How many times does the letter r appear in strawberry?",
+    "Which planet is closest to the Sun?",
+    "What is the opposite of hot?",
+    "Who are you?",
+)
+MAX_NEW_TOKENS = 96
+
+
+def ask(run: str, questions: Sequence[str] = QUESTIONS) -> list[tuple[str, str]]:
+    """Put the questions to the newest checkpoint of a run, greedily; returns and records (question, answer)."""
+    from nanochat.checkpoint.model import load_model
+    from nanochat.infer.engine import Engine
+    from nanochat.infer.sampler import SamplingParams
+    from nanochat.runtime import open_runtime
+    from nanochat.tokenizer.chat import parse_reply, render_prompt
+
+    with open_runtime() as runtime:
+        loaded = load_model(run, runtime)
+        tokenizer = loaded.tokenizer
+        engine = Engine(loaded.model, tokenizer, max_rows=len(questions))
+        prompts = [
+            render_prompt(tokenizer, [{"role": "user", "content": question}]) for question in questions
+        ]
+        params = SamplingParams(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS)
+        completions = engine.generate(prompts, params)
+        answers = [spoken(parse_reply(tokenizer, completion.ids)) for completion in completions]
+        pairs = list(zip(questions, answers, strict=True))
+        path = runtime.paths.metrics(run)
+        with open_metrics(
+            path, STAGE, wandb_run="dummy", config={}, enabled=runtime.is_main, resume=True
+        ) as metrics:
+            for question, answer in pairs:
+                metrics.log("sample", step=loaded.step, prompt=question, text=answer)
+    return pairs
+
+
+def spoken(parts: Sequence[dict[str, str]]) -> str:
+    """A reply as one text, each tool call in brackets with its output."""
+    brackets = {"text": "{}", "python": "[{} = ", "python_output": "{}] "}
+    return "".join(brackets[part["type"]].format(part["text"]) for part in parts).strip()
+
+
+def recorded(paths: Paths, run: str) -> list[tuple[str, str]]:
+    """The newest answers of a run, as (question, answer)."""
+    rows = [
+        row for row in read_metrics(paths.metrics(run)) if (row["kind"], row["stage"]) == ("sample", STAGE)
+    ]
+    return list({row["prompt"]: row["text"] for row in rows}.items())
+
+
+def show(pairs: Sequence[tuple[str, str]]) -> None:
+    """The answers as a table; what the calculator did stands in brackets."""
+    table("what it answers", ("question", "answer"), pairs)
+
+
+if __name__ == "__main__":
+    show(ask(sys.argv[1]))

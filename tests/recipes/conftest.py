@@ -1,0 +1,73 @@
+"""A stage that is a real process and does what its flags say, so that the runner is tested without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nanochat.paths import Paths
+
+SCRIPT = """
+import argparse, json, os, signal, sys, time
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+parser.add_argument("name")
+parser.add_argument("--exit", type=int, default=0)
+parser.add_argument("--file")                      # leaves this file below the base directory
+parser.add_argument("--train")                     # behaves like a training stage that makes this run
+parser.add_argument("--steps", type=int, default=4)
+parser.add_argument("--wait-for")                  # waits until this file exists below the base directory
+parser.add_argument("--until-signal", action="store_true")
+parser.add_argument("--value")
+options = parser.parse_args()
+base = Path(os.environ["NANOCHAT_BASE_DIR"])
+stopped = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: stopped.append(number))
+
+with open(base / "calls.txt", "a") as calls:
+    calls.write(options.name + "\\n")
+
+def wait(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+if options.wait_for:
+    wait(lambda: (base / options.wait_for).exists())
+if options.file:
+    (base / options.file).write_text("made")
+if options.train:
+    home = base / "runs" / options.train / "metrics.jsonl"
+    folder = base / "checkpoints" / options.train
+    home.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    first = max((int(path.name[5:11]) for path in folder.iterdir()), default=0)
+    with open(home, "a" if first else "w") as metrics:
+        def log(kind, **values):
+            print(json.dumps({"kind": kind, "stage": "pretrain", **values}), file=metrics, flush=True)
+        for step in range(first + 1, options.steps + 1):
+            log("train", step=step, total_steps=options.steps)
+            if options.until_signal:
+                wait(lambda: stopped)
+            if stopped:
+                break
+        (folder / f"step_{step:06d}_meta.pt").write_text("a checkpoint")
+        log("done", step=step)
+elif options.until_signal:
+    wait(lambda: stopped)
+sys.exit(options.exit)
+"""
+
+
+@pytest.fixture
+def paths(base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    """An empty base directory; `fakestage` can be run as a module."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "fakestage.py").write_text(SCRIPT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    base_dir.mkdir()
+    return Paths(base_dir)

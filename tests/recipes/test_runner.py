@@ -1,0 +1,182 @@
+"""The runner over real processes: order, skipping, redoing, failing, stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from nanochat.metrics import read_metrics
+from nanochat.paths import Paths
+from nanochat.recipes.base import Stage, with_changes
+from nanochat.recipes.runner import Runner
+
+
+def stage(name: str, *flags: str, **more: object) -> Stage:
+    return Stage(name, (name, *flags), module="fakestage", **more)  # type: ignore[arg-type]
+
+
+PIPELINE = (
+    stage("tokenizer", "--file=tok", files=("tok",)),
+    stage("pretrain", "--train=baserun", needs=("tokenizer",), run="baserun"),
+    stage("sft", "--train=sft", needs=("pretrain",), run="sft"),
+    stage("report", needs=("sft",)),
+)
+
+
+def statuses(stages: tuple[Stage, ...], paths: Paths) -> dict[str, str]:
+    return {result.name: result.status for result in Runner(stages, paths).run()}
+
+
+def calls(paths: Paths) -> list[str]:
+    """The stages that ran since the last look, in order."""
+    file = paths.base / "calls.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
+    file.write_text("")
+    return lines
+
+
+def test_the_second_run_starts_no_process(paths: Paths, capfd: pytest.CaptureFixture[str]) -> None:
+    assert set(statuses(PIPELINE, paths).values()) == {"done"}
+    assert calls(paths) == ["tokenizer", "pretrain", "sft", "report"]
+    assert statuses(PIPELINE, paths) == dict.fromkeys(("tokenizer", "pretrain", "sft", "report"), "skipped")
+    assert calls(paths) == []
+    assert all(Runner(PIPELINE, paths).up_to_date().values())
+    assert capfd.readouterr().out == "", "stdout is for the result"
+
+
+def test_a_lost_result_is_made_again_with_what_depends_on_it(paths: Paths) -> None:
+    statuses(PIPELINE, paths)
+    calls(paths)
+    (paths.checkpoints("sft") / "step_000004_meta.pt").unlink()
+    assert Runner(PIPELINE, paths).up_to_date() == {
+        "tokenizer": True,
+        "pretrain": True,
+        "sft": False,
+        "report": False,
+    }
+    statuses(PIPELINE, paths)
+    assert calls(paths) == ["sft", "report"]
+
+
+def test_a_changed_flag_redoes_what_depends_on_it_and_keeps_the_old_run(paths: Paths) -> None:
+    statuses(PIPELINE, paths)
+    calls(paths)
+    changed = with_changes(PIPELINE, ["pretrain.steps=6"])
+    assert statuses(changed, paths) == {
+        "tokenizer": "skipped",
+        "pretrain": "done",
+        "sft": "done",
+        "report": "done",
+    }
+    assert [path.name for path in paths.checkpoints("baserun").iterdir()] == ["step_000006_meta.pt"]
+    old = paths.base / "archive" / "baserun-1"
+    assert (old / "checkpoints" / "step_000004_meta.pt").exists()
+    assert (old / "runs" / "metrics.jsonl").exists()
+    assert (paths.base / "archive" / "sft-1").exists(), "it was fine-tuned from the old model"
+
+
+def test_a_failing_stage_stops_the_recipe_and_the_next_run_goes_on_there(paths: Paths) -> None:
+    broken = with_changes(PIPELINE, ["sft.exit=3"])
+    results = Runner(broken, paths).run()
+    assert [(result.name, result.status, result.exit_status) for result in results] == [
+        ("tokenizer", "done", 0),
+        ("pretrain", "done", 0),
+        ("sft", "failed", 3),
+    ]
+    calls(paths)
+    assert statuses(PIPELINE, paths)["report"] == "done"
+    assert calls(paths) == ["sft", "report"]
+
+
+def test_an_exit_status_of_0_without_the_result_is_a_failure(
+    paths: Paths, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (result,) = Runner((stage("tokenizer", files=("tok",)),), paths).run()
+    assert (result.status, result.exit_status) == ("failed", 1)
+    assert "ended without leaving what it should" in capfd.readouterr().err
+
+
+def test_a_background_stage_runs_beside_others_until_it_is_needed(paths: Paths) -> None:
+    stages = (
+        stage("download", "--wait-for=tok", "--file=shards", background=True, files=("shards",)),
+        stage("tokenizer", "--file=tok"),  # in sequence with the download neither would ever end
+        stage("pretrain", "--wait-for=shards", needs=("download", "tokenizer")),
+    )
+    assert statuses(stages, paths) == {"download": "done", "tokenizer": "done", "pretrain": "done"}
+    assert paths.metrics("recipe").with_name("download.log").exists()
+
+
+def test_a_failure_stops_what_runs_in_the_background(paths: Paths) -> None:
+    stages = (
+        stage("download", "--until-signal", "--file=started", background=True, files=("shards",)),
+        stage("tokenizer", "--wait-for=started", "--exit=1"),
+        stage("pretrain"),
+    )
+    assert statuses(stages, paths) == {"download": "interrupted", "tokenizer": "failed"}
+
+
+def test_times_are_recorded_for_the_report(paths: Paths) -> None:
+    statuses(with_changes(PIPELINE, ["report.exit=1"]), paths)
+    rows = [row for row in read_metrics(paths.metrics("recipe")) if row["kind"] == "stage"]
+    assert [(row["name"], row["status"]) for row in rows] == [
+        ("tokenizer", "done"),
+        ("pretrain", "done"),
+        ("sft", "done"),
+        ("report", "failed"),
+    ]
+    assert all(row["wall_s"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_the_stage_save_and_the_next_run_continue_it(
+    number: signal.Signals, paths: Paths
+) -> None:
+    code = textwrap.dedent(
+        """
+        from nanochat.paths import default_paths
+        from nanochat.recipes.base import Stage
+        from nanochat.recipes.runner import Runner
+        flags = ("pretrain", "--train=baserun", "--until-signal")
+        stages = (
+            Stage("pretrain", flags, module="fakestage", run="baserun"),
+            Stage("sft", ("sft",), module="fakestage"),
+        )
+        print([(result.name, result.status) for result in Runner(stages, default_paths()).run()])
+        """
+    )
+    recipe = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    metrics = paths.metrics("baserun")
+    deadline = time.monotonic() + 30
+    while not (metrics.exists() and metrics.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(recipe.pid, number)
+    assert recipe.communicate(timeout=30)[0].strip() == "[('pretrain', 'interrupted')]"
+    assert recipe.returncode == 0
+    assert calls(paths) == ["pretrain"]
+
+    flags = ("pretrain", "--train=baserun", "--until-signal")
+    again = Runner((Stage("pretrain", flags, module="fakestage", run="baserun"),), paths)
+    assert again.up_to_date() == {"pretrain": False}
+    assert (paths.checkpoints("baserun") / "step_000001_meta.pt").exists(), "what was saved is kept"
+
+
+def test_several_processes_go_through_torchrun(paths: Paths) -> None:
+    runner = Runner((), paths, processes=8)
+    command = runner._command(Stage("pretrain", ("pretrain", "--depth=26"), distributed=True))
+    assert command[1:] == [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=8"),
+        *("-m", "nanochat", "pretrain", "--depth=26"),
+    ]
+    assert runner._command(Stage("report", ("report", "generate")))[1:] == [
+        "-m",
+        "nanochat",
+        "report",
+        "generate",
+    ]

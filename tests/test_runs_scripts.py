@@ -1,0 +1,274 @@
+"""The shell scripts: commands that a recipe agrees with, a set-up that is cheap to repeat and fails in one line.
+
+The programs that the scripts call are stood in for by a recorder on the PATH; nothing is installed or trained.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nanochat.recipes.base import Recipe
+from nanochat.recipes.stages import RECIPES
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted((ROOT / "runs").glob("*.sh"))
+
+# Writes its command line down; fails where a pattern in $FAIL matches it; `uv sync` makes an environment.
+RECORDER = """#!/usr/bin/env bash
+line="$(basename "$0") $*"
+printf '%s\\n' "$line" >> "$RECORD"
+if [[ -n "${FAIL-}" && "$line" == $FAIL ]]; then echo "recorder: told to fail" >&2; exit 3; fi
+if [[ "$line" == "uv sync"* ]]; then
+    printf '%s\\n' "${UV_FIND_LINKS-}" > "$RECORD.links"
+    mkdir -p .venv/bin
+    cp "$0" .venv/bin/nanochat && cp "$0" .venv/bin/python
+fi
+"""
+
+
+def _program(path: Path, text: str = RECORDER) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+class House:
+    """A copy of the scripts in a folder of its own, with a PATH whose programs are recorders."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        shutil.copytree(ROOT / "runs", home / "runs")
+        shutil.copytree(ROOT / ".ci", home / ".ci")
+        shutil.copy(ROOT / "pyproject.toml", home)
+        self.programs = home / "programs"
+        self.record = home / "record"
+        _program(self.programs / "uv")
+        _program(self.programs / "nvidia-smi", "#!/bin/sh\nexit 9\n")  # no GPU, whatever this machine has
+
+    def run(self, script: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            "PATH": f"{self.programs}:{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "RECORD": str(self.record),
+            "NANOCHAT_BASE_DIR": str(self.home / "base"),
+            **variables,
+        }
+        (self.home / "base").mkdir(exist_ok=True)
+        return subprocess.run(
+            ["bash", script, *options],
+            cwd=self.home,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def calls(self) -> list[str]:
+        """What was called since the last look."""
+        lines = self.record.read_text().splitlines() if self.record.exists() else []
+        self.record.write_text("")
+        return lines
+
+    def skip_setup(self) -> None:
+        """An environment that is there and holds the recorder as every program."""
+        (self.home / "runs" / "setup.sh").write_text("")
+        for name in ("nanochat", "python", "torchrun", "ruff", "mypy", "lint-imports", "pytest"):
+            _program(self.home / ".venv" / "bin" / name)
+        (self.home / ".venv" / "bin" / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path / "house")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_sound_bash(script: Path) -> None:
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    assert "set -euo pipefail" in script.read_text()
+    if shutil.which("shellcheck"):
+        assert subprocess.run(["shellcheck", "-x", script], cwd=ROOT).returncode == 0
+
+
+# --- set-up ---
+
+
+def test_setup_installs_once(house: House) -> None:
+    done = house.run("runs/setup.sh")
+    assert (done.returncode, done.stdout) == (0, "")
+    (sync,) = house.calls()
+    assert sync.startswith("uv sync")
+    assert sync.endswith("--extra cpu")
+    assert house.run("runs/setup.sh").stderr == ""
+    assert house.calls() == [], "nothing has changed"
+
+
+def test_setup_follows_changes(house: House) -> None:
+    house.run("runs/setup.sh")
+    house.calls()
+    house.run("runs/setup.sh", "--dev")
+    assert [call.endswith("--group dev") for call in house.calls()] == [True]
+    house.run("runs/setup.sh")
+    assert house.calls() == [], "a development environment has all that the plain one has"
+    with open(house.home / "pyproject.toml", "a") as project:
+        project.write("# changed\n")
+    house.run("runs/setup.sh")
+    assert len(house.calls()) == 1
+    _program(house.programs / "nvidia-smi", "#!/bin/sh\nexit 0\n")
+    house.run("runs/setup.sh")
+    assert "--extra gpu" in house.calls()[0]
+
+
+def test_setup_does_without_the_index_of_pytorch_and_remembers_that(house: House) -> None:
+    unreachable = {"FAIL": "uv sync*--extra cpu*([!-])"}
+    assert house.run("runs/setup.sh", **unreachable).returncode == 0
+    assert ["--no-sources" in call for call in house.calls()] == [False, True]
+    assert house.run("runs/setup.sh", "--dev", **unreachable).returncode == 0
+    assert ["--no-sources" in call for call in house.calls()] == [True], (
+        "no second wait for what cannot be reached"
+    )
+
+
+def test_setup_passes_pips_local_wheels_on(house: House) -> None:
+    links = house.home / "record.links"
+    house.run("runs/setup.sh", PIP_FIND_LINKS="/some/wheels https://example.org/wheels")
+    assert links.read_text().strip() == "/some/wheels,https://example.org/wheels"
+    _program(
+        house.programs / "configured-python",
+        '#!/usr/bin/env bash\nif [[ "$*" == *sys.executable* ]]; then echo "$0"; fi\n'
+        'if [[ "$*" == "-m pip config get global.find-links" ]]; then printf "\\n/from/config\\n/and/more\\n"; fi\n',
+    )
+    house.run("runs/setup.sh", "--dev", PYTHON="configured-python")
+    assert links.read_text().strip() == "/from/config,/and/more"
+    shutil.rmtree(house.home / ".venv")
+    house.run("runs/setup.sh", PIP_FIND_LINKS="/some/wheels", UV_FIND_LINKS="/own/wheels")
+    assert links.read_text().strip() == "/own/wheels"
+
+
+def test_setup_installs_uv_where_there_is_none(house: House) -> None:
+    (house.programs / "uv").unlink()
+    _program(
+        house.programs / "mypython",
+        '#!/usr/bin/env bash\nif [[ "$*" == *sys.executable* ]]; then echo "$0"; fi\n'
+        'if [[ "$*" == *"--target"* ]]; then mkdir -p "${*: -3:1}/bin"; cp "$STANDIN" "${*: -3:1}/bin/uv"; fi\n',
+    )
+    _program(house.home / "standin" / "uv")
+    path = f"{house.programs}:/usr/bin:/bin"
+    done = house.run(
+        "runs/setup.sh", PYTHON="mypython", STANDIN=str(house.home / "standin" / "uv"), PATH=path
+    )
+    assert done.returncode == 0, done.stderr
+    assert (house.home / ".uv" / "bin" / "uv").exists()
+    assert (house.home / ".uv" / ".gitignore").read_text() == "*\n"
+    assert house.calls()[0].startswith("uv sync")
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "words"),
+    [
+        ({"PYTHON": "old-python"}, (), "Python 3.11 or newer is needed (found: Python 3.9.1)"),
+        ({"PYTHON": "no-such-python"}, (), "Python 3.11 or newer is needed (found: no no-such-python)"),
+        ({"FAIL": "uv sync*"}, (), "the packages could not be installed"),
+        ({}, ("--nonsense",), "unknown option '--nonsense'"),
+    ],
+)
+def test_setup_stops_with_one_line_that_says_what_to_do(
+    house: House, variables: dict[str, str], options: tuple[str, ...], words: str
+) -> None:
+    _program(
+        house.programs / "old-python",
+        '#!/bin/sh\nif [ "$1" = --version ]; then echo Python 3.9.1; else exit 1; fi\n',
+    )
+    done = house.run("runs/setup.sh", *options, **variables)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("set-up stopped: ")
+    assert words in last
+    assert not (house.home / ".venv" / ".nanochat-setup").exists()
+
+
+def test_a_failed_setup_stops_every_script(house: House) -> None:
+    for script in ("quickstart.sh", "test.sh", "speedrun.sh", "runcpu.sh"):
+        done = house.run(f"runs/{script}", PYTHON="no-such-python")
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+        assert house.calls() == []
+
+
+# --- pipelines ---
+
+
+def _canonical(words: list[str]) -> tuple[str, ...]:
+    """A command as (verb, flags in any order), by whichever name it was called."""
+    if words[:1] == ["torchrun"]:
+        words = words[words.index("-m") :]
+    words = words[2:] if words[:1] == ["python"] else words
+    program, *rest = words if words[0] != "-m" else words[1:]
+    if program.startswith("nanochat.report"):
+        rest = ["report", *rest]
+    elif program.startswith("nanochat.dataset"):
+        rest = ["data", "download", f"--num-shards={rest[1]}"]
+    verb = [word for word in rest if not word.startswith("-")]
+    flags = sorted(word for word in rest if word.startswith("-") and not word.startswith("--run="))
+    return (*verb, *flags)
+
+
+def _commands(recipe: Recipe) -> list[tuple[str, ...]]:
+    return [_canonical(["nanochat", *stage.argv]) for stage in recipe.stages]
+
+
+@pytest.mark.parametrize(("script", "recipe"), [("speedrun.sh", "speedrun"), ("runcpu.sh", "cpu")])
+def test_a_script_and_its_recipe_are_the_same_commands(house: House, script: str, recipe: str) -> None:
+    house.skip_setup()
+    done = house.run(f"runs/{script}")
+    assert done.returncode == 0, done.stderr
+    called = [_canonical(shlex.split(line)) for line in house.calls()]
+    assert sorted(called) == sorted(_commands(RECIPES[recipe]))  # one of them runs in the background
+
+
+def test_the_speedrun_is_the_one_of_the_overview(house: House) -> None:
+    house.skip_setup()
+    house.run("runs/speedrun.sh", WANDB_RUN="mine")
+    calls = house.calls()
+    (pretrain,) = [call for call in calls if " pretrain " in call]
+    assert pretrain.startswith("torchrun --standalone --nproc_per_node=8 -m nanochat pretrain ")
+    for flag in ("depth=26", "target-param-data-ratio=8.25", "device-batch-size=16", "fp8", "run=mine"):
+        assert f" --{flag}" in pretrain
+    assert calls[:2] == ["python -m nanochat.report reset", "python -m nanochat.dataset -n 8"]
+    assert "python -m nanochat.dataset -n 370" in calls
+    assert calls[-1] == "python -m nanochat.report generate"
+
+
+@pytest.mark.parametrize(
+    "failing", ["nanochat tokenizer train*", "*nanochat.dataset -n 370", "torchrun*pretrain*"]
+)
+def test_a_pipeline_stops_at_its_first_failing_command(house: House, failing: str) -> None:
+    house.skip_setup()
+    done = house.run("runs/speedrun.sh", FAIL=failing)
+    assert done.returncode != 0
+    assert not any(" sft " in call for call in house.calls())
+
+
+def test_quickstart_passes_its_options_on(house: House) -> None:
+    house.skip_setup()
+    assert house.run("runs/quickstart.sh", "--dry-run").returncode == 0
+    assert house.calls() == ["nanochat run quickstart --dry-run"]
+
+
+def test_ci_runs_every_check_and_ends_with_the_tests(house: House) -> None:
+    house.skip_setup()
+    assert house.run(".ci/run", CI="true").returncode == 0
+    calls = house.calls()
+    assert [call.split()[0] for call in calls] == ["ruff", "ruff", "mypy", "lint-imports", "pytest", "pytest"]
+    assert "not slow" in calls[-2]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert house.run(".ci/run", FAIL="mypy*").returncode == 3
+    assert house.calls()[-1].startswith("mypy"), "stops at the first check that fails"
