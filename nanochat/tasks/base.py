@@ -64,8 +64,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def last_number(text: str) -> float | None:
-    """The last number written in digits; commas between digits are ignored, a minus after a digit or space-minus-
-    space is an operator."""
+    """The last number written in digits, commas ignored; a minus right after a letter or digit is an operator."""
     found = None
     for match in _NUMBER.finditer(text):
         digits = match.group()

@@ -7,6 +7,7 @@ from random import Random
 
 from nanochat.data.builtin.everyday import PEOPLE, THINGS
 from nanochat.data.builtin.holdout import held_out_sum
+from nanochat.data.builtin.phrasing import PREFIXES, with_prefix
 
 _SIGNS = {"+": "+", "-": "-", "*": "×", "/": "÷"}
 _SPOKEN = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
@@ -50,8 +51,8 @@ class Problem:
 
     @property
     def code(self) -> str:
-        """What is sent to the Python tool; whole division keeps the result free of a decimal point."""
-        return f"{self.a}{'//' if self.op == '/' else self.op}{self.b}"
+        """What is sent to the Python tool."""
+        return f"{self.a}{self.op}{self.b}"
 
     @property
     def equation(self) -> str:
@@ -92,13 +93,12 @@ def sample_problem(rng: Random, *, held_out: bool = False) -> Problem:
             return problem
 
 
-def question(rng: Random, problem: Problem) -> str:
-    """A question whose answer is the problem's result."""
-    if rng.random() < 0.75:
-        return rng.choice(_GENERAL).format(e=problem.expression(rng))
-    return rng.choice(_SPECIAL[problem.op]).format(
-        a=problem.a, b=problem.b, name=rng.choice(PEOPLE)[0], things=rng.choice(THINGS)
-    )
+def ask(rng: Random, problem: Problem) -> str:
+    """A user message that asks for the problem's result."""
+    core = rng.choice(_GENERAL if rng.random() < 0.75 else _SPECIAL[problem.op])
+    name, things = rng.choice(PEOPLE)[0], rng.choice(THINGS)
+    text = core.format(e=problem.expression(rng), a=problem.a, b=problem.b, name=name, things=things)
+    return with_prefix(rng.choice(PREFIXES), text, proper=core.startswith("{"))
 
 
 def tool_answer(problem: Problem) -> list[dict[str, str]]:

@@ -55,9 +55,7 @@ def fact_turn(rng: Random, held_out: bool) -> Turn:
 
 def arithmetic_turn(rng: Random, held_out: bool) -> Turn:
     problem = arithmetic.sample_problem(rng, held_out=held_out)
-    question = arithmetic.question(rng, problem)
-    proper = not question[0].isupper()
-    return with_prefix(rng.choice(PREFIXES), question, proper=proper), arithmetic.tool_answer(problem)
+    return arithmetic.ask(rng, problem), arithmetic.tool_answer(problem)
 
 
 def letters_turn(rng: Random, held_out: bool) -> Turn:

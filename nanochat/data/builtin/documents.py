@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import accumulate
 from random import Random
 
 from nanochat.data.builtin import arithmetic, copying, letters, stories, talk
@@ -23,31 +24,32 @@ def _facts() -> tuple[tuple[Relation, Fact], ...]:
     return tuple((r, fact) for r in relations() for fact in r.facts)
 
 
+# Relations whose answer is as much a thing to write about as its subject.
+_TOLD_OF_THE_ANSWER = ("capital-of", "symbol-of", "number-of", "planet-title", "planet-at")
+
+
 @cache
-def _subjects() -> dict[str, tuple[tuple[Relation, Fact], ...]]:
-    """Every fact that mentions a thing, by the thing: what an article about it may tell."""
+def _subjects() -> tuple[list[tuple[tuple[Relation, Fact], ...]], list[float]]:
+    """For each thing every fact that mentions it, and cumulative weights by which articles choose a thing."""
     mentions: dict[str, list[tuple[Relation, Fact]]] = {}
     for r, fact in _facts():
         mentions.setdefault(fact.subject, []).append((r, fact))
-        if r.name in ("capital-of", "symbol-of", "number-of", "planet-title", "planet-at"):
+        if r.name in _TOLD_OF_THE_ANSWER:
             mentions.setdefault(fact.answer, []).append((r, fact))
-    return {thing: tuple(facts) for thing, facts in mentions.items() if len(facts) > 2}
+    things = [tuple(facts) for facts in mentions.values() if len(facts) > 2]
+    return things, list(accumulate(sum(r.weight for r, _ in facts) for facts in things))
 
 
 @cache
 def _fact_weights() -> list[float]:
-    """Cumulative weights: a relation's weight is shared by its facts, tempered so that small ones stay small."""
-    total, cumulative = 0.0, []
-    for r, _ in _facts():
-        total += 0.5 + 0.5 * r.weight
-        cumulative.append(total)
-    return cumulative
+    """Cumulative weights of the facts: what is asked more is told more, but less than in proportion."""
+    return list(accumulate(0.5 + 0.5 * r.weight for r, _ in _facts()))
 
 
 def _article(rng: Random) -> str:
     """All that is known of one thing, in random order and wordings."""
-    subjects = _subjects()
-    facts = subjects[rng.choice(list(subjects))]
+    subjects, weights = _subjects()
+    facts = rng.choices(subjects, cum_weights=weights)[0]
     sentences = [fact.fill(rng.choice(r.statements)) for r, fact in facts for _ in range(rng.randint(1, 3))]
     rng.shuffle(sentences)
     return " ".join(sentences[:14])

@@ -49,10 +49,8 @@ def _facts_novel(rng: Random) -> EvalItem:
 
 def _arithmetic(rng: Random) -> EvalItem:
     problem = arithmetic.sample_problem(rng, held_out=True)
-    question = arithmetic.question(rng, problem)
-    prompt = with_prefix(rng.choice(PREFIXES), question, proper=not question[0].isupper())
     meta = {"a": str(problem.a), "op": problem.op, "b": str(problem.b)}
-    return EvalItem(prompt, str(problem.result), meta=meta)
+    return EvalItem(arithmetic.ask(rng, problem), str(problem.result), meta=meta)
 
 
 def _letters(rng: Random) -> EvalItem:

@@ -47,7 +47,8 @@ _PLOTS: tuple[tuple[Beat, ...], ...] = (
         ("{pron_} was hungry now.", "Now there was nothing to eat, and {pron} was hungry."),
         ("{friend} saw it and shared {friend_poss} {food2}.", "{friend} gave {obj} half of {friend_poss} {food2}."),
         ("They sat down and ate the {food2} together.", "Together they ate the {food2}, and it was good."),
-        ("The next day {name} brought {food} for {friend}.", "Later {name} gave {friend} some {food} to say thank you."),
+        ("The next day {name} brought {food} for {friend}.",
+         "Later {name} gave {friend} some {food} to say thank you."),
     ),
     (
         ("{name} found a small {color} {pet}.", "By the road stood a {color} {pet}."),
@@ -121,7 +122,8 @@ _PLOTS: tuple[tuple[Beat, ...], ...] = (
 
 _ENDINGS: Beat = (
     "", "", "It was a good day.", "They never forgot that day.", "And that is the end of the story.",
-    "That evening {name} slept well.", "{name} told the story at home.", "Since then {name} and {friend} are good friends.",
+    "That evening {name} slept well.", "{name} told the story at home.",
+    "Since then {name} and {friend} are good friends.",
 )  # fmt: skip
 
 

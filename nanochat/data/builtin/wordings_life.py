@@ -197,7 +197,7 @@ def _opposites() -> Relation:
             "The opposite of {s} is {a}.",
             "{s} is the opposite of {a}.",
             "{s} and {a} are opposites.",
-            "What is not {s} may be {a}, for {a} is the opposite of {s}.",
+            "The word {a} means the opposite of {s}.",
             "The words {s} and {a} mean opposite things.",
         ),
         cores=(
