@@ -114,6 +114,10 @@ def _recipe_timings(rows: list[Row]) -> list[Timing]:
 
 
 def _own_timings(stages: list[StageRows]) -> list[Timing]:
-    """Without a recipe: the time that each stage measured itself."""
+    """Without a recipe: the time that each stage measured itself; of a resumed one at least that of its steps."""
     ends = [(stage, stage.last("done")) for stage in stages]
-    return [Timing(f"{stage.stage} ({stage.run})", end["wall_s"], 1) for stage, end in ends if end]
+    return [
+        Timing(f"{stage.stage} ({stage.run})", max(end["wall_s"], end.get("train_s") or 0.0), 1)
+        for stage, end in ends
+        if end
+    ]

@@ -1,10 +1,9 @@
-"""What the report says: findings turned into sections of tables, plots and samples, free of any markup."""
+"""What the report says: findings turned into sections of tables, plots and samples."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
@@ -12,50 +11,14 @@ from nanochat.config import json_line
 from nanochat.console import amount, duration
 from nanochat.report import figures
 from nanochat.report.artefacts import Findings, Row, StageRows
-from nanochat.report.figures import Curve, Panel, Plot
+from nanochat.report.blocks import Block, Image, Sample, Section, Table
+from nanochat.report.figures import Curve, Panel
 
 SAMPLES_SHOWN = 12  # of each stage, the newest
 TITLES = {"pretrain": "Pretraining", "sft": "Supervised fine-tuning", "rl": "Reinforcement learning"}
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of plain text; the `folded` one opens on demand where the form allows it."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    title: str = ""
-    folded: bool = False
-
-
-@dataclass(frozen=True)
-class Image:
-    """A plot and what it shows, in words."""
-
-    plot: Plot
-    alt: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What a model was given and what it said."""
-
-    prompt: str
-    text: str
-
-
-Block = Table | Image | Sample | str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands under it."""
-
-    title: str
-    blocks: tuple[Block, ...]
-
-
-def compose(findings: Findings, price_per_hour: float | None = None) -> list[Section]:
+def compose(findings: Findings, dollars_per_hour: float | None = None) -> list[Section]:
     """The sections that the findings allow, in reading order; one without content is left out."""
     named: tuple[tuple[str, Callable[[Findings], Iterable[Block]]], ...] = (
         ("Tasks", _tasks),
@@ -64,7 +27,8 @@ def compose(findings: Findings, price_per_hour: float | None = None) -> list[Sec
         ("Machine", _machine),
     )
     sections = [
-        Section("Summary", tuple(_summary(findings, price_per_hour))),
+        Section("Summary", tuple(_summary(findings, dollars_per_hour))),
+        Section("Tokenizer", tuple(_tokenizer(findings))),
         *(Section(TITLES[stage.stage], tuple(_training(stage))) for stage in findings.training()),
         *(Section(title, tuple(make(findings))) for title, make in named),
     ]
@@ -74,7 +38,7 @@ def compose(findings: Findings, price_per_hour: float | None = None) -> list[Sec
 # --- summary ---
 
 
-def _summary(findings: Findings, price_per_hour: float | None) -> Iterable[Block]:
+def _summary(findings: Findings, dollars_per_hour: float | None) -> Iterable[Block]:
     wall_s = sum(timing.wall_s for timing in findings.timings)
     peaks = [row["peak_rss_bytes"] for row in _every(findings, "done") if row.get("peak_rss_bytes")]
     told = {
@@ -84,9 +48,7 @@ def _summary(findings: Findings, price_per_hour: float | None) -> Iterable[Block
         "tasks answered right": _task_means(findings),
         "speed of training": _speed(findings),
         "time, all stages": duration(wall_s) if wall_s else None,
-        "cost": f"{wall_s / 3600 * price_per_hour:.2f} at {price_per_hour:g} an hour"
-        if price_per_hour
-        else None,
+        "cost": f"${wall_s / 3600 * dollars_per_hour:.2f}" if dollars_per_hour else None,
         "peak memory": f"{max(peaks) / 2**30:.2f} GiB" if peaks else None,
     }
     yield Table(("", ""), tuple((name, value) for name, value in told.items() if value))
@@ -142,14 +104,34 @@ def _speed(findings: Findings) -> str | None:
     return ", ".join(told) or None
 
 
+# --- tokenizer ---
+
+
+def _tokenizer(findings: Findings) -> Iterable[Block]:
+    for row in _every(findings, "tokenizer")[-1:]:
+        read = f"{amount(row['characters'])} characters in {row['documents']:,} documents"
+        rows = (
+            ("vocabulary", f"{row['vocab_size']:,}"),
+            ("learnt from", read),
+            ("bytes per token", f"{row['bytes_per_token']:.2f} on validation text"),
+        )
+        yield Table(("", ""), rows)
+    for row in _every(findings, "compression")[-1:]:
+        names = [f"{one['name']} ({one['vocab_size']:,})" for one in row["tokenizers"]]
+        rates = [one["bytes_per_token"] for one in row["tokenizers"]]
+        domains = tuple((domain, *(f"{rate[domain]:.2f}" for rate in rates)) for domain in row["bytes"])
+        yield Table(("text", *names), domains, "Bytes per token, more is better")
+
+
 # --- one training stage ---
 
 
 def _training(stage: StageRows) -> Iterable[Block]:
+    losses = _curves(stage, "train", {"loss": "training"}, smooth=True)
     panels = [
-        Panel("loss (nats per token)", _curves(stage, "train", {"loss": "training"}, smooth=True)),
+        Panel("loss (nats per token)", losses + _curves(stage, "eval", {"val_loss": "validation"})),
         Panel("bits per byte", _curves(stage, "eval", {"val_bpb": "validation", "train_bpb": "training"})),
-        Panel("learning rate", _curves(stage, "train", {"lr": "lr"}), from_zero=True),
+        Panel("learning rate (share of its peak)", _curves(stage, "train", {"lr": "lr"}), from_zero=True),
         Panel(
             "tokens per second", _curves(stage, "train", {"tok_per_s": "tok/s"}, smooth=True), from_zero=True
         ),

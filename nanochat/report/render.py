@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from nanochat.report.document import Section
+from nanochat.report.blocks import Section
 
 
 def markdown(sections: Sequence[Section]) -> str:

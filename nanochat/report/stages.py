@@ -64,8 +64,8 @@ def _write(content: bytes, file: BinaryIO) -> None:
 class GenerateConfig:
     """Write the report of what the runs left."""
 
-    price_per_hour: float | None = None
-    """what an hour of this machine costs, in your currency, to state the cost of the whole run"""
+    dollars_per_hour: float | None = None
+    """price of the whole machine, for the cost"""
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,11 @@ def run_generate(config: GenerateConfig, paths: Paths) -> GenerateResult:
             + (" since the last `nanochat report reset`" if findings.system else "")
             + " (nanochat run quickstart does a whole pipeline)"
         )
-    from nanochat.report.document import Image, compose
+    from nanochat.report.blocks import Image
+    from nanochat.report.document import compose
     from nanochat.report.render import html, markdown
 
-    sections = compose(findings, config.price_per_hour)
+    sections = compose(findings, config.dollars_per_hour)
     for plot in (block.plot for section in sections for block in section.blocks if isinstance(block, Image)):
         write_atomic(paths.report / "plots" / f"{plot.name}.png", partial(_write, plot.png))
     result = GenerateResult(

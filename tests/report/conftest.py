@@ -61,8 +61,8 @@ def log_training(
         metrics.log("done", step=steps, wall_s=steps * 0.8, peak_rss_bytes=1 << 30, compile_s=0.0)
 
 
-def log_eval(paths: Paths, run: str, stage: str, rows: list[dict[str, Any]]) -> None:
-    """Rows that an evaluation appends to the file of the run that it looks at."""
+def log_rows(paths: Paths, run: str, stage: str, rows: list[dict[str, Any]]) -> None:
+    """What a stage appends to the file of a run."""
     path = paths.metrics(run)
     with open_metrics(path, stage, wandb_run="dummy", config={}, enabled=True, resume=True) as metrics:
         for row in rows:
@@ -84,25 +84,36 @@ def pipeline(paths: Paths) -> Paths:
 def generated(tmp_path_factory: pytest.TempPathFactory) -> GenerateResult:
     """The report of a pipeline, for tests that only read it."""
     paths = log_pipeline(Paths(tmp_path_factory.mktemp("base")))
-    return run_generate(GenerateConfig(price_per_hour=24.0), paths)
+    return run_generate(GenerateConfig(dollars_per_hour=24.0), paths)
 
 
 def log_pipeline(paths: Paths) -> Paths:
     """Pretraining (broken off once), both evaluations, SFT and its evaluation."""
-    with open_metrics(
-        paths.metrics("tokenizer"),
-        "tokenizer-train",
-        wandb_run="dummy",
-        config={},
-        enabled=True,
-        resume=False,
-    ) as metrics:
-        metrics.log("done", step=0, wall_s=4.0, peak_rss_bytes=1 << 28, compile_s=0.0)
+    log_rows(
+        paths,
+        "tokenizer",
+        "tokenizer",
+        [
+            {
+                "kind": "tokenizer",
+                "vocab_size": 2048,
+                "documents": 12_000,
+                "characters": 11_000_000,
+                "bytes_per_token": 2.83,
+            },
+            {"kind": "done", "wall_s": 4.0, "peak_rss_bytes": 1 << 28},
+        ],
+    )
+    compared = [
+        {"name": name, "vocab_size": 2048, "bytes_per_token": {"prose": 2.8, "code": 1.9}} for name in "ab"
+    ]
+    compression = {"kind": "compression", "bytes": {"prose": 900, "code": 700}, "tokenizers": compared}
+    log_rows(paths, "tokenizer", "tokenizer-eval", [compression])
     log_training(paths, "baserun", "pretrain", 80, end=60)
     log_training(paths, "baserun", "pretrain", 80, begin=40)
     baselines = {"facts": 0.25, "letters": 0.0}
     counts = {"facts": 200, "letters": 100}
-    log_eval(
+    log_rows(
         paths,
         "baserun",
         "eval-base",
@@ -120,7 +131,7 @@ def log_pipeline(paths: Paths) -> Paths:
     before = {"facts": 0.27, "letters": 0.0}
     after = {"facts": 0.95, "letters": 0.85, "identity": 1.0}
     tasks = {"kind": "tasks", "step": 80, "counts": counts, "baselines": baselines}
-    log_eval(paths, "baserun", "eval-chat", [{**tasks, "scores": before}])
+    log_rows(paths, "baserun", "eval-chat", [{**tasks, "scores": before}])
     log_training(paths, "sft", "sft", 40)
-    log_eval(paths, "sft", "eval-chat", [{**tasks, "scores": after}])
+    log_rows(paths, "sft", "eval-chat", [{**tasks, "scores": after}])
     return paths

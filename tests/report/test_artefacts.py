@@ -29,7 +29,8 @@ def test_samples_at_the_same_step_are_all_kept(pipeline: Paths) -> None:
 def test_stages_come_in_the_order_in_which_they_ran(pipeline: Paths) -> None:
     findings = collect(pipeline)
     assert [(stage.run, stage.stage) for stage in findings.stages] == [
-        ("tokenizer", "tokenizer-train"),
+        ("tokenizer", "tokenizer"),
+        ("tokenizer", "tokenizer-eval"),
         ("baserun", "pretrain"),
         ("baserun", "eval-base"),
         ("baserun", "eval-chat"),
@@ -41,7 +42,7 @@ def test_stages_come_in_the_order_in_which_they_ran(pipeline: Paths) -> None:
 
 def test_without_a_recipe_the_stages_own_times_are_taken(pipeline: Paths) -> None:
     assert [(timing.name, timing.wall_s) for timing in collect(pipeline).timings] == [
-        ("tokenizer-train (tokenizer)", 4.0),
+        ("tokenizer (tokenizer)", 4.0),
         ("pretrain (baserun)", 64.0),
         ("sft (sft)", 32.0),
     ]

@@ -57,6 +57,7 @@ def _page(html: str) -> _Page:
 def test_the_report_tells_the_whole_pipeline(generated: GenerateResult) -> None:
     assert generated.sections == (
         "Summary",
+        "Tokenizer",
         "Pretraining",
         "Supervised fine-tuning",
         "Tasks",
@@ -67,10 +68,11 @@ def test_the_report_tells_the_whole_pipeline(generated: GenerateResult) -> None:
     text = generated.markdown.read_text()
     assert "| validation | 1.1183 bits per byte |" in text
     assert "| tasks answered right | 13.5% (baserun) → 90.0% (sft), mean of 2 tasks |" in text
-    assert "| cost | 0.67 at 24 an hour |" in text  # 4 + 64 + 32 seconds
+    assert "| cost | $0.67 |" in text  # 4 + 64 + 32 seconds
     assert "| facts | 200 | 25% | 27.0% | 95.0% |" in text
     assert "| identity |  | 0% |  | 100.0% |" in text
     assert "8 × Test GPU (80 GiB)" in text
+    assert "| code | 1.90 | 1.90 |" in text
     assert "Not done yet" not in text
 
 
