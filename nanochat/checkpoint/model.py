@@ -29,11 +29,10 @@ class LoadedModel:
 
 def find_run(run: str | Path, runtime: Runtime) -> Path:
     """The folder of a run's checkpoints, by its name or path. Raises ValueError when there is none."""
-    for directory in (runtime.paths.checkpoints(str(run)), Path(run)):
+    for directory in (runtime.paths.all_checkpoints / run, Path(run)):
         if store.steps(directory):
             return directory
-    folder = runtime.paths.checkpoints("")
-    known = sorted(path.name for path in folder.glob("*") if store.steps(path))
+    known = sorted(path.name for path in runtime.paths.all_checkpoints.glob("*") if store.steps(path))
     hint = (
         f"there are: {', '.join(known)}"
         if known

@@ -55,11 +55,6 @@ class KVCache:
             self.last_RC[start:stop],
         )
 
-    def reset(self, row: int) -> None:
-        """Forget a row."""
-        self.positions_RS[row] = -1
-        self.last_RC[row] = 0
-
     def move(self, source: int, destination: int) -> None:
         """Copy a row over another one, so that running rows stay side by side."""
         for state in self._states():

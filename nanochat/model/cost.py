@@ -7,7 +7,6 @@ import torch
 
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
-from nanochat.optim.groups import parameters_by_group, rule_of
 
 
 def meta_model(config: GPTConfig) -> GPT:
@@ -16,15 +15,27 @@ def meta_model(config: GPTConfig) -> GPT:
         return GPT(config)
 
 
+# By the first part of a parameter's name; whatever is not named here is a handful of scalars and a narrow gate.
+_KINDS = {
+    "embedding": "embedding",
+    "value_embeddings": "value embeddings",
+    "blocks": "matrices",
+    "head": "head",
+}
+
+
 def parameter_counts(config: GPTConfig) -> dict[str, int]:
-    """Parameters by optimiser group, in the groups' order."""
-    return parameters_by_group(meta_model(config).named_parameters())
+    """Parameters by kind: embedding, value embeddings, matrices (all in the blocks), head, scalars."""
+    counts = dict.fromkeys((*_KINDS.values(), "scalars"), 0)
+    for name, parameter in meta_model(config).named_parameters():
+        counts[_KINDS.get(name.split(".")[0], "scalars")] += parameter.numel()
+    return counts
 
 
 def horizon_parameters(config: GPTConfig) -> int:
     """What the training horizon is counted in: the transformer's matrices and the head."""
     counts = parameter_counts(config)
-    return counts["matrices"] + counts.get("value gates", 0) + counts["head"]
+    return counts["matrices"] + counts["head"]
 
 
 def flops_per_token(config: GPTConfig) -> float:
@@ -32,13 +43,9 @@ def flops_per_token(config: GPTConfig) -> float:
 
     6 for each parameter that is multiplied, and 12 · heads · head_dim · visible positions a layer for attention.
     """
-    multiplied = sum(p.numel() for name, p in meta_model(config).named_parameters() if _is_multiplied(name))
+    multiplied = horizon_parameters(config)
     visible = sum(min(config.window(layer), config.sequence_len) for layer in range(config.n_layer))
     return 6.0 * multiplied + 12.0 * config.n_head * config.head_dim * visible
-
-
-def _is_multiplied(name: str) -> bool:
-    return rule_of(name).algorithm == "muon" or name.startswith(("head", "smear_gate"))
 
 
 # Floats kept for the backward pass by one token in one layer, in units of the model width. Eager, counted in layers.py:
@@ -67,10 +74,9 @@ def training_bytes(config: GPTConfig, device_tokens: int, world_size: int, devic
     """An estimate of one device's memory while training on micro-batches of `device_tokens`."""
     kind = MEMORY_MODELS[device]
     counts = parameter_counts(config)
-    muon = counts["matrices"] + counts.get("value gates", 0)
     total = sum(counts.values())
     weights_and_gradients = 8 * total
-    moments = 4 * muon / world_size + 8 * (total - muon)
+    moments = 4 * counts["matrices"] / world_size + 8 * (total - counts["matrices"])
     saved = _SAVED_PER_LAYER[kind.blocks] * config.n_layer + 8
     activations = device_tokens * config.n_embd * kind.compute_bytes * saved
     loss = 3 * 4 * min(kind.loss_chunk, device_tokens) * config.padded_vocab_size + 4 * counts["head"]

@@ -1,11 +1,8 @@
 """Which parameter is stepped how: one table from parameter names to optimiser settings."""
 
 import fnmatch
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
-
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -65,11 +62,3 @@ def rule_of(name: str) -> Rule:
         if fnmatch.fnmatchcase(name, rule.pattern):
             return rule
     raise KeyError(f"no optimiser rule matches parameter {name!r}: add one to RULES")
-
-
-def parameters_by_group(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, int]:
-    """How many parameters each group has, in the table's order."""
-    counts = {rule.name: 0 for rule in RULES}
-    for name, parameter in named_parameters:
-        counts[rule_of(name).name] += parameter.numel()
-    return {name: count for name, count in counts.items() if count}

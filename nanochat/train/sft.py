@@ -38,7 +38,7 @@ class SftConfig(TrainingOptions):
     base: str = "baserun"
     """Run (or path) of the base model."""
     mixture: str = "builtin"
-    """Conversations: names joined by +, *n for n times; builtin, smoltalk, mmlu, gsm8k, identity, spelling, a .jsonl."""
+    """Conversations: names joined by + (*n for n times), or a .jsonl; see nanochat.data.conversation_sources."""
     model_tag: str = "sft"
     epochs: float = 1.0
     num_iterations: int | None = None

@@ -1,0 +1,80 @@
+"""The chunked loss equals the plain one, in value and gradients, whatever the chunk."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.model.loss import IGNORE, linear_cross_entropy, softcapped, token_nats
+
+
+def plain(x_NC: torch.Tensor, weight_VC: torch.Tensor, targets_N: torch.Tensor, cap: float) -> torch.Tensor:
+    return F.cross_entropy(
+        softcapped(x_NC @ weight_VC.t(), cap), targets_N, ignore_index=IGNORE, reduction="sum"
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(1, 20), chunk=st.integers(1, 24), cap=st.sampled_from([0.0, 15.0]), seed=st.integers(0, 99)
+)
+def test_equals_plain_cross_entropy(n: int, chunk: int, cap: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = (3 * torch.randn(n, 8, generator=generator, dtype=torch.float64)).float().requires_grad_()
+    weight = torch.randn(50, 8, generator=generator).requires_grad_()
+    targets = torch.randint(-1, 50, (n,), generator=generator)
+    ours = linear_cross_entropy(x, weight, targets, cap, chunk)
+    expected = plain(x, weight, targets, cap)
+    torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-4)
+    ours_grads = torch.autograd.grad(2 * ours, (x, weight))
+    expected_grads = torch.autograd.grad(2 * expected, (x, weight))
+    torch.testing.assert_close(ours_grads, expected_grads, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        token_nats(x, weight, targets, cap, chunk).sum(), ours.detach(), atol=1e-3, rtol=1e-4
+    )
+
+
+def test_large_uncapped_logits_do_not_overflow() -> None:
+    x = torch.full((2, 4), 100.0, requires_grad=True)
+    weight = torch.full((6, 4), 10.0, requires_grad=True)
+    loss = linear_cross_entropy(x, weight, torch.tensor([0, IGNORE]), 0.0, 8)
+    assert loss.item() == pytest.approx(torch.tensor(6.0).log().item(), rel=1e-4)
+
+
+def test_the_whole_logits_tensor_never_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GPTConfig(
+        sequence_len=64, vocab_size=1000, n_layer=1, n_head=1, n_kv_head=1, head_dim=8, n_embd=8
+    )
+    model = GPT(config)
+    model.init_weights(0)
+    seen: list[int] = []
+    kernel = model.chunk_kernel
+
+    def recording(
+        raw_NV: torch.Tensor, targets_N: torch.Tensor, cap: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(raw_NV.size(0))
+        return kernel(raw_NV, targets_N, cap)
+
+    model.chunk_kernel = recording
+    model.loss_chunk = 16
+    ids = torch.randint(0, 1000, (2, 64))
+    nats, count = model.loss(model(ids), ids)
+    nats.backward()
+    assert (max(seen), sum(seen), count.item()) == (16, 128, 128)
+
+
+def test_padded_rows_of_the_vocabulary_take_no_part() -> None:
+    config = GPTConfig(sequence_len=8, vocab_size=70, n_layer=1, n_head=1, n_kv_head=1, head_dim=8, n_embd=8)
+    model = GPT(config)
+    model.init_weights(0)
+    ids = torch.randint(0, 70, (1, 8))
+    hidden = model(ids)
+    before = model.loss(hidden, ids)[0].item()
+    with torch.no_grad():
+        model.head.weight[70:] = 50.0
+    assert model.loss(hidden, ids)[0].item() == before
+    assert model.logits(hidden).shape == (1, 8, 70)
