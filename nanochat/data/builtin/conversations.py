@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from random import Random
 from typing import Any
 
@@ -15,7 +14,8 @@ from nanochat.data.builtin.choice import LETTERS, choice_prompt
 from nanochat.data.builtin.holdout import held_out_wording
 from nanochat.data.builtin.lexicon import WORDS
 from nanochat.data.builtin.phrasing import PREFIXES, casual, with_prefix
-from nanochat.data.builtin.relations import Fact, Relation, relations
+from nanochat.data.builtin.relations import Fact, Relation
+from nanochat.data.builtin.world import question_weights, relations
 
 # Conversations per size.
 COUNTS: dict[str, int] = {"small": 25_000, "medium": 100_000, "large": 400_000}
@@ -26,15 +26,10 @@ Turn = tuple[str, Content]
 _MakeTurn = Callable[[Random, bool], Turn]
 
 
-@cache
-def _relation_weights() -> list[float]:
-    return [r.weight * len(r.facts) ** 0.5 for r in relations()]
-
-
 def sample_fact(rng: Random, *, held_out: bool) -> tuple[Relation, Fact, str]:
     """A relation, a fact and a question core, from the training side or the held-out side."""
     while True:
-        r = rng.choices(relations(), _relation_weights())[0]
+        r = rng.choices(relations(), question_weights())[0]
         fact, core = rng.choice(r.facts), rng.choice(r.cores)
         if r.held_out(fact, core) == held_out:
             return r, fact, core

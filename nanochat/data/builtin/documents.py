@@ -10,7 +10,8 @@ from random import Random
 from nanochat.data.builtin import arithmetic, copying, letters, stories, talk
 from nanochat.data.builtin.everyday import PEOPLE
 from nanochat.data.builtin.holdout import validation_document
-from nanochat.data.builtin.relations import Fact, Relation, relations
+from nanochat.data.builtin.relations import Fact, Relation
+from nanochat.data.builtin.world import question_weights, relations
 
 # Characters of training documents per size.
 SIZES: dict[str, int] = {"small": 11_000_000, "medium": 44_000_000, "large": 176_000_000}
@@ -57,7 +58,7 @@ def _article(rng: Random) -> str:
 
 def _one_relation(rng: Random) -> str:
     """A list of facts of one kind."""
-    r = rng.choices(relations(), [r.weight * len(r.facts) ** 0.5 for r in relations()])[0]
+    r = rng.choices(relations(), question_weights())[0]
     facts = rng.sample(r.facts, min(len(r.facts), rng.randint(6, 14)))
     return " ".join(fact.fill(rng.choice(r.statements)) for fact in facts)
 

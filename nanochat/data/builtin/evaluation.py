@@ -12,7 +12,8 @@ from nanochat.data.builtin.conversations import fact_question, sample_choice, sa
 from nanochat.data.builtin.holdout import held_out_wording
 from nanochat.data.builtin.lexicon import WORDS
 from nanochat.data.builtin.phrasing import PREFIXES, with_prefix
-from nanochat.data.builtin.relations import Fact, Relation, relations
+from nanochat.data.builtin.relations import Fact, Relation
+from nanochat.data.builtin.world import question_weights, relations
 
 ITEMS_PER_TASK = 250
 _DRAWS = 4 * ITEMS_PER_TASK  # some tasks have fewer distinct held-out questions than that
@@ -42,7 +43,7 @@ def _facts(rng: Random) -> EvalItem:
 
 
 def _facts_novel(rng: Random) -> EvalItem:
-    r = rng.choices(relations(), [r.weight * len(r.facts) ** 0.5 for r in relations()])[0]
+    r = rng.choices(relations(), question_weights())[0]
     fact, core = rng.choice(r.facts), rng.choice(r.novel)
     return _fact_item(fact_question(rng, fact, core), r, fact, core)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 
 from nanochat.data.builtin.holdout import held_out_fact
 
@@ -49,17 +48,3 @@ class Relation:
     def held_out(self, fact: Fact, core: str) -> bool:
         """Whether this fact is kept from this wording in training."""
         return held_out_fact(self.name, fact.subject, core)
-
-
-@cache
-def relations() -> tuple[Relation, ...]:
-    """All relations of the world."""
-    from nanochat.data.builtin import wordings_life, wordings_numbers, wordings_world
-
-    return (*wordings_world.relations(), *wordings_life.relations(), *wordings_numbers.relations())
-
-
-@cache
-def relation(name: str) -> Relation:
-    """The relation of that name."""
-    return next(r for r in relations() if r.name == name)
