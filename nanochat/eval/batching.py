@@ -8,6 +8,9 @@ from torch import Tensor
 IGNORE = -1
 """The target that is not scored."""
 
+BATCH_TOKENS = {"cuda": 65_536, "mps": 8_192, "cpu": 8_192}
+"""Tokens in one forward by kind of device, where nothing else is asked for."""
+
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
     """Indices of rows in batches of rows x longest <= `max_tokens`; one row where even that is too much.

@@ -1,17 +1,15 @@
 """CORE, the score of a base model: 22 in-context tasks of DCLM (arXiv:2406.11794), centred and averaged.
 
-A bundle directory holds `core.yaml` (the tasks), `eval_meta_data.csv` (what guessing scores on each, in percent)
-and `eval_data/**.jsonl`. Every item becomes one or more rows of tokens, of which a span is scored:
+Every item becomes one or more rows of tokens, of which a span is scored:
 
     multiple_choice     query + each choice; the span is what the choices do not share at the front
     schema              each context + the continuation; the span is what they share at the end
     language_modeling   context + continuation; the span is the continuation, to be the greedy one throughout
 
+The right choice or context is the one whose span has the lowest mean loss.
 Shapes: B rows, T tokens, C model width, S scored tokens, V vocabulary.
 """
 
-import csv
-import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,60 +18,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
 from nanochat.console import progress
 from nanochat.eval.batching import length_batches, pad_right
+from nanochat.eval.bundle import CORE_TASKS, CoreTask, load_bundle
 from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
 
-CORE_TASKS = (
-    "hellaswag_zeroshot",
-    "jeopardy",
-    "bigbench_qa_wikidata",
-    "arc_easy",
-    "arc_challenge",
-    "copa",
-    "commonsense_qa",
-    "piqa",
-    "openbook_qa",
-    "lambada_openai",
-    "hellaswag",
-    "winograd",
-    "winogrande",
-    "bigbench_dyck_languages",
-    "agi_eval_lsat_ar",
-    "bigbench_cs_algorithms",
-    "bigbench_operators",
-    "bigbench_repeat_copy_logic",
-    "squad",
-    "coqa",
-    "boolq",
-    "bigbench_language_identification",
-)
-
 GPT2_CORE = 0.256525
 """What GPT-2 (1.6 B parameters) scores: the mark to pass."""
 
-_DATA_SEED = 1337  # shuffles a task's items
 _FEWSHOT_SEED = 1234  # plus the item's index: draws its examples
 _EXAMPLE_DELIMITER = "\n\n"
 _ITEMS_AT_ONCE = 512  # items whose rows exist together, and are sorted by length
 _LOGITS_AT_ONCE = 1024  # scored tokens whose logits over the vocabulary exist together
-
-
-@dataclass(frozen=True)
-class CoreTask:
-    """A task of the bundle, its items shuffled. `baseline` is what guessing scores, in [0, 1)."""
-
-    label: str
-    kind: str
-    shots: int
-    delimiter: str
-    baseline: float
-    items: Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -107,38 +67,6 @@ class CoreResult:
 def centred(accuracy: float, baseline: float) -> float:
     """0 for guessing, 1 for all right."""
     return (accuracy - baseline) / (1 - baseline)
-
-
-def load_bundle(bundle: Path) -> list[CoreTask]:
-    """The tasks whose data is there, in the bundle's order. Raises ValueError for what is not such a bundle."""
-    try:
-        listed = yaml.safe_load((bundle / "core.yaml").read_text(encoding="utf-8"))["icl_tasks"]
-        with open(bundle / "eval_meta_data.csv", encoding="utf-8", newline="") as file:
-            baselines = {
-                row["Eval Task"]: float(row["Random baseline"]) / 100 for row in csv.DictReader(file)
-            }
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"no CORE bundle in {bundle} ({error}): it must hold core.yaml, eval_meta_data.csv and eval_data/"
-        ) from None
-    tasks = []
-    for entry in listed:
-        path = bundle / "eval_data" / entry["dataset_uri"]
-        if not path.is_file():
-            continue
-        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        random.Random(_DATA_SEED).shuffle(items)
-        tasks.append(
-            CoreTask(
-                label=entry["label"],
-                kind=entry["icl_task_type"],
-                shots=entry["num_fewshot"][0],
-                delimiter=entry.get("continuation_delimiter", " "),
-                baseline=baselines[entry["label"]],
-                items=items,
-            )
-        )
-    return tasks
 
 
 def prompts(task: CoreTask, index: int) -> list[str]:

@@ -1,8 +1,10 @@
-"""A small tokenizer and a random model that is far from uniform, on one process."""
+"""A small tokenizer, a random model that is far from uniform, a checkpoint of it, one process."""
 
 import pytest
 import torch
 
+from nanochat.checkpoint import store
+from nanochat.config import to_json
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.paths import default_paths
@@ -48,3 +50,19 @@ def model(tokenizer: Tokenizer) -> GPT:
 @pytest.fixture
 def runtime() -> Runtime:
     return Runtime(0, 0, 1, torch.device("cpu"), torch.float32, default_paths())
+
+
+@pytest.fixture
+def checkpoint(model: GPT, tokenizer: Tokenizer, tmp_path) -> str:
+    """The run `tiny` at step 7, trained (so it says) on a folder of texts."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for n in range(4):
+        (texts / f"{n}.txt").write_text(f"Document {n}. {TEXT}" * 3)
+    (tmp_path / "held_out.txt").write_text(TEXT)
+    config = {"dataset": str(texts), "text_column": "text", "val_path": str(tmp_path / "held_out.txt")}
+    directory = default_paths().checkpoints("tiny")
+    meta = {"model": to_json(model.config), "config": config}
+    store.save(directory, 7, model.state_dict(), None, meta)
+    tokenizer.save(directory / "tokenizer")
+    return "tiny"

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from nanochat.eval.core import CORE_TASKS, Row, centred, evaluate_core, load_bundle, prompts, rows, score_rows
+from nanochat.eval.bundle import CORE_TASKS, load_bundle
+from nanochat.eval.core import Row, centred, evaluate_core, prompts, rows, score_rows
 from nanochat.runtime import Runtime
 
 BIRDS = ("penguin", "puffin", "heron", "ostrich", "gull", "owl", "crow")
