@@ -31,7 +31,7 @@ wait "$download" || { echo "the download failed: see $NANOCHAT_BASE_DIR/download
 # --- the base model ---
 "${on_all_gpus[@]}" pretrain --dataset=fineweb-edu --need-shards=370 --depth=26 --target-param-data-ratio=8.25 \
     --device-batch-size=16 --fp8 --vocab-size=32768 --resume=auto --run="$WANDB_RUN"
-"${on_all_gpus[@]}" eval base --model=baserun
+"${on_all_gpus[@]}" eval base --model=baserun --core=on
 
 # --- the chat model; identity conversations are generated, unless you put your own identity_conversations.jsonl
 #     into NANOCHAT_BASE_DIR ---

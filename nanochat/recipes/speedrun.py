@@ -52,7 +52,12 @@ SPEEDRUN = Recipe(
             run="baserun",
             distributed=True,
         ),
-        Stage("eval-base", ("eval", "base", "--model=baserun"), needs=("pretrain",), distributed=True),
+        Stage(
+            "eval-base",
+            ("eval", "base", "--model=baserun", "--core=on"),
+            needs=("pretrain",),
+            distributed=True,
+        ),
         Stage(
             "sft",
             ("sft", f"--mixture={MIXTURE}", "--resume=auto"),

@@ -63,7 +63,9 @@ def run(config: RunConfig, paths: Paths) -> RunResult:
     began = time.monotonic()
     results = runner.run()
     rows = [(result.name, result.status, duration(result.wall_s)) for result in results]
-    table(recipe.about, ("stage", "", "time"), [*rows, ("all", "", duration(time.monotonic() - began))])
+    table(
+        f"run {recipe.name}", ("stage", "", "time"), [*rows, ("all", "", duration(time.monotonic() - began))]
+    )
     _conclude(recipe, results, _again(config), paths)
     return RunResult(recipe.name, tuple(results))
 

@@ -59,6 +59,27 @@ class Findings:
         found = [stage for stage in self.stages if stage.stage in TRAINING and stage.of("train")]
         return sorted(found, key=lambda stage: TRAINING.index(stage.stage))
 
+    def every(self, kind: str) -> list[Row]:
+        """All rows of a kind, in the order of the stages."""
+        return [row for stage in self.stages for row in stage.of(kind)]
+
+    def newest(self, name: str) -> Row:
+        """The newest table of this name among the configurations that the stages wrote down; empty if none did."""
+        return next((row[name] for row in reversed(self.every("config")) if row.get(name)), {})
+
+    def scores(self, *, core: bool = False) -> dict[str, dict[str, Row]]:
+        """For each run, in the order in which they were made, its newest score on every task: of CORE or of chat."""
+        scores: dict[str, dict[str, Row]] = {}
+        for stage in self.stages:
+            if (stage.stage == "eval-base") != core:
+                continue
+            for row in sorted(stage.of("tasks"), key=lambda row: row.get("time", 0.0)):
+                counts, chances = row.get("counts") or {}, row.get("baselines") or {}
+                for task, score in row["scores"].items():
+                    fact = {"score": score, "count": counts.get(task), "chance": chances.get(task, 0.0)}
+                    scores.setdefault(stage.run, {})[task] = fact
+        return scores
+
 
 def collect(paths: Paths) -> Findings:
     """Read every run below the base directory, leaving out what is older than the last `report reset`."""

@@ -27,8 +27,9 @@ class Image:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a model was given and what it said."""
+    """Who spoke, what it was given and what it said."""
 
+    speaker: str
     prompt: str
     text: str
 

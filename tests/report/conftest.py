@@ -14,6 +14,8 @@ from nanochat.paths import Paths
 from nanochat.report.stages import GenerateConfig, GenerateResult, run_generate
 
 CONFIG: dict[str, Any] = {"depth": 4, "dataset": "builtin", "sft": {"epochs": 2}}
+SIZES = {"n_layer": 4, "n_embd": 256, "n_head": 4, "head_dim": 64, "sequence_len": 256, "vocab_size": 2048}
+PLAN = {"depth": 4, "model": SIZES}
 MACHINE = {
     "cpu": hardware.Cpu("Test CPU | 3000", 2, 4, 2.0, ("avx2",)),
     "memory": hardware.Memory(8 << 30, 4 << 30),
@@ -32,7 +34,7 @@ def log_training(
     ) as metrics:
         parameters = {"matrices": 3_000_000, "embedding": 500_000, "scalars": 0}
         metrics.log(
-            "config", config=CONFIG, plan=None, hardware=MACHINE, software=SOFTWARE, parameters=parameters
+            "config", config=CONFIG, plan=PLAN, hardware=MACHINE, software=SOFTWARE, parameters=parameters
         )
         for step in range(begin + 1, (end or steps) + 1):
             done_share = step / steps
@@ -118,7 +120,21 @@ def log_pipeline(paths: Paths) -> Paths:
         "baserun",
         "eval-base",
         [
-            {"kind": "eval", "step": 80, "val_bpb": 1.1183, "train_bpb": 1.0067},
+            {
+                "kind": "eval",
+                "step": 80,
+                "val_bpb": 1.1183,
+                "train_bpb": 1.0067,
+                "core": 0.26,
+                "core_partial": True,
+            },
+            {
+                "kind": "tasks",
+                "step": 80,
+                "scores": {"copa": 0.6},
+                "counts": {"copa": 100},
+                "baselines": {"copa": 0.5},
+            },
             {
                 "kind": "sample",
                 "step": 80,

@@ -60,14 +60,18 @@ def test_the_report_tells_the_whole_pipeline(generated: GenerateResult) -> None:
         "Tokenizer",
         "Pretraining",
         "Supervised fine-tuning",
+        "CORE",
         "Tasks",
         "What it says",
         "Time",
         "Machine",
     )
     text = generated.markdown.read_text()
+    assert "| model | 4 layers, width 256, 4 heads of 64, context 256, vocabulary 2,048 |" in text
     assert "| validation | 1.1183 bits per byte |" in text
     assert "| tasks answered right | 13.5% (baserun) → 90.0% (sft), mean of 2 tasks |" in text
+    assert "| CORE | 0.2600, from a part of its tasks (GPT-2: 0.2565) |" in text
+    assert "| copa | 100 | 50% | 60.0% |" in text
     assert "| cost | $0.67 |" in text  # 4 + 64 + 32 seconds
     assert "| facts | 200 | 25% | 27.0% | 95.0% |" in text
     assert "| identity |  | 0% |  | 100.0% |" in text

@@ -1,0 +1,103 @@
+"""The first section of the report: a whole pipeline in a dozen lines, and what is still missing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import fmean, median
+
+from nanochat.console import amount, duration
+from nanochat.report.artefacts import Findings
+from nanochat.report.blocks import Block, Table
+
+
+def summarise(findings: Findings, dollars_per_hour: float | None) -> Iterable[Block]:
+    """What is known, a line each; what is not known is left out."""
+    wall_s = sum(timing.wall_s for timing in findings.timings)
+    peaks = [row["peak_rss_bytes"] for row in findings.every("done") if row.get("peak_rss_bytes")]
+    told = {
+        "model": _model(findings),
+        "parameters": _parameters(findings),
+        "trained on": _trained_on(findings),
+        "validation": _validation(findings),
+        "CORE": _core_score(findings),
+        "tasks answered right": _task_means(findings),
+        "ChatCORE": _chatcore(findings),
+        "speed of training": _speed(findings),
+        "time, all stages": duration(wall_s) if wall_s else None,
+        "cost": f"${wall_s / 3600 * dollars_per_hour:.2f}" if dollars_per_hour else None,
+        "peak memory": f"{max(peaks) / 2**30:.2f} GiB" if peaks else None,
+    }
+    yield Table(("", ""), tuple((name, value) for name, value in told.items() if value))
+    missing = [name for name, present in _expected(findings).items() if not present]
+    if missing:
+        yield f"Not done yet: {', '.join(missing)}."
+
+
+def _expected(findings: Findings) -> dict[str, bool]:
+    """The stages of a whole pipeline, and whether anything is known of each."""
+    known = {(stage.run, stage.stage) for stage in findings.stages}
+    trained = {stage.stage: stage.run for stage in findings.training()}
+    return {
+        "tokenizer train": any(run == "tokenizer" for run, _ in known),
+        "pretrain": "pretrain" in trained,
+        "eval base": (trained.get("pretrain"), "eval-base") in known,
+        "sft": "sft" in trained,
+        "eval chat": (trained.get("sft"), "eval-chat") in known,
+    }
+
+
+def _model(findings: Findings) -> str | None:
+    model = findings.newest("plan").get("model")
+    return model and (
+        f"{model['n_layer']} layers, width {model['n_embd']}, {model['n_head']} heads of {model['head_dim']}, "
+        f"context {model['sequence_len']:,}, vocabulary {model['vocab_size']:,}"
+    )
+
+
+def _parameters(findings: Findings) -> str | None:
+    counts: dict[str, int] = findings.newest("parameters")
+    groups = ", ".join(f"{name} {amount(count)}" for name, count in counts.items() if count)
+    return f"{amount(sum(counts.values()))} ({groups})" if counts else None
+
+
+def _trained_on(findings: Findings) -> str | None:
+    ends = [(stage.stage, stage.of("train")[-1]) for stage in findings.training()]
+    told = (f"{amount(end['tokens'])} tokens in {end['step']:,} steps ({name})" for name, end in ends)
+    return ", then ".join(told) or None
+
+
+def _validation(findings: Findings) -> str | None:
+    values = [value for stage in findings.stages for value in stage.series("eval", "val_bpb")[1]]
+    return f"{values[-1]:.4f} bits per byte" if values else None
+
+
+def _core_score(findings: Findings) -> str | None:
+    for row in reversed(findings.every("eval")):
+        if row.get("core") is not None:
+            from nanochat.eval.core import GPT2_CORE  # loads torch: only where there is something to compare
+
+            partial = ", from a part of its tasks" if row.get("core_partial") else ""
+            return f"{row['core']:.4f}{partial} (GPT-2: {GPT2_CORE:.4f})"
+    return None
+
+
+def _chatcore(findings: Findings) -> str | None:
+    known = [row["chatcore"] for row in findings.every("tasks") if row.get("chatcore") is not None]
+    return f"{known[-1]:.4f}" if known else None
+
+
+def _task_means(findings: Findings) -> str | None:
+    scores = findings.scores()
+    shared = set.intersection(*map(set, scores.values())) if scores else set()
+    means = (f"{fmean(own[task]['score'] for task in shared):.1%} ({run})" for run, own in scores.items())
+    return f"{' → '.join(means)}, mean of {len(shared)} tasks" if shared else None
+
+
+def _speed(findings: Findings) -> str | None:
+    told = []
+    for stage in findings.training():
+        tok_per_s, mfu = stage.series("train", "tok_per_s")[1], stage.series("train", "mfu")[1]
+        if tok_per_s:
+            share = f", {median(mfu):.1%} of peak FLOPs" if mfu else ""
+            told.append(f"{amount(median(tok_per_s))} tokens/s ({stage.stage}{share})")
+    return ", ".join(told) or None
