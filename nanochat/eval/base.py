@@ -13,6 +13,7 @@ from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.bpb import BpbResult, bits_per_byte
 from nanochat.eval.bundle import fetch_bundle
 from nanochat.eval.core import GPT2_CORE, CoreResult, evaluate_core
+from nanochat.eval.options import require_positive
 from nanochat.eval.samples import PROMPTS, Sample, sample
 from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics, open_metrics
@@ -48,6 +49,9 @@ class EvalBaseConfig:
     device: str = "auto"
     dtype: str = "auto"
 
+    def __post_init__(self) -> None:
+        require_positive(self, "max_bytes", "context", "max_per_task", "batch_tokens")
+
 
 @dataclass(frozen=True)
 class EvalBaseResult:
@@ -67,15 +71,16 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
     began = time.monotonic()
     loaded = load_model(config.model, runtime, config.step)
     longest = loaded.model.config.sequence_len
-    if not 1 <= (config.context or longest) <= longest:
-        raise ValueError(f"--context {config.context} is not within the model's, 1 to {longest}")
+    if config.context is not None and config.context > longest:
+        raise ValueError(f"--context {config.context} is longer than the model's context of {longest}")
+    metrics_path = runtime.paths.metrics(loaded.directory.resolve().name)
     if runtime.is_main:  # what has to be made or fetched first
         _open(config, loaded, runtime)
         _bundle(config, runtime)
     runtime.barrier()
     result = _evaluate(config, loaded, _open(config, loaded, runtime), runtime)
     with open_metrics(
-        runtime.paths.metrics(result.run),
+        metrics_path,
         STAGE,
         wandb_run=config.run,
         config=to_json(config),
@@ -116,7 +121,7 @@ def _evaluate(
 
     engine = Engine(model, tokenizer, max_rows=len(PROMPTS), tools=None)
     return EvalBaseResult(
-        run=loaded.directory.name,
+        run=loaded.directory.resolve().name,
         step=loaded.step,
         dataset=dataset.name,
         train=bpb("train"),

@@ -10,6 +10,7 @@ from nanochat.config import to_json
 from nanochat.console import say, table, warn
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.batching import BATCH_TOKENS
+from nanochat.eval.options import require_positive
 from nanochat.eval.tasks import TaskResult, evaluate_task
 from nanochat.infer.engine import Engine
 from nanochat.metrics import open_metrics
@@ -43,6 +44,9 @@ class EvalChatConfig:
     device: str = "auto"
     dtype: str = "auto"
 
+    def __post_init__(self) -> None:
+        require_positive(self, "max_items", "max_rows", "batch_tokens")
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -70,6 +74,8 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
     began = time.monotonic()
     names = task_names(config.suite)
     loaded = load_model(config.model, runtime, config.step)
+    name_of_run = loaded.directory.resolve().name
+    metrics_path = runtime.paths.metrics(name_of_run)
     device = runtime.device.type
     engine = Engine(loaded.model, loaded.tokenizer, max_rows=config.max_rows or _ENGINE_ROWS[device])
     results: list[TaskResult] = []
@@ -94,7 +100,7 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
     if not results:
         raise EnvironmentFault(f"none of the tasks could be had: {skipped[0].reason}")
     result = EvalChatResult(
-        run=loaded.directory.name,
+        run=name_of_run,
         step=loaded.step,
         tasks=tuple(results),
         skipped=tuple(skipped),
@@ -102,7 +108,7 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
         chatcore=chatcore(results),
     )
     with open_metrics(
-        runtime.paths.metrics(result.run),
+        metrics_path,
         STAGE,
         wandb_run=config.run,
         config=to_json(config),

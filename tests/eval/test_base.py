@@ -71,13 +71,19 @@ def test_another_dataset_and_a_shorter_context(checkpoint, runtime, tmp_path):
     assert result.val.bytes == len("Another text, b. " * 9)
 
 
+def test_a_checkpoint_may_be_named_by_its_path(checkpoint, runtime):
+    result = run(replace(CONFIG, model=str(runtime.paths.checkpoints("tiny"))), runtime)
+    assert result.run == "tiny"
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({"model": "nothing"}, "nothing"),
         ({"step": 3}, "3"),
-        ({"context": 65}, "--context 65 is not within the model's, 1 to 64"),
-        ({"context": -1}, "--context -1"),
+        ({"context": 65}, "--context 65 is longer than the model's context of 64"),
+        ({"context": -1}, "--context must be at least 1, not -1"),
+        ({"max_bytes": 0}, "--max-bytes must be at least 1"),
         ({"dataset": "no/such/place"}, "no/such/place"),
     ],
 )
