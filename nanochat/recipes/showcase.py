@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from nanochat.console import table
+from nanochat.console import say, table
 from nanochat.metrics import open_metrics, read_metrics
 from nanochat.paths import Paths
 
@@ -72,4 +72,4 @@ def show(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    show(ask(sys.argv[1]))
+    say(f"{len(ask(sys.argv[1]))} questions answered")

@@ -62,7 +62,12 @@ def run(config: RunConfig, paths: Paths) -> RunResult:
         return RunResult(recipe.name)
     began = time.monotonic()
     results = runner.run()
-    rows = [(result.name, result.status, duration(result.wall_s)) for result in results]
+    rows = [
+        (result.name, "done before", "")
+        if result.status == "skipped"
+        else (result.name, result.status, duration(result.wall_s))
+        for result in results
+    ]
     table(
         f"run {recipe.name}", ("stage", "", "time"), [*rows, ("all", "", duration(time.monotonic() - began))]
     )

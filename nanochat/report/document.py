@@ -77,7 +77,7 @@ def _training(stage: StageRows) -> Iterable[Block]:
     config = stage.last("config")
     if config:
         yield Table(("setting", "value"), _flat(config.get("config") or {}), "Settings", folded=True)
-        if config.get("plan"):
+        if stage.stage == "pretrain" and config.get("plan"):  # later stages carry their base model's
             yield Table(("decided by the plan", "value"), _flat(config["plan"]), "Plan", folded=True)
 
 
@@ -127,7 +127,7 @@ def _score_table(scores: dict[str, dict[str, Row]]) -> Table:
     rows = (
         (
             task,
-            str(facts[task]["count"] or ""),
+            " / ".join(dict.fromkeys(str(own[task]["count"]) for own in scores.values() if task in own)),
             f"{facts[task]['chance']:.0%}",
             *(f"{own[task]['score']:.1%}" if task in own else "" for own in scores.values()),
         )

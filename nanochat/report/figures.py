@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's text colour; no plotted thing has it
 COLOURS = ("#3b82c4", "#dd7a3a", "#4f9d69", "#a06cc4", "#c24d5a")
+MARKED_POINTS = 25  # a curve of fewer points shows them
 SMOOTHING_POINTS = 50  # the smoothed curve averages over about this fraction of the run
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -116,7 +117,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
             axes.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.3)
             axes.plot(curve.steps, _smoothed(curve.values), color=colour, linewidth=1.6, label=curve.label)
         else:
-            marker = "o" if len(curve.steps) < 40 else None
+            marker = "o" if len(curve.steps) < MARKED_POINTS else None
             axes.plot(
                 curve.steps, curve.values, color=colour, linewidth=1.6, marker=marker, ms=3, label=curve.label
             )

@@ -114,7 +114,7 @@ def log_pipeline(paths: Paths) -> Paths:
     log_training(paths, "baserun", "pretrain", 80, end=60)
     log_training(paths, "baserun", "pretrain", 80, begin=40)
     baselines = {"facts": 0.25, "letters": 0.0}
-    counts = {"facts": 200, "letters": 100}
+    counts = {"facts": 200, "letters": 100, "identity": 50}
     log_rows(
         paths,
         "baserun",

@@ -74,7 +74,7 @@ def test_the_report_tells_the_whole_pipeline(generated: GenerateResult) -> None:
     assert "| copa | 100 | 50% | 60.0% |" in text
     assert "| cost | $0.67 |" in text  # 4 + 64 + 32 seconds
     assert "| facts | 200 | 25% | 27.0% | 95.0% |" in text
-    assert "| identity |  | 0% |  | 100.0% |" in text
+    assert "| identity | 50 | 0% |  | 100.0% |" in text
     assert "8 × Test GPU (80 GiB)" in text
     assert "| code | 1.90 | 1.90 |" in text
     assert "Not done yet" not in text
