@@ -32,8 +32,8 @@ def open_ours(options: dict[str, Any]) -> Side:
     from nanochat.checkpoint.model import load_model
     from nanochat.runtime import open_runtime
 
-    runtime = open_runtime(options["device"], options["dtype"]).__enter__()
-    loaded = load_model(options["run"], runtime, options["step"])
+    with open_runtime(options["device"], options["dtype"]) as runtime:
+        loaded = load_model(options["run"], runtime, options["step"])
     model, tokenizer = loaded.model, loaded.tokenizer
 
     @torch.inference_mode()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from nanochat.checkpoint.model import load_model
+from nanochat.checkpoint.model import LoadedModel, load_model
 from nanochat.config import to_json
 from nanochat.console import say, table, warn
 from nanochat.errors import EnvironmentFault
@@ -74,33 +74,13 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
     began = time.monotonic()
     names = task_names(config.suite)
     loaded = load_model(config.model, runtime, config.step)
-    name_of_run = loaded.directory.resolve().name
-    metrics_path = runtime.paths.metrics(name_of_run)
-    device = runtime.device.type
-    engine = Engine(loaded.model, loaded.tokenizer, max_rows=config.max_rows or _ENGINE_ROWS[device])
-    results: list[TaskResult] = []
-    skipped: list[Skipped] = []
-    for name in names:
-        task = _open(name, runtime)
-        if isinstance(task, Skipped):
-            warn(f"{name} is skipped: {task.reason}")
-            skipped.append(task)
-            continue
-        results.append(
-            evaluate_task(
-                loaded.model,
-                loaded.tokenizer,
-                engine,
-                task,
-                runtime,
-                max_items=config.max_items,
-                batch_tokens=config.batch_tokens or BATCH_TOKENS[device],
-            )
-        )
+    name = loaded.directory.resolve().name
+    metrics_path = runtime.paths.metrics(name)
+    results, skipped = _answer(config, names, loaded, runtime)
     if not results:
         raise EnvironmentFault(f"none of the tasks could be had: {skipped[0].reason}")
     result = EvalChatResult(
-        run=name_of_run,
+        run=name,
         step=loaded.step,
         tasks=tuple(results),
         skipped=tuple(skipped),
@@ -127,6 +107,33 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
         metrics.log("done", step=result.step, wall_s=time.monotonic() - began)
     _show(result)
     return result
+
+
+def _answer(
+    config: EvalChatConfig, names: Sequence[str], loaded: LoadedModel, runtime: Runtime
+) -> tuple[list[TaskResult], list[Skipped]]:
+    kind = runtime.device.type
+    engine = Engine(loaded.model, loaded.tokenizer, max_rows=config.max_rows or _ENGINE_ROWS[kind])
+    results: list[TaskResult] = []
+    skipped: list[Skipped] = []
+    for name in names:
+        task = _open(name, runtime)
+        if isinstance(task, Skipped):
+            warn(f"{name} is skipped: {task.reason}")
+            skipped.append(task)
+        else:
+            result = evaluate_task(
+                loaded.model,
+                loaded.tokenizer,
+                engine,
+                task,
+                runtime,
+                max_items=config.max_items,
+                batch_tokens=config.batch_tokens or BATCH_TOKENS[kind],
+            )
+            say(f"{name}: {result.accuracy:.1%} of {result.n:,}")
+            results.append(result)
+    return results, skipped
 
 
 def _open(name: str, runtime: Runtime) -> Task | Skipped:

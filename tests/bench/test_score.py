@@ -164,6 +164,7 @@ def checkpoint():
     return "tiny"
 
 
+@pytest.mark.slow
 def test_both_sides_in_one_comparison(tmp_path, parquet, checkpoint):
     (tmp_path / "peer" / "nanochat").mkdir(parents=True)
     (tmp_path / "peer" / "nanochat" / "__init__.py").touch()
@@ -192,6 +193,7 @@ def test_both_sides_in_one_comparison(tmp_path, parquet, checkpoint):
     assert "bits per byte over 4 documents" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_peer_that_is_not_where_it_was_said_to_be_is_refused(tmp_path, parquet):
     (tmp_path / "empty").mkdir()
     done = run(
