@@ -152,7 +152,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """
     try:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        ranks = _parse_ranks(path.read_text(encoding="ascii"))
+        ranks = parse_ranks(path.read_text(encoding="ascii"))
         tokenizer = Tokenizer(ranks, about["pattern"], about["training"])
         intact = tokenizer.hash == about["hash"] and about["special_tokens"] == list(SPECIAL_TOKENS)
     except FileNotFoundError as error:
@@ -164,7 +164,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _parse_ranks(text: str) -> dict[bytes, int]:
+def parse_ranks(text: str) -> dict[bytes, int]:
+    """The ranks that a `.tiktoken` file's text states; ValueError names the first line that states none."""
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         try:

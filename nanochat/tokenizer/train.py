@@ -39,13 +39,7 @@ def train_tokenizer(
 
     Raises ValueError for an impossible size, an unknown pattern, or text too small for so many tokens.
     """
-    smallest = _BYTES + len(SPECIAL_TOKENS)
-    if vocab_size < smallest:
-        raise ValueError(
-            f"a vocabulary of {vocab_size} is too small: bytes and special tokens take {smallest}"
-        )
-    if max_chars < 1 or doc_cap < 1:
-        raise ValueError(f"max_chars ({max_chars}) and doc_cap ({doc_cap}) must be at least 1")
+    check_training(vocab_size, pattern, max_chars, doc_cap)
     regex = split_pattern(pattern)
     trainer = rustbpe.Tokenizer()
     with _Bars() as bars:
@@ -70,6 +64,18 @@ def train_tokenizer(
         "max_chars": max_chars,
     }
     return Tokenizer(ranks, regex, facts)
+
+
+def check_training(vocab_size: int, pattern: str, max_chars: int, doc_cap: int) -> None:
+    """ValueError for settings with which no training can succeed, whatever the text."""
+    smallest = _BYTES + len(SPECIAL_TOKENS)
+    if vocab_size < smallest:
+        raise ValueError(
+            f"a vocabulary of {vocab_size} is too small: bytes and special tokens take {smallest}"
+        )
+    if max_chars < 1 or doc_cap < 1:
+        raise ValueError(f"max_chars ({max_chars}) and doc_cap ({doc_cap}) must be at least 1")
+    split_pattern(pattern)
 
 
 class _Sample:
