@@ -185,7 +185,7 @@ def _cut(segment: Segment, room: int) -> tuple[Segment, Segment]:
     return (document, start, head), (document, start + head, length - head)
 
 
-POLICIES: dict[str, Callable[[np.ndarray, int, np.random.Generator], Plan]] = {
+POLICIES: dict[Policy, Callable[[np.ndarray, int, np.random.Generator], Plan]] = {
     "contiguous": _contiguous,
     "bestfit-crop": lambda lengths, context, rng: _bestfit(lengths, context, rng, crop=True),
     "bestfit-pad": lambda lengths, context, rng: _bestfit(lengths, context, rng, crop=False),

@@ -108,7 +108,7 @@ class TokenStore:
             self._changed.notify_all()
 
     def piece(self, shard: int, index: int) -> TokenPiece | None:
-        """A piece, once it is there; None past the shard's last. Raises what kept it from being made."""
+        """A piece, once it is there; None past the shard's last. Raises what kept it from being made, or Closed."""
         while True:
             found = self._shards[shard].load(index)
             if found is not None:
@@ -117,6 +117,8 @@ class TokenStore:
             if info is not None and index >= info.pieces:
                 return None
             with self._changed:
+                if self._stopped:
+                    raise Closed
                 if self._fault is not None:
                     raise self._fault
                 if shard not in self._order[self._position :]:
@@ -193,11 +195,11 @@ class TokenStore:
         return True
 
     def _heartbeat(self, characters: int) -> None:
-        """Wake readers: a piece may have appeared. Raises _Stopped to end a shard half-way."""
+        """Wake readers: a piece may have appeared. Raises Closed to end a shard half-way."""
         with self._changed:
             self._changed.notify_all()
             if self._stopped:
-                raise _Stopped
+                raise Closed
 
 
 def _add(on_progress: Callable[[int], None], before: int, characters: int) -> None:
@@ -208,8 +210,8 @@ def _report(on_progress: Callable[[int], None], before: int, characters: int) ->
     on_progress(before + characters)
 
 
-class _Stopped(Exception):  # noqa: N818 - no error: the store was closed
-    pass
+class Closed(Exception):  # noqa: N818 - no error
+    """The store was closed while somebody waited for a piece or made one."""
 
 
 class _Shard:

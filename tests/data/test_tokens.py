@@ -1,0 +1,211 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from nanochat.data import tokens
+from nanochat.data.datasets import Dataset, open_dataset
+from nanochat.data.tokens import TokenStore, open_tokens, token_dtype
+from nanochat.errors import EnvironmentFault
+from nanochat.paths import Paths
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+SHARDS = (
+    [f"first shard, document {number}: {'x' * (number % 7)}" for number in range(100)],
+    [f"zweites Stück, Dokument {number}" for number in range(50)],
+    ["validation"],
+)
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "BATCH_CHARS", 300)
+    monkeypatch.setattr(tokens, "PIECE_BATCHES", 3)
+
+
+@pytest.fixture
+def dataset(make_dataset: Callable[..., Dataset]) -> Dataset:
+    made = make_dataset(*SHARDS)
+    return replace(made, train=made.train[:-1])
+
+
+def read(store: TokenStore, tokenizer: Tokenizer) -> list[list[str]]:
+    """Every document of every shard, decoded; each must begin with BOS."""
+    shards = []
+    for shard in range(len(store)):
+        shards.append([])
+        index = 0
+        while (piece := store.piece(shard, index)) is not None:
+            for begin, end in zip(piece.offsets[:-1], piece.offsets[1:], strict=True):
+                bos, *ids = piece.tokens[begin:end].tolist()
+                assert bos == tokenizer.bos
+                shards[-1].append(tokenizer.decode(ids))
+            index += 1
+        assert index > 1
+    return shards
+
+
+def files(paths: Paths, dataset: Dataset, tokenizer: Tokenizer, ending: str) -> list[Path]:
+    return sorted(paths.tokens(dataset.name, tokenizer.hash).glob(f"*{ending}"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_made_on_demand_the_cache_holds_every_document(
+    dataset: Dataset, tokenizer: Tokenizer, paths: Paths, workers: int
+) -> None:
+    store = open_tokens(dataset, tokenizer, paths, workers=workers)
+    assert not paths.tokens(dataset.name, tokenizer.hash).exists()
+    assert read(store, tokenizer) == list(map(list, SHARDS[:-1]))
+    info = store.info(0)
+    assert info is not None
+    assert info.counts.documents == 100
+    assert info.tokens == sum(len(text.encode()) + 1 for text in SHARDS[0])
+    store.close()
+
+
+def test_made_ahead_it_is_the_same_and_is_made_once(
+    dataset: Dataset, tokenizer: Tokenizer, paths: Paths
+) -> None:
+    heard: list[int] = []
+    store = open_tokens(dataset, tokenizer, paths, workers=2)
+    infos = store.make_all(heard.append)
+    assert heard == sorted(heard)
+    assert heard[-1] == sum(len(text) for shard in SHARDS[:-1] for text in shard)
+    before = {path: path.stat().st_mtime_ns for path in files(paths, dataset, tokenizer, "")}
+    again = open_tokens(dataset, tokenizer, paths)
+    assert again.make_all() == infos
+    assert read(again, tokenizer) == list(map(list, SHARDS[:-1]))
+    assert before == {path: path.stat().st_mtime_ns for path in files(paths, dataset, tokenizer, "")}
+    assert not files(paths, dataset, tokenizer, ".tmp")
+
+
+def test_the_validation_split_has_its_own_files(dataset: Dataset, tokenizer: Tokenizer, paths: Paths) -> None:
+    (info,) = open_tokens(dataset, tokenizer, paths, "val").make_all()
+    assert (info.counts.documents, info.tokens) == (1, len("validation") + 1)
+
+
+def test_a_held_out_share_is_tokenised_apart(tokenizer: Tokenizer, paths: Paths, tmp_path: Path) -> None:
+    source = tmp_path / "all.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in SHARDS[0]))
+    dataset = open_dataset(str(source), paths, val_fraction=0.3)
+    sizes = [open_tokens(dataset, tokenizer, paths, split).make_all()[0] for split in ("train", "val")]  # type: ignore[arg-type]
+    assert all(info.counts.documents for info in sizes)
+    assert sum(info.counts.documents for info in sizes) == 100
+    assert sum(info.tokens for info in sizes) == sum(len(text.encode()) + 1 for text in SHARDS[0])
+
+
+@pytest.mark.parametrize("damage", ["torn bin", "torn idx", "no bin", "no idx", "empty idx", "torn json"])
+def test_damaged_files_are_made_again(
+    dataset: Dataset, tokenizer: Tokenizer, paths: Paths, damage: str
+) -> None:
+    open_tokens(dataset, tokenizer, paths).make_all()
+    how, kind = damage.split()
+    victim = files(paths, dataset, tokenizer, f".{kind}")[0]
+    if how == "no":
+        victim.unlink()
+    else:
+        victim.write_bytes(victim.read_bytes()[: -3 if how == "torn" else 0])
+    store = open_tokens(dataset, tokenizer, paths)
+    assert read(store, tokenizer) == list(map(list, SHARDS[:-1]))
+    store.close()
+    assert open_tokens(dataset, tokenizer, paths).make_all()[0].counts.documents == 100
+
+
+def test_changed_text_is_tokenised_anew(
+    dataset: Dataset, tokenizer: Tokenizer, paths: Paths, tmp_path: Path
+) -> None:
+    source = tmp_path / "own.jsonl"
+    own = replace(dataset, train=(source,))
+    for text in ("the first text", "another text"):
+        source.write_text(json.dumps({"text": text}))
+        piece = open_tokens(own, tokenizer, paths)
+        (info,) = piece.make_all()
+        assert info.tokens == len(text) + 1
+
+
+def test_an_interrupted_shard_goes_on_from_its_last_piece(
+    dataset: Dataset, tokenizer: Tokenizer, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Exception):  # noqa: N818
+        pass
+
+    def interrupt(characters: int) -> None:
+        if characters > 2500:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        open_tokens(dataset, tokenizer, paths).make_all(interrupt)
+    finished = {path: path.stat().st_mtime_ns for path in files(paths, dataset, tokenizer, ".bin")}
+    assert finished
+    assert not files(paths, dataset, tokenizer, ".json")
+    store = open_tokens(dataset, tokenizer, paths)
+    store.make_all()
+    assert read(store, tokenizer) == list(map(list, SHARDS[:-1]))
+    assert (
+        finished.items()
+        <= {p: p.stat().st_mtime_ns for p in files(paths, dataset, tokenizer, ".bin")}.items()
+    )
+
+
+def test_a_shard_that_another_process_makes_is_read_as_it_appears(
+    dataset: Dataset, tokenizer: Tokenizer, paths: Paths
+) -> None:
+    waiting = open_tokens(dataset, tokenizer, paths)
+    lock = FileLock(waiting._shards[0].lock)
+    lock.lock_file  # noqa: B018 - the path exists only once the folder does
+    waiting._shards[0].lock.parent.mkdir(parents=True)
+    with lock:
+        waiting.expect([0, 1], 0)
+        assert waiting.piece(1, 0) is not None  # not locked: made here meanwhile
+        assert waiting.info(0) is None
+        maker = open_tokens(dataset, tokenizer, paths)
+        maker._shards[0].make(1, lambda characters: None)
+        assert waiting.piece(0, 0) is not None
+    waiting.close()
+
+
+def test_a_fault_of_the_maker_reaches_the_reader(
+    dataset: Dataset, tokenizer: Tokenizer, paths: Paths
+) -> None:
+    folder = paths.tokens(dataset.name, tokenizer.hash)
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file in the way")
+    store = open_tokens(dataset, tokenizer, paths)
+    with pytest.raises((EnvironmentFault, NotADirectoryError)):
+        store.piece(0, 0)
+    store.close()
+
+
+def test_a_shard_without_documents_has_no_pieces(
+    tokenizer: Tokenizer, paths: Paths, make_dataset: Callable[..., Dataset]
+) -> None:
+    store = open_tokens(make_dataset(["", "  "]), tokenizer, paths)
+    assert store.piece(0, 0) is None
+    info = store.info(0)
+    assert info is not None
+    assert (info.pieces, info.tokens, info.counts.empty) == (0, 0, 2)
+    store.close()
+
+
+def test_a_large_vocabulary_takes_uint32(paths: Paths, make_dataset: Callable[..., Dataset]) -> None:
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    ranks |= {
+        bytes([first, second]): 256 + 256 * first + second for first in range(256) for second in range(256)
+    }
+    large = Tokenizer(ranks, r"[\s\S][\s\S]?")
+    assert large.bos > np.iinfo(np.uint16).max
+    store = open_tokens(make_dataset(["zzyx"]), large, paths)
+    piece = store.piece(0, 0)
+    assert piece is not None
+    assert piece.tokens.dtype == np.uint32
+    assert piece.tokens.tolist() == [large.bos, *large.encode("zzyx")]
+    store.close()
+
+
+def test_the_limit_of_uint16() -> None:
+    assert token_dtype(65536) == np.uint16
+    assert token_dtype(65537) == np.uint32
