@@ -44,7 +44,7 @@ def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
     if config.dataset is not None:
         dataset = open_dataset(config.dataset, paths, text_column=config.text_column)
         sample = islice(documents(dataset, "val"), _DATASET_DOCUMENTS)
-        texts[f"validation of {dataset.name}"] = "\n".join(text[:_DOCUMENT_CHARS] for text in sample)
+        texts["validation text"] = "\n".join(text[:_DOCUMENT_CHARS] for text in sample)
     comparison = compare(tokenizer, texts)
     _show(comparison)
     with open_metrics(
@@ -62,18 +62,16 @@ def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
 
 def _show(comparison: Comparison) -> None:
     ours, *peers = comparison.tokenizers
-    columns = ["domain", "bytes", f"ours ({ours.vocab_size:,})"]
-    for peer in peers:
-        columns += [f"{peer.name} ({peer.vocab_size:,})", f"ours / {peer.name}"]
     rows = []
     for domain, size in comparison.bytes.items():
         own = ours.bytes_per_token[domain]
-        row = [domain, f"{size:,}", f"{own:.2f}"]
-        for peer in peers:
-            other = peer.bytes_per_token[domain]
-            row += [f"{other:.2f}", f"{own / other:.2f}"]
-        rows.append(row)
-    table("UTF-8 bytes per token (more is better)", columns, rows)
+        beside = [(peer.bytes_per_token[domain], own / peer.bytes_per_token[domain]) for peer in peers]
+        rows.append(
+            [domain, f"{size:,}", f"{own:.2f}", *(f"{other:.2f} ({ratio:.2f})" for other, ratio in beside)]
+        )
+    rows.append(["vocabulary", "", *(f"{each.vocab_size:,}" for each in comparison.tokenizers)])
+    columns = ["domain", "bytes", "ours", *(peer.name for peer in peers)]
+    table("UTF-8 bytes per token, more is better (in brackets: ours / theirs)", columns, rows)
     if comparison.skipped:
         say(
             f"skipped {' and '.join(comparison.skipped)}: not in tiktoken's cache; "

@@ -64,7 +64,7 @@ SPLIT_PATTERNS: dict[str, SplitPattern] = {
             word=rf"[\p{{L}}\p{{M}}&&[^{''.join(_UNSPACED)}]]+",
             runs="|".join(f" ?[{script}]+" for script in _UNSPACED),
         ),
-        "Chinese, Japanese, Thai, Khmer: as marks; for want of spaces a chunk ends where the script changes",
+        "Japanese, Thai, Chinese with Latin words: as marks, and tokens keep to one script; some % more tokens",
     ),
 }
 
