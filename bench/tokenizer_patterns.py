@@ -51,7 +51,7 @@ def main() -> None:
     print(f"{size / 1e6:.2f} MB of each language, {arguments.vocab_size} tokens; bytes per token")
     print(f"{'':12s}" + "".join(f"{name:>9s}" for name in SPLIT_PATTERNS))
     tokenizers = [
-        train_tokenizer(together, arguments.vocab_size, pattern=name, max_chars=10**10, doc_cap=10**9)
+        train_tokenizer(together, arguments.vocab_size, pattern=name, max_chars=10**9, doc_cap=10**9)
         for name in SPLIT_PATTERNS
     ]
     for language, texts in held_out.items():

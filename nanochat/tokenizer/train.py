@@ -20,6 +20,8 @@ from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 _BYTES = 256
+# rustbpe counts in 32 bits, and no pair occurs more often than there are characters.
+_MOST_CHARS = 2**31 - 1
 # Documents handed to rustbpe at a time: enough for its threads, few enough to bound memory.
 _BUFFER_DOCUMENTS = 4096
 
@@ -73,8 +75,10 @@ def check_training(vocab_size: int, pattern: str, max_chars: int, doc_cap: int) 
         raise ValueError(
             f"a vocabulary of {vocab_size} is too small: bytes and special tokens take {smallest}"
         )
-    if max_chars < 1 or doc_cap < 1:
-        raise ValueError(f"max_chars ({max_chars}) and doc_cap ({doc_cap}) must be at least 1")
+    if not 1 <= max_chars <= _MOST_CHARS:
+        raise ValueError(f"--max-chars {max_chars} must lie between 1 and {_MOST_CHARS:,}")
+    if doc_cap < 1:
+        raise ValueError(f"--doc-cap {doc_cap} must be at least 1")
     split_pattern(pattern)
 
 

@@ -59,7 +59,7 @@ def test_training_again_gives_the_same_tokenizer(paths: Paths, text: str) -> Non
     [
         ({"vocab_size": 100}, "too small"),
         ({"split_pattern": "x"}, "unknown split pattern 'x'"),
-        ({"max_chars": 0}, "at least 1"),
+        ({"max_chars": 0}, "--max-chars 0 must lie between"),
         ({"dataset": "nothing-here"}, "unknown dataset 'nothing-here'"),
         ({"vocab_size": 60_000}, "--vocab-size"),
     ],

@@ -62,7 +62,8 @@ def test_the_progress_of_merging_is_shown_and_logging_left_as_it_was(
             {"vocab_size": 300, "pattern": "klingon"},
             "unknown split pattern 'klingon': choose one of default, ",
         ),
-        ({"vocab_size": 300, "max_chars": 0}, "must be at least 1"),
+        ({"vocab_size": 300, "max_chars": 0}, "must lie between 1 and 2,147,483,647"),
+        ({"vocab_size": 300, "max_chars": 2**31}, "must lie between 1 and 2,147,483,647"),
         ({"vocab_size": 300, "doc_cap": 0}, "must be at least 1"),
         (
             {"vocab_size": 300},
