@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Tiny models run as fast on one thread, and two tests' threads never wait for each other. Child processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -34,6 +34,8 @@ def sample(
     prompts: Sequence[str] = PROMPTS,
     params: SamplingParams = GREEDY,
 ) -> list[Sample]:
-    """Continue each prompt as the beginning of a document."""
-    completions = engine.generate([[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts], params)
+    """Continue each prompt as the beginning of a document; of one that fills the context, its last words."""
+    room = max(1, engine.max_length // 2)
+    starts = [[tokenizer.bos, *tokenizer.encode(prompt)[-room:]] for prompt in prompts]
+    completions = engine.generate(starts, params)
     return [Sample(prompt, completion.text) for prompt, completion in zip(prompts, completions, strict=True)]

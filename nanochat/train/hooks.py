@@ -100,7 +100,7 @@ class Evaluate:
             self.metrics.log("eval", step=trainer.progress.step, **self.latest)
             figures = ", ".join(f"{name} {value:.4f}" for name, value in self.latest.items())
             say(f"step {trainer.progress.step}: {figures}")
-        except (RuntimeError, MemoryError) as error:  # above all: out of memory
+        except Exception as error:  # out of memory above all, but nothing here may end a training run
             warn(f"evaluation failed at step {trainer.progress.step}, training goes on: {error}")
         finally:
             trainer.model.train()
@@ -127,7 +127,7 @@ class SampleText:
                 for text in sample(engine, trainer.tokenizer, self.prompts):
                     self.metrics.log("sample", step=trainer.progress.step, **asdict(text))
                     say(f"  {text.prompt}|{text.text}")
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             warn(f"sampling failed at step {trainer.progress.step}, training goes on: {error}")
         finally:
             trainer.model.train()

@@ -13,6 +13,7 @@ from nanochat.data.datasets import Dataset, documents, open_dataset
 from nanochat.data.loader import pretrain_loader
 from nanochat.data.packing import Policy
 from nanochat.eval import bpb
+from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.samples import PROMPTS
 from nanochat.model.attention import choose_kernel
 from nanochat.model.fp8 import has_fp8
@@ -32,8 +33,6 @@ from nanochat.train.session import (
     resume_step,
 )
 from nanochat.train.state import Progress, Trainer
-
-_EVAL_BATCH_TOKENS = {"cuda": 65_536, "mps": 8_192, "cpu": 8_192}
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ def _scorer(tokenizer: Tokenizer, dataset: Dataset, the_plan: RunPlan, max_bytes
             windows.append(
                 bpb.cut(tokenizer, documents(dataset, "val"), context=context, max_bytes=max_bytes)
             )
-        batch_tokens = _EVAL_BATCH_TOKENS[runtime.device.type]
+        batch_tokens = BATCH_TOKENS[runtime.device.type]
         return {"val_bpb": bpb.score(trainer.model, windows[0], runtime, batch_tokens=batch_tokens).bpb}
 
     return score

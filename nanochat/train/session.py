@@ -17,6 +17,7 @@ from nanochat.checkpoint.model import TOKENIZER_DIR, load_weights
 from nanochat.config import to_json
 from nanochat.console import progress as progress_bar
 from nanochat.console import say
+from nanochat.errors import EnvironmentFault
 from nanochat.metrics import open_metrics
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import LearningRates
@@ -86,7 +87,12 @@ def resume_step(directory: Path, options: TrainingOptions) -> int | None:
     """The step to go on from, or None to begin. Raises ValueError rather than overwrite a run."""
     there = store.steps(directory)
     if options.resume == "auto":
-        return store.latest(directory) if there else None
+        newest = store.latest(directory)
+        if there and newest is None:
+            raise EnvironmentFault(
+                f"every checkpoint in {directory} is torn: restore the files, or delete the folder"
+            )
+        return newest
     if there:
         raise ValueError(
             f"{directory} already holds a run at step {there[-1]}: go on with --resume auto, "

@@ -1,0 +1,116 @@
+"""The dial: a golden table of what depths decide, and properties that hold for any."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.scaling import Overrides, RunPlan, plan
+
+V = 32_768
+SPEEDRUN = Overrides(target_param_data_ratio=8.25, device_batch_size=16)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What one turn of the dial must give."""
+
+    width: int
+    heads: int
+    matrices: int
+    batch_tokens: int
+    steps: int
+    device_rows: int
+    accumulation: int
+    matrix_rate: float
+    embedding_rate: float
+    decay: float
+    warmup: int
+
+
+GOLDEN = {
+    ("d2", "cpu"): Golden(128, 2, 393_240, 4096, 2688, 16, 1, 0.02, 0.42426, 0.0, 27),
+    ("d4", "cpu"): Golden(256, 4, 3_145_824, 8192, 6144, 16, 2, 0.028284, 0.42426, 0.0, 61),
+    ("d6", "cpu"): Golden(384, 6, 10_617_048, 16_384, 8928, 16, 4, 0.04, 0.48990, 0.0, 89),
+    ("d12", "8xGPU"): Golden(768, 6, 84_935_088, 524_288, 2520, 32, 1, 0.02, 0.3, 0.28, 40),
+    ("d20", "8xGPU"): Golden(1280, 10, 393_217_200, 1_048_576, 4980, 32, 2, 0.028284, 0.32863, 0.10019, 40),
+    ("d26", "8xGPU"): Golden(1664, 13, 863_897_580, 1_048_576, 7226, 16, 4, 0.028284, 0.28823, 0.04747, 40),
+}
+
+
+def make(name: str, machine: str) -> RunPlan:
+    depth = int(name[1:])
+    if machine == "cpu":
+        return plan(depth, 4096, "cpu")
+    return plan(depth, V, "cuda", 8, SPEEDRUN if depth == 26 else Overrides())
+
+
+@pytest.mark.parametrize(("name", "machine"), GOLDEN)
+def test_golden_table(name: str, machine: str) -> None:
+    expected, made = GOLDEN[name, machine], make(name, machine)
+    actual = Golden(
+        width=made.model.n_embd,
+        heads=made.model.n_head,
+        matrices=made.parameters["matrices"],
+        batch_tokens=made.batch_tokens,
+        steps=made.total_steps,
+        device_rows=made.device_batch_size,
+        accumulation=made.accumulation,
+        matrix_rate=pytest.approx(made.rates.matrix, rel=1e-4),
+        embedding_rate=pytest.approx(made.rates.embedding, rel=1e-4),
+        decay=pytest.approx(made.rates.weight_decay, rel=1e-3),
+        warmup=made.schedule.warmup_steps,
+    )
+    assert expected == actual
+
+
+def test_the_speedrun_is_the_overviews() -> None:
+    """d26 at ratio 8.25: about 7.6 B tokens in batches of a million, and it fits GPUs of 80 GB."""
+    made = plan(26, V, "cuda", 8, SPEEDRUN, memory_limit=80 * 10**9)
+    assert made.model.sequence_len == 2048
+    assert made.tokens == pytest.approx(
+        8.25 * (made.parameters["matrices"] + made.parameters["head"]), rel=1e-3
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    depth=st.integers(1, 30),
+    device=st.sampled_from(["cpu", "cuda", "mps"]),
+    world=st.sampled_from([1, 2, 8]),
+    vocab=st.sampled_from([512, 4096, 32_768]),
+)
+def test_batches_always_divide(depth: int, device: str, world: int, vocab: int) -> None:
+    made = plan(depth, vocab, device, world)
+    rows = made.device_batch_size * made.accumulation * world
+    assert rows * made.model.sequence_len == made.batch_tokens
+    assert made.total_steps * made.batch_tokens == made.tokens
+    assert made.schedule.total_steps == made.total_steps
+
+
+def test_little_memory_means_smaller_micro_batches_for_the_same_step() -> None:
+    roomy, tight = plan(12, V, "cuda", 1), plan(12, V, "cuda", 1, memory_limit=16 * 10**9)
+    assert tight.device_batch_size < roomy.device_batch_size
+    assert tight.batch_tokens == roomy.batch_tokens
+    assert tight.memory_bytes <= 16 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("depth", "overrides", "words"),
+    [
+        (0, Overrides(), "--depth"),
+        (4, Overrides(total_batch_size=1000), "--total-batch-size"),
+        (4, Overrides(total_batch_size=128), "--total-batch-size"),
+        (4, Overrides(total_batch_size=2048, device_batch_size=3), "--device-batch-size"),
+        (4, Overrides(head_dim=7), "head_dim"),
+    ],
+)
+def test_what_cannot_divide_is_refused(depth: int, overrides: Overrides, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        plan(depth, 4096, "cpu", 1, overrides)
+
+
+def test_what_cannot_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="smaller depth"):
+        plan(40, V, "cuda", 1, memory_limit=24 * 10**9)

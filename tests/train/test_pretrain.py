@@ -1,0 +1,191 @@
+"""Pretraining in process: learns, resumes to the same bits, divides its batches freely, refuses bad requests."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanochat.checkpoint import store
+from nanochat.checkpoint.model import load_model
+from nanochat.metrics import read_metrics
+from nanochat.paths import default_paths
+from nanochat.runtime import open_runtime
+from nanochat.train import hooks, step
+from nanochat.train.pretrain import PretrainConfig, run
+from nanochat.train.session import TrainingResult
+
+
+def pretrain(config: PretrainConfig) -> TrainingResult:
+    with open_runtime("cpu") as runtime:
+        return run(config, runtime)
+
+
+def hashes(run_name: str, at: int) -> dict[str, str]:
+    """sha256 of weights and optimiser."""
+    meta = store.load_meta(default_paths().checkpoints(run_name), at)
+    return {part: facts["sha256"] for part, facts in meta["files"].items()}
+
+
+def losses(run_name: str) -> list[float]:
+    rows = read_metrics(default_paths().metrics(run_name))
+    return list({row["step"]: row["loss"] for row in rows if row["kind"] == "train"}.values())
+
+
+def test_learns_and_leaves_a_model_that_loads(tiny: PretrainConfig) -> None:
+    result = pretrain(replace(tiny, num_iterations=40))
+    curve = losses("baserun")
+    assert result.finished
+    assert len(curve) == 40
+    assert curve[-1] < 0.6 * curve[0]
+    kinds = {row["kind"] for row in read_metrics(default_paths().metrics("baserun"))}
+    assert kinds == {"config", "train", "eval", "sample", "packing", "done"}
+    with open_runtime("cpu") as runtime:
+        loaded = load_model("baserun", runtime)
+    assert loaded.step == 40
+    assert loaded.meta["finished"]
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, at: int, number: signal.Signals) -> None:
+    """Send this process a real signal during the given step."""
+    original = step.accumulate_gradients
+
+    def accumulate(trainer, batches):  # type: ignore[no-untyped-def]
+        if trainer.progress.step + 1 == at:
+            os.kill(os.getpid(), number)
+        return original(trainer, batches)
+
+    monkeypatch.setattr(step, "accumulate_gradients", accumulate)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_resumed_run_ends_with_the_same_bits(
+    tiny: PretrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    number: signal.Signals,
+) -> None:
+    pretrain(replace(tiny, model_tag="whole"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, number)
+        stopped = pretrain(replace(tiny, model_tag="broken"))
+    assert (stopped.finished, stopped.step) == (False, 5)
+    assert "--resume auto" in capsys.readouterr().err
+    resumed = pretrain(replace(tiny, model_tag="broken", resume="auto"))
+    assert (resumed.finished, resumed.step) == (True, 12)
+    assert hashes("broken", 12) == hashes("whole", 12)
+    assert losses("broken") == losses("whole")
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny: PretrainConfig) -> None:
+    pretrain(tiny)
+    before = hashes("baserun", 12)
+    again = pretrain(replace(tiny, resume="auto"))
+    assert again.finished
+    assert hashes("baserun", 12) == before
+
+
+def test_micro_batches_do_not_change_the_losses(tiny: PretrainConfig) -> None:
+    curves = []
+    for rows in (8, 4, 1):
+        pretrain(replace(tiny, model_tag=f"rows{rows}", device_batch_size=rows))
+        curves.append(losses(f"rows{rows}"))
+    for curve in curves[1:]:
+        assert curve == pytest.approx(curves[0], rel=2e-4)
+
+
+def test_checkpoints_come_as_often_as_asked_and_only_the_last_are_kept(tiny: PretrainConfig) -> None:
+    pretrain(replace(tiny, save_every=3, keep_last=2))
+    assert store.steps(default_paths().checkpoints("baserun")) == [9, 12]
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    original = step.accumulate_gradients
+
+    def poisoned(trainer, batches):  # type: ignore[no-untyped-def]
+        loss = original(trainer, batches)
+        if trainer.progress.step == 3:
+            trainer.model.head.weight.grad[0, 0] = float("nan")
+        return loss
+
+    monkeypatch.setattr(step, "accumulate_gradients", poisoned)
+    result = pretrain(tiny)
+    assert (result.finished, result.skipped_steps) == (True, 1)
+    assert "step 4 skipped" in capsys.readouterr().err
+    with open_runtime("cpu") as runtime:
+        assert all(p.isfinite().all() for p in load_model("baserun", runtime).model.parameters())
+
+
+def test_saving_precedes_evaluating_and_a_failing_evaluation_ends_nothing(
+    tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    saved: list[bool] = []
+
+    def out_of_memory(self: hooks.Evaluate, trainer: object) -> None:
+        saved.append(store.latest(default_paths().checkpoints("baserun")) == 12)
+        raise torch.OutOfMemoryError("as if")
+
+    from nanochat.train import pretrain as module
+
+    monkeypatch.setattr(module.bpb, "score", lambda *_, **__: out_of_memory(None, None))
+    assert pretrain(tiny).finished
+    assert saved == [True]
+    assert "evaluation failed" in capsys.readouterr().err
+
+
+def test_a_run_is_never_overwritten(tiny: PretrainConfig) -> None:
+    pretrain(tiny)
+    with pytest.raises(ValueError, match="--resume auto"):
+        pretrain(tiny)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"depth": 2}, {"lr_scale": 2.0}, {"num_iterations": 20}, {"seed": 1}, {"total_batch_size": 512}],
+)
+def test_a_run_of_other_settings_is_not_resumed(tiny: PretrainConfig, change: dict) -> None:
+    pretrain(replace(tiny, num_iterations=2))
+    with pytest.raises(ValueError, match="cannot resume"):
+        pretrain(replace(tiny, **{"num_iterations": 2, **change}, resume="auto"))
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(
+    tiny: PretrainConfig, capsys: pytest.CaptureFixture
+) -> None:
+    pretrain(replace(tiny, model_tag="whole"))
+    pretrain(replace(tiny, save_every=6))
+    directory = default_paths().checkpoints("baserun")
+    model = store.file_of(directory, 12, "model")
+    model.write_bytes(model.read_bytes()[:-100])
+    assert pretrain(replace(tiny, resume="auto")).step == 12
+    assert "torn" in capsys.readouterr().err
+    assert hashes("baserun", 12) == hashes("whole", 12)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dataset": "no-such-thing"}, "no-such-thing"),
+        ({"vocab_size": 999}, "tokenizer train"),
+        ({"total_batch_size": 100}, "--total-batch-size"),
+        ({"device_batch_size": 5}, "--device-batch-size"),
+        ({"depth": 0}, "--depth"),
+        ({"depth": 300}, "GB"),
+        ({"fp8": True}, "fp8"),
+    ],
+)
+def test_bad_requests_are_refused_before_any_work(tiny: PretrainConfig, change: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        pretrain(replace(tiny, **change))
+    assert not default_paths().checkpoints("baserun").exists()
+
+
+def test_without_a_tokenizer_the_way_to_one_is_told(tiny: PretrainConfig) -> None:
+    for path in Path(default_paths().tokenizers).glob("*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="tokenizer train"):
+        pretrain(tiny)

@@ -1,0 +1,98 @@
+"""Fine-tuning: learns to answer, resumes to the same bits, keeps the base model as it was."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nanochat.checkpoint import store
+from nanochat.checkpoint.model import load_model
+from nanochat.infer.engine import Engine
+from nanochat.infer.sampler import SamplingParams
+from nanochat.paths import default_paths
+from nanochat.runtime import open_runtime
+from nanochat.tokenizer.chat import render_prompt
+from nanochat.train import pretrain, sft
+from nanochat.train.pretrain import PretrainConfig
+from nanochat.train.session import TrainingResult
+from nanochat.train.sft import SftConfig
+
+
+def fine_tune(config: SftConfig) -> TrainingResult:
+    with open_runtime("cpu") as runtime:
+        return sft.run(config, runtime)
+
+
+@pytest.fixture
+def config(tiny: PretrainConfig, tmp_path: Path) -> SftConfig:
+    """A base model, and conversations that answer one question with a tool and another without."""
+    with open_runtime("cpu") as runtime:
+        pretrain.run(tiny, runtime)
+    answers = {
+        "who?": "Anna",
+        "sum?": [
+            {"type": "python", "text": "1+2"},
+            {"type": "python_output", "text": "3"},
+            {"type": "text", "text": "3"},
+        ],
+    }
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]})
+        for q, a in answers.items()
+    ]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n".join(lines * 40))
+    return SftConfig(
+        mixture=str(file),
+        num_iterations=60,
+        eval_every=0,
+        save_minutes=0,
+        compile="off",
+        total_batch_size=128,
+    )
+
+
+def test_learns_to_answer_and_to_use_the_tool(config: SftConfig) -> None:
+    assert fine_tune(config).finished
+    with open_runtime("cpu") as runtime:
+        loaded = load_model("sft", runtime)
+    engine = Engine(loaded.model, loaded.tokenizer)
+    prompts = [render_prompt(loaded.tokenizer, [{"role": "user", "content": q}]) for q in ("who?", "sum?")]
+    first, second = engine.generate(prompts, SamplingParams(temperature=0, max_new_tokens=16))
+    assert first.text == "Anna"
+    assert second.text == "3"
+    assert any(second.forced_mask)
+
+
+def test_a_resumed_run_ends_with_the_same_bits(config: SftConfig) -> None:
+    short = replace(config, num_iterations=8, save_every=4, keep_last=9)
+    fine_tune(replace(short, model_tag="whole"))
+    fine_tune(replace(short, model_tag="broken"))
+    directory = default_paths().checkpoints("broken")
+    store.remove(directory, 8)
+    assert fine_tune(replace(short, model_tag="broken", resume="auto")).step == 8
+    whole, broken = (
+        store.load_meta(default_paths().checkpoints(tag), 8)["files"] for tag in ("whole", "broken")
+    )
+    assert whole == broken
+
+
+def test_the_base_model_stays(config: SftConfig) -> None:
+    directory = default_paths().checkpoints("baserun")
+    before = store.load_meta(directory, 12)["files"]
+    fine_tune(replace(config, num_iterations=2))
+    assert store.load_meta(directory, 12)["files"] == before
+    assert store.latest(directory) == 12
+
+
+def test_without_a_base_model_the_way_to_one_is_told(config: SftConfig) -> None:
+    with pytest.raises(ValueError, match="there are: baserun"):
+        fine_tune(replace(config, base="nothing"))
+
+
+def test_a_batch_that_cannot_divide_is_refused(config: SftConfig) -> None:
+    with pytest.raises(ValueError, match="--total-batch-size"):
+        fine_tune(replace(config, total_batch_size=100))
+    with pytest.raises(ValueError, match="--device-batch-size"):
+        fine_tune(replace(config, device_batch_size=3))
