@@ -120,9 +120,9 @@ class Tokenizer:
     def save(self, directory: Path) -> Path:
         """Writes both files into `directory` (made if missing) and returns the rank file's path.
 
-        The json comes last: a rank file without a json of its hash is not a tokenizer.
+        The json comes last: a rank file without a json of its hash is not a tokenizer. Raises
+        EnvironmentFault when the folder cannot be written.
         """
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"tok{self.vocab_size}.tiktoken"
         lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(self._tokens))
         about = {

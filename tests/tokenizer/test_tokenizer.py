@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths
 from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
@@ -95,6 +96,12 @@ def test_save_and_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert same(load_tokenizer(path), tokenizer)
 
 
+def test_saving_where_nothing_can_be_written_is_one_clear_line(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFault, match=r"cannot write .*tok340\.tiktoken"):
+        tokenizer.save(tmp_path / "file" / "folder")
+
+
 def test_pickling_for_worker_processes(tokenizer: Tokenizer) -> None:
     assert same(pickle.loads(pickle.dumps(tokenizer)), tokenizer)
 
@@ -146,6 +153,11 @@ def other_pattern(path: Path) -> None:
     path.with_suffix(".json").write_text(json.dumps(about | {"pattern": "."}))
 
 
+def broken_pattern(path: Path) -> None:
+    about = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(about | {"pattern": "("}))
+
+
 def torn_json(path: Path) -> None:
     path.with_suffix(".json").write_text("{")
 
@@ -156,7 +168,17 @@ def no_json_object(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [corrupt_line, drop_line, swap_ranks, flip_bytes, truncate, other_pattern, torn_json, no_json_object],
+    [
+        corrupt_line,
+        drop_line,
+        swap_ranks,
+        flip_bytes,
+        truncate,
+        other_pattern,
+        broken_pattern,
+        torn_json,
+        no_json_object,
+    ],
 )
 def test_a_damaged_file_is_one_clear_line(tokenizer: Tokenizer, tmp_path: Path, damage) -> None:
     path = tokenizer.save(tmp_path)
