@@ -85,28 +85,33 @@ def test_a_memory_bomb_fails(namespaces: bool) -> None:
     assert run_python(code, namespaces=namespaces).ok
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import socket; socket.socket()",
-        "import socket; socket.create_connection(('127.0.0.1', 9))",
-        "import urllib.request; urllib.request.urlopen('http://example.com')",
-        "import os; os.fork()",
-        "import subprocess; subprocess.run(['true'])",
-        "import os; os.system('true')",
-        "import os; os.execv('/bin/true', ['true'])",
-        "import os; os.kill(os.getppid() or 1, 9)",
-        "import ctypes; ctypes.CDLL(None)",
-        "open('../stolen', 'w')",
-        "import os; os.remove('../stdin')",
-        "import os; os.rename('../stdin', 'stdin')",
-        "import shutil; shutil.rmtree('..')",
-    ],
+FORBIDDEN = (
+    "import socket; socket.socket()",
+    "import socket; socket.create_connection(('127.0.0.1', 9))",
+    "import urllib.request; urllib.request.build_opener().open('http://example.com')",
+    "import os; os.fork()",
+    "import subprocess; subprocess.run(['true'])",
+    "import os; os.system('true')",
+    "import os; os.execv('/bin/true', ['true'])",
+    "import os; os.kill(os.getppid() or 1, 9)",
+    "import ctypes; ctypes.CDLL(None)",
+    "open('../stolen', 'w')",
+    "import os; os.remove('../stdin')",
+    "import os; os.rename('../stdin', 'stdin')",
+    "import shutil; shutil.rmtree('..')",
 )
-def test_what_a_program_must_not_do_fails_in_its_face(code: str, namespaces: bool) -> None:
-    result = run_python(code, namespaces=namespaces)
-    assert not result.ok
-    assert "not allowed in the sandbox" in result.stderr
+
+
+def test_what_a_program_must_not_do_fails_in_its_face(namespaces: bool) -> None:
+    code = (
+        f"for act in {FORBIDDEN!r}:\n"
+        "    try: exec(act)\n"
+        "    except Exception as error: print(act, '->', error)\n"
+        "    else: print(act, 'was allowed')\n"
+    )
+    lines = run_python(code, namespaces=namespaces).stdout.splitlines()
+    assert len(lines) == len(FORBIDDEN)
+    assert [line for line in lines if "not allowed in the sandbox" not in line] == []
 
 
 def test_files_live_in_the_work_folder_and_vanish(namespaces: bool) -> None:
