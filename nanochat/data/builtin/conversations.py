@@ -13,9 +13,8 @@ from nanochat.data.builtin import arithmetic, letters, stories, talk
 from nanochat.data.builtin.choice import LETTERS, choice_prompt
 from nanochat.data.builtin.holdout import held_out_wording
 from nanochat.data.builtin.lexicon import WORDS
-from nanochat.data.builtin.phrasing import PREFIXES, casual, with_prefix
-from nanochat.data.builtin.relations import Fact, Relation
-from nanochat.data.builtin.world import question_weights, relations
+from nanochat.data.builtin.phrasing import PREFIXES, with_prefix
+from nanochat.data.builtin.questions import fact_question, sample_choice, sample_fact
 
 # Conversations per size.
 COUNTS: dict[str, int] = {"small": 25_000, "medium": 100_000, "large": 400_000}
@@ -24,23 +23,6 @@ _VALIDATION_SHARE = 0.02
 Content = str | list[dict[str, str]]
 Turn = tuple[str, Content]
 _MakeTurn = Callable[[Random, bool], Turn]
-
-
-def sample_fact(rng: Random, *, held_out: bool) -> tuple[Relation, Fact, str]:
-    """A relation, a fact and a question core, from the training side or the held-out side."""
-    while True:
-        r = rng.choices(relations(), question_weights())[0]
-        fact, core = rng.choice(r.facts), rng.choice(r.cores)
-        if r.held_out(fact, core) == held_out:
-            return r, fact, core
-
-
-def fact_question(rng: Random, fact: Fact, core: str) -> str:
-    """The core as a question, sometimes after an opening, now and then in the hasty style."""
-    question, proper = fact.fill(core), core.startswith("{")
-    if not proper and rng.random() < 0.06:
-        return casual(question)
-    return with_prefix(rng.choice(PREFIXES), question, proper=proper)
 
 
 def fact_turn(rng: Random, held_out: bool) -> Turn:
@@ -65,17 +47,6 @@ def spelling_turn(rng: Random, held_out: bool) -> Turn:
         if held_out_wording("spell", word, core) == held_out:
             question = with_prefix(rng.choice(PREFIXES), core.format(w=word))
             return question, letters.spelling_answer(word)
-
-
-def sample_choice(rng: Random, *, held_out: bool) -> tuple[Relation, Fact, str, tuple[str, ...]]:
-    """A fact question with four options in random order, the right one among them."""
-    while True:
-        r, fact, core = sample_fact(rng, held_out=held_out)
-        others = [answer for answer in r.answers if answer != fact.answer]
-        if len(others) >= 3:
-            options = [fact.answer, *rng.sample(others, 3)]
-            rng.shuffle(options)
-            return r, fact, core, tuple(options)
 
 
 def choice_turn(rng: Random, held_out: bool) -> Turn:
@@ -106,11 +77,11 @@ def story_turn(rng: Random, held_out: bool) -> Turn:
 
 # What a turn is about, with its share of all turns in percent.
 _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
-    (fact_turn, 32),
-    (arithmetic_turn, 26),
-    (letters_turn, 17),
-    (spelling_turn, 7),
-    (choice_turn, 6),
+    (fact_turn, 31),
+    (arithmetic_turn, 24),
+    (letters_turn, 16),
+    (spelling_turn, 9),
+    (choice_turn, 8),
     (identity_turn, 5),
     (talk_turn, 3),
     (refusal_turn, 3),

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import accumulate
 from random import Random
 
-from nanochat.data.builtin import arithmetic, copying, letters, stories, talk
+from nanochat.data.builtin import arithmetic, copying, letters, questions, stories, talk
 from nanochat.data.builtin.everyday import PEOPLE
 from nanochat.data.builtin.holdout import validation_document
 from nanochat.data.builtin.relations import Fact, Relation
@@ -94,13 +94,14 @@ def _dialogue(rng: Random) -> str:
 # Writer and weight: share of documents in size small, and in the larger sizes, where the facts stay the same
 # and only stories, arithmetic and words offer more.
 _MIXTURE: tuple[tuple[_Writer, float, float], ...] = (
-    (_article, 16, 8),
+    (_article, 15, 8),
     (_one_relation, 18, 8),
-    (_mixed_facts, 22, 10),
+    (_mixed_facts, 20, 10),
     (_dialogue, 12, 8),
     (stories.story, 10, 34),
     (arithmetic.worked_examples, 7, 14),
-    (letters.word_study, 9, 10),
+    (letters.word_study, 10, 10),
+    (questions.quizzes, 6, 6),
     (copying.copying, 9, 8),
     (talk.about_nanochat, 2, 1),
 )

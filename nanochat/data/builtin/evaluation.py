@@ -8,10 +8,10 @@ from random import Random
 
 from nanochat.data.builtin import arithmetic, letters, talk
 from nanochat.data.builtin.choice import LETTERS, choice_prompt
-from nanochat.data.builtin.conversations import fact_question, sample_choice, sample_fact
 from nanochat.data.builtin.holdout import held_out_wording
 from nanochat.data.builtin.lexicon import WORDS
 from nanochat.data.builtin.phrasing import PREFIXES, with_prefix
+from nanochat.data.builtin.questions import fact_question, sample_choice, sample_fact
 from nanochat.data.builtin.relations import Fact, Relation
 from nanochat.data.builtin.world import question_weights, relations
 

@@ -90,18 +90,21 @@ def _about(rng: Random, word: str) -> str:
     """A few sentences on one word. A double quote always follows a space, so that no token joins the two."""
     _, letter = sample_pair(rng, words=(word,))
     count = word.count(letter)
-    sentences = [
+    spelled = (
         f"The word {word} is spelled {spell(word)}.",
         f'We spell "{word}" as {spell(word)}.',
         f"Letter by letter, {word} is {spell(word)}.",
+        f'Again, "{word}" is spelled {spell(word)}.',
+    )
+    others = (
         f'The word {word} in quotes is "{word}".',
         f'The word "{word}" has {number_word(len(word))} letters.',
         f'The word "{word}" begins with {word[0]} and ends with {word[-1]}.',
         f"To count {letter} in {word}, type {count_code(word, letter)} and read {count}.",
         f'For the letter {letter} in "{word}" we type {count_code(word, letter)} and read {count}.',
         count_answer(word, letter),
-    ]
-    return " ".join(rng.sample(sentences, rng.randint(2, 4)))
+    )
+    return " ".join([*rng.sample(spelled, rng.randint(1, 2)), *rng.sample(others, rng.randint(1, 2))])
 
 
 def word_study(rng: Random) -> str:
