@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -114,11 +114,24 @@ class Runner:
         )
         self._running.append(_Running(stage, process, time.monotonic(), log))
         if self._signal is not None:  # it came while the process was being made
-            process.send_signal(PASSED_ON[self._signal])
+            self._send(self._running[-1], PASSED_ON[self._signal])
+
+    def _send(self, running: _Running, number: signal.Signals) -> None:
+        """Signal a stage; under torchrun its workers, which save and end well, and torchrun after them."""
+        import psutil
+
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(running.process.pid)
+            workers = process.children() if self._through_torchrun(running.stage) else []
+            for target in workers or [process]:
+                target.send_signal(number)
+
+    def _through_torchrun(self, stage: Stage) -> bool:
+        return stage.distributed and self._processes > 1
 
     def _command(self, stage: Stage) -> list[str]:
         launcher = [sys.executable]
-        if stage.distributed and self._processes > 1:
+        if self._through_torchrun(stage):
             launcher += ["-m", "torch.distributed.run", "--standalone"]
             launcher += [f"--nproc_per_node={self._processes}"]
         return [*launcher, "-m", stage.module, *stage.argv]
@@ -179,7 +192,7 @@ class Runner:
         def pass_on(number: int, _frame: object) -> None:
             self._signal = signal.Signals(number)
             for running in self._running:
-                running.process.send_signal(PASSED_ON[self._signal])
+                self._send(running, PASSED_ON[self._signal])
 
         before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
         try:
