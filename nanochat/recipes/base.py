@@ -151,17 +151,3 @@ def tell_where(paths: Paths) -> None:
     say(f"report:     {paths.report / 'report.html'} (and report.md beside it)")
     say(f"checkpoint: {paths.checkpoints('sft')}")
     say(f"talk to it: {program()} chat")
-
-
-def set_aside(paths: Paths, run: str) -> Path | None:
-    """Move an earlier run of this name to `archive/<run>-<n>`; None when there was none. Nothing is deleted."""
-    folders = [folder for folder in (paths.checkpoints(run), paths.metrics(run).parent) if folder.exists()]
-    if not folders:
-        return None
-    number = 1
-    while (home := paths.base / "archive" / f"{run}-{number}").exists():
-        number += 1
-    home.mkdir(parents=True)
-    for folder in folders:
-        folder.rename(home / folder.parent.name)
-    return home

@@ -15,7 +15,8 @@ from nanochat.atomic import file_lock
 from nanochat.console import duration, say
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.paths import Paths
-from nanochat.recipes.base import DONE, STARTED, Record, Stage, dependents, set_aside, stage_keys
+from nanochat.recipes.base import DONE, STARTED, Record, Stage, dependents, stage_keys
+from nanochat.report.archive import set_aside
 
 # A lost terminal reaches the stages as SIGTERM, which they know to save upon.
 PASSED_ON = {
@@ -93,7 +94,11 @@ class Runner:
     def _start(self, stage: Stage, record: Record) -> None:
         key = self._keys[stage.name]
         if stage.run is not None and record.state(stage.name, key) is None:
-            home = set_aside(self._paths, stage.run)
+            folders = {
+                "checkpoints": self._paths.checkpoints(stage.run),
+                "runs": self._paths.metrics(stage.run).parent,
+            }
+            home = set_aside(self._paths, stage.run, folders)
             if home is not None:
                 say(f"an earlier run {stage.run} was made otherwise: moved to {home}")
         record.forget(dependents(self._stages, stage.name))

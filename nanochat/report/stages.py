@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from nanochat.atomic import write_atomic, write_fault, write_text_atomic
+from nanochat.atomic import write_atomic, write_text_atomic
 from nanochat.config import json_line
 from nanochat.console import say
 from nanochat.paths import Paths
+from nanochat.report.archive import set_aside
 
 
 @dataclass(frozen=True)
@@ -27,33 +28,20 @@ class ResetResult:
 
 
 def run_reset(config: ResetConfig, paths: Paths) -> ResetResult:
-    """Move an earlier report to `archive/report-<n>` and write down the machine as it is now.
+    """Move an earlier report into the archive and write down the machine as it is now.
 
     The runs themselves are left alone; `report generate` only looks at what they record from here on.
     """
     from nanochat import hardware
 
-    archived = _archive(paths)
+    earlier = {"report": paths.report} if (paths.report / "report.md").exists() else {}
+    archived = set_aside(paths, "report", earlier)
     if archived is not None:
         say(f"the earlier report is in {archived}")
     system = {"time": time.time(), "hardware": hardware.describe(), "software": hardware.software()}
     write_text_atomic(paths.report / "system.json", json_line(system) + "\n")
     say(f"a new report begins in {paths.report}")
     return ResetResult(archived)
-
-
-def _archive(paths: Paths) -> Path | None:
-    if not (paths.report / "report.md").exists():
-        return None
-    number = 1
-    while (home := paths.base / "archive" / f"report-{number}").exists():
-        number += 1
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        paths.report.rename(home)
-    except OSError as error:
-        raise write_fault(home, error) from error
-    return home
 
 
 def _write(content: bytes, file: BinaryIO) -> None:

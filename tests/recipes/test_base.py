@@ -11,7 +11,6 @@ from nanochat.recipes.base import (
     Record,
     Stage,
     dependents,
-    set_aside,
     stage_keys,
     with_changes,
 )
@@ -69,14 +68,3 @@ def test_a_damaged_record_is_one_clear_line(paths: Paths) -> None:
     (paths.base / "record.json").write_text("{")
     with pytest.raises(ValueError, match=r"record.json is damaged; remove it"):
         Record(paths.base / "record.json")
-
-
-def test_setting_aside_keeps_every_earlier_run(paths: Paths) -> None:
-    assert set_aside(paths, "baserun") is None
-    for number in (1, 2):
-        paths.checkpoints("baserun").mkdir(parents=True)
-        (paths.checkpoints("baserun") / "weights").write_text(str(number))
-        assert set_aside(paths, "baserun") == paths.base / "archive" / f"baserun-{number}"
-        assert not paths.checkpoints("baserun").exists()
-    kept = [path.read_text() for path in sorted((paths.base / "archive").glob("*/checkpoints/weights"))]
-    assert kept == ["1", "2"]

@@ -88,6 +88,16 @@ def test_a_mistake_is_one_line_before_any_work(argv, complaint, paths: Paths, ca
     assert list(paths.base.iterdir()) == []
 
 
+def test_an_unusable_base_directory_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "file"))
+    assert main(["run", "quickstart"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "cannot write" in line
+
+
 def test_config_and_result_are_plain_data(paths: Paths) -> None:
     assert from_json(RunConfig, {"recipe": "quickstart"}) == RunConfig("quickstart")
     assert run(RunConfig("quickstart", dry_run=True), paths) == RunResult("quickstart")

@@ -132,7 +132,7 @@ def test_reset_archives_the_report_and_leaves_out_older_runs(pipeline: Paths) ->
     first = run_generate(GenerateConfig(), pipeline)
     archived = run_reset(ResetConfig(), pipeline).archived
     assert archived is not None
-    assert (archived / "report.html").exists()
+    assert (archived / "report" / "report.html").exists()
     assert not first.markdown.exists()
     with pytest.raises(ValueError, match="since the last `nanochat report reset`"):
         run_generate(GenerateConfig(), pipeline)
