@@ -158,7 +158,7 @@ class Runner:
 
     def _verdict(self, running: _Running, code: int) -> tuple[str, float, int]:
         wall_s = time.monotonic() - running.began
-        if self._signal is not None and code in (0, -self._signal, 128 + self._signal):
+        if self._signal is not None and code in _stopped_by(PASSED_ON[self._signal]):
             complete = code == 0 and running.stage.complete(self._paths)
             return ("done" if complete else "interrupted"), wall_s, 0
         if code != 0:
@@ -205,3 +205,8 @@ class Runner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _stopped_by(number: signal.Signals) -> tuple[int, ...]:
+    """Exit statuses of a process that a signal has stopped: after saving, by dying of it, by saying so."""
+    return 0, -number, 128 + number

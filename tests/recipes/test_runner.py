@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 
 import pytest
@@ -133,24 +132,27 @@ def test_times_are_recorded_for_the_report(paths: Paths) -> None:
     assert all(row["wall_s"] > 0 for row in rows)
 
 
+INTERRUPTED = """
+import sys
+from nanochat.paths import default_paths
+from nanochat.recipes.base import Stage
+from nanochat.recipes.runner import Runner
+
+stages = (
+    Stage("pretrain", tuple(sys.argv[1:]), module="fakestage", run="baserun"),
+    Stage("sft", ("sft",), module="fakestage"),
+)
+print([(result.name, result.status) for result in Runner(stages, default_paths()).run()])
+"""
+
+
+@pytest.mark.parametrize("saves", [True, False])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_lets_the_stage_save_and_the_next_run_continue_it(
-    number: signal.Signals, paths: Paths
+def test_a_signal_stops_the_stage_and_the_next_run_continues_it(
+    number: signal.Signals, saves: bool, paths: Paths
 ) -> None:
-    code = textwrap.dedent(
-        """
-        from nanochat.paths import default_paths
-        from nanochat.recipes.base import Stage
-        from nanochat.recipes.runner import Runner
-        flags = ("pretrain", "--train=baserun", "--until-signal")
-        stages = (
-            Stage("pretrain", flags, module="fakestage", run="baserun"),
-            Stage("sft", ("sft",), module="fakestage"),
-        )
-        print([(result.name, result.status) for result in Runner(stages, default_paths()).run()])
-        """
-    )
-    recipe = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    flags = ("pretrain", "--train=baserun", "--until-signal", *([] if saves else ["--dies-of-signals"]))
+    recipe = subprocess.Popen([sys.executable, "-c", INTERRUPTED, *flags], stdout=subprocess.PIPE, text=True)
     metrics = paths.metrics("baserun")
     deadline = time.monotonic() + 30
     while not (metrics.exists() and metrics.read_text()):
@@ -161,10 +163,9 @@ def test_a_signal_lets_the_stage_save_and_the_next_run_continue_it(
     assert recipe.returncode == 0
     assert calls(paths) == ["pretrain"]
 
-    flags = ("pretrain", "--train=baserun", "--until-signal")
     again = Runner((Stage("pretrain", flags, module="fakestage", run="baserun"),), paths)
     assert again.up_to_date() == {"pretrain": False}
-    assert (paths.checkpoints("baserun") / "step_000001_meta.pt").exists(), "what was saved is kept"
+    assert (paths.checkpoints("baserun") / "step_000001_meta.pt").exists() == saves
 
 
 def test_several_processes_go_through_torchrun(paths: Paths) -> None:
