@@ -14,8 +14,8 @@ _SPOKEN = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 
 _GENERAL = (
     "What is {e}?", "What is {e}?", "{e} = ?", "Calculate {e}.", "Compute {e}.", "How much is {e}?",
-    "Work out {e}.", "What does {e} equal?", "Solve {e}.", "{e}", "What do you get for {e}?", "What makes {e}?",
-    "Tell me {e}.", "Can you work out {e}?", "What is the result of {e}?",
+    "Work out {e}.", "What does {e} equal?", "Solve {e}.", "{e}", "What do you get for {e}?",
+    "What is the value of {e}?", "Tell me {e}.", "Can you work out {e}?", "What is the result of {e}?",
 )  # fmt: skip
 _SPECIAL = {
     "+": ("What is the sum of {a} and {b}?", "Add {a} and {b}.", "How much is {a} and {b} together?",

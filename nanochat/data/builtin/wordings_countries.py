@@ -19,7 +19,7 @@ def relations() -> tuple[Relation, ...]:
                 "The capital city of {s} is {a}.",
                 "{a} is the capital city of {s}.",
                 "{s} has {a} as its capital.",
-                "The government of {s} sits in {a}, the capital.",
+                "{s} is a country whose capital is {a}.",
                 "In {s}, the capital is {a}.",
                 "If you travel to the capital of {s}, you come to {a}.",
             ),

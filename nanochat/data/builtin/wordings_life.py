@@ -128,10 +128,10 @@ def _animals() -> tuple[Relation, ...]:
                 "What do we call the baby of {one}?",
                 "Tell me the name of a baby {s}.",
                 "What is the name of a young {s}?",
-                "How do we call a baby {s}?",
+                "What name do we give a baby {s}?",
                 "Name the young of {one}.",
             ),
-            novel=("What do you call a baby {s}?", "What name has a young {s}?"),
+            novel=("What do you call a baby {s}?", "What name does a young {s} have?"),
             follow_up=follow_up,
         ),
         Relation(

@@ -175,7 +175,7 @@ def _planets() -> tuple[Relation, ...]:
                 "Do you know {s}?",
                 "What is {s} called?",
             ),
-            novel=("Give me the name of {s}.", "How is {s} called?"),
+            novel=("Give me the name of {s}.", "What name does {s} have?"),
             weight=0.6,
         ),
     )

@@ -60,10 +60,10 @@ def test_same_bytes_on_every_machine():
         "evaluation": digest(evaluation(0).items()),
     }
     assert found == {
-        "documents": "ac4dcc96f2ebf9bf",
-        "val": "53e1b233a9380e94",
-        "conversations": "cdb1588091afd41a",
-        "evaluation": "4025e422b12c72a5",
+        "documents": "5940ff1d0cbfd275",
+        "val": "9b3bf0b533b67271",
+        "conversations": "b77ae0b3edba454e",
+        "evaluation": "a0abcbce8d536642",
     }
 
 
