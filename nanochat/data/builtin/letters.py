@@ -94,7 +94,7 @@ def _about(rng: Random, word: str) -> str:
         f"The word {word} is spelled {spell(word)}.",
         f'We spell "{word}" as {spell(word)}.',
         f"Letter by letter, {word} is {spell(word)}.",
-        f'Again, "{word}" is spelled {spell(word)}.',
+        f'In letters, "{word}" is {spell(word)}.',
     )
     others = (
         f'The word {word} in quotes is "{word}".',

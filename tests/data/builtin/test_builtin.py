@@ -60,8 +60,8 @@ def test_same_bytes_on_every_machine():
         "evaluation": digest(evaluation(0).items()),
     }
     assert found == {
-        "documents": "5940ff1d0cbfd275",
-        "val": "9b3bf0b533b67271",
+        "documents": "9abd4223390fe134",
+        "val": "e79d14a2fe5120a3",
         "conversations": "b77ae0b3edba454e",
         "evaluation": "a0abcbce8d536642",
     }
