@@ -51,6 +51,8 @@ class Regime:
     warmdown: float
     final_lr: float
     device_batch_tokens: int
+    muon_per_head: bool
+    """Orthogonalise attention matrices head by head: cheaper, which counts where batches are small."""
 
 
 REGIMES = {
@@ -76,6 +78,7 @@ REGIMES = {
         warmdown=0.65,
         final_lr=0.05,
         device_batch_tokens=32 * 2048,
+        muon_per_head=False,
     ),
     "cpu": Regime(
         name="cpu",
@@ -99,6 +102,7 @@ REGIMES = {
         warmdown=0.65,
         final_lr=0.02,
         device_batch_tokens=4096,
+        muon_per_head=True,
     ),
 }
 _REGIME_OF_DEVICE = {"cuda": "hopper", "mps": "cpu", "cpu": "cpu"}
@@ -136,6 +140,7 @@ class RunPlan:
     """Micro-batches a step on each device."""
     world_size: int
     rates: LearningRates
+    muon_per_head: bool
     schedule: Schedule
     flops_per_token: float
     memory_bytes: int
@@ -245,6 +250,7 @@ def plan(
         accumulation=rows // device_batch_size,
         world_size=world_size,
         rates=rates,
+        muon_per_head=regime.muon_per_head,
         schedule=_schedule(regime, total_steps),
         flops_per_token=flops_per_token(config),
         memory_bytes=memory(device_batch_size),

@@ -65,8 +65,8 @@ class MemoryModel:
 
 MEMORY_MODELS = {
     "cuda": MemoryModel("compiled", compute_bytes=2, loss_chunk=4096),
-    "mps": MemoryModel("eager", compute_bytes=2, loss_chunk=256),
-    "cpu": MemoryModel("eager", compute_bytes=4, loss_chunk=256),
+    "mps": MemoryModel("eager", compute_bytes=2, loss_chunk=1024),
+    "cpu": MemoryModel("eager", compute_bytes=4, loss_chunk=1024),
 }
 
 

@@ -16,6 +16,8 @@ from nanochat.model.layers import GATE_CHANNELS, Block, Cache, Linear, norm, rot
 from nanochat.model.loss import IGNORE, ChunkLoss, chunk_loss, linear_cross_entropy, softcapped, token_nats
 
 BACKOUT_INIT = 0.2
+# Rows of logits at once: on CPUs (fp32) what fits their caches, on GPUs what fills them.
+LOSS_CHUNK = {torch.float32: 1024, torch.bfloat16: 4096}
 
 
 class GPT(nn.Module):
@@ -52,7 +54,7 @@ class GPT(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         self.run_block: Callable[..., Tensor] = Block.__call__
         self.chunk_kernel: ChunkLoss = chunk_loss
-        self.loss_chunk = 256 if compute_dtype == torch.float32 else 4096
+        self.loss_chunk = LOSS_CHUNK[compute_dtype]
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:

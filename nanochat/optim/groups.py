@@ -40,6 +40,8 @@ class Rule:
     beta1: float = 0.8
     beta2: float = 0.95
     decays: bool = False
+    heads: Literal["rows", "columns"] | None = None
+    """Where a matrix of Muon's holds attention heads side by side, so that each can be orthogonalised by itself."""
 
 
 # The first matching rule applies. The residual scales sit in every path of the model: they move a hundred times slower.
@@ -52,7 +54,9 @@ RULES = (
     Rule("smear and backout", "smear_*", "adamw", "scalar", rate_factor=0.2, beta2=0.99),
     Rule("smear and backout", "backout_scale", "adamw", "scalar", rate_factor=0.2, beta2=0.99),
     Rule("value gates", "blocks.*.value_gate.weight", "muon", "matrix", decays=True),
-    Rule("matrices", "blocks.*.weight", "muon", "matrix", decays=True),
+    Rule("attention in", "blocks.*.attention.[qkv].weight", "muon", "matrix", decays=True, heads="rows"),
+    Rule("attention out", "blocks.*.attention.out.weight", "muon", "matrix", decays=True, heads="columns"),
+    Rule("mlp", "blocks.*.mlp.*.weight", "muon", "matrix", decays=True),
 )
 
 

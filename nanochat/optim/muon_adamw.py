@@ -25,6 +25,8 @@ class MuonOptions:
     beta2: float = 0.9
     """Of NorMuon's second moment."""
     equilibrate: bool = True
+    head_dim: int | None = None
+    """Orthogonalise attention matrices head by head, of so many channels each; None takes them whole."""
     dtype: torch.dtype = torch.float32
     """What the orthogonalisation multiplies in."""
 
@@ -124,7 +126,7 @@ class MuonAdamW:
             updates_SRC = kernels.nesterov(gradients_SRC, stack.momentum_SRC, momentum)
             if self.options.equilibrate:
                 updates_SRC = kernels.equilibrate_rows(updates_SRC)
-            updates_SRC = kernels.orthogonalise(updates_SRC, self.options.iterations, self.options.dtype)
+            updates_SRC = self._orthogonalise(updates_SRC, stack.rule)
             updates_SRC = kernels.normalise_neurons(updates_SRC, stack.second_moment_SR1, self.options.beta2)
             R, C = updates_SRC.shape[-2:]
             shape_factor = max(1.0, R / C) ** 0.5
@@ -136,6 +138,15 @@ class MuonAdamW:
                 stack.weights, self._gather(stack, owned, stack.weights[0]), strict=True
             ):
                 weight.copy_(whole)
+
+    def _orthogonalise(self, matrices_SRC: Tensor, rule: Rule) -> Tensor:
+        iterations, dtype, D = self.options.iterations, self.options.dtype, self.options.head_dim
+        if rule.heads is None or D is None:
+            return kernels.orthogonalise(matrices_SRC, iterations, dtype)
+        by_row = matrices_SRC if rule.heads == "rows" else matrices_SRC.mT
+        heads = by_row.unflatten(1, (-1, D)).flatten(0, 1)
+        by_row = kernels.orthogonalise(heads, iterations, dtype).view(by_row.shape)
+        return by_row if rule.heads == "rows" else by_row.mT
 
     def _gather(self, stack: _Stack, owned: Sequence[Tensor], like: Tensor) -> list[Tensor]:
         """One tensor a matrix, from the processes that own them, in the stack's order (a collective call)."""

@@ -182,7 +182,7 @@ def _trainer(
         seed=config.seed,
         state=progress.loader,
     )
-    optimizer = make_optimizer(model, the_plan.rates, runtime)
+    optimizer = make_optimizer(model, the_plan.rates, runtime, muon_per_head=the_plan.muon_per_head)
     return Trainer(
         model, tokenizer, optimizer, the_plan.schedule, loader, the_plan.accumulation, runtime, progress
     )

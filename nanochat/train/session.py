@@ -75,9 +75,10 @@ class TrainingResult:
     peak_rss_bytes: int
 
 
-def make_optimizer(model: GPT, rates: LearningRates, runtime: Runtime) -> MuonAdamW:
+def make_optimizer(model: GPT, rates: LearningRates, runtime: Runtime, *, muon_per_head: bool) -> MuonAdamW:
     """Orthogonalisation runs in the dtype the device is fast at, which is the one it multiplies in."""
-    options = MuonOptions(dtype=runtime.compute_dtype)
+    head_dim = model.config.head_dim if muon_per_head else None
+    options = MuonOptions(dtype=runtime.compute_dtype, head_dim=head_dim)
     return MuonAdamW(
         model.named_parameters(), rates, options, rank=runtime.rank, world_size=runtime.world_size
     )

@@ -99,7 +99,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         check_same(meta["course"], course, "the run's")
         say(f"resuming {config.model_tag} at step {step} of {total_steps}")
     model = base.model.train()
-    optimizer = make_optimizer(model, rates, runtime)
+    optimizer = make_optimizer(model, rates, runtime, muon_per_head=base_plan["muon_per_head"])
     if step is not None:
         restore(directory, step, model, optimizer)
     trainer = Trainer(model, base.tokenizer, optimizer, schedule, loader, accumulation, runtime, progress)

@@ -7,6 +7,7 @@ import torch
 
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.optim import kernels
 from nanochat.optim.groups import RULES, LearningRates, rule_of
 from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
 
@@ -37,6 +38,18 @@ def steps(model: GPT, optimizer: MuonAdamW, numbers: range) -> list[float]:
 def test_learns() -> None:
     losses = steps(*make(), range(60))
     assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("heads", ["rows", "columns"])
+def test_per_head_equals_each_head_by_itself(heads: str) -> None:
+    optimizer = MuonAdamW([], RATES, MuonOptions(head_dim=4))
+    matrices = torch.randn(2, 12, 12, generator=torch.Generator().manual_seed(0))
+    rule = next(rule for rule in RULES if rule.heads == heads)
+    together = optimizer._orthogonalise(matrices, rule)
+    for head in (slice(0, 4), slice(4, 8), slice(8, 12)):
+        index = (slice(None), head) if heads == "rows" else (slice(None), slice(None), head)
+        alone = kernels.orthogonalise(matrices[index], 5, torch.float32)
+        torch.testing.assert_close(together[index], alone)
 
 
 def test_a_restored_run_goes_on_bit_for_bit() -> None:
