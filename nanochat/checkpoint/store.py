@@ -96,12 +96,12 @@ def remove(directory: Path, step: int) -> None:
 
 def steps(directory: Path) -> list[int]:
     """The committed steps in ascending order: the meta reads and the other files have the sizes it names."""
-    return [step for step in _metas(directory) if _problem(directory, step, contents=False) is None]
+    return [step for step in committed(directory) if _problem(directory, step, contents=False) is None]
 
 
 def latest(directory: Path) -> int | None:
     """The newest step whose files have the sha256 that its meta names, or None; torn ones cost a warning."""
-    for step in reversed(_metas(directory)):
+    for step in reversed(committed(directory)):
         problem = _problem(directory, step, contents=True)
         if problem is None:
             return step
@@ -160,8 +160,8 @@ def _torn(directory: Path, step: int, problem: str) -> EnvironmentFault:
     )
 
 
-def _metas(directory: Path) -> list[int]:
-    """The steps that have a meta file, good or not, in ascending order."""
+def committed(directory: Path) -> list[int]:
+    """The steps that have a meta file, torn ones included, in ascending order."""
     found = (_FILE.fullmatch(path.name) for path in Path(directory).glob("step_*_meta.pt"))
     return sorted(int(match[1]) for match in found if match)
 
@@ -210,7 +210,7 @@ def _first_line(error: BaseException) -> str:
 def _clean(directory: Path) -> None:
     """Remove what killed processes left: temporary files, and files of steps that were never committed."""
     remove_temporaries(directory, prefix="step_")
-    committed = set(_metas(directory))
+    committed = set(committed(directory))
     for path in directory.glob("step_*.pt"):
         match = _FILE.fullmatch(path.name)
         if match and int(match[1]) not in committed:

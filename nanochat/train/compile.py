@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nanochat.console import say, warn
+from nanochat.errors import EnvironmentFault
 from nanochat.model.gpt import GPT
 from nanochat.model.layers import Block
 from nanochat.model.loss import chunk_loss
@@ -41,7 +42,7 @@ def probe(device: torch.device) -> tuple[bool, str]:
 
 
 def choose(mode: CompileMode, device: torch.device, total_flops: float) -> tuple[bool, str]:
-    """(compile or not, reason). Raises ValueError when it was demanded and cannot be."""
+    """(compile or not, reason). Raises EnvironmentFault when it was demanded and cannot be."""
     if mode == "off":
         return False, "asked to stay eager"
     if mode == "auto" and device.type == "mps":
@@ -50,7 +51,7 @@ def choose(mode: CompileMode, device: torch.device, total_flops: float) -> tuple
         return False, "the run is too short to repay a cold compile"
     usable, reason = probe(device)
     if not usable and mode == "on":
-        raise ValueError(
+        raise EnvironmentFault(
             f"--compile on, but torch.compile does not work here ({reason}): use --compile auto or off"
         )
     if not usable:

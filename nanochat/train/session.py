@@ -86,7 +86,7 @@ def make_optimizer(model: GPT, rates: LearningRates, runtime: Runtime, *, muon_p
 
 def resume_step(directory: Path, options: TrainingOptions) -> int | None:
     """The step to go on from, or None to begin. Raises ValueError rather than overwrite a run."""
-    there = store.steps(directory)
+    there = store.committed(directory)
     if options.resume == "auto":
         newest = store.latest(directory)
         if there and newest is None:
