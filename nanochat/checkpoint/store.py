@@ -61,8 +61,8 @@ def save(
         files = {}
         for part, content in parts.items():
             staged[part], files[part] = _stage(file_of(directory, step, part), content)
-        committed = {"format": FORMAT, "step": step, "files": files, **meta}
-        staged["meta"], _ = _stage(file_of(directory, step, "meta"), committed)
+        whole_meta = {"format": FORMAT, "step": step, "files": files, **meta}
+        staged["meta"], _ = _stage(file_of(directory, step, "meta"), whole_meta)
         _commit(directory, step, staged)
     finally:
         for leftover in staged.values():
@@ -210,10 +210,10 @@ def _first_line(error: BaseException) -> str:
 def _clean(directory: Path) -> None:
     """Remove what killed processes left: temporary files, and files of steps that were never committed."""
     remove_temporaries(directory, prefix="step_")
-    committed = set(committed(directory))
+    there = set(committed(directory))
     for path in directory.glob("step_*.pt"):
         match = _FILE.fullmatch(path.name)
-        if match and int(match[1]) not in committed:
+        if match and int(match[1]) not in there:
             path.unlink(missing_ok=True)
 
 
