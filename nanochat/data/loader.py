@@ -26,7 +26,8 @@ from nanochat.console import progress, say
 from nanochat.data.datasets import Dataset
 from nanochat.data.packing import Policy
 from nanochat.data.rows import ConversationWindows, PackingReport, RowStream, State, TokenWindows
-from nanochat.data.tokens import TokenStore, open_tokens, token_dtype
+from nanochat.data.token_files import token_dtype
+from nanochat.data.tokens import TokenStore, open_tokens
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.chat import render
 from nanochat.tokenizer.tokenizer import Tokenizer

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nanochat.config import to_json
-from nanochat.data import tokens
+from nanochat.data import token_files
 from nanochat.data.datasets import Dataset, open_dataset
 from nanochat.data.loader import Loader, pretrain_loader, sft_loader
 from nanochat.data.packing import Policy
@@ -32,8 +32,8 @@ CONVERSATIONS = [
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "BATCH_CHARS", 400)
-    monkeypatch.setattr(tokens, "PIECE_BATCHES", 2)
+    monkeypatch.setattr(token_files, "BATCH_CHARS", 400)
+    monkeypatch.setattr(token_files, "PIECE_BATCHES", 2)
 
 
 @pytest.fixture

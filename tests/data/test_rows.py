@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanochat.data.packing import Policy
 from nanochat.data.rows import IGNORE, ConversationWindows, RowStream, TokenWindows
-from nanochat.data.tokens import TokenPiece
+from nanochat.data.token_files import TokenPiece
 
 BOS = 0
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from nanochat.data import tokens
+from nanochat.data import token_files
 from nanochat.data.datasets import Dataset, open_dataset
-from nanochat.data.tokens import TokenStore, open_tokens, token_dtype
+from nanochat.data.token_files import token_dtype
+from nanochat.data.tokens import TokenStore, open_tokens
 from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -23,8 +24,8 @@ SHARDS = (
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "BATCH_CHARS", 300)
-    monkeypatch.setattr(tokens, "PIECE_BATCHES", 3)
+    monkeypatch.setattr(token_files, "BATCH_CHARS", 400)
+    monkeypatch.setattr(token_files, "PIECE_BATCHES", 3)
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_a_shard_that_another_process_makes_is_read_as_it_appears(
         assert waiting.piece(1, 0) is not None  # not locked: made here meanwhile
         assert waiting.info(0) is None
         maker = open_tokens(dataset, tokenizer, paths)
-        maker._shards[0].make(1, lambda characters: None)
+        maker._shards[0].make(maker._encoder.map, lambda characters: None)
         assert waiting.piece(0, 0) is not None
     waiting.close()
 

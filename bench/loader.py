@@ -1,0 +1,88 @@
+"""Tokens per second of a loader in steady state, ours or a peer's; for `bench/paired.py`.
+
+    python bench/loader.py --dataset ../shared/data/corpus --vocab-size 8192 --context 2048 --rows 4
+    NANOCHAT_BASE_DIR=~/peer python bench/loader.py --peer ../peer-tree --context 2048 --rows 4
+
+Ours reads the token cache (made before the clock starts, as it is after the first epoch or `data tokens`) and
+gathers rows. The peer's is imported from its working tree, with its tokenizer and the same shards below
+NANOCHAT_BASE_DIR where it looks for them; its loader tokenises as it goes. Both are read without training, so
+the figure is the most that the loader can give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from time import perf_counter
+
+import torch
+
+
+def ours(options: argparse.Namespace) -> Iterator[torch.Tensor]:
+    from nanochat.data.datasets import open_dataset
+    from nanochat.data.loader import pretrain_loader
+    from nanochat.data.tokens import open_tokens
+    from nanochat.paths import default_paths
+    from nanochat.runtime import Runtime
+    from nanochat.tokenizer.tokenizer import find_tokenizer
+
+    paths = default_paths()
+    tokenizer = find_tokenizer(paths, options.vocab_size)
+    dataset = open_dataset(options.dataset, paths)
+    open_tokens(dataset, tokenizer, paths, workers=2).make_all()
+    runtime = Runtime(0, 0, 1, torch.device("cpu"), torch.float32, paths)
+    loader = pretrain_loader(
+        dataset,
+        tokenizer,
+        runtime,
+        batch_rows=options.rows,
+        sequence_len=options.context,
+        policy=options.policy,
+        seed=0,
+    )
+    for batch, _ in loader:
+        yield batch.inputs_BT
+
+
+def peer(options: argparse.Namespace) -> Iterator[torch.Tensor]:
+    sys.path.insert(0, options.peer)
+    from nanochat.dataloader import (  # type: ignore[import-not-found]
+        tokenizing_distributed_data_loader_bos_bestfit,
+    )
+
+    from nanochat.tokenizer import get_tokenizer  # type: ignore[attr-defined]
+
+    batches = tokenizing_distributed_data_loader_bos_bestfit(
+        get_tokenizer(), options.rows, options.context, split="train", device="cpu"
+    )
+    for inputs, *_ in batches:
+        yield inputs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Tokens per second of a loader.")
+    parser.add_argument("--peer", help="the working tree of a peer; without it ours is measured")
+    parser.add_argument("--dataset", default="builtin")
+    parser.add_argument("--vocab-size", type=int, default=None)
+    parser.add_argument("--policy", default="contiguous")
+    parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--warmup-s", type=float, default=3)
+    parser.add_argument("--seconds", type=float, default=10)
+    options = parser.parse_args()
+    batches = peer(options) if options.peer else ours(options)
+    next(batches)
+    began = perf_counter()
+    while perf_counter() - began < options.warmup_s:
+        next(batches)
+    began, count = perf_counter(), 0
+    while (seconds := perf_counter() - began) < options.seconds:
+        next(batches)
+        count += 1
+    print(f"tok/s: {count * options.rows * options.context / seconds:.0f}")
+    print(f"ms per batch of {options.rows * options.context} tokens: {1000 * seconds / count:.3f}")
+
+
+if __name__ == "__main__":
+    main()
