@@ -6,6 +6,7 @@ from typing import Any
 
 from nanochat.checkpoint import store
 from nanochat.config import from_json
+from nanochat.errors import EnvironmentFault
 from nanochat.model.attention import choose_kernel
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
@@ -30,9 +31,9 @@ class LoadedModel:
 def find_run(run: str | Path, runtime: Runtime) -> Path:
     """The folder of a run's checkpoints, by its name or path. Raises ValueError when there is none."""
     for directory in (runtime.paths.all_checkpoints / run, Path(run)):
-        if store.steps(directory):
+        if store.committed(directory):
             return directory
-    known = sorted(path.name for path in runtime.paths.all_checkpoints.glob("*") if store.steps(path))
+    known = sorted(path.name for path in runtime.paths.all_checkpoints.glob("*") if store.committed(path))
     hint = (
         f"there are: {', '.join(known)}"
         if known
@@ -44,12 +45,13 @@ def find_run(run: str | Path, runtime: Runtime) -> Path:
 def load_model(run: str | Path, runtime: Runtime, step: int | None = None) -> LoadedModel:
     """A checkpoint's model, the newest valid step by default.
 
-    Raises ValueError for a run or step that is not there, or whose tensors do not fit its configuration.
+    Raises ValueError for a run or step that is not there, or whose tensors do not fit its configuration;
+    EnvironmentFault for a torn one.
     """
     directory = find_run(run, runtime)
     step = step if step is not None else store.latest(directory)
     if step is None:
-        raise ValueError(f"every checkpoint in {directory} is torn: train again, or restore the files")
+        raise EnvironmentFault(f"every checkpoint in {directory} is torn: restore the files, or train again")
     meta = store.load_meta(directory, step)
     model = GPT(from_json(GPTConfig, meta["model"]), runtime.compute_dtype)
     load_weights(model, store.load_model_state(directory, step), directory)

@@ -11,7 +11,7 @@ from nanochat.recipes.base import Recipe, Stage, tell_where
 
 DATASET = "builtin:small"
 VOCAB_SIZE = 2048
-PRETRAIN = ("--depth=4", "--num-iterations=1500", "--total-batch-size=4096")
+PRETRAIN = ("--depth=3", "--num-iterations=1000", "--total-batch-size=2048")
 SFT = ("--mixture=builtin", "--epochs=1")
 EVALUATE = ("--suite=builtin",)
 EVALUATE_BEFORE = (*EVALUATE, "--max-items=100")  # a base model guesses: a glance is enough
