@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from nanochat.data.datasets import Dataset
 from nanochat.data.shards import shard_name, write_shard
 from nanochat.paths import Paths
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
 

@@ -1,4 +1,7 @@
+import importlib.util
 from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
 from typing import get_args
 
 import numpy as np
@@ -7,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nanochat.data.packing import BOS_SEGMENT, PAD_SEGMENT, Plan, Policy, plan
+from nanochat.data.readers import read_documents
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 CONTEXTS = st.integers(1, 17)
@@ -127,3 +131,25 @@ def test_unknown_policy() -> None:
 def test_no_documents_make_no_rows() -> None:
     for policy in get_args(Policy):
         assert rows(make([], 8, policy), 8) == []
+
+
+def load_bench(name: str) -> ModuleType:
+    path = Path(__file__).parents[2] / "bench" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_bestfit_crop_discards_at_most_half_of_what_the_greedy_packer_does(shared_data: Path) -> None:
+    context = 2048
+    files = sorted((shared_data / "corpus").glob("*.parquet"))
+    lengths = [len(text) // 4 + 1 for file in files for text in read_documents(file)]  # about 4 bytes a token
+    _, used, discarded, _ = load_bench("packing").greedy(lengths, context)
+    assert discarded > 0.05 * used
+    planned = make(lengths, context, "bestfit-crop")
+    laid = planned.length[planned.document >= 0].sum()
+    assert laid == sum(lengths)  # nothing is discarded at all
+    assert planned.inserted + planned.row_padded.sum() < 0.01 * laid
