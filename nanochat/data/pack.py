@@ -86,12 +86,19 @@ def pack(
     Raises ValueError when `out` holds anything else, or when there is too little text for two splits;
     EnvironmentFault when the disk refuses.
     """
+    begun = _manifest_file(out).exists()
+    if out.is_dir() and not begun and any(not item.name.startswith(".") for item in out.iterdir()):
+        raise ValueError(f"{out} holds other files: choose an empty or new folder for the shards")
     try:
         out.mkdir(parents=True, exist_ok=True)
         with file_lock(out / ".lock", message=f"another process is packing into {out}; waiting"):
             manifest = _read_manifest(out, files, settings)
             if manifest is None:
-                manifest = _scatter(files, out, settings, on_progress)
+                try:
+                    manifest = _scatter(files, out, settings, on_progress)
+                except BaseException:  # half a scatter is of no use
+                    shutil.rmtree(_bucket_folder(out), ignore_errors=True)
+                    raise
             shards = _gather(out, manifest, on_progress)
             shutil.rmtree(_bucket_folder(out), ignore_errors=True)
     except OSError as error:
@@ -101,12 +108,9 @@ def pack(
 
 def _read_manifest(out: Path, files: Sequence[Path], settings: PackSettings) -> Manifest | None:
     """The manifest of this same pack if its scatter is complete; ValueError for another's."""
-    path = out / "manifest.json"
-    if not path.exists():
-        if any(not item.name.startswith(".") for item in out.iterdir()):
-            raise ValueError(f"{out} holds other files: choose an empty or new folder for the shards")
+    if not _manifest_file(out).exists():
         return None
-    manifest = from_json(Manifest, json.loads(path.read_text()))
+    manifest = from_json(Manifest, json.loads(_manifest_file(out).read_text()))
     if manifest.settings != settings or manifest.source != _digest(files):
         raise ValueError(f"{out} holds shards of other text or settings: choose another folder, or remove it")
     return manifest
@@ -115,6 +119,10 @@ def _read_manifest(out: Path, files: Sequence[Path], settings: PackSettings) -> 
 def _digest(files: Sequence[Path]) -> str:
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
+def _manifest_file(out: Path) -> Path:
+    return out / "manifest.json"
 
 
 def _bucket_folder(out: Path) -> Path:
@@ -130,7 +138,7 @@ def _scatter(files: Sequence[Path], out: Path, settings: PackSettings, on_progre
     total = sum(map(text_bytes, files))
     if shutil.disk_usage(out).free < 1.6 * total:  # the buckets, and the shards at 2:1 or better
         raise EnvironmentFault(f"{out}: the disk is too full to pack {total / 1e9:.1f} GB of text")
-    shutil.rmtree(_bucket_folder(out), ignore_errors=True)
+    shutil.rmtree(_bucket_folder(out), ignore_errors=True)  # of a run that was killed
     _bucket_folder(out).mkdir()
     train_buckets = min(-(-total // BUCKET_BYTES), _MOST_BUCKETS - 1) or 1
     held_out = min(settings.val_fraction, BUCKET_BYTES / max(total, 1))
@@ -159,7 +167,7 @@ def _scatter(files: Sequence[Path], out: Path, settings: PackSettings, on_progre
             "give more text or a larger --val-fraction"
         )
     manifest = Manifest(settings, _digest(files), counts, tuple(Bucket(*size) for size in sizes))
-    write_text_atomic(out / "manifest.json", json.dumps(to_json(manifest), indent=1) + "\n")
+    write_text_atomic(_manifest_file(out), json.dumps(to_json(manifest), indent=1) + "\n")
     return manifest
 
 

@@ -126,13 +126,14 @@ def test_other_settings_or_files_in_the_folder_are_refused(sources: list[Path], 
     (tmp_path / "used" / "thesis.doc").write_text("precious")
     with pytest.raises(ValueError, match="holds other files"):
         pack(sources, tmp_path / "used", SETTINGS)
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["thesis.doc"]
 
 
 def test_too_few_documents(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("alone")
     with pytest.raises(ValueError, match="1 documents are too few"):
         pack([tmp_path / "a.txt"], tmp_path / "out", SETTINGS)
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_a_full_disk_is_seen_before_anything_is_written(

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -210,3 +213,41 @@ def test_a_large_vocabulary_takes_uint32(paths: Paths, make_dataset: Callable[..
 def test_the_limit_of_uint16() -> None:
     assert token_dtype(65536) == np.uint16
     assert token_dtype(65537) == np.uint32
+
+
+def test_a_killed_maker_is_replaced(dataset: Dataset, tokenizer: Tokenizer, paths: Paths) -> None:
+    """Another process gets as far as its first piece and is killed there with the shard's lock in its hand."""
+    script = """
+import sys, time
+from pathlib import Path
+from nanochat.data import token_files
+from nanochat.data.datasets import Dataset
+from nanochat.data.tokens import open_tokens
+from nanochat.paths import Paths
+from nanochat.tokenizer.tokenizer import load_tokenizer
+
+token_files.BATCH_CHARS, token_files.PIECE_BATCHES = 400, 3
+base, tokenizer, name, *files = sys.argv[1:]
+dataset = Dataset(name, tuple(map(Path, files)), ())
+store = open_tokens(dataset, load_tokenizer(Path(tokenizer)), Paths(Path(base)))
+store.make_all(lambda characters: time.sleep(600) if characters > 1600 else None)
+"""
+    saved = tokenizer.save(paths.tokenizers)
+    arguments = [str(paths.base), str(saved), dataset.name, *map(str, dataset.train)]
+    other = subprocess.Popen([sys.executable, "-c", script, *arguments])
+    try:
+        store = open_tokens(dataset, tokenizer, paths)
+        folder = paths.tokens(dataset.name, tokenizer.hash)
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("*.0000.idx")):
+            assert other.poll() is None
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.01)
+        store.expect([0], 0)
+        assert store.piece(0, 0) is not None  # read while the other one has the lock
+        assert store.info(0) is None
+    finally:
+        other.kill()
+        other.wait()
+    assert read(store, tokenizer) == list(map(list, SHARDS[:-1]))
+    store.close()
