@@ -86,6 +86,7 @@ class Cpu:
     """`usable` counts the cores this process may run on: its affinity, cut by the container's quota."""
 
     model: str
+    vendor: str | None
     cores: int
     threads: int
     usable: float
@@ -118,6 +119,7 @@ def cpu() -> Cpu:
     quota = cpu_quota()
     return Cpu(
         model=_cpu_field("model name") or _macos_cpu() or platform.processor() or platform.machine(),
+        vendor=_cpu_field("vendor_id"),
         cores=psutil.cpu_count(logical=False) or threads,
         threads=threads,
         usable=allowed if quota is None else min(allowed, quota),

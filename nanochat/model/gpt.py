@@ -14,6 +14,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.fp8 import fits_fp8, fp8_linear
 from nanochat.model.layers import GATE_CHANNELS, Block, Cache, Linear, norm, rotary_tables
 from nanochat.model.loss import IGNORE, ChunkLoss, chunk_loss, linear_cross_entropy, softcapped, token_nats
+from nanochat.model.matmul import Product, blas_product, linear_through
 
 BACKOUT_INIT = 0.2
 # Rows of logits at once: on CPUs (fp32) what fits their caches, on GPUs what fills them.
@@ -54,6 +55,7 @@ class GPT(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         self.run_block: Callable[..., Tensor] = Block.__call__
         self.chunk_kernel: ChunkLoss = chunk_loss
+        self.product: Product = blas_product
         self.loss_chunk = LOSS_CHUNK[compute_dtype]
 
     @torch.no_grad()
@@ -97,6 +99,15 @@ class GPT(nn.Module):
         """Attend through this kernel from now on (nanochat.model.attention.choose_kernel)."""
         for block in self.layers():
             block.attention.kernel = kernel
+
+    def use_product(self, product: Product) -> None:
+        """Multiply matrices through this library from now on (nanochat.model.matmul.choose_product)."""
+        if product is blas_product:
+            return
+        self.product = product
+        for block in self.layers():
+            for layer in (*block.attention.projections(), block.mlp.up, block.mlp.down):
+                layer.multiply = linear_through(product)
 
     def use_fp8(self) -> int:
         """Multiply the blocks' large matrices in fp8 from now on; returns how many."""
@@ -185,6 +196,7 @@ class GPT(nn.Module):
             self.config.softcap,
             self.loss_chunk,
             self.chunk_kernel,
+            self.product,
         )
         return nats, (targets_BT != IGNORE).sum()
 

@@ -79,6 +79,10 @@ class Attention(nn.Module):
         )
         self.kernel: AttentionKernel = sdpa
 
+    def projections(self) -> tuple[Linear, ...]:
+        """The four large matrices."""
+        return self.q, self.k, self.v, self.out
+
     def forward(
         self,
         x_BTC: Tensor,

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nanochat.model.matmul import Product, blas_product, weight_gradient
+
 IGNORE = -1
 
 ChunkLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -46,37 +48,38 @@ def chunk_loss(raw_NV: Tensor, targets_N: Tensor, cap: float) -> tuple[Tensor, T
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, cap: float, chunk: int, kernel
-    ) -> Tensor:
+    def forward(ctx, x_NC, weight_VC, targets_N, cap, chunk, kernel, product):
         weight = weight_VC.to(x_NC.dtype)
         grad_x_NC = torch.empty_like(x_NC)
         grad_weight_VC = torch.zeros_like(weight_VC)
         total = torch.zeros((), dtype=torch.float32, device=x_NC.device)
         for start in range(0, x_NC.size(0), chunk):
             rows = slice(start, start + chunk)
-            nats_N, grad_NV = kernel(x_NC[rows] @ weight.t(), targets_N[rows], cap)
+            nats_N, grad_NV = kernel(product(x_NC[rows], weight), targets_N[rows], cap)
             grad_NV = grad_NV.to(x_NC.dtype)
             total += nats_N.sum()
-            torch.mm(grad_NV, weight, out=grad_x_NC[rows])
-            if grad_weight_VC.dtype == grad_NV.dtype:
-                grad_weight_VC.addmm_(grad_NV.t(), x_NC[rows])
-            else:
-                grad_weight_VC += grad_NV.t() @ x_NC[rows]
+            grad_x_NC[rows] = product(grad_NV, weight.t())
+            grad_weight_VC += weight_gradient(product, grad_NV, x_NC[rows])
         ctx.save_for_backward(grad_x_NC, grad_weight_VC)
         return total
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):  # type: ignore[override]
         grad_x_NC, grad_weight_VC = ctx.saved_tensors
-        return grad_x_NC * grad_output, grad_weight_VC * grad_output, None, None, None, None
+        return grad_x_NC * grad_output, grad_weight_VC * grad_output, None, None, None, None, None
 
 
 def linear_cross_entropy(
-    x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, cap: float, chunk: int, kernel: ChunkLoss = chunk_loss
+    x_NC: Tensor,
+    weight_VC: Tensor,
+    targets_N: Tensor,
+    cap: float,
+    chunk: int,
+    kernel: ChunkLoss = chunk_loss,
+    product: Product = blas_product,
 ) -> Tensor:
     """Summed nats (fp32 scalar) of softcapped(x @ weight.T) against targets_N; IGNORE targets count nothing."""
-    return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, cap, chunk, kernel)
+    return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, cap, chunk, kernel, product)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from nanochat.console import say
 from nanochat.errors import EnvironmentFault
 from nanochat.metrics import open_metrics
 from nanochat.model.gpt import GPT
+from nanochat.model.matmul import choose_product
 from nanochat.optim.groups import LearningRates
 from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
 from nanochat.runtime import Runtime
@@ -174,6 +175,7 @@ class Session:
                 world_size=runtime.world_size,
                 **self.facts,
             )
+            self._prepare_products()
             compile_s = self._compile()
             save = Save(
                 self.directory, options.save_every, options.save_minutes, options.keep_last, self.meta
@@ -212,6 +214,12 @@ class Session:
                 )
         self._close(result)
         return result
+
+    def _prepare_products(self) -> None:
+        runtime, model = self.trainer.runtime, self.trainer.model
+        product, reason = choose_product(runtime.device, runtime.compute_dtype)
+        model.use_product(product)
+        say(f"matrix products: {reason}")
 
     def _compile(self) -> float | None:
         use, reason = compiling.choose(self.options.compile, self.trainer.runtime.device, self.total_flops)

@@ -36,7 +36,6 @@ def test_flops_of_products_are_those_that_torch_counts() -> None:
         nats, _ = model.loss(model(ids), ids)
         nats.backward()
     attention = 12 * 2 * 16 * (16 + 64)  # the counter does not see into attention kernels on a CPU
-    uncounted = 2 * 128 * 32  # nor the product that the loss writes into memory of its own
     smear_gate = 6 * 12  # while ours leaves out a dozen weights
     counted = counter.get_total_flops() / 64 - smear_gate
-    assert counted + uncounted + attention == flops_per_token(SMALL)
+    assert counted + attention == flops_per_token(SMALL)

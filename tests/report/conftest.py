@@ -17,7 +17,7 @@ CONFIG: dict[str, Any] = {"depth": 4, "dataset": "builtin", "sft": {"epochs": 2}
 SIZES = {"n_layer": 4, "n_embd": 256, "n_head": 4, "head_dim": 64, "sequence_len": 256, "vocab_size": 2048}
 PLAN = {"depth": 4, "model": SIZES}
 MACHINE = {
-    "cpu": hardware.Cpu("Test CPU | 3000", 2, 4, 2.0, ("avx2",)),
+    "cpu": hardware.Cpu("Test CPU | 3000", "TestVendor", 2, 4, 2.0, ("avx2",)),
     "memory": hardware.Memory(8 << 30, 4 << 30),
     "accelerators": [hardware.Accelerator("Test GPU", 80 << 30, "9.0")] * 8,
 }

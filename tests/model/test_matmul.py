@@ -1,0 +1,41 @@
+"""Every library gives the same products and gradients."""
+
+import pytest
+import torch
+
+from nanochat import hardware
+from nanochat.model import matmul
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize(("n", "n_in", "n_out"), [(3, 8, 5), (64, 16, 48), (50, 48, 16), (1, 7, 7)])
+def test_linear_through_onednn_equals_torch(n: int, n_in: int, n_out: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, n, n_in, generator=generator, requires_grad=True)
+    weight = torch.randn(n_out, n_in, generator=generator, requires_grad=True)
+    upstream = torch.randn(2, n, n_out, generator=generator)
+    results = []
+    for linear in (matmul.linear_through(matmul.onednn_product), torch.nn.functional.linear):
+        y = linear(x, weight)
+        results.append((y, *torch.autograd.grad(y, (x, weight), upstream)))
+    torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(4, 9), (9, 4)])
+def test_weight_gradient_is_the_same_either_way_round(n_in: int, n_out: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    grad, x = torch.randn(20, n_out, generator=generator), torch.randn(20, n_in, generator=generator)
+    torch.testing.assert_close(matmul.weight_gradient(matmul.blas_product, grad, x), grad.t() @ x)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "expected"), [("GenuineIntel", matmul.blas_product), (None, matmul.blas_product)]
+)
+def test_the_choice_follows_from_the_processor(
+    monkeypatch: pytest.MonkeyPatch, vendor: str | None, expected: matmul.Product
+) -> None:
+    monkeypatch.setattr(hardware, "cpu", lambda: hardware.Cpu("some CPU", vendor, 2, 2, 2.0, ("AVX2",)))
+    product, reason = matmul.choose_product(torch.device("cpu"), torch.float32)
+    assert product is expected
+    assert reason
+    assert matmul.choose_product(torch.device("cpu"), torch.bfloat16)[0] is matmul.blas_product
