@@ -93,7 +93,7 @@ def choose_dtype(device: str, request: str = "auto") -> tuple[torch.dtype, str]:
         return torch.float32, f"compute capability {major}.x has no bf16 tensor cores"
     if device == "mps":
         return torch.bfloat16, "Apple GPUs multiply bf16"
-    return torch.float32, "CPUs without bf16 units multiply it up to 100 times slower than fp32"
+    return torch.float32, "most CPUs have no bf16 units and multiply it up to 100 times slower than fp32"
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from nanochat.console import say, table
 from nanochat.hub.listing import endpoint, is_offline
 from nanochat.model.attention import probe_kernels
 from nanochat.model.fp8 import has_fp8
+from nanochat.model.matmul import blas_product, choose_product
 from nanochat.paths import Paths
 from nanochat.runtime import choose_device, choose_dtype
 from nanochat.train import compile as compiler
@@ -119,6 +120,8 @@ def _numerics(visit: _Visit) -> Iterator[Finding]:
     yield Finding("device", visit.device.type, reason)
     _, reason = choose_dtype(visit.device.type, visit.config.dtype)
     yield Finding("compute dtype", str(visit.dtype).removeprefix("torch."), reason)
+    product, reason = choose_product(visit.device, visit.dtype)
+    yield Finding("matrix products", "BLAS" if product is blas_product else "oneDNN", reason)
     why = (
         "compute capability 8.9 or later"
         if has_fp8(visit.device)
