@@ -11,21 +11,18 @@ import glob
 import hashlib
 import math
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from nanochat.atomic import file_lock, write_fault
 from nanochat.console import say
+from nanochat.data.builtin_shards import builtin_shards
 from nanochat.data.readers import FORMATS, Counts, format_of, parquet_file, read_documents
-from nanochat.data.shards import chunked, shard_name, write_shard
+from nanochat.data.shards import shard_name
 from nanochat.hub.batch import LOCK_NAME
 from nanochat.paths import Paths
 
@@ -48,7 +45,6 @@ HUB_DATASETS = {
     "fineweb-edu": HubDataset("karpathy/fineweb-edu-100b-shuffle", 1823),
     "climbmix": HubDataset("karpathy/climbmix-400b-shuffle", 6543),
 }
-_BUILTIN_SHARD_CHARS = 4_000_000
 _POLL_S = 1.0
 _PATIENCE_S = 30.0  # without one new byte, before asking whether anybody is downloading
 _SMALL_SOURCE_BYTES = 32 << 20  # up to here a share that holds no document is made to hold one
@@ -97,7 +93,8 @@ def open_dataset(
     """
     kind, _, options = spec.partition(":")
     if kind == "builtin":
-        dataset = _open_builtin(options, paths)
+        name, (*train, val) = builtin_shards(options, paths)
+        dataset = Dataset(name, tuple(train), (val,))
     elif spec in HUB_DATASETS:
         dataset = _open_hub(spec, paths, need_shards)
     else:
@@ -144,54 +141,6 @@ def held_out_fraction(document: str) -> float:
 
 def _too_few(name: str, split: str) -> str:
     return f"{name} has no document for {split}: give more text, another --val-fraction, or --val-path"
-
-
-# ---- builtin
-
-
-def _open_builtin(options: str, paths: Paths) -> Dataset:
-    from nanochat.data import builtin
-
-    size, _, seed = options.partition(":")
-    size, seed = size or next(iter(builtin.SIZES)), seed or "0"
-    if size not in builtin.SIZES or not seed.isdecimal():
-        raise ValueError(f"unknown dataset 'builtin:{options}': use builtin:{'|'.join(builtin.SIZES)}[:SEED]")
-    name = f"builtin-{size}-s{int(seed)}"
-    folder = paths.data(name)
-    with file_lock(folder.with_name(f".{name}.lock"), message=f"another process is making {name}; waiting"):
-        generator = _digest_of_sources(Path(builtin.__path__[0]))
-        stamp = folder / "generator"
-        if not stamp.is_file() or stamp.read_text() != generator:
-            _make_builtin(folder, size, int(seed), generator)
-    *train, val = sorted(folder.glob("shard_*.parquet"))
-    return Dataset(name, tuple(train), (val,))
-
-
-def _digest_of_sources(package: Path) -> str:
-    """Another generator makes other text: then the dataset is made anew."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))).hexdigest()
-
-
-def _make_builtin(folder: Path, size: str, seed: int, generator: str) -> None:
-    """Training shards and last the validation shard, in a folder that appears only when it is whole."""
-    from nanochat.data import builtin
-
-    say(f"making the dataset {folder.name}")
-    shutil.rmtree(folder, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        shards = chain(
-            chunked(builtin.documents(size, seed), _BUILTIN_SHARD_CHARS), [builtin.val_documents(size, seed)]
-        )
-        for index, shard in enumerate(shards):
-            write_shard(staging / shard_name(index), shard)
-        (staging / "generator").write_text(generator)
-        staging.chmod(0o755)
-        staging.rename(folder)
-    except OSError as error:
-        raise write_fault(folder, error) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 # ---- hub

@@ -94,14 +94,29 @@ class TokenStore:
 
     def make_all(self, on_progress: Callable[[int], None] = lambda characters: None) -> list[ShardInfo]:
         """Tokenise every shard that is not yet, now; `on_progress` hears the characters read so far."""
-        before, infos = 0, []
-        for shard in self._shards:
+        read = [0] * len(self._shards)
+
+        def hear(index: int, characters: int) -> None:
+            with self._changed:
+                if self._stopped:
+                    raise Closed
+                read[index] = characters
+                on_progress(sum(read))
+
+        def make(index: int) -> ShardInfo:
+            shard = self._shards[index]
             with file_lock(shard.lock, message=f"another process is tokenising {shard.path.name}; waiting"):
-                info = shard.info() or shard.make(self._encoder.map, partial(_report, on_progress, before))
-            infos.append(info)
-            before += info.counts.characters
-            on_progress(before)
-        return infos
+                info = shard.info() or shard.make(self._encoder.map, partial(hear, index))
+            hear(index, info.counts.characters)
+            return info
+
+        # While one shard's last piece is written, the next one keeps the encoders busy.
+        with ThreadPoolExecutor(min(self._encoder.workers, 2), thread_name_prefix="make") as makers:
+            try:
+                return list(makers.map(make, range(len(self._shards))))
+            except BaseException:
+                self._stopped = True
+                raise
 
     def close(self) -> None:
         """End the background work; a shard in the making keeps its finished pieces."""
@@ -166,10 +181,6 @@ class TokenStore:
                 raise Closed
 
 
-def _report(on_progress: Callable[[int], None], before: int, characters: int) -> None:
-    on_progress(before + characters)
-
-
 class Closed(Exception):  # noqa: N818 - no error
     """The store was closed while somebody waited for a piece or made one."""
 
@@ -184,7 +195,7 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer, workers: int):
         self._pickled = pickle.dumps(tokenizer)
         self._own = threading.local()
-        self._workers = workers
+        self.workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="encode") if workers > 1 else None
 
     def map(self, batches: Iterable[Batch]) -> Iterator[Encoded]:
@@ -196,7 +207,7 @@ class Encoder:
         try:
             for batch in batches:
                 flying.append(self._pool.submit(self._encode, batch))
-                if len(flying) > _FLYING * self._workers:
+                if len(flying) > _FLYING * self.workers:
                     yield flying.popleft().result()
             while flying:
                 yield flying.popleft().result()

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
-from nanochat.data import datasets
+from nanochat.data import builtin_shards, datasets
 from nanochat.data.datasets import HUB_DATASETS, documents, held_out_fraction, open_dataset
 from nanochat.data.shards import shard_name, write_shard
 from nanochat.hub.batch import LOCK_NAME
@@ -39,6 +39,15 @@ class TestBuiltin:
         leftovers = [path.name for path in paths.data("x").parent.iterdir() if path.is_dir()]
         assert leftovers == ["builtin-small-s0"]
 
+    def test_what_a_killed_run_left_is_removed(self, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+        from nanochat.data import builtin
+
+        monkeypatch.setattr(builtin, "documents", lambda size, seed: iter(["a world"]))
+        write_shard(paths.data("x").parent / ".builtin-small-s0.killed" / shard_name(0), ["half"])
+        open_dataset("builtin", paths)
+        folders = [path.name for path in paths.data("x").parent.iterdir() if path.is_dir()]
+        assert folders == ["builtin-small-s0"]
+
     def test_another_generator_makes_it_anew(self, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
         from nanochat.data import builtin
 
@@ -46,7 +55,7 @@ class TestBuiltin:
         monkeypatch.setattr(builtin, "val_documents", lambda size, seed: iter(["old val"]))
         assert list(documents(open_dataset("builtin", paths), "train")) == ["old world"]
         monkeypatch.setattr(builtin, "documents", lambda size, seed: iter([f"new world {size} {seed}"]))
-        monkeypatch.setattr(datasets, "_digest_of_sources", lambda package: "another")
+        monkeypatch.setattr(builtin_shards, "_digest_of_sources", lambda package: "another")
         assert list(documents(open_dataset("builtin", paths), "train")) == ["new world small 0"]
         assert list(documents(open_dataset("builtin:large:7", paths), "train")) == ["new world large 7"]
 
