@@ -17,10 +17,10 @@ layers:
 	$(BIN)lint-imports
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto
 
 test-fast:
-	$(PYTHON) -m pytest -m "not slow"
+	$(PYTHON) -m pytest -n auto -m "not slow"
 
 format:
 	$(BIN)ruff check --fix .

@@ -9,5 +9,5 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-pytest -m "not slow" --durations=10
-pytest -m slow --durations=10
+pytest -n auto -m "not slow" --durations=10
+pytest -n auto -m slow --durations=10

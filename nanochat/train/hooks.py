@@ -1,5 +1,6 @@
 """What happens between steps: saving, evaluating, sampling, logging. In this order: saving precedes evaluating."""
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -143,10 +144,12 @@ class Log:
     peak_flops: float | None
     """Of all devices together; None where it is not known, and then no MFU is shown."""
     smooth_loss: float | None = None
+    rates: list[float] = field(default_factory=list)
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
         progress = trainer.progress
         rate = result.tokens / result.seconds
+        self.rates.append(rate)
         mfu = rate * self.flops_per_token / self.peak_flops if self.peak_flops else None
         if result.skipped:
             warn(f"step {progress.step} skipped: loss {result.loss}, gradient norm {result.grad_norm}")
@@ -171,4 +174,5 @@ class Log:
             shown["mfu"] = f"{mfu:.1%}"
         self.bar.update(progress.step, **shown)
         if last:
-            say(f"{progress.step} steps, {amount(progress.tokens)} tokens in {duration(progress.elapsed_s)}")
+            took, median = duration(progress.elapsed_s), statistics.median(self.rates)
+            say(f"{progress.step} steps, {amount(progress.tokens)} tokens in {took}, median {median:.0f} tok/s")
