@@ -175,4 +175,6 @@ class Log:
         self.bar.update(progress.step, **shown)
         if last:
             took, median = duration(progress.elapsed_s), statistics.median(self.rates)
-            say(f"{progress.step} steps, {amount(progress.tokens)} tokens in {took}, median {median:.0f} tok/s")
+            say(
+                f"{progress.step} steps, {amount(progress.tokens)} tokens in {took}, median {median:.0f} tok/s"
+            )
