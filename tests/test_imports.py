@@ -11,6 +11,8 @@ import pytest
 
 import nanochat
 
+pytestmark = pytest.mark.slow
+
 _IMPORT_ALL = """
 import importlib, json, logging, signal, sys, threading
 before = (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), list(logging.getLogger().handlers))

@@ -17,6 +17,8 @@ import pytest
 from nanochat.recipes.base import Recipe
 from nanochat.recipes.stages import RECIPES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "runs").glob("*.sh"))
 

@@ -14,6 +14,8 @@ from nanochat.cli.main import main
 from nanochat.paths import default_paths
 from nanochat.tokenizer.train import train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 TEXT = [
     f"The {i}th of many documents tells of {i} boats and {i * 7} nets in harbour {i % 9}." for i in range(300)
 ]

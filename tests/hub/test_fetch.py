@@ -16,6 +16,8 @@ from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths
 from tests.hub_server import TOKEN
 
+pytestmark = pytest.mark.slow
+
 REPO = "owner/name"
 
 

@@ -15,6 +15,8 @@ from nanochat.paths import Paths
 from nanochat.recipes.base import Stage, with_changes
 from nanochat.recipes.runner import Runner
 
+pytestmark = pytest.mark.slow
+
 
 def stage(name: str, *flags: str, **more: object) -> Stage:
     return Stage(name, (name, *flags), module="fakestage", **more)  # type: ignore[arg-type]

@@ -11,6 +11,8 @@ from nanochat.cli.main import main
 from nanochat.paths import Paths
 from nanochat.report.stages import GenerateConfig, GenerateResult, ResetConfig, run_generate, run_reset
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "link", "br", "img", "hr"}
 
 

@@ -11,6 +11,8 @@ import pytest
 from nanochat.sandbox import python
 from nanochat.sandbox.python import MAX_OUTPUT_BYTES, Execution, run_python
 
+pytestmark = pytest.mark.slow
+
 UNCONFINED_GUEST = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 
 

@@ -17,6 +17,8 @@ from nanochat.train import hooks, step
 from nanochat.train.pretrain import PretrainConfig, run
 from nanochat.train.session import TrainingResult
 
+pytestmark = pytest.mark.slow
+
 
 def pretrain(config: PretrainConfig) -> TrainingResult:
     with open_runtime("cpu") as runtime:

@@ -18,6 +18,8 @@ from nanochat.train.pretrain import PretrainConfig
 from nanochat.train.session import TrainingResult
 from nanochat.train.sft import SftConfig
 
+pytestmark = pytest.mark.slow
+
 
 def fine_tune(config: SftConfig) -> TrainingResult:
     with open_runtime("cpu") as runtime:

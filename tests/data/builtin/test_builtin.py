@@ -12,6 +12,8 @@ from nanochat.data.builtin.holdout import held_out_letter, held_out_sum
 from nanochat.data.builtin.world import relations
 from nanochat.sandbox.calculator import evaluate
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (0, 1, 7)
 _OPERATORS = {
     "+": "+", "plus": "+", "-": "-", "minus": "-", "*": "*", "x": "*", "×": "*", "times": "*",
