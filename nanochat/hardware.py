@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -136,6 +137,12 @@ def memory() -> Memory:
     if limit is None or limit >= machine.total:
         return Memory(machine.total, machine.available)
     return Memory(limit, min(machine.available, max(limit - used, 0)))
+
+
+def peak_rss_bytes() -> int:
+    """Most memory this process has held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def accelerators() -> list[Accelerator]:

@@ -194,10 +194,12 @@ def plan(
     def reference_horizon(at_depth: int) -> float:
         return ratio * horizon_parameters(model_config(at_depth, vocab_size, regime, overrides))
 
-    batch_tokens = overrides.total_batch_size or _best_batch(
-        regime, horizon, reference_horizon(REFERENCE_DEPTH)
-    )
-    rows = _rows_per_device(config, batch_tokens, world_size)
+    batch_tokens = overrides.total_batch_size
+    if batch_tokens is None:
+        best = _best_batch(regime, horizon, reference_horizon(REFERENCE_DEPTH))
+        row_of_each = config.sequence_len * world_size
+        batch_tokens = -(-best // row_of_each) * row_of_each  # the dial's own choice always divides
+    rows = rows_per_device(config.sequence_len, batch_tokens, world_size)
     device_batch_size = overrides.device_batch_size
 
     def memory(device_rows: int) -> int:
@@ -263,12 +265,13 @@ def _best_batch(regime: Regime, horizon: float, reference_horizon: float) -> int
     return max(regime.batch_minimum, 2 ** round(math.log2(batch)))
 
 
-def _rows_per_device(config: GPTConfig, batch_tokens: int, world_size: int) -> int:
-    rows, remainder = divmod(batch_tokens, config.sequence_len * world_size)
+def rows_per_device(sequence_len: int, batch_tokens: int, world_size: int) -> int:
+    """Rows of a step on each device. Raises ValueError for a batch that does not divide."""
+    rows, remainder = divmod(batch_tokens, sequence_len * world_size)
     if remainder or not rows:
         raise ValueError(
-            f"a batch of {batch_tokens} tokens is not a whole number of rows of {config.sequence_len} tokens on "
-            f"{world_size} process(es): choose --total-batch-size as a multiple of {config.sequence_len * world_size}"
+            f"a batch of {batch_tokens} tokens is not a whole number of rows of {sequence_len} tokens on "
+            f"{world_size} process(es): choose --total-batch-size as a multiple of {sequence_len * world_size}"
         )
     return rows
 

@@ -96,18 +96,27 @@ def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
     return PlanResult(the_plan, machine, the_plan.total_flops, hours, dollars)
 
 
+def device_memory(runtime: Runtime) -> int:
+    """Bytes that one process may use."""
+    if runtime.device.type == "cuda":
+        return torch.cuda.get_device_properties(runtime.device).total_memory
+    return hardware.memory().available // runtime.world_size
+
+
 def this_machine(runtime: Runtime) -> Machine:
     """The devices of this process group; a CPU's rate is measured in a fraction of a second."""
     if runtime.device.type == "cuda":
         name = torch.cuda.get_device_name(runtime.device)
-        memory = torch.cuda.get_device_properties(runtime.device).total_memory
         count = runtime.world_size if runtime.world_size > 1 else torch.cuda.device_count()
-        return Machine(name, "cuda", count, hardware.peak_flops(name, "bf16"), memory)
+        return Machine(name, "cuda", count, hardware.peak_flops(name, "bf16"), device_memory(runtime))
     cpu = hardware.cpu()
     flops = hardware.measure_gemm_flops() if runtime.device.type == "cpu" else None
-    memory = hardware.memory().available // runtime.world_size
     return Machine(
-        f"{cpu.model}, {cpu.usable:g} cores", runtime.device.type, runtime.world_size, flops, memory
+        f"{cpu.model}, {cpu.usable:g} cores",
+        runtime.device.type,
+        runtime.world_size,
+        flops,
+        device_memory(runtime),
     )
 
 

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from nanochat import hardware
 from nanochat.checkpoint import store
 from nanochat.config import to_json
@@ -21,7 +19,7 @@ from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
 from nanochat.scaling import Overrides, RunPlan, plan
 from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer
-from nanochat.train.plan import describe_plan
+from nanochat.train.plan import describe_plan, device_memory
 from nanochat.train.session import (
     Session,
     TrainingOptions,
@@ -79,13 +77,6 @@ def overrides_of(config: PretrainConfig) -> Overrides:
         num_iterations=config.num_iterations,
         lr_scale=config.lr_scale,
     )
-
-
-def device_memory(runtime: Runtime) -> int:
-    """Bytes that one process may use."""
-    if runtime.device.type == "cuda":
-        return torch.cuda.get_device_properties(runtime.device).total_memory
-    return hardware.memory().available // runtime.world_size
 
 
 def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:

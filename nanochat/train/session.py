@@ -1,6 +1,5 @@
 """What pretraining and fine-tuning share: options, resuming, the hooks around the loop, and the closing words."""
 
-import resource
 import shlex
 import sys
 import time
@@ -200,7 +199,7 @@ class Session:
                 skipped_steps=trainer.progress.skipped_steps,
                 train_s=trainer.progress.elapsed_s,
                 wall_s=time.monotonic() - began,
-                peak_rss_bytes=peak_rss_bytes(),
+                peak_rss_bytes=hardware.peak_rss_bytes(),
             )
             metrics.log("packing", **to_json(packing))
             if finished:
@@ -248,12 +247,6 @@ class Session:
             say(
                 f"stopped at step {result.step}, saved; go on with: nanochat {shlex.join(words)} --resume auto"
             )
-
-
-def peak_rss_bytes() -> int:
-    """Most memory this process has held."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def progress_of(meta: dict[str, Any]) -> Progress:

@@ -15,6 +15,7 @@ from nanochat.model.cost import flops_per_token
 from nanochat.optim.groups import LearningRates
 from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
+from nanochat.scaling import rows_per_device
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.session import (
     Session,
@@ -134,12 +135,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
 def _batch(config: SftConfig, base_plan: dict[str, Any], context: int, world_size: int) -> tuple[int, int]:
     """(rows of a micro-batch, micro-batches a step) of each process. Raises ValueError for what cannot divide."""
     tokens = config.total_batch_size or base_plan["batch_tokens"]
-    per_device, remainder = divmod(tokens, context * world_size)
-    if remainder or not per_device:
-        raise ValueError(
-            f"a batch of {tokens} tokens is not a whole number of rows of {context} tokens on {world_size} "
-            f"process(es): choose --total-batch-size as a multiple of {context * world_size}"
-        )
+    per_device = rows_per_device(context, tokens, world_size)
     if config.device_batch_size is None:
         limit = min(per_device, base_plan["device_batch_size"])
         rows = next(rows for rows in range(limit, 0, -1) if per_device % rows == 0)

@@ -1,12 +1,11 @@
 """`nanochat tokenizer train`: learns a vocabulary from a dataset's training split and saves it."""
 
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from nanochat import hardware
 from nanochat.config import to_json
 from nanochat.console import say, table
 from nanochat.data.datasets import documents, open_dataset
@@ -77,7 +76,7 @@ def run(config: TokenizerTrainConfig, paths: Paths) -> TokenizerTrainResult:
         characters=tokenizer.training["characters"],
         bytes_per_token=_bytes_per_token(tokenizer, held_out),
         wall_s=time.perf_counter() - began,
-        peak_rss_bytes=_peak_rss_bytes(),
+        peak_rss_bytes=hardware.peak_rss_bytes(),
     )
     _log(config, result, paths)
     _show(result)
@@ -87,11 +86,6 @@ def run(config: TokenizerTrainConfig, paths: Paths) -> TokenizerTrainResult:
 def _bytes_per_token(tokenizer: Tokenizer, texts: list[str]) -> float:
     tokens = sum(map(len, tokenizer.encode_batch(texts)))
     return sum(len(text.encode()) for text in texts) / max(tokens, 1)
-
-
-def _peak_rss_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _log(config: TokenizerTrainConfig, result: TokenizerTrainResult, paths: Paths) -> None:
