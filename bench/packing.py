@@ -2,7 +2,7 @@
 
     python bench/packing.py --dataset ../shared/data/corpus --vocab-size 8192 --context 256 512 2048
 
-The greedy packer keeps a buffer of documents; into each row of T + 1 tokens it puts the largest one that fits,
+The greedy packer keeps a buffer of documents, refilled by the batch; into each row of T + 1 tokens it puts the largest one that fits,
 again and again; when none fits it crops the shortest to fill the row and throws the rest of that one away.
 
 Columns, as shares of all tokens of documents that were packed (documents that still wait in the greedy
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from bisect import bisect_right, insort
+from itertools import islice
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from nanochat.data.packing import POLICIES, Policy, plan
 from nanochat.paths import default_paths
 from nanochat.tokenizer.tokenizer import find_tokenizer
 
-GREEDY_BUFFER = 1000
+GREEDY_BUFFER, GREEDY_REFILL = 1000, 128
 WINDOW_DOCUMENTS = 2000  # what the loader plans at once: about a piece of the token cache
 
 
@@ -38,10 +39,12 @@ def greedy(lengths: list[int], context: int) -> tuple[int, int, int, int]:
     while True:
         room = context + 1
         while room:
-            while len(buffer) < GREEDY_BUFFER and (length := next(waiting, 0)):
-                insort(buffer, length)
-            if len(buffer) < GREEDY_BUFFER:
-                return rows, used, discarded, cuts
+            while len(buffer) < GREEDY_BUFFER:
+                batch = list(islice(waiting, GREEDY_REFILL))
+                if not batch:
+                    return rows, used, discarded, cuts
+                for length in batch:
+                    insort(buffer, length)
             fitting = bisect_right(buffer, room)
             if fitting:
                 taken = buffer.pop(fitting - 1)
