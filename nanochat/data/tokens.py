@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -222,13 +221,10 @@ class Encoder:
     def _encode(self, batch: Batch) -> Encoded:
         piece, texts = batch
         tokenizer = self._tokenizer()
-        flat = array("I")
-        lengths = np.empty(len(texts), dtype=np.int64)
-        for index, ids in enumerate(tokenizer.encode_batch(texts)):
-            flat.append(tokenizer.bos)
-            flat.fromlist(ids)
-            lengths[index] = len(ids) + 1
-        return piece, np.frombuffer(flat, dtype=np.uint32), lengths
+        documents = [tokenizer.encode_array(text) for text in texts]
+        bos = np.array([tokenizer.bos], dtype=np.uint32)
+        lengths = np.array([len(tokens) + 1 for tokens in documents], dtype=np.int64)
+        return piece, np.concatenate([part for tokens in documents for part in (bos, tokens)]), lengths
 
     def _tokenizer(self) -> Tokenizer:
         """This thread's own."""

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,17 @@ class Tokenizer:
         """
         if len(text) <= _MAX_BLANKS:
             return self._encoding.encode_ordinary(text)
-        cuts = [
-            cut
-            for run in _LONG_BLANKS.finditer(text)
-            for cut in range(run.start() + _MAX_BLANKS, run.end(), _MAX_BLANKS)
-        ]
-        pieces = (text[start:stop] for start, stop in pairwise([0, *cuts, len(text)]))
-        return [token for piece in pieces for token in self._encoding.encode_ordinary(piece)]
+        pieces = map(self._encoding.encode_ordinary, _without_long_blanks(text))
+        return list(chain.from_iterable(pieces))
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """`encode` as uint32 of shape (tokens,): quicker, and threads that do it do not wait for each other."""
+        try:
+            if len(text) <= _MAX_BLANKS:
+                return self._encoding.encode_to_numpy(text, disallowed_special=())
+        except UnicodeEncodeError:  # a lone surrogate
+            pass
+        return np.array(self.encode(text), dtype=np.uint32)
 
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
         """`encode` of each text, on `threads` threads (tiktoken releases the interpreter lock)."""
@@ -135,6 +139,16 @@ class Tokenizer:
         write_text_atomic(path, "".join(lines))
         write_text_atomic(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False) + "\n")
         return path
+
+
+def _without_long_blanks(text: str) -> list[str]:
+    """`text` in pieces that tiktoken can take: cut within runs of too many blanks."""
+    cuts = [
+        cut
+        for run in _LONG_BLANKS.finditer(text)
+        for cut in range(run.start() + _MAX_BLANKS, run.end(), _MAX_BLANKS)
+    ]
+    return [text[start:stop] for start, stop in pairwise([0, *cuts, len(text)])]
 
 
 def _hash(tokens: Sequence[bytes], pattern: str) -> str:

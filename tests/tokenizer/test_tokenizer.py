@@ -45,6 +45,14 @@ def test_a_batch_is_encoded_as_its_texts(tokenizer: Tokenizer, texts: list[str],
     assert tokenizer.encode_batch(texts, threads) == [tokenizer.encode(text) for text in texts]
 
 
+@given(text=TEXTS)
+@settings(deadline=None)
+def test_an_array_holds_what_the_list_does(tokenizer: Tokenizer, text: str) -> None:
+    array = tokenizer.encode_array(text)
+    assert array.dtype == np.uint32
+    assert array.tolist() == tokenizer.encode(text)
+
+
 def test_the_specials_are_the_last_nine_ids(tokenizer: Tokenizer) -> None:
     ids = [tokenizer.special(name) for name in SPECIAL_TOKENS]
     assert ids == list(range(tokenizer.vocab_size - 9, tokenizer.vocab_size))
@@ -65,6 +73,7 @@ def test_token_bytes(tokenizer: Tokenizer) -> None:
 
 def test_a_lone_surrogate_is_read_as_the_replacement_character(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
+    assert tokenizer.decode(tokenizer.encode_array("a\ud800b").tolist()) == "a\ufffdb"
 
 
 @pytest.mark.parametrize(
