@@ -91,12 +91,14 @@ class _Sample:
 
     def __iter__(self) -> Iterator[str]:
         for text in self._texts:
-            # A lone surrogate (jsonl can hold one) is no character; it is read as the encoder will read it.
-            data = text[: self._doc_cap].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            data = data[: self._max_chars - self.characters]
+            data = text[: min(self._doc_cap, self._max_chars - self.characters)]
+            try:
+                self.bytes += len(data.encode())
+            except UnicodeEncodeError:  # a lone surrogate is no character; it is read as the encoder will read it
+                data = data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+                self.bytes += len(data.encode())
             self.documents += 1
             self.characters += len(data)
-            self.bytes += len(data.encode())
             self._report(self.characters)
             yield data
             if self.characters >= self._max_chars:
