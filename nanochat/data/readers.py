@@ -6,8 +6,8 @@ What a document is:
 
 Parts end at the last blank line before the limit, else at the last line end, else at the last space, else at
 the limit; put together again they are the document. Empty documents are dropped, bytes that are no UTF-8
-become U+FFFD, and both are counted. Memory: one chunk of a text file, one line of a jsonl file, one batch of
-rows of a parquet file.
+become U+FFFD, jsonl lines without a text are skipped, and all of it is counted. Memory: one chunk of a text
+file, one line of a jsonl file (no more than MAX_LINE_BYTES), one batch of rows of a parquet file.
 """
 
 from __future__ import annotations
@@ -16,23 +16,31 @@ import codecs
 import gzip
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
+
+from nanochat.errors import EnvironmentFault
 
 MAX_DOCUMENT_CHARS = 1_000_000
 MAX_TEXT_CHARS = 16_384
+MAX_LINE_BYTES = 256 << 20  # of jsonl; a longer line counts as malformed
+_HOPELESS_LINES = 1000  # of jsonl without one that has a text: the column is wrong
 _CHUNK_BYTES = 1 << 20
 _BATCH_ROWS = 256
 _SURROGATES = re.compile(r"[\ud800-\udfff]+")
 _SEPARATORS = ("\n\n", "\r\n\r\n", "\n", " ")
+_TEXT_TYPES = {
+    pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()
+}  # fmt: skip
 
 
 @dataclass
@@ -61,7 +69,7 @@ def read_documents(path: Path, column: str = "text", counts: Counts | None = Non
     """The documents of one file in order, never empty, always encodable as UTF-8.
 
     Raises ValueError for a format that is not known, a parquet or jsonl file without `column`, and a damaged
-    file.
+    file; EnvironmentFault for one that cannot be read.
     """
     counts = Counts() if counts is None else counts
     kind = format_of(path)
@@ -69,11 +77,8 @@ def read_documents(path: Path, column: str = "text", counts: Counts | None = Non
         raise ValueError(
             f"{path}: unknown format; use {', '.join(FORMATS)} (the text ones also as .gz or .zst)"
         )
-    try:
+    with _one_line(path):
         yield from _FORMATS[kind](path, column, counts)
-    except (pa.ArrowInvalid, zstandard.ZstdError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged ({reason}): fetch or make it again, or remove it") from error
 
 
 def format_of(path: Path) -> str | None:
@@ -87,47 +92,47 @@ def format_of(path: Path) -> str | None:
 
 def parquet_file(path: Path, column: str) -> pq.ParquetFile:
     """The open file. Raises ValueError when it is no parquet file or has no such text column."""
-    try:
+    with _one_line(path):
         file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} is no readable parquet file ({reason}): fetch it again or remove it"
-        ) from error
-    schema = file.schema_arrow
-    if column not in schema.names:
-        raise ValueError(f"{path} has no column {column!r}: choose one of {schema.names} with --text-column")
+        schema = file.schema_arrow
+    if schema.names.count(column) != 1:
+        found = "more than one column" if column in schema.names else "no column"
+        raise ValueError(f"{path} has {found} {column!r}: choose one of {schema.names} with --text-column")
     kind = schema.field(column).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
+    if kind not in _TEXT_TYPES:
         raise ValueError(
             f"column {column!r} of {path} holds {kind}, not text: choose another with --text-column"
         )
     return file
 
 
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """What goes wrong in reading `path`, as a line that says what to do."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise EnvironmentFault(f"cannot read {path}: {os.strerror(error.errno)}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({reason}): fetch or make it again, or remove it") from error
+
+
 def _parquet(path: Path, column: str, counts: Counts) -> Iterator[str]:
     with parquet_file(path, column) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column]):
-            for text in _texts(batch.column(0)):
-                yield from _cleaned(text or "", MAX_DOCUMENT_CHARS, counts)
-
-
-def _texts(values: pa.Array) -> list[str | None]:
-    """Python strings; invalid UTF-8 (which Arrow does not check on reading) comes as surrogates."""
-    if not pa.types.is_binary(values.type):
-        try:
-            return values.to_pylist()
-        except UnicodeDecodeError:
-            values = values.cast(pa.large_binary())
-    return [None if raw is None else raw.decode("utf-8", "surrogateescape") for raw in values.to_pylist()]
+            # by way of bytes: Arrow does not check on reading that a string is UTF-8
+            for raw in batch.column(0).cast(pa.large_binary()).to_pylist():
+                text = (raw or b"").decode("utf-8", "surrogateescape")
+                yield from _cleaned(text, MAX_DOCUMENT_CHARS, counts)
 
 
 def _jsonl(path: Path, column: str, counts: Counts) -> Iterator[str]:
-    found = False
+    usable = malformed = first_malformed = 0
     with _open(path) as stream:
-        for number, raw in enumerate(stream, start=1):
+        for number, raw in enumerate(_lines(stream), start=1):
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
             if not line.strip():
                 continue
@@ -135,16 +140,28 @@ def _jsonl(path: Path, column: str, counts: Counts) -> Iterator[str]:
                 text = json.loads(line)[column]
             except (ValueError, KeyError, TypeError, RecursionError):
                 text = False
-            if text is not None and not isinstance(text, str):
-                if not found:
-                    raise ValueError(
-                        f"{path}, line {number}: no JSON object with a text {column!r}; "
-                        "name the right field with --text-column"
-                    )
-                counts.malformed += 1
+            if text is None or isinstance(text, str):
+                usable += 1
+                yield from _cleaned(text or "", MAX_DOCUMENT_CHARS, counts)
                 continue
-            found = True
-            yield from _cleaned(text or "", MAX_DOCUMENT_CHARS, counts)
+            counts.malformed += 1
+            malformed += 1
+            first_malformed = first_malformed or number
+            if not usable and malformed == _HOPELESS_LINES:
+                break
+    if malformed and not usable:
+        raise ValueError(
+            f"{path}, line {first_malformed}: no JSON object with a text {column!r}; "
+            "name the right field with --text-column"
+        )
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines, each cut at MAX_LINE_BYTES: what that leaves of a longer one is no JSON."""
+    while line := stream.readline(MAX_LINE_BYTES):
+        yield line
+        while not line.endswith(b"\n") and (line := stream.readline(_CHUNK_BYTES)):
+            pass
 
 
 def _text(path: Path, column: str, counts: Counts) -> Iterator[str]:
@@ -196,12 +213,8 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _open_zstd(path: Path) -> BinaryIO:
-    reader = zstandard.ZstdDecompressor().stream_reader(
-        open(path, "rb"),  # noqa: SIM115 - closed with the reader
-        read_across_frames=True,
-        closefd=True,
-    )
-    return io.BufferedReader(reader, _CHUNK_BYTES)  # type: ignore[return-value, type-var]
+    stream = pa.input_stream(path, compression="zstd")  # unlike `zstandard` it reports an unfinished frame
+    return io.BufferedReader(stream, _CHUNK_BYTES)  # type: ignore[return-value]
 
 
 _OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
@@ -215,3 +228,4 @@ _FORMATS: dict[str, Callable[[Path, str, Counts], Iterator[str]]] = {
     ".md": _text,
 }
 FORMATS = tuple(_FORMATS)
+TEXT_FORMATS = (".txt", ".md")  # one file, one document

@@ -1,16 +1,19 @@
 import gzip
 import json
+import random
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import zstandard
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nanochat.data import readers
 from nanochat.data.readers import MAX_TEXT_CHARS, Counts, format_of, read_documents
+from nanochat.errors import EnvironmentFault
 
 
 def read(path: Path, column: str = "text") -> tuple[list[str], Counts]:
@@ -21,7 +24,11 @@ def read(path: Path, column: str = "text") -> tuple[list[str], Counts]:
     return documents, counts
 
 
-COMPRESSIONS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+def zstd(raw: bytes) -> bytes:
+    return pa.Codec("zstd").compress(raw, asbytes=True)
+
+
+COMPRESSIONS = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
 
 
 @pytest.mark.parametrize("ending", COMPRESSIONS)
@@ -36,20 +43,65 @@ def test_reads_text_formats_compressed_or_not(tmp_path: Path, kind: str, ending:
 
 def test_reads_several_zstd_frames(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.zst"
-    path.write_bytes(zstandard.compress(b"one ") + zstandard.compress(b"two"))
+    path.write_bytes(zstd(b"one ") + zstd(b"two"))
     assert read(path)[0] == ["one two"]
 
 
-@pytest.mark.parametrize(
-    "kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())]
-)
-def test_reads_parquet_text_of_every_type(tmp_path: Path, kind: pa.DataType) -> None:
-    values = ["first", None, "", "  \n", "first", "zweiter Text, größer"]
-    column = pa.array(values, pa.string()).cast(kind)
-    pq.write_table(pa.table({"text": column, "other": list(range(6))}), tmp_path / "a.parquet")
-    documents, counts = read(tmp_path / "a.parquet")
-    assert documents == ["first", "first", "zweiter Text, größer"]
-    assert counts.empty == 3
+@pytest.mark.parametrize("kind", [".txt", ".jsonl"])
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_a_cut_compressed_file_is_damaged_wherever_it_is_cut(tmp_path: Path, kind: str, ending: str) -> None:
+    source = random.Random(0)
+    raw = "".join(json.dumps({"text": str(source.random())}) + "\n" for _ in range(20_000)).encode()
+    first, second = map(COMPRESSIONS[ending], (raw[:400_000], raw[400_000:]))
+    path = tmp_path / f"a{kind}{ending}"
+    path.write_bytes(first + second)
+    read(path)
+    for size in (1, len(first) // 2, len(first) - 1, len(first) + 3, len(first + second) - 1):
+        path.write_bytes((first + second)[:size])
+        with pytest.raises(ValueError, match="damaged"):
+            read(path)
+
+
+def test_a_zstd_file_is_read_as_a_stream(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(zstd(b"all the same " * 8_000_000))
+    tracemalloc.start()
+    before = pa.total_allocated_bytes()
+    for number, _ in enumerate(read_documents(path)):
+        if number % 100 == 0:
+            assert pa.total_allocated_bytes() - before < 16 << 20
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+
+
+CHECKED = pa.dictionary(pa.int8(), pa.large_string())  # the one type whose UTF-8 Arrow checks on reading
+TEXT_TYPES = [
+    pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view(),
+    pa.dictionary(pa.int32(), pa.string()), CHECKED,
+    pa.dictionary(pa.int32(), pa.binary()), pa.dictionary(pa.int32(), pa.large_binary()),
+]  # fmt: skip
+
+
+def as_type(values: list[bytes | None], kind: pa.DataType) -> pa.Array:
+    """An Arrow array of `kind`, whether or not the bytes are UTF-8."""
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    column = pc.cast(pa.array(values, pa.binary()), options=pc.CastOptions.unsafe(plain))
+    return column.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else column
+
+
+@given(values=st.lists(st.none() | st.text().map(str.encode) | st.binary(), max_size=20))
+@pytest.mark.parametrize("kind", TEXT_TYPES, ids=str)
+def test_reads_parquet_text_of_every_type(
+    tmp_path_factory: pytest.TempPathFactory, kind: pa.DataType, values: list[bytes | None]
+) -> None:
+    assume(kind != CHECKED or all(value is None or value.isascii() for value in values))
+    path = tmp_path_factory.mktemp("types") / "a.parquet"
+    pq.write_table(pa.table({"text": as_type(values, kind), "other": list(range(len(values)))}), path)
+    texts = [(value or b"").decode("utf-8", "surrogateescape") for value in values]
+    documents, counts = read(path)
+    assert documents == [readers._SURROGATES.sub("\ufffd", text) for text in texts if text.strip()]
+    assert counts.empty == len(texts) - len(documents)
+    assert counts.invalid == sum(readers._SURROGATES.search(text) is not None for text in texts)
 
 
 def test_mends_invalid_utf8_and_counts_it(tmp_path: Path) -> None:
@@ -89,13 +141,43 @@ def test_empty_files_and_documents_are_dropped_and_counted(tmp_path: Path) -> No
     assert read(tmp_path / "lines.jsonl") == (["x"], Counts(1, 1, empty=2))
 
 
-def test_lines_that_are_no_objects_are_skipped_once_the_column_is_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", range(5))
+def test_lines_without_a_text_are_skipped_wherever_they_stand(tmp_path: Path, place: int) -> None:
+    bad = ['{"text": 3}', "[1]", "not json", '{"other": "x"}']
     (tmp_path / "a.jsonl").write_text(
-        '{"text": "a"}\n{"text": 3}\n[1]\nnot json\n{"other": "x"}\n{"text": "b"}\n'
+        "\n".join([*bad[:place], '{"text": "a"}', *bad[place:], '{"text": "b"}'])
     )
     documents, counts = read(tmp_path / "a.jsonl")
     assert documents == ["a", "b"]
     assert counts.malformed == 4
+
+
+def test_a_wrong_column_is_reported_after_a_thousand_lines(tmp_path: Path) -> None:
+    good, bad = '{"text": "a"}\n', '{"body": "a"}\n'
+    (tmp_path / "a.jsonl").write_text("\n" + 999 * bad + good + 2000 * bad)
+    documents, counts = read(tmp_path / "a.jsonl")
+    assert documents == ["a"]
+    assert counts.malformed == 2999
+    (tmp_path / "a.jsonl").write_text("\n" + 1000 * bad + good)
+    with pytest.raises(ValueError, match=r"line 2: no JSON object with a text 'text'; .*--text-column"):
+        read(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("ending", COMPRESSIONS)
+def test_a_line_too_long_is_malformed_and_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 1 << 20)
+    line = json.dumps({"text": "x" * (50 << 20)})
+    fits = json.dumps({"text": "y" * 1_000_000})
+    path = tmp_path / f"a.jsonl{ending}"
+    path.write_bytes(COMPRESSIONS[ending](f"{fits}\n{line}\n{fits}\n{line}".encode()))
+    counts = Counts()
+    tracemalloc.start()
+    assert [len(document) for document in read_documents(path, counts=counts)] == [1_000_000] * 2
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+    assert counts.malformed == 2
 
 
 def test_other_columns(tmp_path: Path) -> None:
@@ -149,7 +231,7 @@ def test_a_huge_row_is_cut_and_counted(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.parquet", b"not parquet at all", "no readable parquet"),
+        ("a.parquet", b"not parquet at all", "damaged"),
         ("a.txt.gz", gzip.compress(b"text" * 1000, mtime=0)[:-9], "damaged"),
         ("a.txt.zst", b"no frame", "damaged"),
         ("a.jsonl", b'{"body": "x"}\n', "line 1.*--text-column"),
@@ -179,3 +261,32 @@ def test_formats_by_name() -> None:
         "a.parquet": ".parquet", "a.parquet.gz": None, "a.gz": None, "a": None, ".txt": None, "a.json": None,
     }  # fmt: skip
     assert {name: format_of(Path(name)) for name in expected} == expected
+
+
+def test_a_parquet_with_the_column_twice_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_arrays([pa.array(["x"])] * 2, ["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="more than one column 'text'"):
+        read(tmp_path / "a.parquet")
+
+
+def test_any_damage_of_a_parquet_file_is_one_line_or_harmless(tmp_path: Path) -> None:
+    path, source = tmp_path / "a.parquet", random.Random(0)
+    pq.write_table(pa.table({"text": [str(source.random()) for _ in range(500)]}), path, compression="zstd")
+    whole, lines = path.read_bytes(), []
+    for _ in range(200):
+        raw = bytearray(whole)
+        for _ in range(3):
+            raw[source.randrange(len(raw))] = source.randrange(256)
+        path.write_bytes(raw)
+        try:
+            list(read_documents(path))
+        except ValueError as error:
+            lines.append(str(error))
+    assert sum(f"{path} is damaged" in line for line in lines) > 50
+    assert all(str(path) in line and "\n" not in line for line in lines)
+
+
+def test_a_file_that_cannot_be_read_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(EnvironmentFault, match=r"cannot read .*a\.txt: Is a directory"):
+        read(tmp_path / "a.txt")
