@@ -1,11 +1,12 @@
 """Any text into shuffled parquet shards, in bounded memory: an external shuffle in two passes.
 
 Scatter: every document goes to a random one of so many bucket files that each fits in memory. Gather: each
-bucket is read, shuffled, and written on into shards. Together that is a uniform shuffle. The last shard holds
-the held-out share and is the validation split.
+bucket is read, shuffled, and written on into shards; one that came out too large is scattered once more.
+Together that is a uniform shuffle. The last shard holds the held-out share and is the validation split.
 
-A manifest records the settings and, once the scatter is complete, the size of each bucket. A run that was
-broken off scatters again if it had not finished that, and otherwise keeps the shards that are there. Equal
+Everything is made in a hidden folder, which no dataset sees, and moved out at the end. A manifest records the
+settings and, once the scatter is complete, the size of each bucket. A run that was broken off scatters again
+if it had not finished that, or its buckets are not whole, and otherwise keeps the shards that are there. Equal
 files, settings and seed give equal bytes.
 """
 
@@ -13,31 +14,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
-
-from nanochat.atomic import file_lock, write_fault, write_text_atomic
+from nanochat.atomic import file_lock, sync_directory, write_fault, write_text_atomic
 from nanochat.config import from_json, to_json
+from nanochat.data.buckets import BUCKET_BYTES, MOST_BUCKETS, Bucket, draws, shuffled, write_buckets
 from nanochat.data.datasets import held_out_fraction
 from nanochat.data.readers import Counts, read_documents
 from nanochat.data.shards import shard_name, text_bytes, write_shard
 from nanochat.errors import EnvironmentFault
 
-BUCKET_BYTES = 64 << 20  # of text: what the gather holds at once, about twice
-_MOST_BUCKETS = 512  # open files
-_BUFFER_BYTES = 128 << 10
-_LENGTH_BYTES = 8
-_DRAWS = 1 << 16
 _TELL_BYTES = 1 << 20
 _VAL_BUCKET = 0
+_MOST_SHARDS = 100_000  # whose names are in order
 
 OnProgress = Callable[[int], None]
 
@@ -48,14 +44,8 @@ class PackSettings:
 
     text_column: str
     shard_bytes: int  # of text, UTF-8; shards come out equal and at most about this large
-    val_fraction: float  # of the documents; no more than one bucket's worth
+    val_fraction: float  # of the documents; no more than about one bucket's worth, at least one document
     seed: int
-
-
-@dataclass(frozen=True)
-class Bucket:
-    documents: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +65,11 @@ class Manifest:
     def train_shards(self) -> int:
         return max(-(-self.train_bytes // self.settings.shard_bytes), 1)
 
+    @property
+    def shard_names(self) -> list[str]:
+        """The last is for validation."""
+        return [shard_name(index) for index in range(self.train_shards + 1)]
+
 
 def pack(
     files: Sequence[Path], out: Path, settings: PackSettings, on_progress: OnProgress = lambda done: None
@@ -86,34 +81,50 @@ def pack(
     Raises ValueError when `out` holds anything else, or when there is too little text for two splits;
     EnvironmentFault when the disk refuses.
     """
-    begun = _manifest_file(out).exists()
-    if out.is_dir() and not begun and any(not item.name.startswith(".") for item in out.iterdir()):
-        raise ValueError(f"{out} holds other files: choose an empty or new folder for the shards")
     try:
+        begun = _manifest_file(out).exists()
+        if out.is_dir() and not begun and any(not item.name.startswith(".") for item in out.iterdir()):
+            raise ValueError(f"{out} holds other files: choose an empty or new folder for the shards")
         out.mkdir(parents=True, exist_ok=True)
         with file_lock(out / ".lock", message=f"another process is packing into {out}; waiting"):
             manifest = _read_manifest(out, files, settings)
-            if manifest is None:
-                try:
-                    manifest = _scatter(files, out, settings, on_progress)
-                except BaseException:  # half a scatter is of no use
-                    shutil.rmtree(_bucket_folder(out), ignore_errors=True)
-                    raise
-            shards = _gather(out, manifest, on_progress)
-            shutil.rmtree(_bucket_folder(out), ignore_errors=True)
+            if manifest is None or not _is_finished(out, manifest):
+                if manifest is None or not _is_scattered(out, manifest):
+                    manifest = _scatter_anew(files, out, settings, on_progress)
+                _gather(out, manifest, on_progress)
+                _publish(out, manifest)
+            shutil.rmtree(_work_folder(out), ignore_errors=True)
     except OSError as error:
         raise write_fault(out, error) from error
-    return manifest, shards
+    return manifest, [out / name for name in manifest.shard_names]
 
 
 def _read_manifest(out: Path, files: Sequence[Path], settings: PackSettings) -> Manifest | None:
-    """The manifest of this same pack if its scatter is complete; ValueError for another's."""
-    if not _manifest_file(out).exists():
+    """The manifest of this same pack, if there is one; ValueError for another's."""
+    try:
+        manifest = from_json(Manifest, json.loads(_manifest_file(out).read_text()))
+    except FileNotFoundError:
         return None
-    manifest = from_json(Manifest, json.loads(_manifest_file(out).read_text()))
-    if manifest.settings != settings or manifest.source != _digest(files):
+    except ValueError:
+        manifest = None
+    if manifest is None or manifest.settings != settings or manifest.source != _digest(files):
         raise ValueError(f"{out} holds shards of other text or settings: choose another folder, or remove it")
     return manifest
+
+
+def _is_finished(out: Path, manifest: Manifest) -> bool:
+    return all((out / name).exists() for name in manifest.shard_names)
+
+
+def _is_scattered(out: Path, manifest: Manifest) -> bool:
+    """Whether all buckets are there and whole."""
+    try:
+        return all(
+            _bucket_file(out, index).stat().st_size == bucket.file_bytes
+            for index, bucket in enumerate(manifest.buckets)
+        )
+    except FileNotFoundError:
+        return False
 
 
 def _digest(files: Sequence[Path]) -> str:
@@ -125,71 +136,114 @@ def _manifest_file(out: Path) -> Path:
     return out / "manifest.json"
 
 
-def _bucket_folder(out: Path) -> Path:
-    return out / ".buckets"
+def _work_folder(out: Path) -> Path:
+    """Of buckets and shards in the making."""
+    return out / ".pack"
 
 
 def _bucket_file(out: Path, index: int) -> Path:
-    return _bucket_folder(out) / f"{index:04d}"
+    return _work_folder(out) / f"{index:04d}"
 
 
-def _scatter(files: Sequence[Path], out: Path, settings: PackSettings, on_progress: OnProgress) -> Manifest:
+# ---- scatter
+
+
+def _scatter_anew(
+    files: Sequence[Path], out: Path, settings: PackSettings, on_progress: OnProgress
+) -> Manifest:
     """Every document into a bucket; the manifest, written last, makes it count."""
     total = sum(map(text_bytes, files))
+    if total // settings.shard_bytes >= _MOST_SHARDS:
+        raise ValueError(f"{total / 1e9:.1f} GB of text would be too many shards: give a larger --shard-mb")
     if shutil.disk_usage(out).free < 1.6 * total:  # the buckets, and the shards at 2:1 or better
         raise EnvironmentFault(f"{out}: the disk is too full to pack {total / 1e9:.1f} GB of text")
-    shutil.rmtree(_bucket_folder(out), ignore_errors=True)  # of a run that was killed
-    _bucket_folder(out).mkdir()
-    train_buckets = min(-(-total // BUCKET_BYTES), _MOST_BUCKETS - 1) or 1
-    held_out = min(settings.val_fraction, BUCKET_BYTES / max(total, 1))
-    sizes = [[0, 0] for _ in range(1 + train_buckets)]  # documents, bytes
-    done = 0
-    counts = Counts()
-    draws = _draws(settings.seed, train_buckets)
-    with ExitStack() as stack:
-        buckets = [
-            stack.enter_context(open(_bucket_file(out, index), "wb", buffering=_BUFFER_BYTES))
-            for index in range(len(sizes))
-        ]
-        for path in files:
-            for document in read_documents(path, settings.text_column, counts):
-                chosen = _VAL_BUCKET if held_out_fraction(document) < held_out else next(draws)
-                text = document.encode()
-                buckets[chosen].write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
-                sizes[chosen][0] += 1
-                sizes[chosen][1] += len(text)
-                if (done + len(text)) // _TELL_BYTES > done // _TELL_BYTES:
-                    on_progress(done)
-                done += len(text)
-    if not sizes[_VAL_BUCKET][0] or sizes[_VAL_BUCKET][0] == counts.documents:
-        raise ValueError(
-            f"{counts.documents} documents are too few for a held-out share of {held_out:.2%}: "
-            "give more text or a larger --val-fraction"
-        )
-    manifest = Manifest(settings, _digest(files), counts, tuple(Bucket(*size) for size in sizes))
+    shutil.rmtree(_work_folder(out), ignore_errors=True)  # of a run that was killed
+    for shard in out.glob("shard_*.parquet"):  # of a pack that has lost others
+        shard.unlink()
+    _manifest_file(out).unlink(missing_ok=True)
+    _work_folder(out).mkdir()
+    source = _digest(files)
+    share = min(settings.val_fraction, BUCKET_BYTES / max(total, 1))
+    train_buckets = min(-(-total // BUCKET_BYTES), MOST_BUCKETS - 1) or 1
+    try:
+        counts, buckets = _scatter(files, out, settings, share, train_buckets, on_progress)
+        if buckets[_VAL_BUCKET].documents in (0, counts.documents):
+            share = _parting_share(files, settings.text_column, share)
+            counts, buckets = _scatter(files, out, settings, share, train_buckets, on_progress)
+    except BaseException:  # half a scatter is of no use
+        shutil.rmtree(_work_folder(out), ignore_errors=True)
+        raise
+    manifest = Manifest(settings, source, counts, tuple(buckets))
     write_text_atomic(_manifest_file(out), json.dumps(to_json(manifest), indent=1) + "\n")
     return manifest
 
 
-def _draws(seed: int, train_buckets: int) -> Iterator[int]:
-    """Endless random training buckets."""
-    rng = np.random.default_rng([seed])
-    while True:
-        yield from rng.integers(1, train_buckets, size=_DRAWS, endpoint=True).tolist()
+def _scatter(
+    files: Sequence[Path],
+    out: Path,
+    settings: PackSettings,
+    share: float,
+    train_buckets: int,
+    on_progress: OnProgress,
+) -> tuple[Counts, list[Bucket]]:
+    """Every document into a bucket, those whose hash lies below `share` into the one for validation."""
+    counts = Counts()
+    drawn = draws([settings.seed], train_buckets)
+
+    def placed() -> Iterator[tuple[int, bytes]]:
+        done = 0
+        for path in files:
+            for document in read_documents(path, settings.text_column, counts):
+                text = document.encode()
+                yield _VAL_BUCKET if held_out_fraction(document) < share else 1 + next(drawn), text
+                if (done + len(text)) // _TELL_BYTES > done // _TELL_BYTES:
+                    on_progress(done)
+                done += len(text)
+
+    bucket_files = [_bucket_file(out, index) for index in range(1 + train_buckets)]
+    buckets = write_buckets(bucket_files, placed())
+    for bucket_file in bucket_files:
+        with open(bucket_file, "r+b") as file:
+            os.fsync(file.fileno())
+    sync_directory(_work_folder(out))
+    return counts, buckets
 
 
-def _gather(out: Path, manifest: Manifest, on_progress: OnProgress) -> list[Path]:
-    """Write the shards that are not there; returns all, validation last."""
-    shards = [out / shard_name(index) for index in range(manifest.train_shards + 1)]
-    done = next((index for index, shard in enumerate(shards) if not shard.exists()), len(shards))
+def _parting_share(files: Sequence[Path], column: str, share: float) -> float:
+    """The share nearest to `share` that leaves neither split empty. Raises ValueError where none does."""
+    counts, lowest, highest = Counts(), 1.0, 0.0
+    for path in files:
+        for fraction in map(held_out_fraction, read_documents(path, column, counts)):
+            lowest, highest = min(lowest, fraction), max(highest, fraction)
+    if not lowest < highest:
+        raise ValueError(f"{counts.documents} documents are too few to hold one out: give more text")
+    return min(max(share, math.nextafter(lowest, 1)), highest)
+
+
+# ---- gather
+
+
+def _gather(out: Path, manifest: Manifest, on_progress: OnProgress) -> None:
+    """Write the shards that are not there, in the work folder."""
+    shards = [_work_folder(out) / name for name in manifest.shard_names]
+    there = [shard.exists() for shard in shards]
+    done = there.index(False) if False in there else len(there)
     for index, stream in groupby(_train_stream(out, manifest, done, on_progress), key=itemgetter(0)):
         write_shard(shards[index], (text for _, text in stream))
-    for shard in shards[:-1]:
-        if not shard.exists():  # its share of the bytes lies within one huge document
+        there[index] = True
+    for shard, is_there in zip(shards[:-1], there, strict=False):
+        if not is_there:  # its share of the bytes lies within one huge document
             write_shard(shard, [])
-    if not shards[-1].exists():
-        write_shard(shards[-1], _shuffled(out, manifest, _VAL_BUCKET))
-    return shards
+    if not there[-1]:
+        write_shard(shards[-1], _shuffled_bucket(out, manifest, _VAL_BUCKET))
+
+
+def _publish(out: Path, manifest: Manifest) -> None:
+    """Move the shards out: validation first, so that a move broken off never shows a training shard as last."""
+    for name in reversed(manifest.shard_names):
+        if (_work_folder(out) / name).exists():
+            os.replace(_work_folder(out) / name, out / name)
+    sync_directory(out)
 
 
 def _train_stream(
@@ -203,7 +257,7 @@ def _train_stream(
             continue
         if bucket.bytes and (position + bucket.bytes - 1) * shards // total >= done:
             here = position
-            for text in _shuffled(out, manifest, index):
+            for text in _shuffled_bucket(out, manifest, index):
                 shard = here * shards // total
                 here += len(text)
                 if shard >= done:
@@ -212,14 +266,6 @@ def _train_stream(
         on_progress(total + position)
 
 
-def _shuffled(out: Path, manifest: Manifest, index: int) -> list[bytes]:
-    """The documents of a bucket in their final order."""
-    with open(_bucket_file(out, index), "rb") as file:
-        documents = list(_framed(file))
-    order = np.random.default_rng([manifest.settings.seed, index]).permutation(len(documents))
-    return [documents[place] for place in order]
-
-
-def _framed(file: BinaryIO) -> Iterator[bytes]:
-    while length := file.read(_LENGTH_BYTES):
-        yield file.read(int.from_bytes(length, "little"))
+def _shuffled_bucket(out: Path, manifest: Manifest, index: int) -> Iterator[bytes]:
+    seed = [manifest.settings.seed, 1 + index]  # never 0, which would be the seed without it
+    return shuffled(_bucket_file(out, index), manifest.buckets[index], seed)

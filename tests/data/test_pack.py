@@ -1,10 +1,14 @@
+import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from nanochat.data import buckets as buckets_module
 from nanochat.data import pack as pack_module
+from nanochat.data.datasets import find_files
 from nanochat.data.pack import PackSettings, pack
 from nanochat.data.readers import read_documents
 from nanochat.errors import EnvironmentFault
@@ -14,7 +18,8 @@ SETTINGS = PackSettings("text", shard_bytes=6_000, val_fraction=0.1, seed=3)
 
 @pytest.fixture(autouse=True)
 def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack_module, "BUCKET_BYTES", 4_000)
+    for module in (pack_module, buckets_module):
+        monkeypatch.setattr(module, "BUCKET_BYTES", 4_000)
     monkeypatch.setattr(pack_module, "_TELL_BYTES", 1_000)
 
 
@@ -34,6 +39,21 @@ def contents(shards: list[Path]) -> dict[str, bytes]:
     return {shard.name: shard.read_bytes() for shard in shards}
 
 
+class Broken(Exception):  # noqa: N818
+    pass
+
+
+def pack_until(stop_at: int, sources: list[Path], out: Path) -> None:
+    """Break a pack off when that many bytes are done."""
+
+    def break_off(done: int) -> None:
+        if done >= stop_at:
+            raise Broken
+
+    with pytest.raises(Broken):
+        pack(sources, out, SETTINGS, break_off)
+
+
 def read_all(shards: list[Path]) -> list[str]:
     return [text for shard in shards for text in read_documents(shard)]
 
@@ -48,7 +68,7 @@ def test_shards_hold_every_document_shuffled(sources: list[Path], tmp_path: Path
     assert manifest.counts.documents == len(before) == 600
     names = sorted(path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith("."))
     assert names == ["manifest.json", *(shard.name for shard in shards)]
-    assert not (tmp_path / "out" / ".buckets").exists()
+    assert not (tmp_path / "out" / ".pack").exists()
 
 
 def test_shards_are_equal_in_size_and_the_last_is_held_out(sources: list[Path], tmp_path: Path) -> None:
@@ -80,22 +100,97 @@ def test_the_held_out_documents_do_not_depend_on_the_seed(sources: list[Path], t
 
 
 @pytest.mark.parametrize("stop_at", [1, 4_000, 20_000, 40_000, 55_000])
-def test_a_broken_run_goes_on_to_the_same_bytes(sources: list[Path], tmp_path: Path, stop_at: int) -> None:
-    class Broken(Exception):  # noqa: N818
-        pass
-
-    def break_off(done: int) -> None:
-        if done >= stop_at:
-            raise Broken
-
+def test_a_broken_run_shows_no_shard_and_goes_on_to_the_same_bytes(
+    sources: list[Path], tmp_path: Path, stop_at: int
+) -> None:
     whole = contents(pack(sources, tmp_path / "whole", SETTINGS)[1])
     out = tmp_path / "broken"
-    with pytest.raises(Broken):
-        pack(sources, out, SETTINGS, break_off)
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("shard_*")}
+    pack_until(stop_at, sources, out)
+    with pytest.raises(ValueError, match="nothing to read"):
+        find_files(str(out))
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob(".pack/shard_*")}
+    assert bool(kept) == (stop_at >= 40_000)
     _, shards = pack(sources, out, SETTINGS)
     assert contents(shards) == whole
-    assert kept.items() <= {path: path.stat().st_mtime_ns for path in shards}.items()
+    assert kept.items() <= {path.name: path.stat().st_mtime_ns for path in shards}.items()
+
+
+@pytest.mark.parametrize("moves", [0, 1, 3])
+def test_a_run_broken_while_it_moves_the_shards(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    whole = contents(pack(sources, tmp_path / "whole", SETTINGS)[1])
+    out, replace = tmp_path / "broken", os.replace
+
+    def move(source: Path, target: Path) -> None:
+        if Path(source).parent != Path(target).parent and len(list(out.glob("shard_*"))) == moves:
+            raise Broken
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", move)
+        with pytest.raises(Broken):
+            pack(sources, out, SETTINGS)
+    shown = sorted(out.glob("shard_*"))
+    assert [path.name for path in shown] == sorted(whole)[len(whole) - moves :]
+    assert contents(pack(sources, out, SETTINGS)[1]) == whole
+
+
+def test_a_shard_that_was_deleted_is_made_again(sources: list[Path], tmp_path: Path) -> None:
+    _, shards = pack(sources, tmp_path / "out", SETTINGS)
+    whole = contents(shards)
+    shards[1].unlink()
+    pack_until(20_000, sources, tmp_path / "out")
+    with pytest.raises(ValueError, match="nothing to read"):  # not what is left of the first pack
+        find_files(str(tmp_path / "out"))
+    assert contents(pack(sources, tmp_path / "out", SETTINGS)[1]) == whole
+
+
+@pytest.mark.parametrize("damage", ["gone", "short", "altered"])
+def test_buckets_that_are_not_what_was_written_are_made_again(
+    sources: list[Path], tmp_path: Path, damage: str
+) -> None:
+    whole = contents(pack(sources, tmp_path / "whole", SETTINGS)[1])
+    out = tmp_path / "broken"
+    pack_until(40_000, sources, out)
+    bucket = out / ".pack" / "0007"
+    raw = bucket.read_bytes()
+    bucket.unlink()
+    if damage != "gone":
+        bucket.write_bytes(raw[:-1] if damage == "short" else bytes(len(raw)))
+    if damage == "altered":
+        with pytest.raises(EnvironmentFault, match="0007 has been damaged: give the same command again"):
+            pack(sources, out, SETTINGS)
+    assert contents(pack(sources, out, SETTINGS)[1]) == whole
+
+
+def test_buckets_are_synced_before_the_manifest_counts_on_them(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = [], os.fsync
+
+    def sync(descriptor: int) -> None:
+        fsync(descriptor)
+        status = os.fstat(descriptor)
+        synced.append((status.st_ino, status.st_size))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    out = tmp_path / "out"
+    pack_until(40_000, sources, out)
+    manifest = (out / "manifest.json").stat()
+    before = synced[: synced.index((manifest.st_ino, manifest.st_size))]
+    buckets = [path.stat() for path in (out / ".pack").glob("????")]
+    assert len(buckets) > 5
+    assert {(bucket.st_ino, bucket.st_size) for bucket in buckets} <= set(before)
+
+
+def test_text_that_is_far_more_than_its_files_promise(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl.gz"
+    texts = [f"{number} " + "again " * 50 for number in range(3_000)]
+    source.write_bytes(gzip.compress("\n".join(json.dumps({"text": text}) for text in texts).encode()))
+    manifest, shards = pack([source], tmp_path / "out", PackSettings("text", 200_000, 0.1, 0))
+    assert max(bucket.memory_bytes for bucket in manifest.buckets) > 10 * buckets_module.BUCKET_BYTES
+    assert sorted(read_all(shards)) == sorted(text.strip() + " " for text in texts)
 
 
 def test_a_finished_pack_is_not_done_again(sources: list[Path], tmp_path: Path) -> None:
@@ -129,11 +224,37 @@ def test_other_settings_or_files_in_the_folder_are_refused(sources: list[Path], 
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["thesis.doc"]
 
 
-def test_too_few_documents(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("alone")
-    with pytest.raises(ValueError, match="1 documents are too few"):
-        pack([tmp_path / "a.txt"], tmp_path / "out", SETTINGS)
+@pytest.mark.parametrize("val_fraction", [1e-9, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("documents", [2, 3, 50])
+def test_few_documents_give_two_splits(tmp_path: Path, documents: int, val_fraction: float) -> None:
+    settings = PackSettings("text", 1_000_000, val_fraction, 0)
+    for trial in range(10):
+        source = tmp_path / f"{trial}.jsonl"
+        texts = [f"trial {trial}, document {number}" for number in range(documents)]
+        source.write_text("\n".join(json.dumps({"text": text}) for text in [*texts, texts[0]]))
+        _, (train, val) = pack([source], tmp_path / f"out-{trial}", settings)
+        train_texts, val_texts = list(read_documents(train)), list(read_documents(val))
+        assert train_texts
+        assert val_texts
+        assert set(train_texts).isdisjoint(val_texts)
+        assert sorted(train_texts + val_texts) == sorted([*texts, texts[0]])
+        if val_fraction < 1e-3:
+            assert len(set(val_texts)) == 1
+
+
+@pytest.mark.parametrize("texts", [["alone"], ["the same", "the same"], []])
+def test_too_few_documents(tmp_path: Path, texts: list[str]) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    with pytest.raises(ValueError, match=f"{len(texts)} documents are too few"):
+        pack([source], tmp_path / "out", SETTINGS)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+def test_too_many_shards(sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_module, "_MOST_SHARDS", 100)
+    with pytest.raises(ValueError, match="too many shards: give a larger --shard-mb"):
+        pack(sources, tmp_path / "out", PackSettings("text", 100, 0.1, 0))
 
 
 def test_a_full_disk_is_seen_before_anything_is_written(

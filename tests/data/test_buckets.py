@@ -1,0 +1,44 @@
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nanochat.data import buckets
+from nanochat.data.buckets import Bucket, shuffled, write_buckets
+
+
+def make_bucket(folder: Path, documents: list[bytes]) -> tuple[Path, Bucket]:
+    path = folder / "0000"
+    (bucket,) = write_buckets([path], ((0, document) for document in documents))
+    assert path.stat().st_size == bucket.file_bytes
+    return path, bucket
+
+
+def test_a_bucket_too_large_for_memory_is_shuffled_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [f"{number} ".encode() + b"x" * 4000 for number in range(5000)]
+    path, bucket = make_bucket(tmp_path, documents)
+    monkeypatch.setattr(buckets, "BUCKET_BYTES", 300_000)
+    monkeypatch.setattr(buckets, "MOST_BUCKETS", 6)  # so that parts are parted once more
+    tracemalloc.start()
+    order = [int(document.split()[0]) for document in shuffled(path, bucket, [1, 2])]
+    assert tracemalloc.get_traced_memory()[1] < bucket.bytes / 8
+    tracemalloc.stop()
+    assert sorted(order) == list(range(5000))
+    assert abs(sum(order[:2500]) / 2500 - 2500) < 150  # of a whole, not of stretches
+    assert [path.name for path in tmp_path.iterdir()] == ["0000"]
+    again, other = (
+        [int(document.split()[0]) for document in shuffled(path, bucket, seed)] for seed in ([1, 2], [1, 3])
+    )
+    assert again == order != other
+
+
+@pytest.mark.parametrize("size", [60, 1_000_000])
+def test_every_order_is_as_likely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(buckets, "BUCKET_BYTES", size)
+    path, bucket = make_bucket(tmp_path, [b"a", b"b", b"c"])
+    orders = Counter(b"".join(shuffled(path, bucket, [seed, 1])) for seed in range(900))
+    assert len(orders) == 6
+    assert all(100 < times < 200 for times in orders.values())
