@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import astuple, dataclass, fields
@@ -10,7 +11,7 @@ from pathlib import Path
 from nanochat.console import amount, progress, say, table
 from nanochat.data.datasets import Dataset, Split, find_files, open_dataset, split_documents
 from nanochat.data.pack import PackSettings, pack
-from nanochat.data.readers import Counts
+from nanochat.data.readers import Counts, format_of, parquet_file
 from nanochat.data.shards import text_bytes
 from nanochat.data.tokens import open_tokens
 from nanochat.paths import Paths
@@ -75,7 +76,7 @@ def run_tokens(config: TokensConfig, paths: Paths) -> TokensResult:
         raise ValueError(f"--workers must be at least 1, got {config.workers}")
     store = open_tokens(dataset, tokenizer, paths, workers=config.workers or os.cpu_count() or 1)
     began = time.monotonic()
-    with progress(f"tokenise {dataset.name}", sum(map(text_bytes, dataset.train)), "B") as shown:
+    with progress(f"tokenise {dataset.name}", _text_bytes(dataset, "train"), "B") as shown:
         infos = store.make_all(shown.update)
     seconds = time.monotonic() - began
     counts = Counts()
@@ -97,13 +98,14 @@ class PackConfig:
     source: str
     """a file, folder or pattern of parquet, jsonl, txt or md (also .gz, .zst)"""
     out: Path
-    """the folder for the shards"""
+    """the folder for the shards, outside the source"""
     text_column: str = "text"
     """of parquet and jsonl files"""
     shard_mb: float = 250
     """text per shard, in megabytes (about 2.5 times the file)"""
     val_fraction: float = 0.01
-    """the share of documents that the last shard holds out for validation"""
+    """the share of documents that the last shard holds out for validation: at least one document, and no more
+    than makes about 64 MiB of text"""
     seed: int = 0
 
 
@@ -116,9 +118,18 @@ class PackResult:
 
 def run_pack(config: PackConfig, paths: Paths) -> PackResult:
     """Shuffle any text into shards. Raises ValueError for sources or settings that cannot be."""
-    if not config.shard_mb > 0 or not 0 < config.val_fraction < 1 or config.seed < 0:
+    if not 0 < config.shard_mb < math.inf or not 0 < config.val_fraction < 1 or config.seed < 0:
         raise ValueError("--shard-mb must be positive, --val-fraction between 0 and 1, --seed not negative")
     files = find_files(config.source)
+    source, out = Path(config.source).expanduser().resolve(), config.out.resolve()
+    within = source.is_dir() and out.is_relative_to(source)
+    if within or any(path.resolve().is_relative_to(out) for path in files):
+        raise ValueError(
+            f"--source {config.source} and --out {config.out} overlap: choose a folder outside the source"
+        )
+    for path in files:
+        if format_of(path) == ".parquet":
+            parquet_file(path, config.text_column).close()
     settings = PackSettings(
         config.text_column, max(int(config.shard_mb * 1e6), 1), config.val_fraction, config.seed
     )
@@ -161,10 +172,17 @@ def run_info(config: InfoConfig, paths: Paths) -> InfoResult:
 
 
 def _count(dataset: Dataset, split: Split) -> SplitInfo:
-    files, counts = dataset.files(split), Counts()
-    with progress(f"read {split}", sum(map(text_bytes, files)), "B") as shown:
+    files, counts, read = dataset.files(split), Counts(), 0
+    with progress(f"read {split}", _text_bytes(dataset, split), "B") as shown:
         for path in files:
-            for number, _ in enumerate(split_documents(dataset, path, split, counts)):
+            for number, text in enumerate(split_documents(dataset, path, split, counts)):
+                read += len(text.encode())
                 if number % _TELL_EVERY == 0:
-                    shown.update(counts.characters)
+                    shown.update(read)
     return SplitInfo(len(files), counts)
+
+
+def _text_bytes(dataset: Dataset, split: Split) -> float:
+    """About how much text a split holds, in UTF-8."""
+    share = dataset.held_out if split == "val" else 1 - dataset.held_out
+    return sum(map(text_bytes, dataset.files(split))) * (share if dataset.held_out else 1)
