@@ -23,7 +23,7 @@ download=$!
 trap 'kill "$download" 2> /dev/null || true' EXIT
 
 # --- tokenizer: 32,768 tokens from two billion characters ---
-nanochat tokenizer train --dataset=fineweb-edu --shards=8 --vocab-size=32768
+nanochat tokenizer train --dataset=fineweb-edu --need-shards=8 --vocab-size=32768
 nanochat tokenizer eval
 
 wait "$download" || { echo "the download failed: see $NANOCHAT_BASE_DIR/download.log" >&2; exit 1; }

@@ -13,7 +13,9 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from nanochat.console import say
 from nanochat.data.builtin_shards import builtin_shards
-from nanochat.data.readers import FORMATS, Counts, format_of, parquet_file, read_documents
+from nanochat.data.readers import FORMATS, TEXT_FORMATS, Counts, format_of, parquet_file, read_documents
 from nanochat.data.shards import shard_name
 from nanochat.hub.batch import LOCK_NAME
 from nanochat.paths import Paths
@@ -72,6 +74,33 @@ class Dataset:
         return ", ".join(path.name for path in self.val[:3]) + (", …" if len(self.val) > 3 else "")
 
 
+@dataclass(frozen=True)
+class TextSource:
+    """Flags of every stage that reads text: which, and what of it is held out for validation."""
+
+    dataset: str = "builtin"
+    """builtin[:small|medium|large[:SEED]], fineweb-edu, climbmix, or a file, folder or pattern."""
+    text_column: str = "text"
+    """The parquet column or jsonl field that holds the text."""
+    val_path: str | None = None
+    """Validation text; default: the last parquet or jsonl file, or a held-out share of the documents."""
+    val_fraction: float = 0.05
+    """The held-out share of the documents, where there is one."""
+    need_shards: int | None = None
+    """Training shards of a hub dataset to use, waited for while they arrive; default: what is there."""
+
+    def open(self, paths: Paths) -> Dataset:
+        """The dataset; raises as `open_dataset` does."""
+        return open_dataset(
+            self.dataset,
+            paths,
+            text_column=self.text_column,
+            val_path=self.val_path,
+            val_fraction=self.val_fraction,
+            need_shards=self.need_shards,
+        )
+
+
 def open_dataset(
     spec: str,
     paths: Paths,
@@ -82,7 +111,7 @@ def open_dataset(
     need_shards: int | None = None,
 ) -> Dataset:
     """The dataset that `spec` names: "builtin[:small|medium|large[:SEED]]" (made on first use), "fineweb-edu",
-    "climbmix" (what has been downloaded), or a file, a folder or a glob of parquet, jsonl, txt or md.
+    "climbmix" (what has been downloaded, up to the first gap), or a file, a folder or a glob of parquet, jsonl, txt or md.
 
     A folder is searched below too, and gives its parquet files, or if it has none its jsonl files, or else
     its text files. `need_shards`: take exactly that many training shards of a hub dataset, and while they are
@@ -148,27 +177,32 @@ def _too_few(name: str, split: str) -> str:
 
 def _open_hub(name: str, paths: Paths, need_shards: int | None) -> Dataset:
     hub, folder = HUB_DATASETS[name], paths.data(name)
+    if need_shards is not None and not 1 <= need_shards <= hub.val_index:
+        raise ValueError(
+            f"{name} has {hub.val_index} training shards: --need-shards {need_shards} cannot be met"
+        )
     val = folder / shard_name(hub.val_index)
-    if need_shards is None:
-        candidates = sorted(folder.glob("shard_*.parquet"))
-        train = [path for path in candidates if path != val]
-        wanted = [*train[:1], val]
-    else:
-        train = [folder / shard_name(index) for index in range(min(need_shards, hub.val_index))]
-        wanted = [*train, val]
-    if not train or (need_shards is None and not val.exists()):
+    shards = _unbroken(folder) if need_shards is None else need_shards
+    if not shards or (need_shards is None and not val.exists()):
         raise ValueError(
             f"{name} is not here: fetch some of it with `nanochat data download --dataset {name}`"
         )
-    _wait_for(name, folder, wanted)
+    train = [folder / shard_name(index) for index in range(shards)]
+    _wait_for(name, folder, [*train, val])
     return Dataset(name, tuple(train), (val,))
+
+
+def _unbroken(folder: Path) -> int:
+    """How many shards are here from the first on without a gap: as more arrive, in whatever order, a run
+    that began with these finds them again as the first ones."""
+    return next(index for index in count() if not (folder / shard_name(index)).exists())
 
 
 def _wait_for(name: str, folder: Path, wanted: list[Path]) -> None:
     """Until all of `wanted` are here; ValueError when they are not and nobody is bringing them."""
     held, since, said = -1, time.monotonic(), -1
     while missing := [path for path in wanted if not path.exists()]:
-        arrived = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+        arrived = _bytes_in(folder)
         if arrived != held:
             held, since = arrived, time.monotonic()
         if time.monotonic() - since > _PATIENCE_S and not _is_locked(folder / LOCK_NAME):
@@ -180,6 +214,14 @@ def _wait_for(name: str, folder: Path, wanted: list[Path]) -> None:
             said = len(missing)
             say(f"waiting for {name}: {len(wanted) - said} of {len(wanted)} shards are here")
         time.sleep(_POLL_S)
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):  # a partial file that has just become a whole one
+            total += path.stat().st_size
+    return total
 
 
 def _is_locked(path: Path) -> bool:
@@ -256,7 +298,7 @@ def _is_visible(file: Path, folder: Path) -> bool:
 
 def _preferred(files: list[Path]) -> list[Path]:
     """Only parquet, or only jsonl, or all text: a README beside the shards is no training text."""
-    for formats in ((".parquet",), (".jsonl",), (".txt", ".md")):
+    for formats in ((".parquet",), (".jsonl",), TEXT_FORMATS):
         if chosen := [file for file in files if format_of(file) in formats]:
             return chosen
     return []

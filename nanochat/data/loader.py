@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import queue
 import threading
 from array import array
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanochat import hardware
 from nanochat.console import progress, say
 from nanochat.data.datasets import Dataset
 from nanochat.data.packing import Policy
@@ -153,10 +153,13 @@ def pretrain_loader(
         "seed": seed,
         "tokenizer": tokenizer.hash,
         "files": len(dataset.train),
-        "data": _digest([(path.name, path.stat().st_size) for path in dataset.train], dataset.held_out),
+        "data": _digest(
+            [(path.name, path.stat().st_size) for path in dataset.train], dataset.held_out, dataset.text_column
+        ),
     }
     _check_identity(identity, state)
-    threads = max(1, min((os.cpu_count() or 1) // runtime.world_size // CORES_PER_ENCODER, MOST_ENCODERS))
+    cores = int(hardware.cpu().usable) // runtime.world_size
+    threads = max(1, min(cores // CORES_PER_ENCODER, MOST_ENCODERS))
     store = open_tokens(dataset, tokenizer, runtime.paths, workers=threads)
     source = TokenWindows(store, tokenizer.bos, sequence_len, policy, seed)
     return Loader(RowStream(source, sequence_len, state), runtime, batch_rows, identity, store)

@@ -1,8 +1,7 @@
-"""Parquet shards: their names, writing them whole, and telling one file's content from another's."""
+"""Parquet shards: their names, writing them whole, and how much text files hold."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,10 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.atomic import sha256_of, write_atomic
+from nanochat.atomic import write_atomic
 
 ROW_GROUP = 256  # documents; what a reader holds at once
-_FOOTER_TAIL = 8  # bytes: the footer's length and the magic word
 _SCHEMA = pa.schema([("text", pa.string())])
 
 
@@ -53,24 +51,6 @@ def chunked(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
             batch, held = [], 0
     if batch:
         yield batch
-
-
-def identity(path: Path) -> str:
-    """A digest that differs between files of different content, wherever they lie.
-
-    For parquet it covers the size and the footer, so that 100 MB need not be read: the footer holds the
-    compressed and plain sizes and the offset of every column chunk and its smallest and largest value, which
-    no change of the text leaves all alone. (It is no check against damage; the download makes that.) For
-    every other format it is the sha256 of the file.
-    """
-    if path.suffix.lower() != ".parquet":
-        return sha256_of(path)
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        file.seek(max(size - _FOOTER_TAIL, 0))
-        footer = int.from_bytes(file.read(4), "little")
-        file.seek(max(size - _FOOTER_TAIL - footer, 0))
-        return hashlib.sha256(size.to_bytes(8, "little") + file.read()).hexdigest()
 
 
 def text_bytes(path: Path) -> int:

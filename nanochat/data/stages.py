@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from nanochat import hardware
 from nanochat.console import amount, progress, say, table
-from nanochat.data.datasets import Dataset, Split, find_files, open_dataset, split_documents
+from nanochat.data.datasets import Dataset, Split, TextSource, find_files, split_documents
 from nanochat.data.pack import PackSettings, pack
 from nanochat.data.readers import Counts, format_of, parquet_file
 from nanochat.data.shards import text_bytes
@@ -20,34 +20,11 @@ from nanochat.tokenizer.tokenizer import find_tokenizer
 _TELL_EVERY = 1000  # documents
 
 
-@dataclass(frozen=True)
-class SourceConfig:
-    """Which text."""
-
-    dataset: str = "builtin"
-    """builtin[:small|medium|large[:SEED]], fineweb-edu, climbmix, or a file, folder or pattern"""
-    text_column: str = "text"
-    """of parquet and jsonl files"""
-    val_path: str | None = None
-    """validation text; by default the last parquet or jsonl file, or a held-out share of the documents"""
-    val_fraction: float = 0.05
-    """the held-out share of documents, where there is one"""
-
-    def open(self, paths: Paths) -> Dataset:
-        return open_dataset(
-            self.dataset,
-            paths,
-            text_column=self.text_column,
-            val_path=self.val_path,
-            val_fraction=self.val_fraction,
-        )
-
-
 # ---- data tokens
 
 
 @dataclass(frozen=True)
-class TokensConfig(SourceConfig):
+class TokensConfig(TextSource):
     """Tokenise the training split into the cache. Training does it too, just in time."""
 
     vocab_size: int | None = None
@@ -74,7 +51,7 @@ def run_tokens(config: TokensConfig, paths: Paths) -> TokensResult:
     dataset = config.open(paths)
     if config.workers is not None and config.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {config.workers}")
-    store = open_tokens(dataset, tokenizer, paths, workers=config.workers or os.cpu_count() or 1)
+    store = open_tokens(dataset, tokenizer, paths, workers=config.workers or max(int(hardware.cpu().usable), 1))
     began = time.monotonic()
     with progress(f"tokenise {dataset.name}", _text_bytes(dataset, "train"), "B") as shown:
         infos = store.make_all(shown.update)
@@ -143,7 +120,7 @@ def run_pack(config: PackConfig, paths: Paths) -> PackResult:
 
 
 @dataclass(frozen=True)
-class InfoConfig(SourceConfig):
+class InfoConfig(TextSource):
     """Count what a dataset holds; reads all of it."""
 
 

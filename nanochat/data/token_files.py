@@ -7,8 +7,8 @@ the first one while the others are being made:
     <stem>-<key>.0000.idx   int64 offsets of the documents in it, and the end; written after .bin: its commit
     <stem>-<key>.json       counts; written last: the shard is complete
 
-The key names the shard's content, the text column, the split and this format, and the folder the tokenizer,
-so a file is never stale. Everything may be deleted at any time; what is missing or torn is made again.
+The key is a hash of the shard's content, the text column, the split and this format, and the folder names the
+tokenizer, so a file is never stale. Everything may be deleted at any time; what is missing or torn is made again.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count, groupby, takewhile
+from itertools import chain, count, groupby, takewhile
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from nanochat.atomic import remove_temporaries, write_atomic, write_text_atomic
+from nanochat.atomic import remove_temporaries, sha256_of, write_atomic, write_text_atomic
 from nanochat.config import from_json, to_json
 from nanochat.data.datasets import Dataset, Split, split_documents
-from nanochat.data.readers import Counts
-from nanochat.data.shards import chunked, identity
+from nanochat.data.readers import TEXT_FORMATS, Counts, format_of
+from nanochat.data.shards import chunked
 
 BATCH_CHARS = 250_000  # what is encoded at a time
 PIECE_BATCHES = 32
+GROUP_BYTES = 8_000_000  # of text files: about a piece
 _FORMAT = 1
+_STEM_CHARS = 80  # of a file's name, which may be as long as the file system allows
 _LARGEST_UINT16_VOCAB = 1 << 16
 
 Batch = tuple[int, list[str]]  # piece, documents
@@ -68,22 +70,43 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= _LARGEST_UINT16_VOCAB else np.uint32)
 
 
-class CachedShard:
-    """One source file and its files in the cache."""
+def grouped(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
+    """The files of each shard, in order: a parquet or jsonl file is one; txt and md files, which hold one
+    document each, share one up to GROUP_BYTES."""
+    group: list[Path] = []
+    room = 0
+    for path in files:
+        size = path.stat().st_size if format_of(path) in TEXT_FORMATS else GROUP_BYTES + 1
+        if group and size > room:
+            yield tuple(group)
+            group, room = [], 0
+        room = (room if group else GROUP_BYTES) - size
+        group.append(path)
+    if group:
+        yield tuple(group)
 
-    def __init__(self, dataset: Dataset, path: Path, split: Split, vocab_size: int, directory: Path):
-        self.path = path
+
+class CachedShard:
+    """One source file (or several small ones) and its files in the cache."""
+
+    def __init__(
+        self, dataset: Dataset, paths: tuple[Path, ...], split: Split, vocab_size: int, directory: Path
+    ):
+        self._paths = paths
+        self.source_bytes = sum(path.stat().st_size for path in paths)
+        self.label = paths[0].name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
         self._dataset, self._split, self._directory = dataset, split, directory
         self._dtype = token_dtype(vocab_size)
         self._info: ShardInfo | None = None
 
     @cached_property
     def _name(self) -> str:
-        parts = [_FORMAT, PIECE_BATCHES, BATCH_CHARS, identity(self.path), self._dataset.text_column]
+        contents = [sha256_of(path) for path in self._paths]
+        parts = [_FORMAT, PIECE_BATCHES, BATCH_CHARS, contents, self._dataset.text_column]
         if self._dataset.held_out:
             parts += [self._split, self._dataset.held_out]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-        return f"{self.path.name.split('.')[0]}-{key}"
+        return f"{self._paths[0].name.split('.')[0][:_STEM_CHARS]}-{key}"
 
     @property
     def lock(self) -> Path:
@@ -137,7 +160,9 @@ class CachedShard:
     def _batches(self, counts: Counts, on_progress: Callable[[int], None]) -> Iterator[Batch]:
         """(piece, documents) of every batch, but for pieces that are there."""
         there = False
-        texts = split_documents(self._dataset, self.path, self._split, counts)
+        texts = chain.from_iterable(
+            split_documents(self._dataset, path, self._split, counts) for path in self._paths
+        )
         for number, batch in enumerate(chunked(texts, BATCH_CHARS)):
             piece = number // PIECE_BATCHES
             if number % PIECE_BATCHES == 0:

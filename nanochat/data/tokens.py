@@ -18,10 +18,10 @@ from functools import partial
 import numpy as np
 from filelock import FileLock, Timeout
 
-from nanochat.atomic import file_lock, write_fault
+from nanochat.atomic import write_fault
 from nanochat.console import say
 from nanochat.data.datasets import Dataset, Split
-from nanochat.data.token_files import Batch, CachedShard, Encoded, ShardInfo, TokenPiece
+from nanochat.data.token_files import Batch, CachedShard, Encoded, ShardInfo, TokenPiece, grouped
 from nanochat.paths import Paths
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -37,7 +37,8 @@ def open_tokens(
     """The tokens of a split; nothing is made before it is asked for. `workers`: threads that encode."""
     directory = paths.tokens(dataset.name, tokenizer.hash)
     shards = [
-        CachedShard(dataset, path, split, tokenizer.vocab_size, directory) for path in dataset.files(split)
+        CachedShard(dataset, files, split, tokenizer.vocab_size, directory)
+        for files in grouped(dataset.files(split))
     ]
     return TokenStore(shards, Encoder(tokenizer, workers))
 
@@ -84,7 +85,7 @@ class TokenStore:
                 self._start_thread()
                 self._changed.wait(_POLL_S)
             if time.monotonic() > say_at:
-                say(f"waiting for tokens of {self._shards[shard].path.name}")
+                say(f"waiting for tokens of {self._shards[shard].label}")
                 say_at = float("inf")
 
     def info(self, shard: int) -> ShardInfo | None:
@@ -103,9 +104,17 @@ class TokenStore:
                 on_progress(sum(read))
 
         def make(index: int) -> ShardInfo:
-            shard = self._shards[index]
-            with file_lock(shard.lock, message=f"another process is tokenising {shard.path.name}; waiting"):
-                info = shard.info() or shard.make(self._encoder.map, partial(hear, index))
+            shard, waiting = self._shards[index], False
+            while not self._try_to_make(shard, partial(hear, index)):
+                if not waiting:
+                    say(f"another process is tokenising {shard.label}; waiting")
+                    waiting = True
+                with self._changed:
+                    if self._stopped:
+                        raise Closed
+                    self._changed.wait(_POLL_S)
+            info = shard.info()
+            assert info is not None
             hear(index, info.counts.characters)
             return info
 
@@ -134,7 +143,7 @@ class TokenStore:
     def _work(self) -> None:
         try:
             while not self._stopped:
-                if not any(self._try_to_make(shard) for shard in self._due()):
+                if not any(self._try_to_make(shard, self._heartbeat) for shard in self._due()):
                     with self._changed:
                         self._changed.wait(_POLL_S)
         except BaseException as error:
@@ -149,14 +158,14 @@ class TokenStore:
         ahead = 0
         for place, index in enumerate(order):
             shard = self._shards[index]
-            ahead += shard.path.stat().st_size if place else 0
+            ahead += shard.source_bytes if place else 0
             if ahead > AHEAD_BYTES and place > 1:
                 return
             if shard.info() is None:
                 yield shard
 
-    def _try_to_make(self, shard: CachedShard) -> bool:
-        """Whether this process could do it: not where another one is at it."""
+    def _try_to_make(self, shard: CachedShard, on_progress: Callable[[int], None]) -> bool:
+        """Make a shard if it is not there. Whether it could be done: not where another process is at it."""
         try:
             shard.lock.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(shard.lock)
@@ -167,7 +176,7 @@ class TokenStore:
             raise write_fault(shard.lock, error) from error
         try:
             if shard.info() is None:
-                shard.make(self._encoder.map, self._heartbeat)
+                shard.make(self._encoder.map, on_progress)
         finally:
             lock.release()
         return True

@@ -1,14 +1,14 @@
 """`nanochat eval base`: bits per byte on training and validation text, samples, and CORE."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from nanochat.checkpoint.model import LoadedModel, load_model
 from nanochat.config import to_json
 from nanochat.console import say, table
-from nanochat.data.datasets import Dataset, Split, documents, open_dataset
+from nanochat.data.datasets import Dataset, Split, TextSource, documents
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.bpb import BpbResult, bits_per_byte
 from nanochat.eval.bundle import fetch_bundle
@@ -33,7 +33,9 @@ class EvalBaseConfig:
     dataset: str | None = None
     """The text to score; default: what the model was trained on."""
     text_column: str = "text"
+    """Of that text, if it is parquet or jsonl."""
     val_path: str | None = None
+    """Validation text; default: what the dataset holds out."""
     max_bytes: int = 500_000
     """Text scored of each split: its first documents."""
     context: int | None = None
@@ -74,11 +76,11 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
     if config.context is not None and config.context > longest:
         raise ValueError(f"--context {config.context} is longer than the model's context of {longest}")
     metrics_path = runtime.paths.metrics(loaded.directory.resolve().name)
-    if runtime.is_main:  # what has to be made or fetched first
-        _open(config, loaded, runtime)
+    dataset = runtime.broadcast_object(_source(config, loaded).open(runtime.paths))
+    if runtime.is_main:  # what has to be fetched first
         _bundle(config, runtime)
     runtime.barrier()
-    result = _evaluate(config, loaded, _open(config, loaded, runtime), runtime)
+    result = _evaluate(config, loaded, dataset, runtime)
     with open_metrics(
         metrics_path,
         STAGE,
@@ -131,16 +133,17 @@ def _evaluate(
     )
 
 
-def _open(config: EvalBaseConfig, loaded: LoadedModel, runtime: Runtime) -> Dataset:
-    """The dataset asked for, or with its own options the one that the model was trained on."""
+def _source(config: EvalBaseConfig, loaded: LoadedModel) -> TextSource:
+    """The text asked for, or with its own options the text that the model was trained on."""
     trained: dict[str, Any] = loaded.meta["config"]
     if config.dataset is not None:
-        spec, column, val_path = config.dataset, config.text_column, config.val_path
+        source = TextSource(config.dataset, config.text_column)
     elif "dataset" in trained:
-        spec, column, val_path = trained["dataset"], trained["text_column"], trained["val_path"]
+        kept = {field.name: trained[field.name] for field in fields(TextSource) if field.name in trained}
+        source = replace(TextSource(**kept), need_shards=None)
     else:
         raise ValueError(f"{config.model} was not trained on a dataset of text: name one with --dataset")
-    return open_dataset(spec, runtime.paths, text_column=column, val_path=config.val_path or val_path)
+    return replace(source, val_path=config.val_path or source.val_path)
 
 
 def _bundle(config: EvalBaseConfig, runtime: Runtime) -> Path | None:

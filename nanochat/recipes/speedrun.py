@@ -28,7 +28,7 @@ SPEEDRUN = Recipe(
                 "tokenizer",
                 "train",
                 "--dataset=fineweb-edu",
-                f"--shards={TOKENIZER_SHARDS}",
+                f"--need-shards={TOKENIZER_SHARDS}",
                 f"--vocab-size={VOCAB_SIZE}",
             ),
             needs=("first-shards",),

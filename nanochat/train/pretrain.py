@@ -7,7 +7,7 @@ from nanochat import hardware
 from nanochat.checkpoint import store
 from nanochat.config import to_json
 from nanochat.console import say
-from nanochat.data.datasets import Dataset, documents, open_dataset
+from nanochat.data.datasets import Dataset, TextSource, documents
 from nanochat.data.loader import pretrain_loader
 from nanochat.data.packing import Policy
 from nanochat.eval import bpb
@@ -34,16 +34,11 @@ from nanochat.train.state import Progress, Trainer
 
 
 @dataclass(frozen=True)
-class PretrainConfig(TrainingOptions):
+class PretrainConfig(TextSource, TrainingOptions):
     """Train a base model; --depth decides everything that is not set by hand (see `nanochat plan`)."""
 
     depth: int = 4
     dataset: str = "fineweb-edu"
-    """builtin, fineweb-edu, climbmix, or a path of parquet, jsonl, txt or md files."""
-    text_column: str = "text"
-    val_path: str | None = None
-    need_shards: int | None = None
-    """Training shards of a hub dataset to use, waited for while they arrive; default: what is there."""
     vocab_size: int | None = None
     """Which trained tokenizer to use; default: the newest."""
     model_tag: str = "baserun"
@@ -102,10 +97,9 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         progress = progress_of(meta)
         say(f"resuming {config.model_tag} at step {step} of {the_plan.total_steps}")
     describe_plan(the_plan)
-    if runtime.is_main:  # a dataset may have to be made first
-        _open(config, runtime)
-    runtime.barrier()
-    dataset = _open(config, runtime)
+    # Every process waits for what is still to come by itself (a collective would time out), then all take
+    # the same files.
+    dataset = runtime.broadcast_object(config.open(runtime.paths))
     trainer = _trainer(config, the_plan, tokenizer, dataset, runtime, progress)
     if step is not None:
         restore(directory, step, trainer.model, trainer.optimizer)
@@ -129,16 +123,6 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         score=_scorer(tokenizer, dataset, the_plan, config.eval_bytes, runtime),
         prompts=PROMPTS,
     ).execute()
-
-
-def _open(config: PretrainConfig, runtime: Runtime) -> Dataset:
-    return open_dataset(
-        config.dataset,
-        runtime.paths,
-        text_column=config.text_column,
-        val_path=config.val_path,
-        need_shards=config.need_shards,
-    )
 
 
 def _course(config: PretrainConfig, the_plan: RunPlan, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from nanochat import hardware
 from nanochat.config import to_json
 from nanochat.console import say, table
-from nanochat.data.datasets import documents, open_dataset
+from nanochat.data.datasets import TextSource, documents
 from nanochat.metrics import open_metrics
 from nanochat.paths import Paths
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -18,11 +18,9 @@ _SAMPLE_DOCUMENTS = 1000  # of the validation split, to measure bytes per token 
 
 
 @dataclass(frozen=True)
-class TokenizerTrainConfig:
+class TokenizerTrainConfig(TextSource):
     """What to learn from, and how much."""
 
-    dataset: str = "builtin"
-    """A dataset's name (builtin, fineweb-edu, climbmix) or a path to parquet, txt, md or jsonl files."""
     vocab_size: int = 32_768
     """Number of tokens, the nine special ones included."""
     max_chars: int = 2_000_000_000
@@ -31,10 +29,6 @@ class TokenizerTrainConfig:
     """Read at most this many characters of each document."""
     split_pattern: str = "default"
     """How text is cut before merging: default, gpt4, digits, marks or scripts (nanochat/tokenizer/patterns.py)."""
-    text_column: str = "text"
-    """The parquet column or jsonl field that holds the text."""
-    shards: int | None = None
-    """Of a hub dataset, read this many shards, waiting for those still to come; all that are here if not given."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ def run(config: TokenizerTrainConfig, paths: Paths) -> TokenizerTrainResult:
     """
     check_training(config.vocab_size, config.split_pattern, config.max_chars, config.doc_cap)
     began = time.perf_counter()
-    dataset = open_dataset(config.dataset, paths, text_column=config.text_column, need_shards=config.shards)
+    dataset = config.open(paths)
     tokenizer = train_tokenizer(
         documents(dataset, "train"),
         config.vocab_size,

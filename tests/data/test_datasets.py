@@ -94,6 +94,24 @@ class TestHub:
         hub_shards(paths, 0, 1, 2, LAST)
         assert len(open_dataset("climbmix", paths, need_shards=2).train) == 2
 
+    def test_shards_after_a_gap_wait_for_it_to_be_filled(self, paths: Paths) -> None:
+        """Or a run that is resumed once it is filled would find other first shards."""
+        hub_shards(paths, 0, 1, 3, LAST)
+        assert list(documents(open_dataset("climbmix", paths), "train")) == ["from shard 0", "from shard 1"]
+        hub_shards(paths, 2)
+        assert len(open_dataset("climbmix", paths).train) == 4
+
+    @pytest.mark.parametrize("shards", [-1, 0, LAST + 1])
+    def test_shards_that_the_dataset_does_not_have(self, paths: Paths, shards: int) -> None:
+        with pytest.raises(ValueError, match=f"climbmix has {LAST} training shards: --need-shards {shards}"):
+            open_dataset("climbmix", paths, need_shards=shards)
+
+    def test_a_file_that_vanishes_while_it_is_looked_at_is_no_obstacle(self, paths: Paths) -> None:
+        hub_shards(paths, 0)
+        folder = paths.data("climbmix")
+        (folder / "renamed.part").symlink_to(folder / "gone")
+        assert datasets._bytes_in(folder) == (folder / shard_name(0)).stat().st_size
+
     def test_waits_for_shards_that_arrive(
         self, paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

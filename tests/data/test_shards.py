@@ -3,7 +3,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from nanochat.data.readers import read_documents
-from nanochat.data.shards import ROW_GROUP, chunked, identity, shard_name, text_bytes, write_shard
+from nanochat.data.shards import ROW_GROUP, chunked, shard_name, text_bytes, write_shard
 
 TEXTS = [f"document {number}: grüß Gott" for number in range(2 * ROW_GROUP + 10)]
 
@@ -17,18 +17,6 @@ def test_a_shard_reads_back_and_equal_documents_give_equal_bytes(tmp_path: Path)
     file = pq.ParquetFile(first)
     assert file.num_row_groups == 3
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
-
-
-def test_identity_tells_contents_apart_and_ignores_names(tmp_path: Path) -> None:
-    paths = [tmp_path / "deep" / f"{name}.parquet" for name in "abc"]
-    write_shard(paths[0], TEXTS)
-    write_shard(paths[1], TEXTS)
-    write_shard(paths[2], [TEXTS[0].upper(), *TEXTS[1:]])
-    assert identity(paths[0]) == identity(paths[1]) != identity(paths[2])
-    text = [tmp_path / f"{name}.txt" for name in "abc"]
-    for path, content in zip(text, ("one text", "one text", "two text"), strict=True):
-        path.write_text(content)
-    assert identity(text[0]) == identity(text[1]) != identity(text[2])
 
 
 def test_chunks_keep_order_and_size() -> None:

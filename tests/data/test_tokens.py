@@ -1,14 +1,21 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nanochat.data import token_files
 from nanochat.data.datasets import Dataset, open_dataset
@@ -37,8 +44,8 @@ def dataset(make_dataset: Callable[..., Dataset]) -> Dataset:
     return replace(made, train=made.train[:-1])
 
 
-def read(store: TokenStore, tokenizer: Tokenizer) -> list[list[str]]:
-    """Every document of every shard, decoded; each must begin with BOS."""
+def read(store: TokenStore, tokenizer: Tokenizer, pieces: int = 2) -> list[list[str]]:
+    """Every document of every shard, decoded; each must begin with BOS. Shards have at least so many pieces."""
     shards = []
     for shard in range(len(store)):
         shards.append([])
@@ -49,7 +56,7 @@ def read(store: TokenStore, tokenizer: Tokenizer) -> list[list[str]]:
                 assert bos == tokenizer.bos
                 shards[-1].append(tokenizer.decode(ids))
             index += 1
-        assert index > 1
+        assert index >= pieces
     return shards
 
 
@@ -119,16 +126,60 @@ def test_damaged_files_are_made_again(
     assert open_tokens(dataset, tokenizer, paths).make_all()[0].counts.documents == 100
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_changed_text_is_tokenised_anew(
-    dataset: Dataset, tokenizer: Tokenizer, paths: Paths, tmp_path: Path
+    tokenizer: Tokenizer, paths: Paths, tmp_path: Path, ending: str
 ) -> None:
-    source = tmp_path / "own.jsonl"
-    own = replace(dataset, train=(source,))
-    for text in ("the first text", "another text"):
-        source.write_text(json.dumps({"text": text}))
-        piece = open_tokens(own, tokenizer, paths)
-        (info,) = piece.make_all()
-        assert info.tokens == len(text) + 1
+    """Also where neither size nor statistics give the change away."""
+    source = tmp_path / f"own.{ending}"
+    own = Dataset("own", (source,), ())
+    for text in ("a cat sat", "a bat sat"):
+        table = pa.table({"text": ["0 smallest", text, "z largest"]})
+        if ending == "parquet":
+            pq.write_table(table, source, compression="none", use_dictionary=False)
+        else:
+            source.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+        store = open_tokens(own, tokenizer, paths)
+        assert read(store, tokenizer, pieces=1) == [table["text"].to_pylist()]
+        store.close()
+
+
+def test_small_text_files_share_a_shard(
+    tokenizer: Tokenizer, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number:02d}{'-and-so-on' * (number == 0) * 22}.txt" for number in range(20)]
+    for name in names:
+        (tmp_path / name).write_text(f"the text of {name}")
+    sources = tuple(tmp_path / name for name in names)
+    together = open_tokens(Dataset("own", sources, ()), tokenizer, paths)
+    assert len(together) == 1
+    assert read(together, tokenizer, pieces=1) == [[f"the text of {name}" for name in names]]
+    together.close()
+    (tmp_path / names[7]).write_text("changed")
+    again = open_tokens(Dataset("own", sources, ()), tokenizer, paths)
+    assert read(again, tokenizer, pieces=1)[0][7] == "changed"
+    again.close()
+
+
+@given(sizes=st.lists(st.tuples(st.sampled_from(["txt", "md", "jsonl"]), st.integers(0, 9)), max_size=12))
+def test_groups_keep_the_order_and_the_bound(
+    sizes: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("sizes")
+    sources = [folder / f"{number:02d}.{ending}" for number, (ending, _) in enumerate(sizes)]
+    for source, (_, size) in zip(sources, sizes, strict=True):
+        source.write_bytes(b"x" * size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_files, "GROUP_BYTES", 10)
+        groups = list(token_files.grouped(sources))
+    assert [source for group in groups for source in group] == sources
+    for group in groups:
+        if len(group) > 1:
+            assert sum(source.stat().st_size for source in group) <= 10
+            assert all(source.suffix != ".jsonl" for source in group)
+    for one, following in pairwise(groups):  # nothing is left apart that would have fitted
+        texts = all(source.suffix != ".jsonl" for source in (*one, following[0]))
+        assert not texts or sum(source.stat().st_size for source in (*one, following[0])) > 10
 
 
 def test_an_interrupted_shard_goes_on_from_its_last_piece(
@@ -251,3 +302,26 @@ store.make_all(lambda characters: time.sleep(600) if characters > 1600 else None
         other.wait()
     assert read(store, tokenizer) == list(map(list, SHARDS[:-1]))
     store.close()
+
+
+def test_an_interrupt_ends_the_wait_for_another_process(
+    dataset: Dataset, tokenizer: Tokenizer, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # that process has pieces of the usual size
+    tokenizer.save(paths.tokenizers)
+    source = str(dataset.train[0])
+    own = open_dataset(source, paths)
+    store = open_tokens(own, tokenizer, paths)
+    store._shards[0].lock.parent.mkdir(parents=True)
+    command = [sys.executable, "-m", "nanochat", "data", "tokens", "--dataset", source]
+    environment = {**os.environ, "NANOCHAT_BASE_DIR": str(paths.base)}
+    with (
+        FileLock(store._shards[0].lock),
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as waiting,
+    ):
+        assert waiting.stderr is not None
+        lines = iter(waiting.stderr.readline, "")
+        assert any("another process is tokenising" in line for line in lines)
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(timeout=30) == 130
+    assert store.info(0) is None

@@ -61,8 +61,12 @@ def checkpoint(model: GPT, tokenizer: Tokenizer, tmp_path) -> str:
         (texts / f"{n}.txt").write_text(f"Document {n}. {TEXT}" * 3)
     (tmp_path / "held_out.txt").write_text(TEXT)
     config = {"dataset": str(texts), "text_column": "text", "val_path": str(tmp_path / "held_out.txt")}
-    directory = default_paths().checkpoints("tiny")
-    meta = {"model": to_json(model.config), "config": config}
-    store.save(directory, 7, model.state_dict(), None, meta)
+    return save("tiny", model, tokenizer, config)
+
+
+def save(run: str, model: GPT, tokenizer: Tokenizer, config: dict) -> str:
+    """A checkpoint at step 7 of a run that (so it says) had this configuration."""
+    directory = default_paths().checkpoints(run)
+    store.save(directory, 7, model.state_dict(), None, {"model": to_json(model.config), "config": config})
     tokenizer.save(directory / "tokenizer")
-    return "tiny"
+    return run

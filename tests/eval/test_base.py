@@ -4,10 +4,12 @@ from dataclasses import replace
 import pytest
 
 from nanochat.config import from_json, to_json
+from nanochat.data.datasets import TextSource, documents
 from nanochat.eval.base import EvalBaseConfig, EvalBaseResult, run
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.eval.samples import PROMPTS
 from nanochat.metrics import read_metrics
+from tests.eval.conftest import save
 
 CONFIG = EvalBaseConfig(model="tiny")
 
@@ -69,6 +71,19 @@ def test_another_dataset_and_a_shorter_context(checkpoint, runtime, tmp_path):
     )
     assert result.val.documents == 1
     assert result.val.bytes == len("Another text, b. " * 9)
+
+
+def test_scores_the_share_that_training_held_out(model, tokenizer, runtime, tmp_path):
+    """Another share would put documents that the model has learnt among those that it has not."""
+    source = tmp_path / "all.jsonl"
+    source.write_text("".join(json.dumps({"text": f"Document {n}."}) + "\n" for n in range(40)))
+    trained = TextSource(str(source), val_fraction=0.4)
+    save("shared", model, tokenizer, to_json(trained))
+    result = run(replace(CONFIG, model="shared"), runtime)
+    dataset = trained.open(runtime.paths)
+    counts = [len(list(documents(dataset, split))) for split in ("train", "val")]
+    assert [result.train.documents, result.val.documents] == counts
+    assert counts[1] > 0.05 * 40
 
 
 def test_a_checkpoint_may_be_named_by_its_path(checkpoint, runtime):
