@@ -52,6 +52,9 @@ class LoopbackHub:
     lists: bool = True  # whether it has the listing API, which plain mirrors lack
     states_hashes: bool = True
     has_head: bool = True  # whether /plain/ knows HEAD
+    prefix: str = ""  # the path of HF_ENDPOINT
+    next_link: str = "{hub.url}{path}?{query}"  # how a page of a listing names the next one
+    faults: dict[str, str] = field(default_factory=dict)  # what every path that begins so is answered with
     brake: dict[str, str] = field(default_factory=dict)  # headers sent with 429 and 503
     requests: list[Request] = field(default_factory=list)
     vanished: threading.Event = field(default_factory=threading.Event)
@@ -99,6 +102,10 @@ class LoopbackHub:
             and filename in request.path
         ]
 
+    def release(self) -> None:
+        """What stalled goes on; nothing stalls any more."""
+        self._released.set()
+
     def start(self) -> None:
         """Begin, or come back at the same address."""
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self))
@@ -121,12 +128,15 @@ class LoopbackHub:
         self.vanished.set()
 
     def close(self) -> None:
-        self._released.set()
+        self.release()
         self.vanish()
 
     # ---- what the handler calls
 
-    def next_fault(self, is_content: bool) -> str | None:
+    def next_fault(self, path: str, is_content: bool) -> str | None:
+        for beginning, fault in self.faults.items():
+            if path.startswith(beginning):
+                return fault
         with self._lock:
             if is_content and self._script:
                 fault = self._script.popleft()
@@ -160,7 +170,7 @@ class LoopbackHub:
     def etag(self, data: bytes) -> str:
         return f'"{hashlib.sha256(data).hexdigest() if self.states_hashes else len(data)}"'
 
-    def wait_for_end(self) -> None:
+    def wait_for_release(self) -> None:
         self._released.wait()
 
 
@@ -213,14 +223,18 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             is_content = self.command == "GET" and path.startswith(("/content/", "/plain/"))
-            self.fault = hub.next_fault(is_content)
+            self.fault = hub.next_fault(path, is_content)
             token = self.headers.get("Authorization")
             hub.requests.append(Request(self.command, path, self.headers.get("Range"), token, self.fault))
-            if self.fault in ("429", "503"):
+            if self.fault == "silence":
+                hub.wait_for_release()
+                self.close_connection = True
+                return
+            if self.fault is not None and self.fault.isdigit():
                 self._answer(int(self.fault), b"", **hub.brake)
                 return
             for pattern, name in self.routes:
-                if match := pattern.fullmatch(path):
+                if match := pattern.fullmatch(path if is_content else path.removeprefix(hub.prefix)):
                     getattr(self, name)(*(unquote(group) for group in match.groups()))
                     return
             self._answer(404, b"")
@@ -233,7 +247,8 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                 self._answer(404, b"", **{"X-Error-Code": "RepoNotFound"})
                 return
             start = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
-            following = f"{hub.url}{urlsplit(self.path).path}?recursive=true&cursor={start + PAGE}"
+            query = f"recursive=true&cursor={start + PAGE}"
+            following = hub.next_link.format(hub=hub, path=urlsplit(self.path).path, query=query)
             links = {"Link": f'<{following}>; rel="next"'} if start + PAGE < len(entries) else {}
             self._answer(200, json.dumps(entries[start : start + PAGE]).encode(), **links)
 
@@ -295,7 +310,8 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             self.wfile.flush()
             self.close_connection = True
             if self.fault == "stall":
-                hub.wait_for_end()
+                hub.wait_for_release()
+                self.wfile.write(body[middle:])
             elif self.fault == "vanish":
                 hub.vanish()
 

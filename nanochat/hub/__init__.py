@@ -1,6 +1,7 @@
 """Downloads: locked, resumed, retried, checked, atomic. Honours `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`.
 
-`listing` knows what the hub has, `batch` brings many files, `transfer` one, and `fetch` is what others call.
+`listing` knows what the hub has, `batch` brings many files, `transfer` one, in `threads` that may be left
+behind; `fetch` is what others call.
 """
 
 from nanochat.hub.batch import WORKERS

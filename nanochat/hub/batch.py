@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Lock
+from threading import Lock
 
 from nanochat import console
 from nanochat.atomic import write_fault
 from nanochat.errors import EnvironmentFault
+from nanochat.hub.threads import Cancellation, in_threads
 from nanochat.hub.transfer import Rejected, RetryPolicy, Source, download
 
 WORKERS = 8  # connections at a time
@@ -32,9 +33,9 @@ class Job:
     destination: Path
 
     def held(self) -> int:
-        """Bytes that an earlier, broken download left."""
+        """Bytes that an earlier, broken download left and this one goes on from."""
         part = self.source.part_of(self.destination)
-        return part.stat().st_size if part.exists() else 0
+        return part.stat().st_size if self.source.has_version and part.exists() else 0
 
     def is_done(self, check: Check | None) -> bool:
         """Whether the file is here, of the stated size and readable. Its hash was compared when it arrived."""
@@ -85,33 +86,27 @@ class _Download:
 
     def __init__(self, jobs: Sequence[Job], check: Check | None, policy: RetryPolicy, bar: console.Progress):
         self.jobs, self.check, self.policy, self.bar = jobs, check, policy, bar
-        self._cancelled = Event()
         self._lock = Lock()
         self._bytes = sum(job.held() for job in jobs)
         self._finished = 0
         self._rejected: list[Rejected] = []
 
     def run(self, workers: int) -> None:
-        with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="download") as pool:
-            try:
-                for batch in (self.jobs[:1], self.jobs[1:]):
-                    self._collect({pool.submit(self._one, job) for job in batch})
-            except BaseException:
-                self._cancelled.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        for batch in (self.jobs[:1], self.jobs[1:]):
+            with in_threads(self._one, batch, workers) as futures:
+                self._collect(set(futures))
         if self._rejected:
             more = f" (and {len(self._rejected) - 1} more files)" if len(self._rejected) > 1 else ""
             raise EnvironmentFault(f"{self._rejected[0]}{more}")
 
-    def _one(self, job: Job) -> None:
+    def _one(self, job: Job, cancelled: Cancellation) -> None:
         download(
             job.source,
             job.destination,
             policy=self.policy,
             check=self.check,
             on_bytes=self._count,
-            cancelled=self._cancelled,
+            cancelled=cancelled,
         )
 
     def _count(self, change: int) -> None:
@@ -157,7 +152,7 @@ def _turn(directory: Path, left: Callable[[], list[Job]]) -> Iterator[list[Job]]
 
 
 def _require_space(directory: Path, jobs: Sequence[Job]) -> None:
-    needed = sum((job.source.size or 0) - job.held() for job in jobs) + _SPARE_BYTES
+    needed = sum(max((job.source.size or 0) - job.held(), 0) for job in jobs) + _SPARE_BYTES
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise EnvironmentFault(

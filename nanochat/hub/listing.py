@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -18,6 +17,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from nanochat import __version__
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.batch import WORKERS, Job
+from nanochat.hub.threads import Cancellation, in_threads
 from nanochat.hub.transfer import DENIED, Refused, RetryPolicy, Source, retrying
 
 PARQUET_EXPORT = "refs/convert/parquet"  # the revision where the hub keeps every dataset as parquet
@@ -96,15 +96,21 @@ def describe(repo: str, filenames: Sequence[str], policy: RetryPolicy) -> list[R
     except Refused as refusal:
         if refusal.status in DENIED:
             raise
-        with ThreadPoolExecutor(max_workers=WORKERS) as pool:
-            return list(pool.map(lambda name: _head(repo, name, "main", policy), filenames))
+
+        def ask_for(name: str, cancelled: Cancellation) -> RemoteFile:
+            return _head(repo, name, "main", policy, cancelled)
+
+        with in_threads(ask_for, filenames, WORKERS) as futures:
+            return [future.result() for future in futures]
     missing = [name for name in filenames if name not in files]
     if missing:
         raise EnvironmentFault(f"{repo} has no {name_some(missing)} (it has {len(files)} files)")
     return [files[name] for name in filenames]
 
 
-def _head(repo: str, filename: str, revision: str, policy: RetryPolicy) -> RemoteFile:
+def _head(
+    repo: str, filename: str, revision: str, policy: RetryPolicy, cancelled: Cancellation | None = None
+) -> RemoteFile:
     """What the hub states of one file. Raises Refused where it has none of that name."""
     from huggingface_hub import get_hf_file_metadata
 
@@ -114,7 +120,7 @@ def _head(repo: str, filename: str, revision: str, policy: RetryPolicy) -> Remot
         stated = get_hf_file_metadata(url, timeout=policy.stall_timeout_s, headers=_headers())
         return RemoteFile(repo, filename, stated.size, _sha256_or_none(stated.etag), url)
 
-    return retrying(attempt, f"{repo}/{filename}", _first_contact(policy))
+    return retrying(attempt, f"{repo}/{filename}", _first_contact(policy), cancelled=cancelled)
 
 
 def exported(repo: str, folder: str) -> list[RemoteFile]:

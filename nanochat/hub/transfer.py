@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from threading import Event
 from typing import Any, TypeVar
 
 from nanochat.atomic import sha256_of, sync_directory, write_fault
 from nanochat.console import warn
 from nanochat.errors import EnvironmentFault
+from nanochat.hub.threads import Cancellation, CancelledError
 
 T = TypeVar("T")
 DENIED = frozenset({401, 403})  # the answers that name a missing repository or a missing right
@@ -64,6 +64,11 @@ class Source:
     sha256: str | None = None
     version: str | None = None  # changes whenever the content does: an ETag, where no sha256 is known
 
+    @property
+    def has_version(self) -> bool:
+        """Whether a later run can know that a partial file is the beginning of what is served then."""
+        return bool(self.sha256 or self.version)
+
     def part_of(self, destination: Path) -> Path:
         """The partial file beside `destination`, named by version: bytes of two versions are never mixed."""
         version = hashlib.sha256((self.sha256 or self.version or "").encode()).hexdigest()[:8]
@@ -82,10 +87,6 @@ class Rejected(EnvironmentFault):
     """This one file cannot be had whole; others of the same server still can."""
 
 
-class CancelledError(Exception):
-    """Another file's fault ended the whole download; the partial file stays for the next run."""
-
-
 class _BrokenOffError(Exception):
     """The transfer ended before the file was complete."""
 
@@ -95,19 +96,20 @@ def retrying(
     what: str,
     policy: RetryPolicy,
     *,
-    cancelled: Event | None = None,
+    cancelled: Cancellation | None = None,
     progressed: Callable[[], bool] = lambda: False,
 ) -> T:
     """The result of `attempt`, called again after network errors, 429 and 5xx answers, with growing pauses.
 
     `progressed` tells whether the failed attempt got further than any before it, which forgives the failures
-    so far. Raises Refused for a final answer, EnvironmentFault when the patience of `policy` is at its end.
+    so far. Raises Refused for a final answer, EnvironmentFault when the patience of `policy` is at its end,
+    CancelledError once `cancelled` is set.
     """
     # The HTTP library's base error, under whichever name (httpx, httpx2) this huggingface_hub builds on.
     from huggingface_hub.errors import HTTPError
 
-    failures = 0
-    while True:
+    cancelled, failures = cancelled or Cancellation(), 0
+    while not cancelled.is_set():
         asked_s = None
         try:
             return attempt()
@@ -125,10 +127,10 @@ def retrying(
                 f"{what}: {reason}, {failures} times in a row; run the same command again to go on from here"
             )
         pause = policy.pause(failures, asked_s)
-        if failures > 1 or asked_s:
+        if (failures > 1 or asked_s) and not cancelled.is_set():
             warn(f"{what}: {reason}; trying again in {pause:.0f} s ({failures}/{policy.attempts})")
-        if (cancelled or Event()).wait(pause):
-            raise CancelledError
+        cancelled.wait(pause)
+    raise CancelledError
 
 
 def _reason(error: Exception, response: Any) -> str:
@@ -168,28 +170,29 @@ def download(
     policy: RetryPolicy,
     check: Callable[[Path], None] | None = None,
     on_bytes: Callable[[int], None] = lambda count: None,
-    cancelled: Event | None = None,
+    cancelled: Cancellation | None = None,
 ) -> Path:
     """Fetch `source` into `destination`, which appears only whole, checked and synced to the disk.
 
     `check` raises where a complete file is not what it should be. `on_bytes` hears every change in the number
     of bytes held. The caller keeps other processes away (`batch.py` holds a lock). Raises Rejected when every
-    copy was bad, Refused or EnvironmentFault as `retrying` does, CancelledError once `cancelled` is set.
+    copy was bad, Refused or EnvironmentFault as `retrying` does, CancelledError once `cancelled` is set: from
+    then on nothing is changed, since another process may have taken its turn.
     """
-    part, cancelled = source.part_of(destination), cancelled or Event()
+    part, cancelled = source.part_of(destination), cancelled or Cancellation()
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in destination.parent.glob(f"{destination.name}.*.part"):
-            if leftover != part or not (source.sha256 or source.version):
-                leftover.unlink()
+        with cancelled.unless_set():
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            for leftover in destination.parent.glob(f"{destination.name}.*.part"):
+                if leftover != part or not source.has_version:
+                    leftover.unlink()
         for copy in range(1, policy.bad_copies + 1):
             _receive(source, part, policy, on_bytes, cancelled)
             fault = _fault(part, source.sha256, check)
             if fault is None:
-                _publish(part, destination)
+                _publish(part, destination, cancelled)
                 return destination
-            on_bytes(-part.stat().st_size)
-            part.unlink()
+            _discard(part, on_bytes, cancelled)
             warn(f"{source.name}: {fault}; thrown away (copy {copy} of at most {policy.bad_copies})")
     except OSError as error:
         raise write_fault(part, error) from error
@@ -201,7 +204,7 @@ def _held(part: Path) -> int:
 
 
 def _receive(
-    source: Source, part: Path, policy: RetryPolicy, on_bytes: Callable[[int], None], cancelled: Event
+    source: Source, part: Path, policy: RetryPolicy, on_bytes: Callable[[int], None], cancelled: Cancellation
 ) -> None:
     """Fill `part` to its full size, over as many connections as it takes."""
     furthest = _held(part)
@@ -211,7 +214,7 @@ def _receive(
         before, furthest = furthest, max(furthest, _held(part))
         return furthest > before
 
-    if source.size is None or furthest != source.size:
+    if furthest != source.size or not part.exists():
         retrying(
             lambda: _stream(source, part, policy, on_bytes, cancelled),
             source.name,
@@ -222,7 +225,7 @@ def _receive(
 
 
 def _stream(
-    source: Source, part: Path, policy: RetryPolicy, on_bytes: Callable[[int], None], cancelled: Event
+    source: Source, part: Path, policy: RetryPolicy, on_bytes: Callable[[int], None], cancelled: Cancellation
 ) -> None:
     """One connection: append to `part` what is missing of it. Raises _BrokenOffError unless it is then complete."""
     from huggingface_hub import get_session
@@ -236,26 +239,27 @@ def _stream(
         "GET", source.url, headers=headers, timeout=policy.timeout, follow_redirects=True
     ) as response:
         if response.status_code == 416:  # nothing there to go on from: the next attempt begins anew
-            _discard(part, on_bytes)
+            _discard(part, on_bytes, cancelled)
         hf_raise_for_status(response)
         start = _start_of(response)
         if start not in (0, held):
             raise _BrokenOffError(f"asked for bytes from {held}, was sent bytes from {start}")
         if start < held:
-            _discard(part, on_bytes)
-        with open(part, "ab") as file:
+            _discard(part, on_bytes, cancelled)
+        with cancelled.unless_set():
+            file = open(part, "ab")  # noqa: SIM115 - closed by the next line
+        with file:
             for block in response.iter_bytes():
-                file.write(block)
-                file.flush()  # so that a killed process leaves all that has come
+                with cancelled.unless_set():
+                    file.write(block)
+                    file.flush()  # so that a killed process leaves all that has come
                 on_bytes(len(block))
-                if cancelled.is_set():
-                    raise CancelledError
                 if source.size is not None and file.tell() > source.size:
                     break  # a server that never ends must not fill the disk
     held = _held(part)
     if source.size is not None and held != source.size:
         if held > source.size:
-            _discard(part, on_bytes)
+            _discard(part, on_bytes, cancelled)
         raise _BrokenOffError(f"the answer ended at {held:,} of {source.size:,} bytes")
 
 
@@ -267,9 +271,11 @@ def _start_of(response: Any) -> int:
     return int(stated[1]) if stated else -1
 
 
-def _discard(part: Path, on_bytes: Callable[[int], None]) -> None:
-    on_bytes(-_held(part))
-    part.unlink(missing_ok=True)
+def _discard(part: Path, on_bytes: Callable[[int], None], cancelled: Cancellation) -> None:
+    held = _held(part)
+    with cancelled.unless_set():
+        part.unlink(missing_ok=True)
+    on_bytes(-held)
 
 
 def _fault(path: Path, sha256: str | None, check: Callable[[Path], None] | None) -> str | None:
@@ -284,8 +290,9 @@ def _fault(path: Path, sha256: str | None, check: Callable[[Path], None] | None)
     return None
 
 
-def _publish(part: Path, destination: Path) -> None:
+def _publish(part: Path, destination: Path, cancelled: Cancellation) -> None:
     with open(part, "rb") as file:
         os.fsync(file.fileno())
-    os.replace(part, destination)
+    with cancelled.unless_set():
+        os.replace(part, destination)
     sync_directory(destination.parent)

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ import pytest
 from nanochat.data.datasets import HUB_DATASETS, open_dataset
 from nanochat.data.download import DownloadConfig, run
 from nanochat.data.shards import shard_name
+from nanochat.hub import RetryPolicy
 from nanochat.paths import Paths
 from tests.hub_server import LoopbackHub, loopback_hub
 
@@ -105,6 +108,49 @@ def test_a_killed_download_is_gone_on_with(hub, base_dir: Path):
     assert '"num_shards": 1' in output
     assert hub.content_requests()[-1].range == f"bytes={half}-"
     assert (folder / TRAIN[0]).read_bytes() == hub.find(FINEWEB.repo, "main", TRAIN[0])
+
+
+def interrupt(process: subprocess.Popen) -> None:
+    """Ctrl-C must end it long before the patience with a silent server would."""
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert time.monotonic() - began < RetryPolicy().stall_timeout_s / 3
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "nanochat: interrupted"
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_stalled_shard_at_once_and_a_rerun_completes_it(hub, base_dir: Path):
+    hub.break_next("ok", "stall")
+    folder, good = base_dir / "data" / "fineweb-edu", hub.find(FINEWEB.repo, "main", TRAIN[0])
+    half = len(good) // 2
+    first = start("-n", "3")
+    wait_until(lambda: any(part.stat().st_size == half for part in folder.glob(f"{TRAIN[0]}.*.part")), first)
+    interrupt(first)
+    hub.requests.clear()
+    second = start("-n", "1")
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode == 0, errors
+    assert [request.range for request in hub.content_requests()] == [f"bytes={half}-"]
+    assert (folder / TRAIN[0]).read_bytes() == good
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("silent", ["/api/", "/datasets/", "/content/"])
+def test_ctrl_c_leaves_a_silent_server_at_once(silent, hub):
+    """While it lists, where a mirror is asked file by file, and where no byte of a file has come."""
+    hub.lists = silent != "/datasets/"
+    hub.faults = {silent: "silence"}
+    process = start("-n", "3")
+    wait_until(lambda: any(request.fault == "silence" for request in hub.requests), process)
+    interrupt(process)
 
 
 @pytest.mark.slow

@@ -1,13 +1,17 @@
 """Many files: one process at a time, room on the disk, one bad file among good ones."""
 
+import re
 import threading
+from dataclasses import replace
 
 import pytest
 from filelock import FileLock
 
+from nanochat import console
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.batch import LOCK_NAME, Job, download_all
 from nanochat.hub.listing import describe
+from nanochat.hub.transfer import Source
 
 NAMES = [f"file_{index}.bin" for index in range(5)]
 
@@ -54,6 +58,33 @@ def test_too_little_room_is_said_before_anything_is_fetched(hub, policy, jobs, t
     with pytest.raises(EnvironmentFault, match=r"5 files still need 1000000000\.\d+ GB, but .* GB free"):
         bring(huge, tmp_path, policy)
     assert not hub.content_requests()
+
+
+def test_progress_shows_bytes_rate_and_time_left(jobs, policy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0.0)
+    bring(jobs, tmp_path, policy, workers=1)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"downloading owner/name: 50k/50k B, \S+ B/s, 0s left, files 5/5, took \d+s", last), (
+        last
+    )
+
+
+@pytest.mark.parametrize("version", [None, "1"])
+def test_progress_counts_what_is_kept_of_an_earlier_run(version, hub, policy, tmp_path, capsys, monkeypatch):
+    """Half a file of unknown version is thrown away, of a known one gone on with: in the end it is one file."""
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0.0)
+    hub.add("plain", "file.bin", bytes(60_000))
+    source = Source("file.bin", f"{hub.url}/plain/file.bin", size=60_000, version=version)
+    job = Job(source, tmp_path / "data" / "file.bin")
+    hub.break_next("cut")
+    with pytest.raises(EnvironmentFault, match="run the same command again"):
+        bring([job], tmp_path, replace(policy, attempts=1))
+    assert source.part_of(job.destination).stat().st_size == 30_000
+    assert job.held() == (30_000 if version else 0)
+    capsys.readouterr()
+    bring([job], tmp_path, policy)
+    assert "60k/60k B" in capsys.readouterr().err.splitlines()[-1]
+    assert hub.content_requests()[-1].range == ("bytes=30000-" if version else None)
 
 
 def test_waits_for_another_process_only_until_it_has_brought_what_is_wanted(

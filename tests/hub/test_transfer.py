@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.errors import EnvironmentFault
-from nanochat.hub.transfer import CancelledError, Refused, Rejected, RetryPolicy, Source, download
+from nanochat.hub.threads import Cancellation, CancelledError
+from nanochat.hub.transfer import Refused, Rejected, RetryPolicy, Source, download
 from tests.hub_server import FAULTS, LoopbackHub
 
 DATA = random.Random(7).randbytes(200_000)
@@ -30,8 +31,8 @@ def parts(directory: Path) -> list[Path]:
     return list(directory.glob("*.part"))
 
 
-class Pauses(threading.Event):
-    """Stands in for the cancelling event: notes how long it is asked to wait, and does not."""
+class Pauses(Cancellation):
+    """A cancellation that never comes: notes how long it is asked to wait, and does not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,6 +74,10 @@ def test_resumes_in_a_later_run(hub, policy, tmp_path):
     assert part.read_bytes() == DATA[:HALF]
     assert download(source_of(hub), tmp_path / "file.bin", policy=policy).read_bytes() == DATA
     assert hub.content_requests()[-1].range == f"bytes={HALF}-"
+
+
+def test_an_empty_file(hub, policy, tmp_path):
+    assert download(source_of(hub, b""), tmp_path / "file.bin", policy=policy).read_bytes() == b""
 
 
 def test_a_server_without_ranges_sends_all_again(hub, policy, tmp_path):
@@ -177,7 +182,7 @@ def test_a_partial_file_of_unknown_version_is_not_trusted(hub, policy, tmp_path)
 
 
 def test_cancelling_keeps_the_partial_file(hub, policy, tmp_path):
-    cancelled = threading.Event()
+    cancelled = Cancellation()
 
     def cancel(change: int) -> None:
         cancelled.set()
