@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 from nanochat import __version__
 from nanochat.errors import EnvironmentFault
@@ -71,21 +71,26 @@ def list_files(
     Raises Refused where the hub has no such repository or does not list, EnvironmentFault where it is silent.
     """
     address = f"{endpoint()}/api/{repo_type}s/{repo}/tree/{quote(revision, safe='')}"
-    next_page = f"{address}/{quote(folder, safe='')}".rstrip("/") + "?recursive=true"
+    address = f"{address}/{quote(folder, safe='')}".rstrip("/")
+    query = "recursive=true"
     files: dict[str, RemoteFile] = {}
-    while next_page:
+    while query:
         # Not HfApi.list_repo_tree: it sets no timeout, so that a stalled hub would hang it for ever.
-        answer = ask("GET", next_page, f"listing {repo}", policy, _headers())
+        answer = ask("GET", f"{address}?{query}", f"listing {repo}", policy, _headers())
         try:
             entries = [entry for entry in answer.json() if entry["type"] == "file"]
             for entry in entries:
                 sha256 = _sha256_or_none((entry.get("lfs") or {}).get("oid"))
                 url = _url(repo, entry["path"], revision, repo_type)
                 files[entry["path"]] = RemoteFile(repo, entry["path"], entry["size"], sha256, url)
+            # Of the link only what tells the pages apart: a mirror's names the host that it mirrors, which must
+            # not have the token and may be out of reach.
+            following = urlsplit(answer.links.get("next", {}).get("url", "")).query
+            if following == query:
+                raise ValueError("the page names itself as the next")
         except (ValueError, TypeError, KeyError) as error:
             raise Refused(f"listing {repo}: {address} answers with no list of files", 404) from error
-        following = answer.links.get("next", {}).get("url")
-        next_page = urljoin(next_page, following) if following else ""
+        query = following
     return files
 
 
@@ -144,7 +149,9 @@ def _probe(repo: str, folder: str) -> Iterator[RemoteFile]:
     for index in count():
         try:
             yield _head(repo, f"{folder}/{index:04d}.parquet", PARQUET_EXPORT, RetryPolicy())
-        except Refused:
+        except Refused as refusal:
+            if refusal.status != 404:
+                raise
             return
 
 

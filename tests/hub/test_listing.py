@@ -1,14 +1,16 @@
 """What the hub states, and how mirrors differ."""
 
 import hashlib
+import time
+from dataclasses import replace
 
 import pytest
 
 from nanochat.errors import EnvironmentFault
-from nanochat.hub import list_files
-from nanochat.hub.listing import describe, endpoint, exported, is_offline
+from nanochat.hub import RetryPolicy, list_files
+from nanochat.hub.listing import describe, describe_url, endpoint, exported, is_offline
 from nanochat.hub.transfer import Refused
-from tests.hub_server import PAGE, TOKEN
+from tests.hub_server import PAGE, TOKEN, LoopbackHub
 
 NAMES = [f"shard_{index:05d}.parquet" for index in range(2 * PAGE + 1)]
 
@@ -26,6 +28,56 @@ def test_lists_every_page(hub, policy):
         assert (file.size, file.sha256) == (len(name), hashlib.sha256(name.encode()).hexdigest())
     assert len(hub.requests) == 3
     assert {request.token for request in hub.requests} == {f"Bearer {TOKEN}"}
+
+
+@pytest.mark.parametrize("prefix", ["", "/mirror/of"])
+@pytest.mark.parametrize(
+    "link", ["{other}{path}?{query}", "{other}/api/x?{query}", "{path}?{query}", "?{query}"]
+)
+def test_the_next_page_is_asked_of_the_mirror_that_gave_the_first(link, prefix, hub, policy, monkeypatch):
+    """Its links may name the hub that it mirrors, which must not see the token."""
+    fill(hub)
+    other = LoopbackHub()
+    other.start()
+    hub.prefix, hub.next_link = prefix, link.replace("{other}", other.url)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url + prefix)
+    try:
+        assert list(list_files("owner/name", policy=policy)) == NAMES
+    finally:
+        other.close()
+    assert not other.requests
+    assert [request.path for request in hub.requests] == [f"{prefix}/api/datasets/owner/name/tree/main"] * 3
+
+
+def test_pages_that_lead_in_a_circle_are_no_listing(hub, policy):
+    fill(hub)
+    listed = describe("owner/name", NAMES, policy)
+    hub.next_link = "{path}?recursive=true"
+    with pytest.raises(Refused, match="answers with no list of files"):
+        list_files("owner/name", policy=policy)
+    assert describe("owner/name", NAMES, policy) == listed
+
+
+@pytest.mark.parametrize(
+    ("stalled", "fault", "ask"),
+    [
+        ("/api/", "silence", lambda hub, policy: list_files("owner/name", policy=policy)),
+        ("/api/", "stall", lambda hub, policy: list_files("owner/name", policy=policy)),
+        ("/datasets/", "silence", lambda hub, policy: describe("owner/name", NAMES[:1], policy)),
+        ("/plain/", "silence", lambda hub, policy: describe_url(f"{hub.url}/plain/x", "x", None, policy)),
+    ],
+)
+def test_a_silent_server_is_given_up_within_the_policy(stalled, fault, ask, hub, policy):
+    fill(hub)
+    hub.lists = stalled == "/api/"
+    hub.faults = {stalled: fault}
+    began = time.monotonic()
+    with pytest.raises(EnvironmentFault, match="5 times in a row") as caught:
+        ask(hub, replace(policy, stall_timeout_s=0.1))
+    assert time.monotonic() - began < RetryPolicy().stall_timeout_s / 3
+    assert "\n" not in str(caught.value)
+    asked = [request for request in hub.requests if request.path.startswith(stalled)]
+    assert len(asked) == 5
 
 
 def test_git_identifiers_are_no_sha256(hub, policy):
@@ -74,6 +126,16 @@ def test_finds_every_file_of_an_exported_split(lists, hub):
     assert [file.filename for file in exported("owner/name", "all/train")] == names
     with pytest.raises(EnvironmentFault, match="no parquet export of all/none"):
         exported("owner/name", "all/none")
+
+
+def test_a_refusal_is_not_the_end_of_an_exported_split(hub):
+    """A part of a split must not pass for the whole."""
+    for index in range(3):
+        hub.add("owner/name", f"all/train/{index:04d}.parquet", b"", revision="refs/convert/parquet")
+    hub.lists = False
+    hub.faults = {"/datasets/owner/name/resolve/refs%2Fconvert%2Fparquet/all/train/0001": "403"}
+    with pytest.raises(Refused, match=r"0001\.parquet: HTTP 403 Forbidden: check the name"):
+        exported("owner/name", "all/train")
 
 
 def test_reads_the_environment_when_asked(monkeypatch, hub):
