@@ -2,8 +2,9 @@
 
     python bench/packing.py --dataset ../shared/data/corpus --vocab-size 8192 --context 256 512 2048
 
-The greedy packer keeps a buffer of documents, refilled by the batch; into each row of T + 1 tokens it puts the largest one that fits,
-again and again; when none fits it crops the shortest to fill the row and throws the rest of that one away.
+The greedy packer keeps a buffer of documents, refilled by the batch; into each row of T + 1 tokens it puts the
+largest one that fits, again and again; when none fits it crops the shortest to fill the row and throws the rest
+of that one away. (The reference's own loader, asked for an epoch, discards the same shares to 0.02 %.)
 
 Columns, as shares of all tokens of documents that were packed (documents that still wait in the greedy
 packer's buffer at the end count nowhere):

@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from nanochat.console import say
 from nanochat.data.builtin_shards import builtin_shards
 from nanochat.data.readers import FORMATS, TEXT_FORMATS, Counts, format_of, parquet_file, read_documents
-from nanochat.data.shards import shard_name
+from nanochat.data.shards import shard_name, text_bytes
 from nanochat.hub.batch import LOCK_NAME
 from nanochat.paths import Paths
 
@@ -111,7 +111,8 @@ def open_dataset(
     need_shards: int | None = None,
 ) -> Dataset:
     """The dataset that `spec` names: "builtin[:small|medium|large[:SEED]]" (made on first use), "fineweb-edu",
-    "climbmix" (what has been downloaded, up to the first gap), or a file, a folder or a glob of parquet, jsonl, txt or md.
+    "climbmix" (what has been downloaded, up to the first gap), or a file, a folder or a glob of parquet, jsonl,
+    txt or md.
 
     A folder is searched below too, and gives its parquet files, or if it has none its jsonl files, or else
     its text files. `need_shards`: take exactly that many training shards of a hub dataset, and while they are
@@ -161,6 +162,13 @@ def split_documents(
         else:
             counts.documents -= 1
             counts.characters -= len(document)
+
+
+def split_bytes(dataset: Dataset, split: Split, files: Sequence[Path] | None = None) -> float:
+    """About how much text a split holds (in some of its files), in UTF-8."""
+    share = dataset.held_out if split == "val" else 1 - dataset.held_out
+    whole = sum(map(text_bytes, dataset.files(split) if files is None else files))
+    return whole * (share if dataset.held_out else 1)
 
 
 def held_out_fraction(document: str) -> float:

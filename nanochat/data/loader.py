@@ -154,7 +154,9 @@ def pretrain_loader(
         "tokenizer": tokenizer.hash,
         "files": len(dataset.train),
         "data": _digest(
-            [(path.name, path.stat().st_size) for path in dataset.train], dataset.held_out, dataset.text_column
+            [(path.name, path.stat().st_size) for path in dataset.train],
+            dataset.held_out,
+            dataset.text_column,
         ),
     }
     _check_identity(identity, state)

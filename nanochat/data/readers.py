@@ -43,6 +43,10 @@ _TEXT_TYPES = {
 }  # fmt: skip
 
 
+class DamagedFile(ValueError):  # noqa: N818
+    """A file that cannot be read on; the documents before the damage have been given."""
+
+
 @dataclass
 class Counts:
     """What was read and what had to be mended."""
@@ -53,6 +57,7 @@ class Counts:
     invalid: int = 0  # documents in which bytes or code points were replaced by U+FFFD
     cut: int = 0  # documents cut in parts (each part counts as a document)
     malformed: int = 0  # jsonl lines skipped: no JSON object, or no string in the text column
+    damaged: int = 0  # files that could be read up to a damaged place only
 
     def add(self, other: Counts) -> None:
         for counter in fields(self):
@@ -61,6 +66,7 @@ class Counts:
     def __str__(self) -> str:
         mended = {"dropped as empty": self.empty, "with invalid UTF-8 mended": self.invalid}
         mended |= {"cut in parts": self.cut, "malformed lines skipped": self.malformed}
+        mended |= {"damaged files left where the damage begins": self.damaged}
         notes = [f"; {count:,} {what}" for what, count in mended.items() if count]
         return f"{self.documents:,} documents, {self.characters:,} characters" + "".join(notes)
 
@@ -68,8 +74,8 @@ class Counts:
 def read_documents(path: Path, column: str = "text", counts: Counts | None = None) -> Iterator[str]:
     """The documents of one file in order, never empty, always encodable as UTF-8.
 
-    Raises ValueError for a format that is not known, a parquet or jsonl file without `column`, and a damaged
-    file; EnvironmentFault for one that cannot be read.
+    Raises ValueError for a format that is not known and a parquet or jsonl file without `column`, DamagedFile
+    for a damaged file, EnvironmentFault for one that cannot be read.
     """
     counts = Counts() if counts is None else counts
     kind = format_of(path)
@@ -117,7 +123,7 @@ def _one_line(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise EnvironmentFault(f"cannot read {path}: {os.strerror(error.errno)}") from error
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged ({reason}): fetch or make it again, or remove it") from error
+        raise DamagedFile(f"{path} is damaged ({reason}): fetch or make it again, or remove it") from error
 
 
 def _parquet(path: Path, column: str, counts: Counts) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nanochat import hardware
 from nanochat.console import amount, progress, say, table
-from nanochat.data.datasets import Dataset, Split, TextSource, find_files, split_documents
+from nanochat.data.datasets import Dataset, Split, TextSource, find_files, split_bytes, split_documents
 from nanochat.data.pack import PackSettings, pack
 from nanochat.data.readers import Counts, format_of, parquet_file
 from nanochat.data.shards import text_bytes
@@ -51,9 +51,11 @@ def run_tokens(config: TokensConfig, paths: Paths) -> TokensResult:
     dataset = config.open(paths)
     if config.workers is not None and config.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {config.workers}")
-    store = open_tokens(dataset, tokenizer, paths, workers=config.workers or max(int(hardware.cpu().usable), 1))
+    store = open_tokens(
+        dataset, tokenizer, paths, workers=config.workers or max(int(hardware.cpu().usable), 1)
+    )
     began = time.monotonic()
-    with progress(f"tokenise {dataset.name}", _text_bytes(dataset, "train"), "B") as shown:
+    with progress(f"tokenise {dataset.name}", split_bytes(dataset, "train"), "B") as shown:
         infos = store.make_all(shown.update)
     seconds = time.monotonic() - began
     counts = Counts()
@@ -150,16 +152,10 @@ def run_info(config: InfoConfig, paths: Paths) -> InfoResult:
 
 def _count(dataset: Dataset, split: Split) -> SplitInfo:
     files, counts, read = dataset.files(split), Counts(), 0
-    with progress(f"read {split}", _text_bytes(dataset, split), "B") as shown:
+    with progress(f"read {split}", split_bytes(dataset, split), "B") as shown:
         for path in files:
             for number, text in enumerate(split_documents(dataset, path, split, counts)):
                 read += len(text.encode())
                 if number % _TELL_EVERY == 0:
                     shown.update(read)
     return SplitInfo(len(files), counts)
-
-
-def _text_bytes(dataset: Dataset, split: Split) -> float:
-    """About how much text a split holds, in UTF-8."""
-    share = dataset.held_out if split == "val" else 1 - dataset.held_out
-    return sum(map(text_bytes, dataset.files(split))) * (share if dataset.held_out else 1)

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, count, groupby, takewhile
+from itertools import count, groupby, takewhile
 from operator import itemgetter
 from pathlib import Path
 
@@ -27,8 +27,9 @@ import numpy as np
 
 from nanochat.atomic import remove_temporaries, sha256_of, write_atomic, write_text_atomic
 from nanochat.config import from_json, to_json
-from nanochat.data.datasets import Dataset, Split, split_documents
-from nanochat.data.readers import TEXT_FORMATS, Counts, format_of
+from nanochat.console import warn
+from nanochat.data.datasets import Dataset, Split, split_bytes, split_documents
+from nanochat.data.readers import TEXT_FORMATS, Counts, DamagedFile, format_of
 from nanochat.data.shards import chunked
 
 BATCH_CHARS = 250_000  # what is encoded at a time
@@ -94,6 +95,7 @@ class CachedShard:
     ):
         self._paths = paths
         self.source_bytes = sum(path.stat().st_size for path in paths)
+        self.text_bytes = split_bytes(dataset, split, paths)  # about
         self.label = paths[0].name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
         self._dataset, self._split, self._directory = dataset, split, directory
         self._dtype = token_dtype(vocab_size)
@@ -142,10 +144,10 @@ class CachedShard:
             self._file("json").unlink(missing_ok=True)
         return None
 
-    def make(self, encode_all: EncodeAll, on_progress: Callable[[int], None]) -> ShardInfo:
+    def make(self, encode_all: EncodeAll, on_progress: Callable[[int], object]) -> ShardInfo:
         """Write the pieces that are not there yet, then the counts. The caller holds the lock.
 
-        `encode_all` yields what it is given, encoded, in order; `on_progress` hears the characters read.
+        `encode_all` yields what it is given, encoded, in order; `on_progress` hears the bytes of text read.
         """
         remove_temporaries(self._directory, self._name)
         counts = Counts()
@@ -157,19 +159,26 @@ class CachedShard:
         write_text_atomic(self._file("json"), json.dumps(to_json(self._info)) + "\n")
         return self._info
 
-    def _batches(self, counts: Counts, on_progress: Callable[[int], None]) -> Iterator[Batch]:
+    def _batches(self, counts: Counts, on_progress: Callable[[int], object]) -> Iterator[Batch]:
         """(piece, documents) of every batch, but for pieces that are there."""
-        there = False
-        texts = chain.from_iterable(
-            split_documents(self._dataset, path, self._split, counts) for path in self._paths
-        )
-        for number, batch in enumerate(chunked(texts, BATCH_CHARS)):
+        there, read = False, 0
+        for number, batch in enumerate(chunked(self._texts(counts), BATCH_CHARS)):
             piece = number // PIECE_BATCHES
             if number % PIECE_BATCHES == 0:
                 there = self.load(piece) is not None
             if not there:
                 yield piece, batch
-            on_progress(counts.characters)
+            read += sum(len(text.encode()) for text in batch)
+            on_progress(read)
+
+    def _texts(self, counts: Counts) -> Iterator[str]:
+        """The documents. Damage in the middle of a file is no reason for a long run to die."""
+        for path in self._paths:
+            try:
+                yield from split_documents(self._dataset, path, self._split, counts)
+            except DamagedFile as error:
+                counts.damaged += 1
+                warn(f"{error}; going on without the rest of it")
 
     def _save(self, piece: int, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
         lengths = np.concatenate([lengths for _, lengths in batches])

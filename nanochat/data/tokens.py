@@ -92,15 +92,15 @@ class TokenStore:
         """Counts of a shard, or None while it is not complete."""
         return self._shards[shard].info()
 
-    def make_all(self, on_progress: Callable[[int], None] = lambda characters: None) -> list[ShardInfo]:
-        """Tokenise every shard that is not yet, now; `on_progress` hears the characters read so far."""
-        read = [0] * len(self._shards)
+    def make_all(self, on_progress: Callable[[float], object] = lambda read: None) -> list[ShardInfo]:
+        """Tokenise every shard that is not yet, now; `on_progress` hears about how many bytes of text are done."""
+        read = [0.0] * len(self._shards)
 
-        def hear(index: int, characters: int) -> None:
+        def hear(index: int, count: float) -> None:
             with self._changed:
                 if self._stopped:
                     raise Closed
-                read[index] = characters
+                read[index] = max(read[index], count)
                 on_progress(sum(read))
 
         def make(index: int) -> ShardInfo:
@@ -115,7 +115,7 @@ class TokenStore:
                     self._changed.wait(_POLL_S)
             info = shard.info()
             assert info is not None
-            hear(index, info.counts.characters)
+            hear(index, shard.text_bytes)
             return info
 
         # While one shard's last piece is written, the next one keeps the encoders busy.
@@ -164,7 +164,7 @@ class TokenStore:
             if shard.info() is None:
                 yield shard
 
-    def _try_to_make(self, shard: CachedShard, on_progress: Callable[[int], None]) -> bool:
+    def _try_to_make(self, shard: CachedShard, on_progress: Callable[[int], object]) -> bool:
         """Make a shard if it is not there. Whether it could be done: not where another process is at it."""
         try:
             shard.lock.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ class TokenStore:
             lock.release()
         return True
 
-    def _heartbeat(self, characters: int) -> None:
+    def _heartbeat(self, read: int) -> None:
         """Wake readers: a piece may have appeared. Raises Closed to end a shard half-way."""
         with self._changed:
             self._changed.notify_all()

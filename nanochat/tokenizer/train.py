@@ -94,7 +94,8 @@ class _Sample:
             data = text[: min(self._doc_cap, self._max_chars - self.characters)]
             try:
                 self.bytes += len(data.encode())
-            except UnicodeEncodeError:  # a lone surrogate is no character; it is read as the encoder will read it
+            except UnicodeEncodeError:
+                # A lone surrogate (jsonl can hold one) is no character; it is read as the encoder will read it.
                 data = data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
                 self.bytes += len(data.encode())
             self.documents += 1

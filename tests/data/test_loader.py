@@ -196,6 +196,25 @@ def test_less_text_than_a_row_is_repeated_or_padded(
         loader.close()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_reach_every_gpu_as_they_were_made(
+    open_loader: Callable[..., Loader], dataset: Dataset, tokenizer: Tokenizer, runtime: MakeRuntime
+) -> None:
+    for number in range(torch.cuda.device_count()):
+        device = torch.device("cuda", number)
+        there = replace(runtime(), device=device)
+        loader = pretrain_loader(
+            dataset, tokenizer, there, batch_rows=6, sequence_len=CONTEXT, seed=5, policy="contiguous"
+        )
+        on_gpu = [next(loader)[0] for _ in range(20)]  # more than are made ahead: pinned memory is reused
+        for batch, (expected, _) in zip(on_gpu, open_loader("contiguous"), strict=False):
+            assert batch.inputs_BT.device == batch.targets_BT.device == device
+            assert torch.equal(batch.inputs_BT.cpu(), expected.inputs_BT)
+            assert torch.equal(batch.targets_BT.cpu(), expected.targets_BT)
+        loader.close()
+
+
 def test_a_loader_can_be_closed_at_any_time(open_loader: Callable[..., Loader]) -> None:
     for kind in KINDS:
         open_loader(kind).close()  # before the first batch

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.data import token_files
-from nanochat.data.datasets import Dataset, open_dataset
+from nanochat.data.datasets import Dataset, open_dataset, split_bytes
+from nanochat.data.shards import write_shard
 from nanochat.data.token_files import token_dtype
 from nanochat.data.tokens import TokenStore, open_tokens
 from nanochat.errors import EnvironmentFault
@@ -81,11 +82,12 @@ def test_made_on_demand_the_cache_holds_every_document(
 def test_made_ahead_it_is_the_same_and_is_made_once(
     dataset: Dataset, tokenizer: Tokenizer, paths: Paths
 ) -> None:
-    heard: list[int] = []
+    heard: list[float] = []
     store = open_tokens(dataset, tokenizer, paths, workers=2)
     infos = store.make_all(heard.append)
     assert heard == sorted(heard)
-    assert heard[-1] == sum(len(text) for shard in SHARDS[:-1] for text in shard)
+    text = sum(len(text.encode()) for shard in SHARDS[:-1] for text in shard)
+    assert heard[-1] == split_bytes(dataset, "train") == pytest.approx(text, rel=0.3)
     before = {path: path.stat().st_mtime_ns for path in files(paths, dataset, tokenizer, "")}
     again = open_tokens(dataset, tokenizer, paths)
     assert again.make_all() == infos
@@ -182,14 +184,34 @@ def test_groups_keep_the_order_and_the_bound(
         assert not texts or sum(source.stat().st_size for source in (*one, following[0])) > 10
 
 
+def test_damage_in_the_middle_of_a_file_costs_only_the_rest_of_it(
+    dataset: Dataset, tokenizer: Tokenizer, paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents = [f"document {number}" for number in range(2000)]
+    write_shard(dataset.train[0], documents)
+    data = bytearray(dataset.train[0].read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(64)  # within a compressed page
+    dataset.train[0].write_bytes(data)
+    store = open_tokens(dataset, tokenizer, paths)
+    first, second = read(store, tokenizer)
+    assert first == documents[: len(first)]
+    assert 0 < len(first) < len(documents)
+    assert second == SHARDS[1]
+    assert f"{dataset.train[0]} is damaged" in " ".join(capsys.readouterr().err.split())
+    store.close()
+    infos = open_tokens(dataset, tokenizer, paths).make_all()
+    assert [info.counts.damaged for info in infos] == [1, 0]
+
+
 def test_an_interrupted_shard_goes_on_from_its_last_piece(
     dataset: Dataset, tokenizer: Tokenizer, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(Exception):  # noqa: N818
         pass
 
-    def interrupt(characters: int) -> None:
-        if characters > 2500:
+    def interrupt(read: float) -> None:
+        if read > 2500:
             raise Interrupted
 
     with pytest.raises(Interrupted):
