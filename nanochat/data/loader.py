@@ -13,7 +13,7 @@ import queue
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,6 +98,9 @@ class Loader(Iterator[tuple[Batch, State]]):
         self._stopped = True
         if self._store is not None:
             self._store.close()
+        with suppress(queue.Empty):
+            while True:
+                self._ready.get_nowait()  # the thread may be waiting for room
         self._thread.join()
 
     def _fill(self) -> None:

@@ -5,6 +5,8 @@ from typing import get_args
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nanochat.config import to_json
 from nanochat.data import token_files
@@ -88,17 +90,24 @@ def test_rows_do_not_depend_on_the_number_of_processes(kind: str, open_loader: C
         assert torch.equal(alone, together)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stop", [0, 3, 17])
-def test_resumes_on_any_number_of_processes(kind: str, stop: int, open_loader: Callable[..., Loader]) -> None:
-    rows, states = global_batches([open_loader(kind)], 25)
-    for world in (1, 2, 3):
-        loaders = [
-            open_loader(kind, rank, world, 6 // world, state=to_json(states[stop])) for rank in range(world)
-        ]
-        again, later = global_batches(loaders, 24 - stop)
-        assert torch.equal(again, rows[6 * (stop + 1) :])
-        assert later == states[stop + 1 :]
+@given(
+    kind=st.sampled_from(KINDS),
+    stop=st.integers(0, 18),
+    before=st.sampled_from([1, 2, 3, 6]),
+    after=st.sampled_from([1, 2, 3, 6]),
+)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_resumes_at_any_step_on_any_number_of_processes(
+    kind: str, stop: int, before: int, after: int, open_loader: Callable[..., Loader]
+) -> None:
+    rows, states = global_batches(
+        [open_loader(kind, rank, before, 6 // before) for rank in range(before)], 20
+    )
+    state = to_json(states[stop])
+    loaders = [open_loader(kind, rank, after, 6 // after, state=state) for rank in range(after)]
+    again, later = global_batches(loaders, 19 - stop)
+    assert torch.equal(again, rows[6 * (stop + 1) :])
+    assert later == states[stop + 1 :]
 
 
 def test_batches_are_contiguous_int64_on_the_device(
