@@ -37,22 +37,47 @@ _GPU_MEMORY = {
 
 
 @dataclass(frozen=True)
-class PlanConfig:
-    """Show everything that --depth and the overrides decide."""
+class DialOptions:
+    """The dial, and flags for what it decides otherwise."""
 
     depth: int = 4
+    target_param_data_ratio: float | None = None
+    """Training tokens a parameter."""
+    num_iterations: int | None = None
+    """Optimiser steps, instead of the ratio."""
+    total_batch_size: int | None = None
+    """Tokens a step."""
+    device_batch_size: int | None = None
+    """Rows a micro-batch on one device; default: as many as fit."""
+    max_seq_len: int | None = None
+    head_dim: int | None = None
+    window_pattern: str | None = None
+    lr_scale: float = 1.0
+    """Multiplies every learning rate."""
+
+    @property
+    def overrides(self) -> Overrides:
+        return Overrides(
+            sequence_len=self.max_seq_len,
+            head_dim=self.head_dim,
+            window_pattern=self.window_pattern,
+            target_param_data_ratio=self.target_param_data_ratio,
+            total_batch_size=self.total_batch_size,
+            device_batch_size=self.device_batch_size,
+            num_iterations=self.num_iterations,
+            lr_scale=self.lr_scale,
+        )
+
+
+@dataclass(frozen=True)
+class PlanConfig(DialOptions):
+    """Show everything that --depth and the overrides decide."""
+
     vocab_size: int = 32_768
     machine: str | None = None
     """For instance 8xH100; default: this machine."""
     dollars_per_hour: float | None = None
     """Price of the whole machine, for the cost."""
-    target_param_data_ratio: float | None = None
-    num_iterations: int | None = None
-    total_batch_size: int | None = None
-    device_batch_size: int | None = None
-    max_seq_len: int | None = None
-    head_dim: int | None = None
-    window_pattern: str | None = None
     device: str = "auto"
     dtype: str = "auto"
 
@@ -76,15 +101,7 @@ def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
         config.vocab_size,
         machine.device,
         machine.count,
-        Overrides(
-            sequence_len=config.max_seq_len,
-            head_dim=config.head_dim,
-            window_pattern=config.window_pattern,
-            target_param_data_ratio=config.target_param_data_ratio,
-            total_batch_size=config.total_batch_size,
-            device_batch_size=config.device_batch_size,
-            num_iterations=config.num_iterations,
-        ),
+        config.overrides,
         machine.memory,
     )
     hours = dollars = None

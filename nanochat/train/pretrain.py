@@ -17,9 +17,9 @@ from nanochat.model.attention import choose_kernel
 from nanochat.model.fp8 import has_fp8
 from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
-from nanochat.scaling import Overrides, RunPlan, plan
+from nanochat.scaling import RunPlan, plan
 from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer
-from nanochat.train.plan import describe_plan, device_memory
+from nanochat.train.plan import DialOptions, describe_plan, device_memory
 from nanochat.train.session import (
     Session,
     TrainingOptions,
@@ -34,44 +34,17 @@ from nanochat.train.state import Progress, Trainer
 
 
 @dataclass(frozen=True)
-class PretrainConfig(TextSource, TrainingOptions):
+class PretrainConfig(TrainingOptions, TextSource, DialOptions):
     """Train a base model; --depth decides everything that is not set by hand (see `nanochat plan`)."""
 
-    depth: int = 4
     dataset: str = "fineweb-edu"
     vocab_size: int | None = None
     """Which trained tokenizer to use; default: the newest."""
     model_tag: str = "baserun"
     """Name of the run: checkpoints and metrics lie under it."""
-    target_param_data_ratio: float | None = None
-    """Training tokens a parameter."""
-    num_iterations: int | None = None
-    """Optimiser steps, instead of the ratio."""
-    total_batch_size: int | None = None
-    """Tokens a step."""
-    device_batch_size: int | None = None
-    """Rows a micro-batch on one device; default: as many as fit."""
-    max_seq_len: int | None = None
-    head_dim: int | None = None
-    window_pattern: str | None = None
-    lr_scale: float = 1.0
-    """Multiplies every learning rate."""
     packing: Policy = "contiguous"
     fp8: bool = False
     """Multiply the blocks' matrices in fp8 (Hopper and later)."""
-
-
-def overrides_of(config: PretrainConfig) -> Overrides:
-    return Overrides(
-        sequence_len=config.max_seq_len,
-        head_dim=config.head_dim,
-        window_pattern=config.window_pattern,
-        target_param_data_ratio=config.target_param_data_ratio,
-        total_batch_size=config.total_batch_size,
-        device_batch_size=config.device_batch_size,
-        num_iterations=config.num_iterations,
-        lr_scale=config.lr_scale,
-    )
 
 
 def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
@@ -84,7 +57,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         tokenizer.vocab_size,
         runtime.device.type,
         runtime.world_size,
-        overrides_of(config),
+        config.overrides,
         device_memory(runtime),
     )
     directory = runtime.paths.checkpoints(config.model_tag)
