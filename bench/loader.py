@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--peer", help="the working tree of a peer; without it ours is measured")
     parser.add_argument("--dataset", default="builtin")
     parser.add_argument("--vocab-size", type=int, default=None)
-    parser.add_argument("--policy", default="contiguous")
+    parser.add_argument("--policy", default="bestfit-crop")
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--warmup-s", type=float, default=3)

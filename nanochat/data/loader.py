@@ -24,7 +24,7 @@ from torch import Tensor
 from nanochat import hardware
 from nanochat.console import progress, say
 from nanochat.data.datasets import Dataset
-from nanochat.data.packing import Policy
+from nanochat.data.packing import PRETRAIN_POLICY, Policy
 from nanochat.data.rows import ConversationWindows, PackingReport, RowStream, State, TokenWindows
 from nanochat.data.token_files import token_dtype
 from nanochat.data.tokens import TokenStore, open_tokens
@@ -137,7 +137,7 @@ def pretrain_loader(
     *,
     batch_rows: int,
     sequence_len: int,
-    policy: Policy = "contiguous",
+    policy: Policy = PRETRAIN_POLICY,
     seed: int,
     state: State | None = None,
 ) -> Loader:

@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 
 Policy = Literal["contiguous", "bestfit-crop", "bestfit-pad"]
+PRETRAIN_POLICY: Policy = "bestfit-crop"  # measured against the others: docs/log.md
 BOS_SEGMENT = -1  # in place of a document: one BOS, before the rest of a cut document
 PAD_SEGMENT = -2  # in place of a document: padding, never a target
 

@@ -9,7 +9,7 @@ from nanochat.config import to_json
 from nanochat.console import say
 from nanochat.data.datasets import Dataset, TextSource, documents
 from nanochat.data.loader import pretrain_loader
-from nanochat.data.packing import Policy
+from nanochat.data.packing import PRETRAIN_POLICY, Policy
 from nanochat.eval import bpb
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.samples import PROMPTS
@@ -42,7 +42,7 @@ class PretrainConfig(TrainingOptions, TextSource, DialOptions):
     """Which trained tokenizer to use; default: the newest."""
     model_tag: str = "baserun"
     """Name of the run: checkpoints and metrics lie under it."""
-    packing: Policy = "contiguous"
+    packing: Policy = PRETRAIN_POLICY
     fp8: bool = False
     """Multiply the blocks' matrices in fp8 (Hopper and later)."""
 

@@ -145,7 +145,7 @@ def test_files_added_at_the_end_do_not_disturb_a_resumed_run(
     tokenizer: Tokenizer,
     runtime: MakeRuntime,
 ) -> None:
-    rows, states = global_batches([open_loader("contiguous")], 4)
+    rows, states = global_batches([open_loader("bestfit-crop")], 4)
     more = make_dataset(["a later shard"] * 9, name="more")
     grown = replace(dataset, train=(*dataset.train, *more.train))
     loader = pretrain_loader(
@@ -174,7 +174,7 @@ def test_a_state_of_other_text_is_refused(
     tokenizer: Tokenizer,
     runtime: MakeRuntime,
 ) -> None:
-    _, state = next(open_loader("contiguous"))
+    _, state = next(open_loader("bestfit-crop"))
     other = make_dataset(["other"] * 9, ["text"] * 9, ["here"] * 9, name="other")
     with pytest.raises(ValueError, match="cannot go on in the data: data was"):
         pretrain_loader(other, tokenizer, runtime(), batch_rows=6, sequence_len=CONTEXT, seed=5, state=state)
