@@ -1,5 +1,6 @@
 """The stage `data download`, in this process and as two processes at once."""
 
+import json
 import os
 import signal
 import subprocess
@@ -161,3 +162,27 @@ def test_a_hub_that_refuses_is_one_line_and_status_1(hub):
     assert output == ""
     assert len(errors.splitlines()) == 1, errors
     assert "karpathy/climbmix-400b-shuffle" in errors
+
+
+@pytest.mark.slow
+def test_stages_work_on_what_is_here_and_wait_for_what_is_coming(hub, base_dir: Path):
+    """The overview's way: shards arrive in the background while the tokenizer trains on the first of them."""
+    hub.break_next("ok", "ok", "stall")
+    download = start("-n", "2", "--workers", "1")
+
+    def stage(*arguments: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "nanochat", *arguments, "--dataset", "fineweb-edu", "--json"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    training = stage("tokenizer", "train", "--need-shards", "1", "--vocab-size", "266")
+    _, errors = training.communicate(timeout=120)
+    assert training.returncode == 0, errors
+    tokens = stage("data", "tokens", "--need-shards", "2")
+    assert "waiting for fineweb-edu: 2 of 3 shards are here" in tokens.stderr.readline()
+    assert download.poll() is None
+    hub.release()
+    for process in (download, tokens):
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    result = json.loads(output.splitlines()[-1])
+    assert (result["shards"], result["counts"]["documents"]) == (2, 100)
