@@ -39,20 +39,29 @@ class Rule:
     rate_factor: float = 1.0
     beta1: float = 0.8
     beta2: float = 0.95
+    eps: float = 1e-10
+    """AdamW's, added to the root of the second moment."""
     decays: bool = False
     heads: Literal["rows", "columns"] | None = None
     """Where a matrix of Muon's holds attention heads side by side, so that each can be orthogonalised by itself."""
 
+
+# The final norm undoes a common factor, so at the start, where no block adds anything yet, the true gradient of most
+# scalars is zero and the computed one is rounding (3e-11). With the 1e-10 of the tables it would move them by a fifth
+# of the learning rate; true gradients are 1e-5 and more.
+_SCALAR_EPS = 1e-8
 
 # The first matching rule applies. The residual scales sit in every path of the model: they move a hundred times slower.
 RULES = (
     Rule("embedding", "embedding.weight", "adamw", "embedding"),
     Rule("value embeddings", "value_embeddings.*", "adamw", "value_embedding"),
     Rule("head", "head.weight", "adamw", "head", beta2=0.96),
-    Rule("residual scales", "residual_scale", "adamw", "scalar", rate_factor=0.01),
-    Rule("embedding scales", "embedding_scale", "adamw", "scalar", beta1=0.96),
-    Rule("smear and backout", "smear_*", "adamw", "scalar", rate_factor=0.2, beta2=0.99),
-    Rule("smear and backout", "backout_scale", "adamw", "scalar", rate_factor=0.2, beta2=0.99),
+    Rule("residual scales", "residual_scale", "adamw", "scalar", rate_factor=0.01, eps=_SCALAR_EPS),
+    Rule("embedding scales", "embedding_scale", "adamw", "scalar", beta1=0.96, eps=_SCALAR_EPS),
+    Rule("smear and backout", "smear_*", "adamw", "scalar", rate_factor=0.2, beta2=0.99, eps=_SCALAR_EPS),
+    Rule(
+        "smear and backout", "backout_scale", "adamw", "scalar", rate_factor=0.2, beta2=0.99, eps=_SCALAR_EPS
+    ),
     Rule("value gates", "blocks.*.value_gate.weight", "muon", "matrix", decays=True),
     Rule("attention in", "blocks.*.attention.[qkv].weight", "muon", "matrix", decays=True, heads="rows"),
     Rule("attention out", "blocks.*.attention.out.weight", "muon", "matrix", decays=True, heads="columns"),

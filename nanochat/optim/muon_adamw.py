@@ -65,8 +65,6 @@ class MuonAdamW:
     processes and is a collective call when there are several.
     """
 
-    EPS = 1e-10
-
     def __init__(
         self,
         named_parameters: Iterable[tuple[str, nn.Parameter]],
@@ -112,7 +110,7 @@ class MuonAdamW:
                 lr=self._rate(entry.rule) * lr,
                 beta1=entry.rule.beta1,
                 beta2=entry.rule.beta2,
-                eps=self.EPS,
+                eps=entry.rule.eps,
                 weight_decay=self.rates.weight_decay * weight_decay if entry.rule.decays else 0.0,
             )
 
