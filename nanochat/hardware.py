@@ -116,16 +116,25 @@ def cpu() -> Cpu:
     import psutil
 
     threads = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else threads
-    quota = cpu_quota()
     return Cpu(
         model=_cpu_field("model name") or _macos_cpu() or platform.processor() or platform.machine(),
         vendor=_cpu_field("vendor_id"),
         cores=psutil.cpu_count(logical=False) or threads,
         threads=threads,
-        usable=allowed if quota is None else min(allowed, quota),
+        usable=_usable(),
         vector_units=_vector_units((_cpu_field("flags") or "").split()),
     )
+
+
+def usable_cores() -> int:
+    """Whole cores that this process may keep busy, at least one."""
+    return max(int(_usable()), 1)
+
+
+def _usable() -> float:
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    quota = cpu_quota()
+    return allowed if quota is None else min(allowed, quota)
 
 
 def memory() -> Memory:

@@ -84,6 +84,7 @@ def test_memory_and_cores_respect_the_container(monkeypatch):
     monkeypatch.setattr(hardware, "cpu_quota", lambda: 0.5)
     assert hardware.memory() == hardware.Memory(total=2**20, available=2**19)
     assert hardware.cpu().usable == 0.5
+    assert hardware.usable_cores() == 1
 
 
 def test_the_revision_is_that_of_the_checkout(tmp_path: Path):

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from nanochat.console import say
 from nanochat.data.builtin_shards import builtin_shards
-from nanochat.data.readers import FORMATS, TEXT_FORMATS, Counts, format_of, parquet_file, read_documents
+from nanochat.data.readers import FORMATS, TEXT_FORMATS, Counts, check_columns, format_of, read_documents
 from nanochat.data.shards import shard_name, text_bytes
 from nanochat.hub.batch import LOCK_NAME
 from nanochat.paths import Paths
@@ -131,9 +131,7 @@ def open_dataset(
         dataset = _open_files(spec, text_column, val_path, val_fraction)
     if val_path is not None:
         dataset = Dataset(dataset.name, dataset.train, tuple(find_files(val_path)), text_column)
-    for path in {*dataset.train, *dataset.val}:
-        if format_of(path) == ".parquet":
-            parquet_file(path, text_column).close()
+    check_columns({*dataset.train, *dataset.val}, text_column)
     return dataset
 
 

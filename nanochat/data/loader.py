@@ -163,7 +163,7 @@ def pretrain_loader(
         ),
     }
     _check_identity(identity, state)
-    cores = int(hardware.cpu().usable) // runtime.world_size
+    cores = hardware.usable_cores() // runtime.world_size
     threads = max(1, min(cores // CORES_PER_ENCODER, MOST_ENCODERS))
     store = open_tokens(dataset, tokenizer, runtime.paths, workers=threads)
     source = TokenWindows(store, tokenizer.bos, sequence_len, policy, seed)

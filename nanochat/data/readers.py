@@ -19,7 +19,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -94,6 +94,13 @@ def format_of(path: Path) -> str | None:
         suffixes.pop()
         return suffixes[-1] if suffixes and suffixes[-1] in _FORMATS and suffixes[-1] != ".parquet" else None
     return suffixes[-1] if suffixes and suffixes[-1] in _FORMATS else None
+
+
+def check_columns(files: Iterable[Path], column: str) -> None:
+    """Open every parquet file among `files`; raises as `parquet_file` does."""
+    for path in files:
+        if format_of(path) == ".parquet":
+            parquet_file(path, column).close()
 
 
 def parquet_file(path: Path, column: str) -> pq.ParquetFile:

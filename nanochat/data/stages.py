@@ -11,7 +11,7 @@ from nanochat import hardware
 from nanochat.console import amount, progress, say, table
 from nanochat.data.datasets import Dataset, Split, TextSource, find_files, split_bytes, split_documents
 from nanochat.data.pack import PackSettings, pack
-from nanochat.data.readers import Counts, format_of, parquet_file
+from nanochat.data.readers import Counts, check_columns
 from nanochat.data.shards import text_bytes
 from nanochat.data.tokens import open_tokens
 from nanochat.paths import Paths
@@ -51,9 +51,7 @@ def run_tokens(config: TokensConfig, paths: Paths) -> TokensResult:
     dataset = config.open(paths)
     if config.workers is not None and config.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {config.workers}")
-    store = open_tokens(
-        dataset, tokenizer, paths, workers=config.workers or max(int(hardware.cpu().usable), 1)
-    )
+    store = open_tokens(dataset, tokenizer, paths, workers=config.workers or hardware.usable_cores())
     began = time.monotonic()
     with progress(f"tokenise {dataset.name}", split_bytes(dataset, "train"), "B") as shown:
         infos = store.make_all(shown.update)
@@ -106,9 +104,7 @@ def run_pack(config: PackConfig, paths: Paths) -> PackResult:
         raise ValueError(
             f"--source {config.source} and --out {config.out} overlap: choose a folder outside the source"
         )
-    for path in files:
-        if format_of(path) == ".parquet":
-            parquet_file(path, config.text_column).close()
+    check_columns(files, config.text_column)
     settings = PackSettings(
         config.text_column, max(int(config.shard_mb * 1e6), 1), config.val_fraction, config.seed
     )

@@ -95,11 +95,15 @@ class CachedShard:
     ):
         self._paths = paths
         self.source_bytes = sum(path.stat().st_size for path in paths)
-        self.text_bytes = split_bytes(dataset, split, paths)  # about
         self.label = paths[0].name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
         self._dataset, self._split, self._directory = dataset, split, directory
         self._dtype = token_dtype(vocab_size)
         self._info: ShardInfo | None = None
+
+    @property
+    def text_bytes(self) -> float:
+        """About; opens parquet files, so not asked for when training starts."""
+        return split_bytes(self._dataset, self._split, self._paths)
 
     @cached_property
     def _name(self) -> str:

@@ -4,13 +4,13 @@ The documents are cut once (`cut`) and may be scored again and again while a mod
 """
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from nanochat import hardware
 from nanochat.eval.batching import IGNORE, length_batches, pad_right
 from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
@@ -62,7 +62,7 @@ def cut(
     token_bytes = tokenizer.token_bytes()
     pieces, starts, lengths, offset, n_bytes = [], [], [], 0, 0
     for at in range(0, len(chosen), _ENCODE_AT_ONCE):
-        for ids in tokenizer.encode_batch(chosen[at : at + _ENCODE_AT_ONCE], threads=os.cpu_count() or 1):
+        for ids in tokenizer.encode_batch(chosen[at : at + _ENCODE_AT_ONCE], threads=hardware.usable_cores()):
             piece = np.array([tokenizer.bos, *ids], dtype=np.int32)
             first = np.arange(0, len(ids), context)
             pieces.append(piece)

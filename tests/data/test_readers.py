@@ -1,7 +1,6 @@
 import gzip
 import json
 import random
-import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from nanochat.data import readers
 from nanochat.data.readers import MAX_TEXT_CHARS, Counts, format_of, read_documents
 from nanochat.errors import EnvironmentFault
+from tests.data.conftest import traced
 
 
 def read(path: Path, column: str = "text") -> tuple[list[str], Counts]:
@@ -65,13 +65,12 @@ def test_a_cut_compressed_file_is_damaged_wherever_it_is_cut(tmp_path: Path, kin
 def test_a_zstd_file_is_read_as_a_stream(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.zst"
     path.write_bytes(zstd(b"all the same " * 8_000_000))
-    tracemalloc.start()
-    before = pa.total_allocated_bytes()
-    for number, _ in enumerate(read_documents(path)):
-        if number % 100 == 0:
-            assert pa.total_allocated_bytes() - before < 16 << 20
-    assert tracemalloc.get_traced_memory()[1] < 16 << 20
-    tracemalloc.stop()
+    with traced() as peak:
+        before = pa.total_allocated_bytes()
+        for number, _ in enumerate(read_documents(path)):
+            if number % 100 == 0:
+                assert pa.total_allocated_bytes() - before < 16 << 20
+        assert peak() < 16 << 20
 
 
 CHECKED = pa.dictionary(pa.int8(), pa.large_string())  # the one type whose UTF-8 Arrow checks on reading
@@ -174,10 +173,9 @@ def test_a_line_too_long_is_malformed_and_not_held(
     path = tmp_path / f"a.jsonl{ending}"
     path.write_bytes(COMPRESSIONS[ending](f"{fits}\n{line}\n{fits}\n{line}".encode()))
     counts = Counts()
-    tracemalloc.start()
-    assert [len(document) for document in read_documents(path, counts=counts)] == [1_000_000] * 2
-    assert tracemalloc.get_traced_memory()[1] < 16 << 20
-    tracemalloc.stop()
+    with traced() as peak:
+        assert [len(document) for document in read_documents(path, counts=counts)] == [1_000_000] * 2
+        assert peak() < 16 << 20
     assert counts.malformed == 2
 
 
