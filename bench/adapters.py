@@ -29,7 +29,7 @@ def open_ours(options: dict[str, Any]) -> Side:
     """A checkpoint of this repository. options: run (a name, or the path of its folder), step, device, dtype."""
     import torch
 
-    from nanochat.checkpoint.model import load_model
+    from nanochat.checkpoint.loading import load_model
     from nanochat.runtime import open_runtime
 
     with open_runtime(options["device"], options["dtype"]) as runtime:

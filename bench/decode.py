@@ -14,8 +14,8 @@ import torch
 
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 from nanochat.runtime import Runtime, open_runtime
 from nanochat.tokenizer.patterns import split_pattern
 from nanochat.tokenizer.special import SPECIAL_TOKENS
@@ -33,12 +33,12 @@ def tokenizer_of(vocab_size: int) -> Tokenizer:
     return Tokenizer({token: rank for rank, token in enumerate(tokens)}, split_pattern("default"))
 
 
-def random_model(depth: int, head_dim: int, vocab_size: int, sequence_len: int, runtime: Runtime) -> GPT:
+def random_model(depth: int, head_dim: int, vocab_size: int, max_seq_len: int, runtime: Runtime) -> GPT:
     """A model whose likeliest token is never a special one, so that no answer ends early."""
     width = depth * 64
     heads = -(-width // head_dim)
     config = GPTConfig(
-        sequence_len=sequence_len,
+        max_seq_len=max_seq_len,
         vocab_size=vocab_size,
         n_layer=depth,
         n_head=heads,
@@ -89,10 +89,10 @@ def main() -> None:
 
     params = SAMPLED if args.sampled else GREEDY
     with open_runtime(args.device, args.dtype) as runtime:
-        model = random_model(args.depth, args.head_dim, args.vocab_size, args.sequence_len, runtime)
+        model = random_model(args.depth, args.head_dim, args.vocab_size, args.max_seq_len, runtime)
         tokenizer = tokenizer_of(args.vocab_size)
         print(
-            f"d{args.depth}, width {model.config.n_embd}, V {args.vocab_size}, T {args.sequence_len}, {runtime.device}"
+            f"d{args.depth}, width {model.config.n_embd}, V {args.vocab_size}, T {args.max_seq_len}, {runtime.device}"
         )
         for batch in map(int, args.batches.split(",")):
             engine = Engine(model, tokenizer, max_rows=batch)

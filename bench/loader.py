@@ -20,11 +20,11 @@ import torch
 
 
 def ours(options: argparse.Namespace) -> Iterator[torch.Tensor]:
-    from nanochat.data.datasets import open_dataset
-    from nanochat.data.loader import pretrain_loader
-    from nanochat.data.tokens import open_tokens
+    from nanochat.batches.loader import pretrain_loader
+    from nanochat.batches.token_cache import open_tokens
     from nanochat.paths import default_paths
     from nanochat.runtime import Runtime
+    from nanochat.text.datasets import open_dataset
     from nanochat.tokenizer.tokenizer import find_tokenizer
 
     paths = default_paths()
@@ -37,7 +37,7 @@ def ours(options: argparse.Namespace) -> Iterator[torch.Tensor]:
         tokenizer,
         runtime,
         batch_rows=options.rows,
-        sequence_len=options.context,
+        max_seq_len=options.context,
         policy=options.policy,
         seed=0,
     )

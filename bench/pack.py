@@ -19,8 +19,8 @@ from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from time import perf_counter
 
-from nanochat.data.datasets import find_files
-from nanochat.data.readers import read_documents
+from nanochat.text.datasets import find_files
+from nanochat.text.readers import read_documents
 
 
 def tile(source: str, target: Path, size: int) -> None:

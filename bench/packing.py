@@ -23,9 +23,9 @@ from itertools import islice
 
 import numpy as np
 
-from nanochat.data.datasets import documents, open_dataset
-from nanochat.data.packing import POLICIES, Policy, plan
+from nanochat.batches.packing import POLICIES, Policy, plan_rows
 from nanochat.paths import default_paths
+from nanochat.text.datasets import documents, open_dataset
 from nanochat.tokenizer.tokenizer import find_tokenizer
 
 GREEDY_BUFFER, GREEDY_REFILL = 1000, 128
@@ -62,7 +62,7 @@ def ours(lengths: list[int], context: int, policy: Policy) -> list[str]:
     rows = discarded = late = added = cuts = 0
     for window, begin in enumerate(range(0, len(lengths), WINDOW_DOCUMENTS)):
         part = np.array(lengths[begin : begin + WINDOW_DOCUMENTS])
-        planned = plan(part, context, policy, np.random.default_rng(window))
+        planned = plan_rows(part, context, policy, np.random.default_rng(window))
         for row in planned.rows(context):
             rows += 1
             late += sum(length for document, start, length in row if document >= 0 and start > 0)

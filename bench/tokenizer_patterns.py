@@ -10,8 +10,8 @@ the same number of bytes of each, and is measured on the twentieth part of the f
 import argparse
 from pathlib import Path
 
+from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.tokenizer.patterns import SPLIT_PATTERNS
-from nanochat.tokenizer.train import train_tokenizer
 
 HELD_OUT = 20
 

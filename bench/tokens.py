@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
-from nanochat.data.datasets import Dataset, open_dataset
-from nanochat.data.tokens import open_tokens
+from nanochat.batches.token_cache import open_tokens
 from nanochat.paths import Paths, default_paths
+from nanochat.text.datasets import Dataset, open_dataset
 from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer
 
 

@@ -67,7 +67,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-class Progress:
+class ProgressBar:
     """A running count, shown as a bar on a terminal and as an occasional line elsewhere."""
 
     def __init__(
@@ -118,14 +118,14 @@ class Progress:
 @contextmanager
 def progress(
     description: str, total: float | None, unit: str = "it", *, enabled: bool = True
-) -> Iterator[Progress]:
+) -> Iterator[ProgressBar]:
     """Show how far a piece of work is; `total` is None where the end is unknown.
 
     On a terminal a bar with rate and time left; elsewhere a plain line every ten seconds, so that a log stays
     readable. Not `enabled`: silent.
     """
     if not enabled or not console().is_terminal:
-        plain = Progress(description, total, unit, bar=None, quiet=not enabled)
+        plain = ProgressBar(description, total, unit, bar=None, quiet=not enabled)
         yield plain
         plain.finish()
         return
@@ -139,4 +139,4 @@ def progress(
         TextColumn("{task.fields[status]}", markup=False),
     )
     with Bar(*columns, console=console()) as bar:
-        yield Progress(description, total, unit, bar=bar, quiet=False)
+        yield ProgressBar(description, total, unit, bar=bar, quiet=False)

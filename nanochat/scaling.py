@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from nanochat.model.config import GPTConfig
 from nanochat.model.cost import flops_per_token, horizon_parameters, parameter_counts, training_bytes
+from nanochat.model.gpt_config import GPTConfig
 from nanochat.optim.groups import LearningRates
 from nanochat.optim.schedule import Schedule
 
@@ -26,7 +26,7 @@ class Regime:
 
     name: str
     head_dim: int
-    sequence_len: int
+    max_seq_len: int
     window_pattern: str
     target_param_data_ratio: float
     """Tokens a parameter (matrices and head)."""
@@ -59,7 +59,7 @@ REGIMES = {
     "hopper": Regime(
         name="hopper",
         head_dim=128,
-        sequence_len=2048,
+        max_seq_len=2048,
         window_pattern="SSSL",
         target_param_data_ratio=12,
         batch_tokens=2**19,
@@ -83,7 +83,7 @@ REGIMES = {
     "cpu": Regime(
         name="cpu",
         head_dim=64,
-        sequence_len=256,
+        max_seq_len=256,
         window_pattern="L",
         target_param_data_ratio=12,
         batch_tokens=2048,
@@ -112,7 +112,7 @@ _REGIME_OF_DEVICE = {"cuda": "hopper", "mps": "cpu", "cpu": "cpu"}
 class Overrides:
     """What a person may set instead of the dial's choice; None leaves it to the dial."""
 
-    sequence_len: int | None = None
+    max_seq_len: int | None = None
     head_dim: int | None = None
     window_pattern: str | None = None
     target_param_data_ratio: float | None = None
@@ -162,7 +162,7 @@ def model_config(depth: int, vocab_size: int, regime: Regime, overrides: Overrid
     head_dim = overrides.head_dim or regime.head_dim
     heads = -(-depth * WIDTH_PER_LAYER // head_dim)
     return GPTConfig(
-        sequence_len=overrides.sequence_len or regime.sequence_len,
+        max_seq_len=overrides.max_seq_len or regime.max_seq_len,
         vocab_size=vocab_size,
         n_layer=depth,
         n_head=heads,
@@ -173,7 +173,7 @@ def model_config(depth: int, vocab_size: int, regime: Regime, overrides: Overrid
     )
 
 
-def plan(
+def make_plan(
     depth: int,
     vocab_size: int,
     device: str,
@@ -197,22 +197,22 @@ def plan(
     batch_tokens = overrides.total_batch_size
     if batch_tokens is None:
         best = _best_batch(regime, horizon, reference_horizon(REFERENCE_DEPTH))
-        row_of_each = config.sequence_len * world_size
+        row_of_each = config.max_seq_len * world_size
         batch_tokens = -(-best // row_of_each) * row_of_each  # the dial's own choice always divides
-    rows = rows_per_device(config.sequence_len, batch_tokens, world_size)
+    rows = rows_per_device(config.max_seq_len, batch_tokens, world_size)
     device_batch_size = overrides.device_batch_size
 
     def memory(device_rows: int) -> int:
-        return training_bytes(config, device_rows * config.sequence_len, world_size, device)
+        return training_bytes(config, device_rows * config.max_seq_len, world_size, device)
 
     if device_batch_size is None:
         device_batch_size = _largest_that_fits(
-            rows, regime.device_batch_tokens // config.sequence_len, memory, memory_limit
+            rows, regime.device_batch_tokens // config.max_seq_len, memory, memory_limit
         )
     elif device_batch_size < 1 or rows % device_batch_size:
         raise ValueError(
             f"--device-batch-size {device_batch_size} does not divide the {rows} rows a device takes each step "
-            f"({batch_tokens} tokens / {config.sequence_len} a row / {world_size} process(es))"
+            f"({batch_tokens} tokens / {config.max_seq_len} a row / {world_size} process(es))"
         )
     if memory_limit is not None and memory(device_batch_size) > memory_limit:
         raise ValueError(
@@ -265,13 +265,13 @@ def _best_batch(regime: Regime, horizon: float, reference_horizon: float) -> int
     return max(regime.batch_minimum, 2 ** round(math.log2(batch)))
 
 
-def rows_per_device(sequence_len: int, batch_tokens: int, world_size: int) -> int:
+def rows_per_device(max_seq_len: int, batch_tokens: int, world_size: int) -> int:
     """Rows of a step on each device. Raises ValueError for a batch that does not divide."""
-    rows, remainder = divmod(batch_tokens, sequence_len * world_size)
+    rows, remainder = divmod(batch_tokens, max_seq_len * world_size)
     if remainder or not rows:
         raise ValueError(
-            f"a batch of {batch_tokens} tokens is not a whole number of rows of {sequence_len} tokens on "
-            f"{world_size} process(es): choose --total-batch-size as a multiple of {sequence_len * world_size}"
+            f"a batch of {batch_tokens} tokens is not a whole number of rows of {max_seq_len} tokens on "
+            f"{world_size} process(es): choose --total-batch-size as a multiple of {max_seq_len * world_size}"
         )
     return rows
 

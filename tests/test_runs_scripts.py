@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.recipes.base import Recipe
-from nanochat.recipes.stages import RECIPES
+from nanochat.recipes.recipe import Recipe
+from nanochat.recipes.run import RECIPES
 
 pytestmark = pytest.mark.slow
 

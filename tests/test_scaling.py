@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nanochat.scaling import Overrides, RunPlan, plan
+from nanochat.scaling import Overrides, RunPlan, make_plan
 
 V = 32_768
 SPEEDRUN = Overrides(target_param_data_ratio=8.25, device_batch_size=16)
@@ -42,8 +42,8 @@ GOLDEN = {
 def make(name: str, machine: str) -> RunPlan:
     depth = int(name[1:])
     if machine == "cpu":
-        return plan(depth, 4096, "cpu")
-    return plan(depth, V, "cuda", 8, SPEEDRUN if depth == 26 else Overrides())
+        return make_plan(depth, 4096, "cpu")
+    return make_plan(depth, V, "cuda", 8, SPEEDRUN if depth == 26 else Overrides())
 
 
 @pytest.mark.parametrize(("name", "machine"), GOLDEN)
@@ -67,8 +67,8 @@ def test_golden_table(name: str, machine: str) -> None:
 
 def test_the_speedrun_is_the_overviews() -> None:
     """d26 at ratio 8.25: about 7.6 B tokens in batches of a million, and it fits GPUs of 80 GB."""
-    made = plan(26, V, "cuda", 8, SPEEDRUN, memory_limit=80 * 10**9)
-    assert made.model.sequence_len == 2048
+    made = make_plan(26, V, "cuda", 8, SPEEDRUN, memory_limit=80 * 10**9)
+    assert made.model.max_seq_len == 2048
     assert made.tokens == pytest.approx(
         8.25 * (made.parameters["matrices"] + made.parameters["head"]), rel=1e-3
     )
@@ -83,15 +83,15 @@ def test_the_speedrun_is_the_overviews() -> None:
     vocab=st.sampled_from([512, 4096, 32_768]),
 )
 def test_batches_always_divide(depth: int, device: str, world: int, vocab: int) -> None:
-    made = plan(depth, vocab, device, world)
+    made = make_plan(depth, vocab, device, world)
     rows = made.device_batch_size * made.accumulation * world
-    assert rows * made.model.sequence_len == made.batch_tokens
+    assert rows * made.model.max_seq_len == made.batch_tokens
     assert made.total_steps * made.batch_tokens == made.tokens
     assert made.schedule.total_steps == made.total_steps
 
 
 def test_little_memory_means_smaller_micro_batches_for_the_same_step() -> None:
-    roomy, tight = plan(12, V, "cuda", 1), plan(12, V, "cuda", 1, memory_limit=16 * 10**9)
+    roomy, tight = make_plan(12, V, "cuda", 1), make_plan(12, V, "cuda", 1, memory_limit=16 * 10**9)
     assert tight.device_batch_size < roomy.device_batch_size
     assert tight.batch_tokens == roomy.batch_tokens
     assert tight.memory_bytes <= 16 * 10**9
@@ -109,9 +109,9 @@ def test_little_memory_means_smaller_micro_batches_for_the_same_step() -> None:
 )
 def test_what_cannot_divide_is_refused(depth: int, overrides: Overrides, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        plan(depth, 4096, "cpu", 1, overrides)
+        make_plan(depth, 4096, "cpu", 1, overrides)
 
 
 def test_what_cannot_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="smaller depth"):
-        plan(40, V, "cuda", 1, memory_limit=24 * 10**9)
+        make_plan(40, V, "cuda", 1, memory_limit=24 * 10**9)

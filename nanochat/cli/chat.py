@@ -12,14 +12,14 @@ from typing import Annotated
 
 import tyro
 
-from nanochat.checkpoint.model import load_model
+from nanochat.checkpoint.loading import load_model
 from nanochat.console import console, say, warn
 from nanochat.infer.engine import Engine
 from nanochat.infer.request import Event
 from nanochat.infer.sampler import SamplingParams
-from nanochat.infer.window import Message, fit_messages
+from nanochat.infer.window import fit_messages
 from nanochat.runtime import Runtime
-from nanochat.tokenizer.chat import parse_reply, render_prompt
+from nanochat.tokenizer.chat_format import Message, parse_reply, render_prompt
 
 _COMMANDS = {
     "/new": "forget the conversation and start another",
@@ -53,7 +53,7 @@ class ChatConfig:
 
 
 @dataclass(frozen=True)
-class Turn:
+class ChatTurn:
     """A question and what became of it."""
 
     prompt: str
@@ -72,7 +72,7 @@ class ChatResult:
 
     model: str
     step: int
-    turns: list[Turn]
+    turns: list[ChatTurn]
 
 
 class Chat:
@@ -137,7 +137,7 @@ def run(config: ChatConfig, runtime: Runtime) -> ChatResult:
     return ChatResult(config.model, loaded.step, turns)
 
 
-def _converse(chat: Chat, lines: Iterator[str]) -> Iterator[Turn]:
+def _converse(chat: Chat, lines: Iterator[str]) -> Iterator[ChatTurn]:
     for line in lines:
         match line.strip():
             case "":
@@ -167,7 +167,7 @@ def _hear(
     prompt: str,
     reply: Generator[Event, None, None],
     interrupted: Callable[[], bool] = lambda: False,
-) -> Turn:
+) -> ChatTurn:
     """Show a reply as it comes, up to its end or an interrupt."""
     began = time.perf_counter()
     events: list[Event] = []
@@ -183,7 +183,7 @@ def _hear(
     _show(until_interrupted())
     if events[-1].finished == "length":
         _note(f"(cut off after {len(events)} tokens)")
-    return Turn(
+    return ChatTurn(
         prompt=prompt,
         answer="".join(event.text for event in events if event.part == "text"),
         parts=[dict(part) for part in chat.messages[-1]["content"]],

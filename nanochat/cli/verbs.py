@@ -38,23 +38,25 @@ VERBS: dict[tuple[str, ...], Verb] = {
         needs="runtime",
     ),
     ("data", "download"): Verb(
-        "fetch shards of a hub dataset, resumed and checked", "nanochat.data.download", "DownloadConfig"
+        "fetch shards of a hub dataset, resumed and checked", "nanochat.text.download", "DownloadConfig"
     ),
     ("data", "tokens"): Verb(
         "tokenise a dataset into the cache ahead of training",
-        "nanochat.data.stages",
+        "nanochat.cli.data",
         "TokensConfig",
         "run_tokens",
     ),
     ("data", "pack"): Verb(
-        "make shuffled shards of one's own text", "nanochat.data.stages", "PackConfig", "run_pack"
+        "make shuffled shards of one's own text", "nanochat.cli.data", "PackConfig", "run_pack"
     ),
-    ("data", "info"): Verb("count what a dataset holds", "nanochat.data.stages", "InfoConfig", "run_info"),
+    ("data", "info"): Verb("count what a dataset holds", "nanochat.cli.data", "InfoConfig", "run_info"),
     ("tokenizer", "train"): Verb(
-        "learn a vocabulary from a dataset", "nanochat.train.tokenizer", "TokenizerTrainConfig"
+        "learn a vocabulary from a dataset", "nanochat.train.vocabulary", "TokenizerTrainConfig"
     ),
     ("tokenizer", "eval"): Verb(
-        "bytes per token by domain, beside known tokenizers", "nanochat.eval.tokenizer", "TokenizerEvalConfig"
+        "bytes per token by domain, beside known tokenizers",
+        "nanochat.eval.compression",
+        "TokenizerEvalConfig",
     ),
     ("pretrain",): Verb(
         "train a base model of the given --depth",
@@ -65,23 +67,23 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("sft",): Verb("teach a base model to converse", "nanochat.train.sft", "SftConfig", needs="runtime"),
     ("eval", "base"): Verb(
         "bits per byte, CORE and samples of a base model",
-        "nanochat.eval.base",
+        "nanochat.eval.base_model",
         "EvalBaseConfig",
         needs="runtime",
     ),
     ("eval", "chat"): Verb(
-        "tasks answered by a chat model", "nanochat.eval.chat", "EvalChatConfig", needs="runtime"
+        "tasks answered by a chat model", "nanochat.eval.chat_model", "EvalChatConfig", needs="runtime"
     ),
     ("chat",): Verb(
         "talk to a model, or ask it once with -p", "nanochat.cli.chat", "ChatConfig", needs="runtime"
     ),
-    ("report", "reset"): Verb("begin a new report", "nanochat.report.stages", "ResetConfig", "run_reset"),
+    ("report", "reset"): Verb("begin a new report", "nanochat.report.generate", "ResetConfig", "run_reset"),
     ("report", "generate"): Verb(
-        "write the report of what the runs left", "nanochat.report.stages", "GenerateConfig", "run_generate"
+        "write the report of what the runs left", "nanochat.report.generate", "GenerateConfig", "run_generate"
     ),
     ("run",): Verb(
         "a whole recipe (quickstart, cpu, speedrun); goes on where it was broken off",
-        "nanochat.recipes.stages",
+        "nanochat.recipes.run",
         "RunConfig",
     ),
 }

@@ -5,9 +5,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-IGNORE = -1
-"""The target that is not scored."""
-
 BATCH_TOKENS = {"cuda": 65_536, "mps": 8_192, "cpu": 8_192}
 """Tokens in one forward by kind of device, where nothing else is asked for."""
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from nanochat import hardware
-from nanochat.eval.batching import IGNORE, length_batches, pad_right
+from nanochat.eval.batching import length_batches, pad_right
 from nanochat.model.gpt import GPT
+from nanochat.model.loss import IGNORE
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
 

@@ -37,7 +37,7 @@ _LOGITS_AT_ONCE = 1024  # scored tokens whose logits over the vocabulary exist t
 
 
 @dataclass(frozen=True)
-class Row:
+class PromptRow:
     """Tokens of one prompt; those of ids[start:] up to `end` are scored, each from what stands before it."""
 
     ids: list[int]
@@ -103,7 +103,7 @@ _VARIANTS: dict[str, Callable[[dict[str, Any], str], list[str]]] = {
 }
 
 
-def rows(task: CoreTask, index: int, tokenizer: Tokenizer, context: int) -> list[Row]:
+def rows(task: CoreTask, index: int, tokenizer: Tokenizer, context: int) -> list[PromptRow]:
     """The rows to run for one item, no longer than `context` tokens: what is too long loses its beginning."""
     texts = [[tokenizer.bos, *tokenizer.encode(text)] for text in prompts(task, index)]
     if task.kind == "schema":
@@ -128,14 +128,14 @@ def _common(texts: Iterable[list[int]]) -> int:
     return count
 
 
-def _cut(ids: list[int], start: int, context: int) -> Row:
+def _cut(ids: list[int], start: int, context: int) -> PromptRow:
     dropped = max(0, len(ids) - context)
-    return Row(ids[dropped:], max(1, start - dropped), len(ids) - dropped)
+    return PromptRow(ids[dropped:], max(1, start - dropped), len(ids) - dropped)
 
 
 @torch.inference_mode()
 def score_rows(
-    model: GPT, batch: Sequence[Row], device: torch.device, batch_tokens: int
+    model: GPT, batch: Sequence[PromptRow], device: torch.device, batch_tokens: int
 ) -> list[tuple[float, bool]]:
     """For each row: the mean nats of its scored tokens, and whether each of them is the likeliest one."""
     scores: list[tuple[float, bool]] = [(0.0, False)] * len(batch)
@@ -220,7 +220,7 @@ def count_right(
     batch_tokens: int,
 ) -> int:
     """How many of these items of a task the model answers rightly."""
-    groups = [rows(task, index, tokenizer, model.config.sequence_len) for index in indices]
+    groups = [rows(task, index, tokenizer, model.config.max_seq_len) for index in indices]
     scores = iter(score_rows(model, [row for group in groups for row in group], device, batch_tokens))
     return sum(
         is_right(task, index, [next(scores) for _ in group])

@@ -14,7 +14,7 @@ from nanochat import console
 from nanochat.atomic import write_fault
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.threads import Cancellation, in_threads
-from nanochat.hub.transfer import Rejected, RetryPolicy, Source, download
+from nanochat.hub.transfer import DownloadSource, Rejected, RetryPolicy, download
 
 WORKERS = 8  # connections at a time
 LOCK_NAME = ".download.lock"
@@ -29,7 +29,7 @@ Check = Callable[[Path], None]  # raises, with a reason, where a file is not wha
 class Job:
     """One file to bring from its source to its destination."""
 
-    source: Source
+    source: DownloadSource
     destination: Path
 
     def held(self) -> int:
@@ -84,7 +84,9 @@ def download_all(
 class _Download:
     """The threads of one download and what they report."""
 
-    def __init__(self, jobs: Sequence[Job], check: Check | None, policy: RetryPolicy, bar: console.Progress):
+    def __init__(
+        self, jobs: Sequence[Job], check: Check | None, policy: RetryPolicy, bar: console.ProgressBar
+    ):
         self.jobs, self.check, self.policy, self.bar = jobs, check, policy, bar
         self._lock = Lock()
         self._bytes = sum(job.held() for job in jobs)

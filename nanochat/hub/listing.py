@@ -18,7 +18,7 @@ from nanochat import __version__
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.batch import WORKERS, Job
 from nanochat.hub.threads import Cancellation, in_threads
-from nanochat.hub.transfer import DENIED, Refused, RetryPolicy, Source, retrying
+from nanochat.hub.transfer import DENIED, DownloadSource, Refused, RetryPolicy, retrying
 
 PARQUET_EXPORT = "refs/convert/parquet"  # the revision where the hub keeps every dataset as parquet
 _FIRST_CONTACT_ATTEMPTS = 5  # a hub that never answered is given up sooner than one that fell silent
@@ -37,7 +37,7 @@ class RemoteFile:
 
     def to(self, directory: Path) -> Job:
         """The job of bringing it to its own name below `directory`."""
-        source = Source(Path(self.filename).name, self.url, _headers(), self.size, self.sha256)
+        source = DownloadSource(Path(self.filename).name, self.url, _headers(), self.size, self.sha256)
         return Job(source, directory / self.filename)
 
 
@@ -176,16 +176,16 @@ def ask(method: str, url: str, what: str, policy: RetryPolicy, headers: dict[str
     return retrying(attempt, what, _first_contact(policy))
 
 
-def describe_url(url: str, name: str, sha256: str | None, policy: RetryPolicy) -> Source:
+def describe_url(url: str, name: str, sha256: str | None, policy: RetryPolicy) -> DownloadSource:
     """What the server of a plain address states of the file there."""
     try:
         headers = ask("HEAD", url, name, policy, {"Accept-Encoding": "identity"}).headers
     except Refused as refusal:
         if refusal.status in (405, 501):  # a server without HEAD: the size is learnt on the way
-            return Source(name, url, sha256=sha256)
+            return DownloadSource(name, url, sha256=sha256)
         raise
     length = headers.get("Content-Length", "")
-    return Source(
+    return DownloadSource(
         name,
         url,
         size=int(length) if length.isdigit() else None,

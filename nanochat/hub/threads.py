@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from typing import TypeVar
 
-Item = TypeVar("Item")
+Work = TypeVar("Work")
 Result = TypeVar("Result")
 _GRACE_S = 0.5  # in which the threads that are not stuck come to their end
 
@@ -40,7 +40,7 @@ class Cancellation(Event):
 
 @contextmanager
 def in_threads(
-    work: Callable[[Item, Cancellation], Result], items: Sequence[Item], workers: int
+    work: Callable[[Work, Cancellation], Result], items: Sequence[Work], workers: int
 ) -> Iterator[list[Future[Result]]]:
     """The futures of `work(item, cancellation)`, in the order of the items, `workers` at a time.
 

@@ -54,7 +54,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True)
-class Source:
+class DownloadSource:
     """Where a file comes from and what its server says of it."""
 
     name: str  # for people
@@ -164,7 +164,7 @@ def _asked_pause(response: Any) -> float | None:
 
 
 def download(
-    source: Source,
+    source: DownloadSource,
     destination: Path,
     *,
     policy: RetryPolicy,
@@ -204,7 +204,11 @@ def _held(part: Path) -> int:
 
 
 def _receive(
-    source: Source, part: Path, policy: RetryPolicy, on_bytes: Callable[[int], None], cancelled: Cancellation
+    source: DownloadSource,
+    part: Path,
+    policy: RetryPolicy,
+    on_bytes: Callable[[int], None],
+    cancelled: Cancellation,
 ) -> None:
     """Fill `part` to its full size, over as many connections as it takes."""
     furthest = _held(part)
@@ -225,7 +229,11 @@ def _receive(
 
 
 def _stream(
-    source: Source, part: Path, policy: RetryPolicy, on_bytes: Callable[[int], None], cancelled: Cancellation
+    source: DownloadSource,
+    part: Path,
+    policy: RetryPolicy,
+    on_bytes: Callable[[int], None],
+    cancelled: Cancellation,
 ) -> None:
     """One connection: append to `part` what is missing of it. Raises _BrokenOffError unless it is then complete."""
     from huggingface_hub import get_session

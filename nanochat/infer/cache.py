@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanochat.model.config import GPTConfig
+from nanochat.model.gpt_config import GPTConfig
 
 
 @dataclass
@@ -28,9 +28,9 @@ class KVCache:
         cls, config: GPTConfig, rows: int, length: int, device: torch.device, dtype: torch.dtype
     ) -> "KVCache":
         """Room for `rows` sequences of up to `length` tokens. Raises ValueError beyond the model's context."""
-        if length > config.sequence_len:
+        if length > config.max_seq_len:
             raise ValueError(
-                f"a cache of {length} tokens is longer than the model's context of {config.sequence_len}"
+                f"a cache of {length} tokens is longer than the model's context of {config.max_seq_len}"
             )
         shape = (config.n_layer, rows, length, config.n_kv_head, config.head_dim)
         return cls(

@@ -13,7 +13,7 @@ import torch
 from nanochat.infer.cache import KVCache
 from nanochat.infer.request import Completion, Event, Request
 from nanochat.infer.sampler import SamplingParams, sample
-from nanochat.infer.scheduler import Batch, Scheduler
+from nanochat.infer.scheduler import EngineStep, Scheduler
 from nanochat.infer.tools import DEFAULT_TOOLS, ToolTable
 from nanochat.model.gpt import GPT
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -52,7 +52,7 @@ class Engine:
                 "use the tokenizer that the model was trained with"
             )
         self.tokenizer = tokenizer
-        self.max_length = model.config.sequence_len if max_length is None else max_length
+        self.max_length = model.config.max_seq_len if max_length is None else max_length
         self._model = model
         self._device = model.head.weight.device
         self._tools = tools or ()
@@ -128,7 +128,7 @@ class Engine:
             self._cache.move(*move)
 
     @torch.inference_mode()
-    def _run(self, batch: Batch) -> list[int]:
+    def _run(self, batch: EngineStep) -> list[int]:
         """The next token of each request of the batch, by the model and the sampler."""
         pending = [request.pending for request in batch.requests]
         longest = max(map(len, pending))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from nanochat.infer.request import Request
 
 
-class Batch(NamedTuple):
+class EngineStep(NamedTuple):
     """Requests in neighbouring rows of the cache, in row order."""
 
     first_row: int
@@ -39,7 +39,7 @@ class Scheduler:
         """Queue a request behind those that wait."""
         self._waiting.append(request)
 
-    def schedule(self) -> Batch:
+    def schedule(self) -> EngineStep:
         """Newcomers with their whole prompts if there is room for any, else every running request's latest token.
 
         Newcomers first, because a row that stands empty costs as much as one that runs.
@@ -53,7 +53,7 @@ class Scheduler:
             self._running.append(self._waiting.popleft())
         if first_row == len(self._running):
             first_row = 0
-        return Batch(first_row, self._running[first_row:])
+        return EngineStep(first_row, self._running[first_row:])
 
     def find(self, request_id: int) -> Request | None:
         """The request of that id, if it waits or runs."""

@@ -21,7 +21,7 @@ MAX_OUTPUT_TOKENS = 128
 """A longer call, or a call with a longer output, is refused: either would eat the context."""
 
 Part = Literal["text", "python", "python_output"]
-"""What a token belongs to, in the words of nanochat.tokenizer.chat."""
+"""What a token belongs to, in the words of nanochat.tokenizer.chat_format."""
 
 
 @dataclass(frozen=True)

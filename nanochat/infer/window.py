@@ -1,10 +1,9 @@
 """A chat that has outgrown the context goes on: the oldest turns are left out, whole."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-Message = Mapping[str, Any]
+from nanochat.tokenizer.chat_format import Message
 
 
 def fit_messages(

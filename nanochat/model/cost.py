@@ -5,8 +5,8 @@ from typing import Literal
 
 import torch
 
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 
 
 def meta_model(config: GPTConfig) -> GPT:
@@ -44,7 +44,7 @@ def flops_per_token(config: GPTConfig) -> float:
     6 for each parameter that is multiplied, and 12 · heads · head_dim · visible positions a layer for attention.
     """
     multiplied = horizon_parameters(config)
-    visible = sum(min(config.window(layer), config.sequence_len) for layer in range(config.n_layer))
+    visible = sum(min(config.window(layer), config.max_seq_len) for layer in range(config.n_layer))
     return 6.0 * multiplied + 12.0 * config.n_head * config.head_dim * visible
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.model.attention import AttentionKernel
-from nanochat.model.config import GPTConfig
 from nanochat.model.fp8 import fits_fp8, fp8_linear
+from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.layers import GATE_CHANNELS, Block, Cache, Linear, norm, rotary_tables
 from nanochat.model.loss import IGNORE, ChunkLoss, chunk_loss, linear_cross_entropy, softcapped, token_nats
 from nanochat.model.matmul import Product, blas_product, linear_through
@@ -50,7 +50,7 @@ class GPT(nn.Module):
             self.smear_scale = nn.Parameter(torch.empty(1))
         if config.backout:
             self.backout_scale = nn.Parameter(torch.empty(1))
-        cos, sin = rotary_tables(config.sequence_len, config.head_dim, config.rope_base)
+        cos, sin = rotary_tables(config.max_seq_len, config.head_dim, config.rope_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self.run_block: Callable[..., Tensor] = Block.__call__
@@ -126,8 +126,8 @@ class GPT(nn.Module):
         Raises ValueError for more tokens than the context.
         """
         T = ids_BT.size(1)
-        if T > self.config.sequence_len:
-            raise ValueError(f"{T} tokens do not fit the model's context of {self.config.sequence_len}")
+        if T > self.config.max_seq_len:
+            raise ValueError(f"{T} tokens do not fit the model's context of {self.config.max_seq_len}")
         if positions_BT is None:
             cos, sin = self.cos[None, :T, None], self.sin[None, :T, None]
         else:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.model.attention import AttentionKernel, attend_cached, sdpa
-from nanochat.model.config import GPTConfig
+from nanochat.model.gpt_config import GPTConfig
 
 GATE_CHANNELS = 12
 """How many of a token's first channels a gate reads."""

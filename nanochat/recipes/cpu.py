@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanochat.recipes.base import Recipe, Stage, tell_where
+from nanochat.recipes.recipe import Recipe, Stage, tell_where
 
 SHARDS = 2  # half a billion characters, more than the horizon reads
 VOCAB_SIZE = 8192

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nanochat.paths import Paths
 from nanochat.recipes import showcase
-from nanochat.recipes.base import Recipe, Stage, tell_where
+from nanochat.recipes.recipe import Recipe, Stage, tell_where
 
 DATASET = "builtin:small"
 VOCAB_SIZE = 2048

@@ -15,7 +15,7 @@ from nanochat.atomic import file_lock
 from nanochat.console import duration, say
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.paths import Paths
-from nanochat.recipes.base import DONE, STARTED, Record, Stage, dependents, stage_keys
+from nanochat.recipes.recipe import DONE, STARTED, Record, Stage, dependents, stage_keys
 from nanochat.report.archive import set_aside
 
 # A lost terminal reaches the stages as SIGTERM, which they know to save upon.

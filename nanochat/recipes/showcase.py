@@ -26,11 +26,11 @@ MAX_NEW_TOKENS = 96
 
 def ask(run: str, questions: Sequence[str] = QUESTIONS) -> list[tuple[str, str]]:
     """Put the questions to the newest checkpoint of a run, greedily; returns and records (question, answer)."""
-    from nanochat.checkpoint.model import load_model
+    from nanochat.checkpoint.loading import load_model
     from nanochat.infer.engine import Engine
     from nanochat.infer.sampler import SamplingParams
     from nanochat.runtime import open_runtime
-    from nanochat.tokenizer.chat import parse_reply, render_prompt
+    from nanochat.tokenizer.chat_format import parse_reply, render_prompt
 
     with open_runtime() as runtime:
         loaded = load_model(run, runtime)

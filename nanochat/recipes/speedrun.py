@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanochat.recipes.base import Recipe, Stage, tell_where
+from nanochat.recipes.recipe import Recipe, Stage, tell_where
 
 TOKENIZER_SHARDS = 8
 TRAINING_SHARDS = 370  # what the horizon of a d26 at this ratio reads

@@ -10,7 +10,7 @@ from typing import Any
 from nanochat.metrics import read_metrics
 from nanochat.paths import Paths
 
-Row = dict[str, Any]
+MetricsRow = dict[str, Any]
 RECIPE = "recipe"  # the run under which recipes keep their timings
 TRAINING = ("pretrain", "sft", "rl")  # stages that train, in their natural order
 
@@ -21,13 +21,13 @@ class StageRows:
 
     run: str
     stage: str
-    rows: tuple[Row, ...]
+    rows: tuple[MetricsRow, ...]
 
-    def of(self, kind: str) -> list[Row]:
+    def of(self, kind: str) -> list[MetricsRow]:
         """The rows of a kind, in the order of their steps."""
         return [row for row in self.rows if row["kind"] == kind]
 
-    def last(self, kind: str) -> Row | None:
+    def last(self, kind: str) -> MetricsRow | None:
         """The newest row of a kind."""
         return next(reversed(self.of(kind)), None)
 
@@ -52,24 +52,24 @@ class Findings:
 
     stages: tuple[StageRows, ...]
     timings: tuple[Timing, ...]
-    system: Row  # hardware, software and commit as `report reset` found them; may be empty
+    system: MetricsRow  # hardware, software and commit as `report reset` found them; may be empty
 
     def training(self) -> list[StageRows]:
         """The stages that train, in their natural order."""
         found = [stage for stage in self.stages if stage.stage in TRAINING and stage.of("train")]
         return sorted(found, key=lambda stage: TRAINING.index(stage.stage))
 
-    def every(self, kind: str) -> list[Row]:
+    def every(self, kind: str) -> list[MetricsRow]:
         """All rows of a kind, in the order of the stages."""
         return [row for stage in self.stages for row in stage.of(kind)]
 
-    def newest(self, name: str) -> Row:
+    def newest(self, name: str) -> MetricsRow:
         """The newest table of this name among the configurations that the stages wrote down; empty if none did."""
         return next((row[name] for row in reversed(self.every("config")) if row.get(name)), {})
 
-    def scores(self, *, core: bool = False) -> dict[str, dict[str, Row]]:
+    def scores(self, *, core: bool = False) -> dict[str, dict[str, MetricsRow]]:
         """For each run, in the order in which they were made, its newest score on every task: of CORE or of chat."""
-        scores: dict[str, dict[str, Row]] = {}
+        scores: dict[str, dict[str, MetricsRow]] = {}
         for stage in self.stages:
             if (stage.stage == "eval-base") != core:
                 continue
@@ -98,7 +98,7 @@ def collect(paths: Paths) -> Findings:
     return Findings(tuple(stages), tuple(timings or _own_timings(stages)), system)
 
 
-def read_system(paths: Paths) -> Row:
+def read_system(paths: Paths) -> MetricsRow:
     """What `report reset` wrote down; empty when it never ran or its file is damaged."""
     try:
         return json.loads((paths.report / "system.json").read_text(encoding="utf-8"))
@@ -106,22 +106,22 @@ def read_system(paths: Paths) -> Row:
         return {}
 
 
-def _begun(rows: list[Row]) -> float:
+def _begun(rows: list[MetricsRow]) -> float:
     """When a run's first row was written, so that runs come in the order in which they were made."""
     return next((row.get("time", 0.0) for row in rows), 0.0)
 
 
-def _merged(rows: Iterable[Row]) -> list[Row]:
+def _merged(rows: Iterable[MetricsRow]) -> list[MetricsRow]:
     """The last row for each (kind, step): what a resumed run repeated replaces what came before the break."""
-    newest: dict[tuple[Any, ...], Row] = {}
+    newest: dict[tuple[Any, ...], MetricsRow] = {}
     for row in rows:
         newest[row["kind"], row.get("step"), row.get("prompt")] = row
     return sorted(newest.values(), key=lambda row: row.get("step") or 0)
 
 
-def _recipe_timings(rows: list[Row]) -> list[Timing]:
+def _recipe_timings(rows: list[MetricsRow]) -> list[Timing]:
     """The time of each stage's present result: its last attempt and the unfinished ones that it continues."""
-    attempts: dict[str, list[Row]] = {}
+    attempts: dict[str, list[MetricsRow]] = {}
     for row in rows:
         if row["kind"] != "stage":
             continue

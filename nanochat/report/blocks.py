@@ -26,7 +26,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleText:
     """Who spoke, what it was given and what it said."""
 
     speaker: str
@@ -34,7 +34,7 @@ class Sample:
     text: str
 
 
-Block = Table | Image | Sample | str
+ReportBlock = Table | Image | SampleText | str
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,4 @@ class Section:
     """A heading and what stands under it."""
 
     title: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[ReportBlock, ...]

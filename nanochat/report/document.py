@@ -9,8 +9,8 @@ from typing import Any
 from nanochat.config import json_line
 from nanochat.console import amount, duration
 from nanochat.report import figures
-from nanochat.report.artefacts import Findings, Row, StageRows
-from nanochat.report.blocks import Block, Image, Sample, Section, Table
+from nanochat.report.artefacts import Findings, MetricsRow, StageRows
+from nanochat.report.blocks import Image, ReportBlock, SampleText, Section, Table
 from nanochat.report.figures import Curve, Panel
 from nanochat.report.summary import summarise
 
@@ -20,7 +20,7 @@ TITLES = {"pretrain": "Pretraining", "sft": "Supervised fine-tuning", "rl": "Rei
 
 def compose(findings: Findings, dollars_per_hour: float | None = None) -> list[Section]:
     """The sections that the findings allow, in reading order; one without content is left out."""
-    named: tuple[tuple[str, Callable[[Findings], Iterable[Block]]], ...] = (
+    named: tuple[tuple[str, Callable[[Findings], Iterable[ReportBlock]]], ...] = (
         ("CORE", _core),
         ("Tasks", _tasks),
         ("What it says", _samples),
@@ -39,7 +39,7 @@ def compose(findings: Findings, dollars_per_hour: float | None = None) -> list[S
 # --- tokenizer ---
 
 
-def _tokenizer(findings: Findings) -> Iterable[Block]:
+def _tokenizer(findings: Findings) -> Iterable[ReportBlock]:
     for row in findings.every("tokenizer")[-1:]:
         read = f"{amount(row['characters'])} characters in {row['documents']:,} documents"
         rows = (
@@ -58,7 +58,7 @@ def _tokenizer(findings: Findings) -> Iterable[Block]:
 # --- one training stage ---
 
 
-def _training(stage: StageRows) -> Iterable[Block]:
+def _training(stage: StageRows) -> Iterable[ReportBlock]:
     losses = _curves(stage, "train", {"loss": "training"}, smooth=True)
     panels = [
         Panel("loss (nats per token)", losses + _curves(stage, "eval", {"val_loss": "validation"})),
@@ -86,7 +86,7 @@ def _curves(stage: StageRows, kind: str, names: dict[str, str], smooth: bool = F
     return tuple(curve for curve in drawn if curve.steps)
 
 
-def _packing(row: Row) -> Table:
+def _packing(row: MetricsRow) -> Table:
     counts = {name: row.get(name) or 0 for name in ("used", "cropped", "padded")}
     total = sum(counts.values()) or 1
     rows = [(name, f"{count:,}", f"{count / total:.2%}") for name, count in counts.items()]
@@ -97,7 +97,7 @@ def _packing(row: Row) -> Table:
 # --- evaluation ---
 
 
-def _tasks(findings: Findings) -> Iterable[Block]:
+def _tasks(findings: Findings) -> Iterable[ReportBlock]:
     scores = findings.scores()
     names, facts = _known_tasks(scores)
     if not names:
@@ -110,19 +110,19 @@ def _tasks(findings: Findings) -> Iterable[Block]:
     yield _score_table(scores)
 
 
-def _core(findings: Findings) -> Iterable[Block]:
+def _core(findings: Findings) -> Iterable[ReportBlock]:
     scores = findings.scores(core=True)
     if scores:
         yield _score_table(scores)
 
 
-def _known_tasks(scores: dict[str, dict[str, Row]]) -> tuple[list[str], dict[str, Row]]:
+def _known_tasks(scores: dict[str, dict[str, MetricsRow]]) -> tuple[list[str], dict[str, MetricsRow]]:
     """Every task that some run has answered, and what does not depend on the run."""
     facts = {task: row for own in scores.values() for task, row in own.items()}
     return list(facts), facts
 
 
-def _score_table(scores: dict[str, dict[str, Row]]) -> Table:
+def _score_table(scores: dict[str, dict[str, MetricsRow]]) -> Table:
     names, facts = _known_tasks(scores)
     rows = (
         (
@@ -136,19 +136,19 @@ def _score_table(scores: dict[str, dict[str, Row]]) -> Table:
     return Table(("task", "items", "guessing", *scores), tuple(rows))
 
 
-def _samples(findings: Findings) -> Iterable[Block]:
-    newest: dict[str, dict[str, Row]] = {}
+def _samples(findings: Findings) -> Iterable[ReportBlock]:
+    newest: dict[str, dict[str, MetricsRow]] = {}
     for stage in findings.stages:
         newest.setdefault(stage.run, {}).update({row["prompt"]: row for row in stage.of("sample")})
     for run, samples in newest.items():
         for row in list(samples.values())[-SAMPLES_SHOWN:]:
-            yield Sample(f"{run}, step {row.get('step') or 0:,}", row["prompt"], row["text"])
+            yield SampleText(f"{run}, step {row.get('step') or 0:,}", row["prompt"], row["text"])
 
 
 # --- time and machine ---
 
 
-def _time(findings: Findings) -> Iterable[Block]:
+def _time(findings: Findings) -> Iterable[ReportBlock]:
     total = sum(timing.wall_s for timing in findings.timings)
     if not total:
         return
@@ -159,7 +159,7 @@ def _time(findings: Findings) -> Iterable[Block]:
     yield Table(("stage", "time", "share", "attempts"), (*rows, ("all", duration(total), "", "")))
 
 
-def _machine(findings: Findings) -> Iterable[Block]:
+def _machine(findings: Findings) -> Iterable[ReportBlock]:
     hardware = findings.newest("hardware") or findings.system.get("hardware") or {}
     software = findings.newest("software") or findings.system.get("software") or {}
     rows = (*_hardware(hardware), *_flat({name: value for name, value in software.items() if value}))

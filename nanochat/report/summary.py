@@ -7,10 +7,10 @@ from statistics import fmean, median
 
 from nanochat.console import amount, duration
 from nanochat.report.artefacts import Findings
-from nanochat.report.blocks import Block, Table
+from nanochat.report.blocks import ReportBlock, Table
 
 
-def summarise(findings: Findings, dollars_per_hour: float | None) -> Iterable[Block]:
+def summarise(findings: Findings, dollars_per_hour: float | None) -> Iterable[ReportBlock]:
     """What is known, a line each; what is not known is left out."""
     wall_s = sum(timing.wall_s for timing in findings.timings)
     peaks = [row["peak_rss_bytes"] for row in findings.every("done") if row.get("peak_rss_bytes")]
@@ -50,7 +50,7 @@ def _model(findings: Findings) -> str | None:
     model = findings.newest("plan").get("model")
     return model and (
         f"{model['n_layer']} layers, width {model['n_embd']}, {model['n_head']} heads of {model['head_dim']}, "
-        f"context {model['sequence_len']:,}, vocabulary {model['vocab_size']:,}"
+        f"context {model['max_seq_len']:,}, vocabulary {model['vocab_size']:,}"
     )
 
 

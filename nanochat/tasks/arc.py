@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pyarrow.parquet as pq
 
-from nanochat.data.builtin.choice import LETTERS, choice_prompt
+from nanochat.builtin.choice import LETTERS, choice_prompt
 from nanochat.hub import hub_parquet
 from nanochat.paths import Paths
-from nanochat.tasks.base import Item, Task, is_choice, user_item
+from nanochat.tasks.task import Item, Task, is_choice, user_item
 
 REPO = "allenai/ai2_arc"
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from nanochat.hub import hub_parquet
 from nanochat.paths import Paths
-from nanochat.tasks.base import Item, Task, user_item
+from nanochat.tasks.task import Item, Task, user_item
 
 _ANSWER = re.compile(r"####\s*\$?(-?[\d,]*\.?\d+)")
 

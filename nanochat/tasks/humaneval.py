@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from nanochat.hub import hub_parquet
 from nanochat.paths import Paths
 from nanochat.sandbox.python import run_python
-from nanochat.tasks.base import Item, Task, user_item
+from nanochat.tasks.task import Item, Task, user_item
 
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from nanochat.paths import Paths
 from nanochat.tasks.arc import arc_challenge, arc_easy
-from nanochat.tasks.base import Task
-from nanochat.tasks.builtin import BUILTIN_TASKS
+from nanochat.tasks.builtin_tasks import BUILTIN_TASKS
 from nanochat.tasks.gsm8k import gsm8k
 from nanochat.tasks.humaneval import humaneval
 from nanochat.tasks.mmlu import mmlu
 from nanochat.tasks.spellingbee import spellingbee
+from nanochat.tasks.task import Task
 
 CHATCORE_TASKS: dict[str, Callable[[Paths], Task]] = {
     "arc-easy": arc_easy,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from random import Random
 
-from nanochat.data.builtin.letters import COUNT_QUESTIONS, sample_pair
-from nanochat.data.conversation_sources import word_list
+from nanochat.builtin.letters import COUNT_QUESTIONS, sample_pair
+from nanochat.builtin.lexicon import WORDS
 from nanochat.paths import Paths
-from nanochat.tasks.base import Item, Task, user_item
-from nanochat.tasks.builtin import check_letter_count
+from nanochat.tasks.builtin_tasks import check_letter_count
+from nanochat.tasks.task import Item, Task, user_item
 
 ITEMS = 256
 
@@ -24,3 +24,12 @@ def _item(rng: Random, words: tuple[str, ...]) -> Item:
     word, letter = sample_pair(rng, held_out=True, words=words)
     question = rng.choice(COUNT_QUESTIONS).format(w=word, l=letter)
     return user_item(question, str(word.count(letter)), meta={"word": word, "letter": letter})
+
+
+def word_list(paths: Paths) -> tuple[str, ...]:
+    """Words to spell: those of `task_data/words_alpha.txt` (one a line) if it is there, else the builtin ones."""
+    path = paths.task_data / "words_alpha.txt"
+    if not path.is_file():
+        return WORDS
+    words = path.read_text(encoding="utf-8").split()
+    return tuple(word for word in words if word.isascii() and word.isalpha() and 3 <= len(word) <= 15)

@@ -68,7 +68,7 @@ def compile_model(model: GPT) -> None:
 def warm_up(model: GPT, rows: int) -> float:
     """Run forward and backward once on a batch of the run's shape, leaving no gradients; returns the seconds."""
     began = time.perf_counter()
-    ids = torch.zeros(rows, model.config.sequence_len, dtype=torch.long, device=model.head.weight.device)
+    ids = torch.zeros(rows, model.config.max_seq_len, dtype=torch.long, device=model.head.weight.device)
     nats, _ = model.loss(model(ids), ids)
     nats.backward()
     for parameter in model.parameters():

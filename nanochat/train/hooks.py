@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from nanochat.checkpoint import store
-from nanochat.console import Progress as ProgressBar
-from nanochat.console import amount, duration, say, warn
+from nanochat.console import ProgressBar, amount, duration, say, warn
 from nanochat.eval.samples import sample
 from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics

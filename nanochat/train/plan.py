@@ -8,7 +8,7 @@ import torch
 from nanochat import hardware
 from nanochat.console import amount, say, table
 from nanochat.runtime import Runtime
-from nanochat.scaling import Overrides, RunPlan, plan
+from nanochat.scaling import Overrides, RunPlan, make_plan
 
 # Share of the peak that training reaches: half on GPUs (bf16, compiled); most of a CPU's measured matrix products.
 _UTILISATION = {"cuda": 0.5, "mps": 0.5, "cpu": 0.75}
@@ -58,7 +58,7 @@ class DialOptions:
     @property
     def overrides(self) -> Overrides:
         return Overrides(
-            sequence_len=self.max_seq_len,
+            max_seq_len=self.max_seq_len,
             head_dim=self.head_dim,
             window_pattern=self.window_pattern,
             target_param_data_ratio=self.target_param_data_ratio,
@@ -96,7 +96,7 @@ class PlanResult:
 def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
     """The stage. Raises ValueError for a plan that does not divide or does not fit the machine's memory."""
     machine = parse_machine(config.machine) if config.machine else this_machine(runtime)
-    the_plan = plan(
+    plan = make_plan(
         config.depth,
         config.vocab_size,
         machine.device,
@@ -106,11 +106,11 @@ def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
     )
     hours = dollars = None
     if machine.flops is not None:
-        hours = the_plan.hours(machine.flops * machine.count * _UTILISATION[machine.device])
+        hours = plan.hours(machine.flops * machine.count * _UTILISATION[machine.device])
         dollars = hours * config.dollars_per_hour if config.dollars_per_hour is not None else None
-    describe_plan(the_plan)
-    _describe_effort(the_plan, machine, hours, dollars)
-    return PlanResult(the_plan, machine, the_plan.total_flops, hours, dollars)
+    describe_plan(plan)
+    _describe_effort(plan, machine, hours, dollars)
+    return PlanResult(plan, machine, plan.total_flops, hours, dollars)
 
 
 def device_memory(runtime: Runtime) -> int:
@@ -149,27 +149,27 @@ def parse_machine(text: str) -> Machine:
     return Machine(name, "cuda", int(match[1] or 1), flops, int(_GPU_MEMORY[name]))
 
 
-def describe_plan(the_plan: RunPlan) -> None:
+def describe_plan(plan: RunPlan) -> None:
     """The plan as a table on stderr."""
-    model, rates, schedule = the_plan.model, the_plan.rates, the_plan.schedule
-    total = sum(the_plan.parameters.values())
+    model, rates, schedule = plan.model, plan.rates, plan.schedule
+    total = sum(plan.parameters.values())
     groups = ", ".join(
-        f"{name} {amount(count)}" for name, count in the_plan.parameters.items() if count > total / 1000
+        f"{name} {amount(count)}" for name, count in plan.parameters.items() if count > total / 1000
     )
-    split = f"{the_plan.device_batch_size} rows × {the_plan.accumulation} micro-batches × {the_plan.world_size} devices"
+    split = f"{plan.device_batch_size} rows × {plan.accumulation} micro-batches × {plan.world_size} devices"
     table(
-        f"plan for depth {the_plan.depth} ({the_plan.regime} regime)",
+        f"plan for depth {plan.depth} ({plan.regime} regime)",
         ("what", "value"),
         (
             (
                 "model",
                 f"{model.n_layer} layers, width {model.n_embd}, {model.n_head} heads of {model.head_dim}",
             ),
-            ("context", f"{model.sequence_len} tokens, windows {model.window_pattern}"),
+            ("context", f"{model.max_seq_len} tokens, windows {model.window_pattern}"),
             ("vocabulary", f"{model.vocab_size:,} tokens"),
             ("parameters", f"{amount(total)}: {groups}"),
-            ("horizon", f"{amount(the_plan.tokens)} tokens in {the_plan.total_steps:,} steps"),
-            ("batch", f"{the_plan.batch_tokens:,} tokens = {split}"),
+            ("horizon", f"{amount(plan.tokens)} tokens in {plan.total_steps:,} steps"),
+            ("batch", f"{plan.batch_tokens:,} tokens = {split}"),
             ("matrix rate (Muon)", f"{rates.matrix:.4g}, decay {rates.weight_decay:.4g}"),
             (
                 "other rates (AdamW)",
@@ -180,13 +180,13 @@ def describe_plan(the_plan: RunPlan) -> None:
                 f"{schedule.warmup_steps} steps up, the last {schedule.warmdown_fraction:.0%} down "
                 f"to {schedule.final_lr:.0%}",
             ),
-            ("FLOPs", f"{amount(the_plan.flops_per_token)} a token, {the_plan.total_flops:.3g} in all"),
-            ("memory", f"about {the_plan.memory_bytes / 1e9:.2f} GB a device"),
+            ("FLOPs", f"{amount(plan.flops_per_token)} a token, {plan.total_flops:.3g} in all"),
+            ("memory", f"about {plan.memory_bytes / 1e9:.2f} GB a device"),
         ),
     )
 
 
-def _describe_effort(the_plan: RunPlan, machine: Machine, hours: float | None, dollars: float | None) -> None:
+def _describe_effort(plan: RunPlan, machine: Machine, hours: float | None, dollars: float | None) -> None:
     where = f"{machine.count} × {machine.name}"
     if hours is None:
         say(f"on {where}: speed unknown")

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat import hardware
+from nanochat.batches.loader import pretrain_loader
+from nanochat.batches.packing import PRETRAIN_POLICY, Policy
 from nanochat.checkpoint import store
 from nanochat.config import to_json
 from nanochat.console import say
-from nanochat.data.datasets import Dataset, TextSource, documents
-from nanochat.data.loader import pretrain_loader
-from nanochat.data.packing import PRETRAIN_POLICY, Policy
 from nanochat.eval import bpb
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.samples import PROMPTS
@@ -17,7 +16,8 @@ from nanochat.model.attention import choose_kernel
 from nanochat.model.fp8 import has_fp8
 from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
-from nanochat.scaling import RunPlan, plan
+from nanochat.scaling import RunPlan, make_plan
+from nanochat.text.datasets import Dataset, TextSource, documents
 from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer
 from nanochat.train.plan import DialOptions, describe_plan, device_memory
 from nanochat.train.session import (
@@ -52,7 +52,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     if config.fp8 and not has_fp8(runtime.device):
         raise ValueError("--fp8 needs a GPU with fp8 units (Hopper, Ada or later): leave it out here")
     tokenizer = find_tokenizer(runtime.paths, config.vocab_size)
-    the_plan = plan(
+    plan = make_plan(
         config.depth,
         tokenizer.vocab_size,
         runtime.device.type,
@@ -63,17 +63,17 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     directory = runtime.paths.checkpoints(config.model_tag)
     step = resume_step(directory, config)
     progress = Progress()
-    course = _course(config, the_plan, tokenizer)
+    course = _course(config, plan, tokenizer)
     if step is not None:
         meta = store.load_meta(directory, step)
         check_same(meta["course"], course, "the run's")
         progress = progress_of(meta)
-        say(f"resuming {config.model_tag} at step {step} of {the_plan.total_steps}")
-    describe_plan(the_plan)
+        say(f"resuming {config.model_tag} at step {step} of {plan.total_steps}")
+    describe_plan(plan)
     # Every process waits for what is still to come by itself (a collective would time out), then all take
     # the same files.
     dataset = runtime.broadcast_object(config.open(runtime.paths))
-    trainer = _trainer(config, the_plan, tokenizer, dataset, runtime, progress)
+    trainer = _trainer(config, plan, tokenizer, dataset, runtime, progress)
     if step is not None:
         restore(directory, step, trainer.model, trainer.optimizer)
     return Session(
@@ -81,26 +81,26 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         run=config.model_tag,
         options=config,
         trainer=trainer,
-        micro_rows=the_plan.device_batch_size,
-        total_flops=the_plan.total_flops,
-        flops_per_token=the_plan.flops_per_token,
+        micro_rows=plan.device_batch_size,
+        total_flops=plan.total_flops,
+        flops_per_token=plan.flops_per_token,
         meta={
             "stage": "pretrain",
             "config": to_json(config),
             "course": course,
-            "model": to_json(the_plan.model),
-            "plan": to_json(the_plan),
+            "model": to_json(plan.model),
+            "plan": to_json(plan),
             "software": hardware.software(),
         },
-        facts={"plan": to_json(the_plan), "parameters": the_plan.parameters, "dataset": dataset.name},
-        score=_scorer(tokenizer, dataset, the_plan, config.eval_bytes, runtime),
+        facts={"plan": to_json(plan), "parameters": plan.parameters, "dataset": dataset.name},
+        score=_scorer(tokenizer, dataset, plan, config.eval_bytes, runtime),
         prompts=PROMPTS,
     ).execute()
 
 
-def _course(config: PretrainConfig, the_plan: RunPlan, tokenizer: Tokenizer) -> dict[str, Any]:
+def _course(config: PretrainConfig, plan: RunPlan, tokenizer: Tokenizer) -> dict[str, Any]:
     """What must not change when a run is resumed; the number of processes and micro-batches may."""
-    settled = to_json(the_plan)
+    settled = to_json(plan)
     for free in ("device_batch_size", "accumulation", "world_size", "memory_bytes"):
         del settled[free]
     return {**settled, "seed": config.seed, "tokenizer": tokenizer.hash, "fp8": config.fp8}
@@ -108,13 +108,13 @@ def _course(config: PretrainConfig, the_plan: RunPlan, tokenizer: Tokenizer) -> 
 
 def _trainer(
     config: PretrainConfig,
-    the_plan: RunPlan,
+    plan: RunPlan,
     tokenizer: Tokenizer,
     dataset: Dataset,
     runtime: Runtime,
     progress: Progress,
 ) -> Trainer:
-    model = GPT(the_plan.model, runtime.compute_dtype)
+    model = GPT(plan.model, runtime.compute_dtype)
     model.init_weights(config.seed)
     model.to(runtime.device)
     model.use_kernel(choose_kernel(runtime.device, runtime.compute_dtype))
@@ -124,25 +124,23 @@ def _trainer(
         dataset,
         tokenizer,
         runtime,
-        batch_rows=the_plan.device_batch_size,
-        sequence_len=the_plan.model.sequence_len,
+        batch_rows=plan.device_batch_size,
+        max_seq_len=plan.model.max_seq_len,
         policy=config.packing,
         seed=config.seed,
         state=progress.loader,
     )
-    optimizer = make_optimizer(model, the_plan.rates, runtime, muon_per_head=the_plan.muon_per_head)
-    return Trainer(
-        model, tokenizer, optimizer, the_plan.schedule, loader, the_plan.accumulation, runtime, progress
-    )
+    optimizer = make_optimizer(model, plan.rates, runtime, muon_per_head=plan.muon_per_head)
+    return Trainer(model, tokenizer, optimizer, plan.schedule, loader, plan.accumulation, runtime, progress)
 
 
-def _scorer(tokenizer: Tokenizer, dataset: Dataset, the_plan: RunPlan, max_bytes: int, runtime: Runtime):
+def _scorer(tokenizer: Tokenizer, dataset: Dataset, plan: RunPlan, max_bytes: int, runtime: Runtime):
     """Scores the first validation documents, cut once."""
     windows: list[bpb.Windows] = []
 
     def score(trainer: Trainer) -> dict[str, float]:
         if not windows:
-            context = the_plan.model.sequence_len
+            context = plan.model.max_seq_len
             windows.append(
                 bpb.cut(tokenizer, documents(dataset, "val"), context=context, max_bytes=max_bytes)
             )

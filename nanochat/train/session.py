@@ -12,7 +12,7 @@ import torch
 
 from nanochat import hardware
 from nanochat.checkpoint import store
-from nanochat.checkpoint.model import TOKENIZER_DIR, load_weights
+from nanochat.checkpoint.loading import TOKENIZER_DIR, load_weights
 from nanochat.config import to_json
 from nanochat.console import progress as progress_bar
 from nanochat.console import say

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat import hardware
+from nanochat.batches.loader import sft_loader
 from nanochat.checkpoint import store
-from nanochat.checkpoint.model import load_model
+from nanochat.checkpoint.loading import load_model
 from nanochat.config import from_json, to_json
 from nanochat.console import say
-from nanochat.data.conversations import load_conversations
-from nanochat.data.loader import sft_loader
-from nanochat.eval.conversations import RenderedConversation, mean_loss, render_all
+from nanochat.conversations.mixtures import load_conversations
+from nanochat.eval.conversation_loss import RenderedConversation, mean_loss, render_all
 from nanochat.model.cost import flops_per_token
 from nanochat.optim.groups import LearningRates
 from nanochat.optim.schedule import Schedule
@@ -39,7 +39,7 @@ class SftConfig(TrainingOptions):
     base: str = "baserun"
     """Run (or path) of the base model."""
     mixture: str = "builtin"
-    """Conversations: names joined by + (*n for n times), or a .jsonl; see nanochat.data.conversation_sources."""
+    """Conversations: names joined by + (*n for n times), or a .jsonl; see nanochat.conversations.sources."""
     model_tag: str = "sft"
     epochs: float = 1.0
     num_iterations: int | None = None
@@ -60,7 +60,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     """The stage."""
     base = load_model(config.base, runtime)
     base_plan = base.meta["plan"]
-    context = base.model.config.sequence_len
+    context = base.model.config.max_seq_len
     rows, accumulation = _batch(config, base_plan, context, runtime.world_size)
     directory = runtime.paths.checkpoints(config.model_tag)
     step = resume_step(directory, config)
@@ -72,7 +72,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         base.tokenizer,
         runtime,
         batch_rows=rows,
-        sequence_len=context,
+        max_seq_len=context,
         seed=config.seed,
         state=progress.loader,
     )

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nanochat.data.loader import Loader
+from nanochat.batches.loader import Loader
 from nanochat.model.gpt import GPT
 from nanochat.optim.muon_adamw import MuonAdamW
 from nanochat.optim.schedule import Schedule

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nanochat.data.loader import Batch
+from nanochat.batches.loader import Batch
 from nanochat.model.loss import IGNORE
 from nanochat.runtime import Runtime
 from nanochat.train.state import Trainer

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.checkpoint import store
-from nanochat.checkpoint.model import load_model
+from nanochat.checkpoint.loading import load_model
 from nanochat.config import to_json
 from nanochat.eval.bpb import bits_per_byte
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import default_paths
 from nanochat.runtime import Runtime
-from nanochat.tokenizer.train import train_tokenizer
+from nanochat.tokenizer.bpe import train_tokenizer
 
 BENCH = Path(__file__).parents[2] / "bench"
 DOCUMENTS = [
@@ -146,7 +146,7 @@ def checkpoint():
     """A random model as the run `tiny`."""
     tokenizer = train_tokenizer(DOCUMENTS * 3, 300, max_chars=10_000)
     config = GPTConfig(
-        sequence_len=32,
+        max_seq_len=32,
         vocab_size=tokenizer.vocab_size,
         n_layer=2,
         n_head=2,

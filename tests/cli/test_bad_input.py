@@ -12,7 +12,7 @@ import pytest
 from nanochat.checkpoint import store
 from nanochat.cli.main import main
 from nanochat.paths import default_paths
-from nanochat.tokenizer.train import train_tokenizer
+from nanochat.tokenizer.bpe import train_tokenizer
 
 pytestmark = pytest.mark.slow
 

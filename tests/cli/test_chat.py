@@ -15,18 +15,18 @@ import pytest
 import torch
 
 from nanochat.checkpoint import store
-from nanochat.checkpoint.model import TOKENIZER_DIR, LoadedModel
+from nanochat.checkpoint.loading import TOKENIZER_DIR, LoadedModel
 from nanochat.cli import chat as module
 from nanochat.cli.chat import Chat, ChatConfig, run
 from nanochat.cli.main import main
 from nanochat.config import to_json
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import Paths
 from nanochat.runtime import Runtime
-from nanochat.tokenizer.chat import render_prompt
+from nanochat.tokenizer.chat_format import render_prompt
 from nanochat.tokenizer.patterns import split_pattern
 from nanochat.tokenizer.special import ASSISTANT_END, PYTHON_END, PYTHON_START, SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ def tokenizer():
 def model(tokenizer):
     return Scripted(
         GPTConfig(
-            sequence_len=CONTEXT,
+            max_seq_len=CONTEXT,
             vocab_size=tokenizer.vocab_size,
             n_layer=1,
             n_head=1,
@@ -232,7 +232,7 @@ def test_closing_a_reply_keeps_what_was_said(model, tokenizer, say):
 def checkpoint(tokenizer, base_dir):
     """A run `sft` on the disk: a small model that talks nonsense, and never of itself comes to an end."""
     config = GPTConfig(
-        sequence_len=8192,
+        max_seq_len=8192,
         vocab_size=tokenizer.vocab_size,
         n_layer=2,
         n_head=2,

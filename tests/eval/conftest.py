@@ -5,12 +5,12 @@ import torch
 
 from nanochat.checkpoint import store
 from nanochat.config import to_json
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import default_paths
 from nanochat.runtime import Runtime
+from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.tokenizer.tokenizer import Tokenizer
-from nanochat.tokenizer.train import train_tokenizer
 
 TEXT = (
     "The harbour lies below the town. Question: which bird cannot fly? Answer: the penguin. "
@@ -23,10 +23,10 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer([TEXT] * 4, 320, max_chars=10_000)
 
 
-def random_model(tokenizer: Tokenizer, sequence_len: int, seed: int = 0) -> GPT:
+def random_model(tokenizer: Tokenizer, max_seq_len: int, seed: int = 0) -> GPT:
     """All weights random: the initial ones make every output the same."""
     config = GPTConfig(
-        sequence_len=sequence_len,
+        max_seq_len=max_seq_len,
         vocab_size=tokenizer.vocab_size,
         n_layer=3,
         n_head=2,
@@ -44,7 +44,7 @@ def random_model(tokenizer: Tokenizer, sequence_len: int, seed: int = 0) -> GPT:
 
 @pytest.fixture(scope="session")
 def model(tokenizer: Tokenizer) -> GPT:
-    return random_model(tokenizer, sequence_len=64)
+    return random_model(tokenizer, max_seq_len=64)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import yaml
 
 from nanochat.eval.bundle import CORE_TASKS, load_bundle
-from nanochat.eval.core import Row, centred, evaluate_core, prompts, rows, score_rows
+from nanochat.eval.core import PromptRow, centred, evaluate_core, prompts, rows, score_rows
 from nanochat.runtime import Runtime
 
 BIRDS = ("penguin", "puffin", "heron", "ostrich", "gull", "owl", "crow")
@@ -196,8 +196,8 @@ def test_only_a_wholly_greedy_continuation_is_a_hit(model, tokenizer, runtime):
         for _ in range(4):
             with torch.no_grad():
                 ids.append(model.logits(model(torch.tensor([ids]))[0, -1]).argmax().item())
-        batch += [Row(ids, length, length + 4), Row([*ids[:-1], ids[-1] ^ 1], length, length + 4)]
-        batch += [Row([*ids[:-1], ids[-1] ^ 1], length, length + 3)]
+        batch += [PromptRow(ids, length, length + 4), PromptRow([*ids[:-1], ids[-1] ^ 1], length, length + 4)]
+        batch += [PromptRow([*ids[:-1], ids[-1] ^ 1], length, length + 3)]
         expected += [True, False, True]
     scores = score_rows(model, batch, runtime.device, 40)
     assert [hit for _, hit in scores] == expected

@@ -11,7 +11,7 @@ from nanochat import console
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.batch import LOCK_NAME, Job, download_all
 from nanochat.hub.listing import describe
-from nanochat.hub.transfer import Source
+from nanochat.hub.transfer import DownloadSource
 
 NAMES = [f"file_{index}.bin" for index in range(5)]
 
@@ -74,7 +74,7 @@ def test_progress_counts_what_is_kept_of_an_earlier_run(version, hub, policy, tm
     """Half a file of unknown version is thrown away, of a known one gone on with: in the end it is one file."""
     monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0.0)
     hub.add("plain", "file.bin", bytes(60_000))
-    source = Source("file.bin", f"{hub.url}/plain/file.bin", size=60_000, version=version)
+    source = DownloadSource("file.bin", f"{hub.url}/plain/file.bin", size=60_000, version=version)
     job = Job(source, tmp_path / "data" / "file.bin")
     hub.break_next("cut")
     with pytest.raises(EnvironmentFault, match="run the same command again"):

@@ -7,7 +7,7 @@ from concurrent.futures import wait
 import pytest
 
 from nanochat.hub.threads import Cancellation, CancelledError, in_threads
-from nanochat.hub.transfer import RetryPolicy, Source, download
+from nanochat.hub.transfer import DownloadSource, RetryPolicy, download
 
 DATA = b"0123456789" * 10_000
 HALF = len(DATA) // 2
@@ -42,10 +42,10 @@ def test_nothing_is_changed_after_leaving(hub, tmp_path):
     hub.add("plain", "file.bin", DATA)
     hub.break_next("stall")
     target = tmp_path / "file.bin"
-    source = Source("file.bin", f"{hub.url}/plain/file.bin", size=len(DATA), version="1")
+    source = DownloadSource("file.bin", f"{hub.url}/plain/file.bin", size=len(DATA), version="1")
     part = source.part_of(target)
 
-    def work(source: Source, cancelled: Cancellation) -> None:
+    def work(source: DownloadSource, cancelled: Cancellation) -> None:
         download(source, target, policy=RetryPolicy(), cancelled=cancelled)
 
     with in_threads(work, [source], 1) as futures:

@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.threads import Cancellation, CancelledError
-from nanochat.hub.transfer import Refused, Rejected, RetryPolicy, Source, download
+from nanochat.hub.transfer import DownloadSource, Refused, Rejected, RetryPolicy, download
 from tests.hub_server import FAULTS, LoopbackHub
 
 DATA = random.Random(7).randbytes(200_000)
 HALF = len(DATA) // 2
 
 
-def source_of(hub: LoopbackHub, data: bytes = DATA, **changes) -> Source:
+def source_of(hub: LoopbackHub, data: bytes = DATA, **changes) -> DownloadSource:
     hub.add("plain", "file.bin", data)
-    stated = Source("file.bin", f"{hub.url}/plain/file.bin", {}, len(data), hashlib.sha256(data).hexdigest())
+    stated = DownloadSource(
+        "file.bin", f"{hub.url}/plain/file.bin", {}, len(data), hashlib.sha256(data).hexdigest()
+    )
     return replace(stated, **changes)
 
 

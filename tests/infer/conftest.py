@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 from nanochat.tokenizer.patterns import split_pattern
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -35,7 +35,7 @@ def new_model():
 def whole_config(tokenizer) -> GPTConfig:
     """Every part of the model at work: windows of 16, grouped queries, value embeddings, smear, backout."""
     return GPTConfig(
-        sequence_len=64,
+        max_seq_len=64,
         vocab_size=tokenizer.vocab_size,
         n_layer=4,
         n_head=4,

@@ -58,7 +58,7 @@ def answer_plainly(
     model: GPT, tokenizer, ids: list[int], params: SamplingParams, tools=DEFAULT_TOOLS
 ) -> Completion:
     """The reference: the whole sequence through the model again for every token; no cache, no batch."""
-    request = Request(0, ids, params, tokenizer, tools, model.config.sequence_len)
+    request = Request(0, ids, params, tokenizer, tools, model.config.max_seq_len)
     while True:
         logits = model.logits(model(torch.tensor([request.tokens]))[:, -1])
         if request.accept(sample(logits, [params], [request.uniform()]).item()).finished:

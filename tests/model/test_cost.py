@@ -3,12 +3,12 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nanochat.model.config import GPTConfig
 from nanochat.model.cost import flops_per_token, horizon_parameters, parameter_counts
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 
 SMALL = GPTConfig(
-    sequence_len=64,
+    max_seq_len=64,
     vocab_size=128,
     n_layer=2,
     n_head=2,

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nanochat.model import fp8
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(fp8.FORWARD, 2**-4), (fp8.BACKWARD, 2**-3)])
@@ -50,7 +50,7 @@ def test_products_are_those_of_the_rounded_factors() -> None:
 
 def test_a_model_takes_fp8_where_the_sizes_suit_it_and_still_learns() -> None:
     config = GPTConfig(
-        sequence_len=16, vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, head_dim=16, n_embd=32
+        max_seq_len=16, vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, head_dim=16, n_embd=32
     )
     model = GPT(config)
     model.init_weights(0)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from nanochat.infer.cache import KVCache
 from nanochat.model import attention
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 
 TINY = GPTConfig(
-    sequence_len=32,
+    max_seq_len=32,
     vocab_size=100,
     n_layer=3,
     n_head=4,
@@ -154,7 +154,7 @@ def test_the_chosen_gpu_kernel_equals_sdpa(window: int) -> None:
 
 
 def test_windows_and_value_embeddings_lie_where_they_should() -> None:
-    config = replace(TINY, n_layer=6, window_pattern="SSSL", sequence_len=64)
+    config = replace(TINY, n_layer=6, window_pattern="SSSL", max_seq_len=64)
     assert [config.window(layer) for layer in range(6)] == [16, 16, 16, 64, 16, 64]
     assert [config.has_value_embedding(layer) for layer in range(6)] == [
         False,

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.loss import IGNORE, linear_cross_entropy, softcapped, token_nats
 
 
@@ -46,7 +46,7 @@ def test_large_uncapped_logits_do_not_overflow() -> None:
 
 def test_the_whole_logits_tensor_never_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     config = GPTConfig(
-        sequence_len=64, vocab_size=1000, n_layer=1, n_head=1, n_kv_head=1, head_dim=8, n_embd=8
+        max_seq_len=64, vocab_size=1000, n_layer=1, n_head=1, n_kv_head=1, head_dim=8, n_embd=8
     )
     model = GPT(config)
     model.init_weights(0)
@@ -68,7 +68,7 @@ def test_the_whole_logits_tensor_never_exists(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_padded_rows_of_the_vocabulary_take_no_part() -> None:
-    config = GPTConfig(sequence_len=8, vocab_size=70, n_layer=1, n_head=1, n_kv_head=1, head_dim=8, n_embd=8)
+    config = GPTConfig(max_seq_len=8, vocab_size=70, n_layer=1, n_head=1, n_kv_head=1, head_dim=8, n_embd=8)
     model = GPT(config)
     model.init_weights(0)
     ids = torch.randint(0, 70, (1, 8))

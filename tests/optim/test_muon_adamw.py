@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 from nanochat.optim import kernels
 from nanochat.optim.groups import RULES, LearningRates, rule_of
 from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
 
-CONFIG = GPTConfig(sequence_len=16, vocab_size=64, n_layer=3, n_head=2, n_kv_head=1, head_dim=8, n_embd=16)
+CONFIG = GPTConfig(max_seq_len=16, vocab_size=64, n_layer=3, n_head=2, n_kv_head=1, head_dim=8, n_embd=16)
 RATES = LearningRates(
     matrix=0.02, embedding=0.3, value_embedding=0.15, head=0.01, scalar=0.1, weight_decay=0.1
 )

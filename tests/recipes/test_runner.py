@@ -12,7 +12,7 @@ import pytest
 
 from nanochat.metrics import read_metrics
 from nanochat.paths import Paths
-from nanochat.recipes.base import Stage, with_changes
+from nanochat.recipes.recipe import Stage, with_changes
 from nanochat.recipes.runner import Runner
 
 pytestmark = pytest.mark.slow
@@ -137,7 +137,7 @@ def test_times_are_recorded_for_the_report(paths: Paths) -> None:
 INTERRUPTED = """
 import sys
 from nanochat.paths import default_paths
-from nanochat.recipes.base import Stage
+from nanochat.recipes.recipe import Stage
 from nanochat.recipes.runner import Runner
 
 stages = (

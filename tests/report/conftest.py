@@ -11,10 +11,10 @@ import pytest
 from nanochat import hardware
 from nanochat.metrics import open_metrics
 from nanochat.paths import Paths
-from nanochat.report.stages import GenerateConfig, GenerateResult, run_generate
+from nanochat.report.generate import GenerateConfig, GenerateResult, run_generate
 
 CONFIG: dict[str, Any] = {"depth": 4, "dataset": "builtin", "sft": {"epochs": 2}}
-SIZES = {"n_layer": 4, "n_embd": 256, "n_head": 4, "head_dim": 64, "sequence_len": 256, "vocab_size": 2048}
+SIZES = {"n_layer": 4, "n_embd": 256, "n_head": 4, "head_dim": 64, "max_seq_len": 256, "vocab_size": 2048}
 PLAN = {"depth": 4, "model": SIZES}
 MACHINE = {
     "cpu": hardware.Cpu("Test CPU | 3000", "TestVendor", 2, 4, 2.0, ("avx2",)),

@@ -4,14 +4,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.data.builtin.holdout import held_out_letter
+from nanochat.builtin.holdout import held_out_letter
 from nanochat.paths import default_paths
 from nanochat.tasks.arc import arc_challenge
-from nanochat.tasks.base import user_item
 from nanochat.tasks.gsm8k import check_answer, gsm8k
 from nanochat.tasks.humaneval import humaneval, passes, solution
 from nanochat.tasks.mmlu import mmlu
 from nanochat.tasks.spellingbee import spellingbee
+from nanochat.tasks.task import user_item
 
 
 def write_hub(folder, rows):

@@ -2,7 +2,7 @@ import pytest
 
 from nanochat.paths import default_paths
 from nanochat.tasks.registry import SUITES, TASKS, task_names
-from nanochat.tokenizer.chat import render_prompt
+from nanochat.tokenizer.chat_format import render_prompt
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 ITEMS = {

@@ -2,8 +2,8 @@
 
 import pytest
 
+from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.tokenizer.tokenizer import Tokenizer
-from nanochat.tokenizer.train import train_tokenizer
 
 TEXT = (
     "The cat sat on the mat, it's 1234 o'clock. नमस्ते 你好 안녕하세요 مرحبا 😀👍🏽 привет\r\n\tdef f(x): return x\n"

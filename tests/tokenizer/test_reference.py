@@ -11,10 +11,10 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.tokenizer.patterns import SPLIT_PATTERNS
 from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
-from nanochat.tokenizer.train import train_tokenizer
 
 SCRIPTS = (
     "abcdefgh ABC it's we'll é ñ ß",

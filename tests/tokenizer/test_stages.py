@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from nanochat.config import to_json
-from nanochat.eval.tokenizer import TokenizerEvalConfig
-from nanochat.eval.tokenizer import run as run_eval
+from nanochat.eval.compression import TokenizerEvalConfig
+from nanochat.eval.compression import run as run_eval
 from nanochat.metrics import read_metrics
 from nanochat.paths import Paths
 from nanochat.tokenizer.tokenizer import find_tokenizer
-from nanochat.train.tokenizer import TokenizerTrainConfig
-from nanochat.train.tokenizer import run as run_train
+from nanochat.train.vocabulary import TokenizerTrainConfig
+from nanochat.train.vocabulary import run as run_train
 
 
 @pytest.fixture

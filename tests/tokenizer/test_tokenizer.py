@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths
+from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
-from nanochat.tokenizer.train import train_tokenizer
 
 # Any text, with the names of special tokens and odd blanks mixed in.
 TEXTS = st.lists(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.paths import default_paths
-from nanochat.tokenizer.train import train_tokenizer
+from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.train.pretrain import PretrainConfig
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Emil", "Flora")

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.matmul import Product, blas_product, onednn_product
 from nanochat.train import compile as compiling
 
-CONFIG = GPTConfig(sequence_len=32, vocab_size=100, n_layer=2, n_head=2, n_kv_head=1, head_dim=16, n_embd=32)
+CONFIG = GPTConfig(max_seq_len=32, vocab_size=100, n_layer=2, n_head=2, n_kv_head=1, head_dim=16, n_embd=32)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nanochat.checkpoint import store
-from nanochat.checkpoint.model import load_model
+from nanochat.checkpoint.loading import load_model
 from nanochat.metrics import read_metrics
 from nanochat.paths import default_paths
 from nanochat.runtime import open_runtime

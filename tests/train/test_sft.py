@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from nanochat.checkpoint import store
-from nanochat.checkpoint.model import load_model
+from nanochat.checkpoint.loading import load_model
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
 from nanochat.paths import default_paths
 from nanochat.runtime import open_runtime
-from nanochat.tokenizer.chat import render_prompt
+from nanochat.tokenizer.chat_format import render_prompt
 from nanochat.train import pretrain, sft
 from nanochat.train.pretrain import PretrainConfig
 from nanochat.train.session import TrainingResult

@@ -1,0 +1,193 @@
+"""Which part of which document goes where in the rows: plans over document lengths; no token is touched.
+
+A row of context T holds T + 1 tokens: the first T are inputs, the last T their targets. Documents begin with
+BOS. Policies:
+
+- contiguous: documents one after another, rows cut wherever they end. A row begins with the token that the
+  last row ended with (its target there, its input here), so that every token is predicted exactly once.
+- bestfit-crop: every row begins with BOS. Into each row goes the longest document that still fits; when none
+  does, the shortest one is cut to fill the row, and the rest of it comes back with a BOS of its own as one
+  more document. A document longer than a row fills rows until the rest fits. So every token is used; the
+  price is context: the rest of a cut document is learnt without its beginning. Cut parts stand at the end of
+  their row: no BOS ever follows them as a target, which would teach that the document ended there.
+- bestfit-pad: like bestfit-crop, but what is left of a row is padded instead of filled by cutting. A document
+  that fits a row is never cut; of a longer one the beginning is kept and the rest dropped.
+
+Finding the longest that fits takes one bit operation: lengths that are in stock are bits of an integer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Policy = Literal["contiguous", "bestfit-crop", "bestfit-pad"]
+PRETRAIN_POLICY: Policy = "bestfit-crop"  # measured against the others: docs/log.md
+BOS_SEGMENT = -1  # in place of a document: one BOS, before the rest of a cut document
+PAD_SEGMENT = -2  # in place of a document: padding, never a target
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Segments in the order in which they are laid down, as int64 arrays of equal length.
+
+    Segment i is `length[i]` tokens of `document[i]` (or BOS_SEGMENT, PAD_SEGMENT) from token `start[i]` on.
+    Laid end to end they are a stream; row r is its tokens [r * stride, r * stride + T + 1). Under contiguous
+    the stream's last tokens, too few for a row, go on into the next plan's; the other policies fill all rows.
+    """
+
+    document: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    stride: int
+    row_dropped: np.ndarray  # tokens that are in no row, by the row they were cut off at; none if contiguous
+    row_padded: np.ndarray  # padding in each row
+    cuts: int  # documents, or rests of documents, cut in two
+
+    @property
+    def inserted(self) -> int:
+        """Extra BOS tokens."""
+        return int((self.document == BOS_SEGMENT).sum())
+
+    def rows(self, context: int) -> Iterator[list[tuple[int, int, int]]]:
+        """Each whole row as (document, start, length) segments."""
+        ends = np.cumsum(self.length)
+        total = int(ends[-1]) if len(ends) else 0
+        for begin in range(0, total - context, self.stride):
+            row, position = [], begin
+            index = int(np.searchsorted(ends, position, side="right"))
+            while position < begin + context + 1:
+                offset = position - int(ends[index] - self.length[index])
+                taken = min(int(ends[index]), begin + context + 1) - position
+                row.append((int(self.document[index]), int(self.start[index]) + offset, taken))
+                position, index = position + taken, index + 1
+            yield row
+
+
+def plan_rows(lengths: np.ndarray, context: int, policy: Policy, rng: np.random.Generator) -> Plan:
+    """Lay out documents of `lengths` tokens (BOS included) in rows of context `context`.
+
+    `rng` shuffles: under contiguous the documents, otherwise which of several equally long documents is taken
+    and the order of the rows. Raises ValueError for an unknown policy.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"unknown packing policy {policy!r}: choose {', '.join(POLICIES)}")
+    return POLICIES[policy](np.asarray(lengths, dtype=np.int64), context, rng)
+
+
+def _contiguous(lengths: np.ndarray, context: int, rng: np.random.Generator) -> Plan:
+    order = rng.permutation(len(lengths))
+    none = np.zeros(0, dtype=np.int64)
+    return Plan(order, np.zeros_like(order), lengths[order], context, none, none, cuts=0)
+
+
+Segment = tuple[int, int, int]
+
+
+class _Stock:
+    """Documents, or rests of them, that wait for a row; by the room they take in it."""
+
+    def __init__(self, capacity: int):
+        self._by_size: list[list[Segment]] = [[] for _ in range(capacity + 1)]
+        self._sizes = 0  # bit n is set: something of size n is here
+
+    def add(self, document: int, start: int, length: int) -> None:
+        size = length + (start > 0)  # with the BOS before the rest of a document
+        self._by_size[size].append((document, start, length))
+        self._sizes |= 1 << size
+
+    def take_longest(self, room: int) -> Segment | None:
+        """The longest that needs at most `room`."""
+        fitting = self._sizes & ((2 << room) - 1)
+        return self._take(fitting.bit_length() - 1) if fitting else None
+
+    def take_shortest(self) -> Segment | None:
+        """The shortest of all."""
+        return self._take((self._sizes & -self._sizes).bit_length() - 1) if self._sizes else None
+
+    def _take(self, size: int) -> Segment:
+        segments = self._by_size[size]
+        segment = segments.pop()
+        if not segments:
+            self._sizes ^= 1 << size
+        return segment
+
+
+def _bestfit(lengths: np.ndarray, context: int, rng: np.random.Generator, *, crop: bool) -> Plan:
+    capacity = context + 1
+    order = rng.permutation(len(lengths))
+    stock, rows, dropped = _full_rows(order.tolist(), lengths[order].tolist(), capacity, crop=crop)
+    cuts = len(rows)
+    while (first := stock.take_longest(capacity)) is not None:
+        row = _with_bos(first)
+        room = capacity - _size(row)
+        while room:
+            segment = stock.take_longest(room)
+            if segment is None and crop and (segment := stock.take_shortest()) is not None:
+                segment, rest = _cut(segment, room)
+                stock.add(*rest)
+                cuts += 1
+            laid = [(PAD_SEGMENT, 0, room)] if segment is None else _with_bos(segment)
+            row += laid
+            room -= _size(laid)
+        rows.append(row)
+        dropped.append(0)
+    shuffled = rng.permutation(len(rows))
+    padded = [row[-1][2] if row[-1][0] == PAD_SEGMENT else 0 for row in rows]
+    table = np.array([segment for row in shuffled for segment in rows[row]], dtype=np.int64).reshape(-1, 3)
+    return Plan(
+        document=table[:, 0],
+        start=table[:, 1],
+        length=table[:, 2],
+        stride=capacity,
+        row_dropped=np.array(dropped, dtype=np.int64)[shuffled],
+        row_padded=np.array(padded, dtype=np.int64)[shuffled],
+        cuts=cuts,
+    )
+
+
+def _full_rows(
+    documents: list[int], lengths: list[int], capacity: int, *, crop: bool
+) -> tuple[_Stock, list[list[Segment]], list[int]]:
+    """What documents longer than a row fill alone, what was dropped of each, and a stock of all the rest."""
+    stock = _Stock(capacity)
+    rows: list[list[Segment]] = []
+    dropped: list[int] = []
+    for document, length in zip(documents, lengths, strict=True):
+        rest: Segment = (document, 0, length)
+        while _size(_with_bos(rest)) > capacity:
+            head, rest = _cut(rest, capacity)
+            rows.append(_with_bos(head))
+            dropped.append(0 if crop else rest[2])
+            if not crop:
+                break
+        else:
+            stock.add(*rest)
+    return stock, rows, dropped
+
+
+def _size(segments: list[Segment]) -> int:
+    return sum(length for _, _, length in segments)
+
+
+def _with_bos(segment: Segment) -> list[Segment]:
+    _, start, length = segment
+    bos: list[Segment] = [(BOS_SEGMENT, 0, 1)] if start else []
+    return [*bos, segment] if length else bos
+
+
+def _cut(segment: Segment, room: int) -> tuple[Segment, Segment]:
+    """The part that fills `room`, its BOS counted, and the rest."""
+    document, start, length = segment
+    head = room - (start > 0)
+    return (document, start, head), (document, start + head, length - head)
+
+
+POLICIES: dict[Policy, Callable[[np.ndarray, int, np.random.Generator], Plan]] = {
+    "contiguous": _contiguous,
+    "bestfit-crop": lambda lengths, context, rng: _bestfit(lengths, context, rng, crop=True),
+    "bestfit-pad": lambda lengths, context, rng: _bestfit(lengths, context, rng, crop=False),
+}

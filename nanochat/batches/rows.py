@@ -1,0 +1,254 @@
+"""Endless rows of tokens, a pure function of the data, the seed and the number of rows already taken.
+
+The data come in windows (a piece of the token cache; some hundred rows of conversations). Each is planned,
+laid out as one flat array and cut into rows by slices, so that nothing is done token by token. A state names
+a window and an offset in it: a few plain numbers from which the same rows go on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from nanochat.batches.packing import PAD_SEGMENT, Plan, Policy, plan_rows
+from nanochat.batches.token_cache import TokenStore
+from nanochat.model.loss import IGNORE
+
+State = dict[str, Any]
+Place = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PackingReport:
+    """What became of the tokens so far, over all processes."""
+
+    used: int  # targets
+    cropped: int  # tokens of documents that are in no row
+    padded: int
+    epochs: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows laid end to end. `place` names the window; `learn` is False where a token is no target."""
+
+    place: Place
+    tokens: np.ndarray
+    learn: np.ndarray | None
+    plan: Plan
+
+
+class WindowSource(Protocol):
+    """Where windows come from."""
+
+    first: Place
+
+    def windows(self, place: Place) -> Iterator[Window]:
+        """Endlessly, from the one at `place` on."""
+
+    def epochs(self, place: Place, offset: int) -> float:
+        """How often the data have been seen when `offset` tokens of the window at `place` are."""
+
+
+class RowStream:
+    """Rows of `context` inputs and targets from a source, resumed from a state if one is given."""
+
+    def __init__(self, source: WindowSource, context: int, state: State | None = None):
+        state = state or {"place": source.first, "offset": 0, "rows": 0, "dropped": 0, "padded": 0}
+        self._source, self._context = source, context
+        self._place = tuple(state["place"])
+        self._offset: int = state["offset"]  # of the next row, in the first window held
+        self._rows, self._dropped, self._padded = state["rows"], state["dropped"], state["padded"]
+        self._windows = source.windows(self._place)
+        self._held: deque[Window] = deque()
+        self._tokens = np.empty(0, dtype=np.uint16)  # of all windows held
+        self._learn: np.ndarray | None = None
+
+    def take(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """The next rows: int64 inputs and targets, both (rows, context)."""
+        inputs = np.empty((rows, self._context), dtype=np.int64)
+        targets = np.empty_like(inputs)
+        done = 0
+        while done < rows:
+            count = min(self._available(), rows - done)
+            view = self._view(self._tokens, count)
+            inputs[done : done + count] = view[:, :-1]
+            targets[done : done + count] = view[:, 1:]
+            if self._learn is not None:
+                targets[done : done + count][~self._view(self._learn, count)[:, 1:]] = IGNORE
+            self._advance(count)
+            done += count
+        return inputs, targets
+
+    def skip(self, rows: int) -> None:
+        """Pass over rows as `take` does, without gathering them."""
+        while rows:
+            count = min(self._available(), rows)
+            self._advance(count)
+            rows -= count
+
+    def state(self) -> State:
+        """Plain numbers that resume after the last row taken or skipped."""
+        return {
+            "place": list(self._place),
+            "offset": self._offset,
+            "rows": self._rows,
+            "dropped": self._dropped,
+            "padded": self._padded,
+        }
+
+    def report(self, state: State) -> PackingReport:
+        """What had become of the tokens by `state`."""
+        epochs = self._source.epochs(tuple(state["place"]), state["offset"])
+        used = state["rows"] * self._context - state["padded"]
+        return PackingReport(used, state["dropped"], state["padded"], epochs)
+
+    def _view(self, flat: np.ndarray, rows: int) -> np.ndarray:
+        step = flat.strides[0]
+        shape, strides = (rows, self._context + 1), (self._held[0].plan.stride * step, step)
+        return np.lib.stride_tricks.as_strided(flat[self._offset :], shape, strides, writeable=False)
+
+    def _available(self) -> int:
+        """Whole rows at hand. Lays on windows until there is one."""
+        while True:
+            spare = len(self._tokens) - self._offset - (self._context + 1)
+            if spare >= 0:
+                return spare // self._held[0].plan.stride + 1
+            self._lay_on(next(self._windows))
+
+    def _lay_on(self, window: Window) -> None:
+        self._retire(keep=0)
+        self._held.append(window)
+        self._place = self._held[0].place
+        self._tokens = np.concatenate([held.tokens for held in self._held])
+        self._learn = None
+        if any(held.learn is not None for held in self._held):
+            learn = (np.ones(len(w.tokens), dtype=bool) if w.learn is None else w.learn for w in self._held)
+            self._learn = np.concatenate(list(learn))
+
+    def _advance(self, rows: int) -> None:
+        planned = self._held[0].plan
+        row = self._offset // planned.stride
+        self._dropped += int(planned.row_dropped[row : row + rows].sum())
+        self._padded += int(planned.row_padded[row : row + rows].sum())
+        self._rows += rows
+        self._offset += rows * planned.stride
+        self._retire(keep=1)  # the last one stays: its place is needed for the state
+
+    def _retire(self, keep: int) -> None:
+        """Let go of windows that are used up."""
+        while len(self._held) > keep and self._offset >= (used := len(self._held[0].tokens)):
+            self._held.popleft()
+            self._offset -= used
+            self._tokens = self._tokens[used:]
+            self._learn = None if self._learn is None else self._learn[used:]
+            self._place = self._held[0].place if self._held else self._place
+
+
+class TokenWindows:
+    """Pretraining: a window is a piece of the token cache. Shards are shuffled in every epoch, and the
+    documents in each piece."""
+
+    first: Place = (0, 0, 0)  # epoch, position in the epoch's order of shards, piece
+
+    def __init__(self, store: TokenStore, bos: int, context: int, policy: Policy, seed: int):
+        self._store, self._bos, self._context = store, bos, context
+        self._policy, self._seed = policy, seed
+
+    def windows(self, place: Place) -> Iterator[Window]:
+        epoch, begin, piece = place
+        while True:
+            order, found = self._order(epoch), begin > 0
+            for position in range(begin, len(order)):
+                self._store.expect(order, position)
+                while (tokens := self._store.piece(order[position], piece)) is not None:
+                    rng = np.random.default_rng([self._seed, epoch, order[position], piece])
+                    planned = plan_rows(tokens.lengths, self._context, self._policy, rng)
+                    flat = _lay_out(planned, tokens.tokens, tokens.offsets, self._bos)
+                    yield Window((epoch, position, piece), flat, _not_padding(planned), planned)
+                    piece, found = piece + 1, True
+                piece = 0
+            if not found:
+                raise ValueError("the training split holds no document: give more text")
+            epoch, begin = epoch + 1, 0
+
+    def epochs(self, place: Place, offset: int) -> float:
+        epoch, position, piece = place
+        info = self._store.info(self._order(epoch)[position])
+        share = 0.0 if info is None else min(piece / info.pieces + offset / info.tokens, 1.0)
+        return epoch + (position + share) / len(self._store)
+
+    def _order(self, epoch: int) -> list[int]:
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._store)).tolist()
+
+
+class ConversationWindows:
+    """SFT: all conversations are packed anew for every epoch; a window is some of the epoch's rows."""
+
+    first: Place = (0, 0)  # epoch, window in it
+    window_rows = 64
+
+    def __init__(
+        self, ids: np.ndarray, mask: np.ndarray, offsets: np.ndarray, bos: int, context: int, seed: int
+    ):
+        self._ids, self._mask, self._offsets, self._bos = ids, mask, offsets, bos
+        self._context, self._seed = context, seed
+        self.rows_per_epoch = len(self._plan(0).row_padded)  # best-fit makes as many in every order
+
+    def windows(self, place: Place) -> Iterator[Window]:
+        epoch, first = place
+        while True:
+            whole = self._plan(epoch)
+            ends = np.searchsorted(np.cumsum(whole.length), np.arange(self.rows_per_epoch + 1) * whole.stride)
+            for window in range(first, -(-self.rows_per_epoch // self.window_rows)):
+                rows = slice(window * self.window_rows, (window + 1) * self.window_rows)
+                part = _rows_of(whole, rows, ends)
+                flat = _lay_out(part, self._ids, self._offsets, self._bos)
+                learn = _lay_out(part, self._mask, self._offsets, False)
+                yield Window((epoch, window), flat, learn, part)
+            epoch, first = epoch + 1, 0
+
+    def epochs(self, place: Place, offset: int) -> float:
+        epoch, window = place
+        return epoch + (window * self.window_rows + offset // (self._context + 1)) / self.rows_per_epoch
+
+    def _plan(self, epoch: int) -> Plan:
+        rng = np.random.default_rng([self._seed, epoch])
+        return plan_rows(np.diff(self._offsets), self._context, "bestfit-pad", rng)
+
+
+def _rows_of(whole: Plan, rows: slice, ends: np.ndarray) -> Plan:
+    """Some rows of a plan; `ends[r]` is the index of the last segment before row r."""
+    first = ends[rows.start] + (rows.start > 0)
+    last = ends[min(rows.stop, len(ends) - 1)] + 1
+    segments = slice(first, last)
+    return Plan(
+        whole.document[segments],
+        whole.start[segments],
+        whole.length[segments],
+        whole.stride,
+        whole.row_dropped[rows],
+        whole.row_padded[rows],
+        cuts=0,
+    )
+
+
+def _lay_out(planned: Plan, values: np.ndarray, offsets: np.ndarray, fill: int) -> np.ndarray:
+    """The planned stream of `values` (one per token), `fill` where the plan has BOS or padding."""
+    inside = planned.document >= 0
+    begins = np.where(inside, offsets[planned.document] + planned.start, 0)
+    filling = np.full(int(planned.length.max(initial=0, where=~inside)), fill, dtype=values.dtype)
+    columns = zip(inside.tolist(), begins.tolist(), (begins + planned.length).tolist(), strict=True)
+    slices = [(values if real else filling)[begin:end] for real, begin, end in columns]
+    return np.concatenate([values[:0], *slices])
+
+
+def _not_padding(planned: Plan) -> np.ndarray | None:
+    """Where the planned stream is no padding; None when nowhere."""
+    if not planned.row_padded.any():
+        return None
+    return np.repeat(planned.document != PAD_SEGMENT, planned.length)

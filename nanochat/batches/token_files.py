@@ -1,0 +1,198 @@
+"""The files that hold a shard's tokens: flat, memory-mapped, whole or not there.
+
+A shard becomes pieces of about PIECE_BATCHES * BATCH_CHARS characters, small enough for training to start on
+the first one while the others are being made:
+
+    <stem>-<key>.0000.bin   tokens, uint16 (uint32 for a vocabulary beyond 65,536), BOS before every document
+    <stem>-<key>.0000.idx   int64 offsets of the documents in it, and the end; written after .bin: its commit
+    <stem>-<key>.json       counts; written last: the shard is complete
+
+The key is a hash of the shard's content, the text column, the split and this format, and the folder names the
+tokenizer, so a file is never stale. Everything may be deleted at any time; what is missing or torn is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count, groupby, takewhile
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+
+from nanochat.atomic import remove_temporaries, sha256_of, write_atomic, write_text_atomic
+from nanochat.config import from_json, to_json
+from nanochat.console import warn
+from nanochat.text.datasets import Dataset, Split, split_bytes, split_documents
+from nanochat.text.readers import TEXT_FORMATS, Counts, DamagedFile, format_of
+from nanochat.text.shards import chunked
+
+BATCH_CHARS = 250_000  # what is encoded at a time
+PIECE_BATCHES = 32
+GROUP_BYTES = 8_000_000  # of text files: about a piece
+_FORMAT = 1
+_STEM_CHARS = 80  # of a file's name, which may be as long as the file system allows
+_LARGEST_UINT16_VOCAB = 1 << 16
+
+Documents = tuple[int, list[str]]  # piece, documents
+Encoded = tuple[
+    int, np.ndarray, np.ndarray
+]  # piece, tokens with BOS before each document, documents' lengths
+EncodeAll = Callable[[Iterable[Documents]], Iterator[Encoded]]
+
+
+@dataclass(frozen=True)
+class TokenPiece:
+    """Consecutive documents: document i is `tokens[offsets[i] : offsets[i + 1]]`, beginning with BOS."""
+
+    tokens: np.ndarray  # (tokens,), uint16 or uint32, memory-mapped
+    offsets: np.ndarray  # (documents + 1,), int64
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What a complete shard holds."""
+
+    pieces: int
+    tokens: int
+    counts: Counts = field(default_factory=Counts)
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    return np.dtype(np.uint16 if vocab_size <= _LARGEST_UINT16_VOCAB else np.uint32)
+
+
+def grouped(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
+    """The files of each shard, in order: a parquet or jsonl file is one; txt and md files, which hold one
+    document each, share one up to GROUP_BYTES."""
+    group: list[Path] = []
+    room = 0
+    for path in files:
+        size = path.stat().st_size if format_of(path) in TEXT_FORMATS else GROUP_BYTES + 1
+        if group and size > room:
+            yield tuple(group)
+            group, room = [], 0
+        room = (room if group else GROUP_BYTES) - size
+        group.append(path)
+    if group:
+        yield tuple(group)
+
+
+class CachedShard:
+    """One source file (or several small ones) and its files in the cache."""
+
+    def __init__(
+        self, dataset: Dataset, paths: tuple[Path, ...], split: Split, vocab_size: int, directory: Path
+    ):
+        self._paths = paths
+        self.source_bytes = sum(path.stat().st_size for path in paths)
+        self.label = paths[0].name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+        self._dataset, self._split, self._directory = dataset, split, directory
+        self._dtype = token_dtype(vocab_size)
+        self._info: ShardInfo | None = None
+
+    @property
+    def text_bytes(self) -> float:
+        """About; opens parquet files, so not asked for when training starts."""
+        return split_bytes(self._dataset, self._split, self._paths)
+
+    @cached_property
+    def _name(self) -> str:
+        contents = [sha256_of(path) for path in self._paths]
+        parts = [_FORMAT, PIECE_BATCHES, BATCH_CHARS, contents, self._dataset.text_column]
+        if self._dataset.held_out:
+            parts += [self._split, self._dataset.held_out]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        return f"{self._paths[0].name.split('.')[0][:_STEM_CHARS]}-{key}"
+
+    @property
+    def lock(self) -> Path:
+        return self._directory / f"{self._name}.lock"
+
+    def _file(self, ending: str) -> Path:
+        return self._directory / f"{self._name}.{ending}"
+
+    def info(self) -> ShardInfo | None:
+        """The counts if the shard is complete."""
+        if self._info is None:
+            try:
+                self._info = from_json(ShardInfo, json.loads(self._file("json").read_text()))
+            except FileNotFoundError:
+                pass
+            except ValueError:  # torn, or of another version
+                self._file("json").unlink(missing_ok=True)
+        return self._info
+
+    def load(self, index: int) -> TokenPiece | None:
+        """A piece, or None if it is not there or not whole; then the shard counts as incomplete."""
+        try:
+            offsets = np.fromfile(self._file(f"{index:04d}.idx"), dtype=np.int64)
+            size = os.path.getsize(self._file(f"{index:04d}.bin"))
+            whole = len(offsets) > 1 and offsets[0] == 0 and offsets[-1] * self._dtype.itemsize == size
+        except FileNotFoundError:
+            whole = False
+        if whole:
+            mapped = np.memmap(self._file(f"{index:04d}.bin"), dtype=self._dtype, mode="r")
+            return TokenPiece(np.asarray(mapped), offsets)  # slicing a plain array is ten times faster
+        if self._info is not None and index < self._info.pieces:
+            self._info = None
+            self._file("json").unlink(missing_ok=True)
+        return None
+
+    def make(self, encode_all: EncodeAll, on_progress: Callable[[int], object]) -> ShardInfo:
+        """Write the pieces that are not there yet, then the counts. The caller holds the lock.
+
+        `encode_all` yields what it is given, encoded, in order; `on_progress` hears the bytes of text read.
+        """
+        remove_temporaries(self._directory, self._name)
+        counts = Counts()
+        encoded = encode_all(self._batches(counts, on_progress))
+        for piece, batches in groupby(encoded, key=itemgetter(0)):
+            self._save(piece, [(tokens.astype(self._dtype), lengths) for _, tokens, lengths in batches])
+        pieces = list(takewhile(bool, map(self._size, count())))
+        self._info = ShardInfo(len(pieces), sum(pieces), counts)
+        write_text_atomic(self._file("json"), json.dumps(to_json(self._info)) + "\n")
+        return self._info
+
+    def _batches(self, counts: Counts, on_progress: Callable[[int], object]) -> Iterator[Documents]:
+        """(piece, documents) of every batch, but for pieces that are there."""
+        there, read = False, 0
+        for number, batch in enumerate(chunked(self._texts(counts), BATCH_CHARS)):
+            piece = number // PIECE_BATCHES
+            if number % PIECE_BATCHES == 0:
+                there = self.load(piece) is not None
+            if not there:
+                yield piece, batch
+            read += sum(len(text.encode()) for text in batch)
+            on_progress(read)
+
+    def _texts(self, counts: Counts) -> Iterator[str]:
+        """The documents. Damage in the middle of a file is no reason for a long run to die."""
+        for path in self._paths:
+            try:
+                yield from split_documents(self._dataset, path, self._split, counts)
+            except DamagedFile as error:
+                counts.damaged += 1
+                warn(f"{error}; going on without the rest of it")
+
+    def _save(self, piece: int, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        lengths = np.concatenate([lengths for _, lengths in batches])
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        write_atomic(
+            self._file(f"{piece:04d}.bin"), lambda file: file.writelines(tokens.data for tokens, _ in batches)
+        )
+        write_atomic(self._file(f"{piece:04d}.idx"), lambda file: file.write(offsets.data))
+
+    def _size(self, piece: int) -> int:
+        """Tokens of a piece; 0 where there is none."""
+        found = self.load(piece)
+        return 0 if found is None else len(found.tokens)

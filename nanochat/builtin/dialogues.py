@@ -1,0 +1,141 @@
+"""SFT conversations: short questions and uniform answers, one to four turns.
+
+`split="val"` draws from the held-out combinations, so that the validation loss tells of generalising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from nanochat.builtin import arithmetic, letters, stories, talk
+from nanochat.builtin.choice import LETTERS, choice_prompt
+from nanochat.builtin.holdout import held_out_wording
+from nanochat.builtin.lexicon import WORDS
+from nanochat.builtin.phrasing import PREFIXES, with_prefix
+from nanochat.builtin.questions import fact_question, sample_choice, sample_fact
+
+# Conversations per size.
+COUNTS: dict[str, int] = {"small": 25_000, "medium": 100_000, "large": 400_000}
+_VALIDATION_SHARE = 0.02
+
+Content = str | list[dict[str, str]]
+Turn = tuple[str, Content]
+_MakeTurn = Callable[[Random, bool], Turn]
+
+
+def fact_turn(rng: Random, held_out: bool) -> Turn:
+    r, fact, core = sample_fact(rng, held_out=held_out)
+    return fact_question(rng, fact, core), fact.fill(r.reply)
+
+
+def arithmetic_turn(rng: Random, held_out: bool) -> Turn:
+    problem = arithmetic.sample_problem(rng, held_out=held_out)
+    return arithmetic.ask(rng, problem), arithmetic.tool_answer(problem)
+
+
+def letters_turn(rng: Random, held_out: bool) -> Turn:
+    word, letter = letters.sample_pair(rng, held_out=held_out)
+    question = rng.choice(letters.COUNT_QUESTIONS).format(w=word, l=letter)
+    return with_prefix(rng.choice(PREFIXES), question), letters.tool_answer(word, letter)
+
+
+def spelling_turn(rng: Random, held_out: bool) -> Turn:
+    while True:
+        word, core = rng.choice(WORDS), rng.choice(letters.SPELL_QUESTIONS)
+        if held_out_wording("spell", word, core) == held_out:
+            question = with_prefix(rng.choice(PREFIXES), core.format(w=word))
+            return question, letters.spelling_answer(word)
+
+
+def choice_turn(rng: Random, held_out: bool) -> Turn:
+    _, fact, core, options = sample_choice(rng, held_out=held_out)
+    return choice_prompt(fact.fill(core), options), LETTERS[options.index(fact.answer)]
+
+
+def identity_turn(rng: Random, held_out: bool) -> Turn:
+    message, intent, _ = talk.intent_turn(rng, "identity", talk.IDENTITY, held_out=held_out)
+    return message, intent.reply
+
+
+def talk_turn(rng: Random, held_out: bool) -> Turn:
+    message, intent, _ = talk.intent_turn(rng, "talk", talk.SMALL_TALK)
+    return message, intent.reply
+
+
+def refusal_turn(rng: Random, held_out: bool) -> Turn:
+    message, intent, _ = talk.refusal_turn(rng, held_out=held_out)
+    return message, intent.reply
+
+
+def story_turn(rng: Random, held_out: bool) -> Turn:
+    request = rng.choice(("Tell me a story.", "Tell me a short story.", "Please tell me a story.",
+                          "Can you tell me a story?", "I would like to hear a story."))  # fmt: skip
+    return request, stories.story(rng, beats=5)
+
+
+# What a turn is about, with its share of all turns in percent.
+_MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
+    (fact_turn, 31),
+    (arithmetic_turn, 24),
+    (letters_turn, 16),
+    (spelling_turn, 9),
+    (choice_turn, 8),
+    (identity_turn, 5),
+    (talk_turn, 3),
+    (refusal_turn, 3),
+    (story_turn, 1),
+)
+
+
+def _turn(rng: Random, held_out: bool) -> Turn:
+    make = rng.choices([make for make, _ in _MIXTURE], [weight for _, weight in _MIXTURE])[0]
+    return make(rng, held_out)
+
+
+def _follow_ups(rng: Random, held_out: bool) -> list[Turn]:
+    """A fact question and one or two more about other facts of the same kind, cut short."""
+    r, fact, core = sample_fact(rng, held_out=held_out)
+    turns: list[Turn] = [(fact_question(rng, fact, core), fact.fill(r.reply))]
+    for other in rng.sample(r.facts, rng.randint(1, 2)):
+        if other != fact:
+            turns.append((other.fill(r.follow_up), other.fill(r.reply)))
+    return turns
+
+
+def _turns(rng: Random, held_out: bool) -> list[Turn]:
+    shape = rng.random()
+    if shape < 0.80:
+        return [_turn(rng, held_out)]
+    if shape < 0.85:
+        return _follow_ups(rng, held_out)
+    if shape < 0.87:
+        return [*talk.name_turns(rng), _turn(rng, held_out)]
+    opening = [talk_turn(rng, held_out)] if rng.random() < 0.3 else []
+    return [*opening, *(_turn(rng, held_out) for _ in range(rng.randint(2, 3)))]
+
+
+def conversation(turns: list[Turn]) -> dict[str, Any]:
+    """Turns as a conversation in the message format."""
+    messages: list[dict[str, Any]] = []
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": messages}
+
+
+def conversations(size: str = "small", seed: int = 0, split: str = "train") -> list[dict[str, Any]]:
+    """The conversations of a split ("train" or "val"), the same for a size and seed on every machine.
+
+    Raises ValueError for an unknown size or split.
+    """
+    if size not in COUNTS:
+        raise ValueError(f"unknown size {size!r} of the builtin dataset: choose one of {', '.join(COUNTS)}")
+    if split not in ("train", "val"):
+        raise ValueError(f"unknown split {split!r} of the builtin conversations: choose train or val")
+    held_out = split == "val"
+    count = int(COUNTS[size] * _VALIDATION_SHARE) if held_out else COUNTS[size]
+    return [
+        conversation(_turns(Random(f"chat/{size}/{seed}/{split}/{index}"), held_out))
+        for index in range(count)
+    ]

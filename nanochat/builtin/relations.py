@@ -1,0 +1,50 @@
+"""The relations of the world: what is known of what, and how it is stated and asked.
+
+Templates are filled by `str.format` with `s` (subject), `a` (answer) and a fact's own slots; the first letter
+of the filled text is raised. A relation's `cores` are the wordings asked in training; its `novel` cores occur in
+evaluation only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nanochat.builtin.holdout import held_out_fact
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact: `subject` names it within its relation; `slots` holds further forms of the two words."""
+
+    subject: str
+    answer: str
+    slots: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def fill(self, template: str) -> str:
+        """The template as a sentence."""
+        text = template.format(s=self.subject, a=self.answer, **self.slots)
+        return text[0].upper() + text[1:]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Facts of one kind with their wordings; `weight` says how often questions ask about them."""
+
+    name: str
+    facts: tuple[Fact, ...]
+    reply: str
+    statements: tuple[str, ...]
+    cores: tuple[str, ...]
+    novel: tuple[str, ...]
+    weight: float = 1.0
+    follow_up: str = "And what about {s}?"
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Every answer of the relation once, in order: the candidates of a question."""
+        return tuple(dict.fromkeys(fact.answer for fact in self.facts))
+
+    def held_out(self, fact: Fact, core: str) -> bool:
+        """Whether this fact is kept from this wording in training."""
+        return held_out_fact(self.name, fact.subject, core)

@@ -1,0 +1,157 @@
+"""The stages `data tokens`, `data pack` and `data info`."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from nanochat import hardware
+from nanochat.batches.token_cache import open_tokens
+from nanochat.console import amount, progress, say, table
+from nanochat.paths import Paths
+from nanochat.text.datasets import Dataset, Split, TextSource, find_files, split_bytes, split_documents
+from nanochat.text.make_shards import PackSettings, pack
+from nanochat.text.readers import Counts, check_columns
+from nanochat.text.shards import text_bytes
+from nanochat.tokenizer.tokenizer import find_tokenizer
+
+_TELL_EVERY = 1000  # documents
+
+
+# ---- data tokens
+
+
+@dataclass(frozen=True)
+class TokensConfig(TextSource):
+    """Tokenise the training split into the cache. Training does it too, just in time."""
+
+    vocab_size: int | None = None
+    """of the tokenizer; by default the newest one"""
+    workers: int | None = None
+    """threads; by default one per core"""
+
+
+@dataclass(frozen=True)
+class TokensResult:
+    """What the cache now holds."""
+
+    dataset: str
+    directory: Path
+    shards: int
+    tokens: int
+    counts: Counts
+    seconds: float
+
+
+def run_tokens(config: TokensConfig, paths: Paths) -> TokensResult:
+    """Tokenise ahead of training. Raises ValueError when dataset or tokenizer is missing."""
+    tokenizer = find_tokenizer(paths, config.vocab_size)
+    dataset = config.open(paths)
+    if config.workers is not None and config.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {config.workers}")
+    store = open_tokens(dataset, tokenizer, paths, workers=config.workers or hardware.usable_cores())
+    began = time.monotonic()
+    with progress(f"tokenise {dataset.name}", split_bytes(dataset, "train"), "B") as shown:
+        infos = store.make_all(shown.update)
+    seconds = time.monotonic() - began
+    counts = Counts()
+    for info in infos:
+        counts.add(info.counts)
+    tokens = sum(info.tokens for info in infos)
+    directory = paths.tokens(dataset.name, tokenizer.hash)
+    say(f"{dataset.name}: {amount(tokens)} tokens of {counts} in {directory}")
+    return TokensResult(dataset.name, directory, len(store), tokens, counts, seconds)
+
+
+# ---- data pack
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """Make shuffled parquet shards of one's own text; train on them with --dataset OUT."""
+
+    source: str
+    """a file, folder or pattern of parquet, jsonl, txt or md (also .gz, .zst)"""
+    out: Path
+    """the folder for the shards, outside the source"""
+    text_column: str = "text"
+    """of parquet and jsonl files"""
+    shard_mb: float = 250
+    """text per shard, in megabytes (about 2.5 times the file)"""
+    val_fraction: float = 0.01
+    """the share of documents that the last shard holds out for validation: at least one document, and no more
+    than makes about 64 MiB of text"""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PackResult:
+    out: Path
+    train_shards: int
+    counts: Counts
+
+
+def run_pack(config: PackConfig, paths: Paths) -> PackResult:
+    """Shuffle any text into shards. Raises ValueError for sources or settings that cannot be."""
+    if not 0 < config.shard_mb < math.inf or not 0 < config.val_fraction < 1 or config.seed < 0:
+        raise ValueError("--shard-mb must be positive, --val-fraction between 0 and 1, --seed not negative")
+    files = find_files(config.source)
+    source, out = Path(config.source).expanduser().resolve(), config.out.resolve()
+    within = source.is_dir() and out.is_relative_to(source)
+    if within or any(path.resolve().is_relative_to(out) for path in files):
+        raise ValueError(
+            f"--source {config.source} and --out {config.out} overlap: choose a folder outside the source"
+        )
+    check_columns(files, config.text_column)
+    settings = PackSettings(
+        config.text_column, max(int(config.shard_mb * 1e6), 1), config.val_fraction, config.seed
+    )
+    with progress("pack", 2 * sum(map(text_bytes, files)), "B") as shown:
+        manifest, shards = pack(files, config.out, settings, shown.update)
+    say(f"{len(shards) - 1} training shards and 1 for validation in {config.out}: {manifest.counts}")
+    return PackResult(config.out, len(shards) - 1, manifest.counts)
+
+
+# ---- data info
+
+
+@dataclass(frozen=True)
+class InfoConfig(TextSource):
+    """Count what a dataset holds; reads all of it."""
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    files: int
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class InfoResult:
+    dataset: str
+    validation: str
+    train: SplitInfo
+    val: SplitInfo
+
+
+def run_info(config: InfoConfig, paths: Paths) -> InfoResult:
+    """Read both splits and count. Raises ValueError for a dataset that is not there."""
+    dataset = config.open(paths)
+    train, val = _count(dataset, "train"), _count(dataset, "val")
+    rows = [(name, info.files, *astuple(info.counts)) for name, info in (("train", train), ("val", val))]
+    columns = ("split", "files", *(counter.name for counter in fields(Counts)))
+    table(f"{dataset.name}; validation: {dataset.validation}", columns, rows)
+    return InfoResult(dataset.name, dataset.validation, train, val)
+
+
+def _count(dataset: Dataset, split: Split) -> SplitInfo:
+    files, counts, read = dataset.files(split), Counts(), 0
+    with progress(f"read {split}", split_bytes(dataset, split), "B") as shown:
+        for path in files:
+            for number, text in enumerate(split_documents(dataset, path, split, counts)):
+                read += len(text.encode())
+                if number % _TELL_EVERY == 0:
+                    shown.update(read)
+    return SplitInfo(len(files), counts)

@@ -1,0 +1,91 @@
+"""SFT mixtures: `load_conversations("smoltalk+mmlu*3+gsm8k*4+identity")`, shuffled, made on demand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nanochat.console import warn
+from nanochat.conversations.sources import SOURCES, Conversation, ConversationSource, open_jsonl
+from nanochat.paths import Paths
+
+_PART = re.compile(r"(?P<name>.+?)(?:\*(?P<repeats>\d+))?")
+
+
+@dataclass(frozen=True)
+class MixturePart:
+    """One term of a mixture: `repeats` times over all `conversations` of the source."""
+
+    name: str
+    repeats: int
+    conversations: Sequence[Conversation]
+    dropped: Mapping[str, int]
+
+
+class Mixture(Sequence[Conversation]):
+    """All parts, repeated and shuffled together; an item is made when it is asked for."""
+
+    def __init__(self, parts: Sequence[MixturePart], seed: int):
+        self.parts = tuple(parts)
+        sizes = [len(part.conversations) * part.repeats for part in parts]
+        self._ends = np.cumsum(sizes)
+        self._order = np.random.default_rng(seed).permutation(int(self._ends[-1]))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = self._order[index]
+        part = int(np.searchsorted(self._ends, place, side="right"))
+        conversations = self.parts[part].conversations
+        return conversations[int(place - self._ends[part]) % len(conversations)]
+
+
+def load_conversations(mixture: str, paths: Paths, *, split: str = "train", seed: int = 0) -> Mixture:
+    """The conversations of a mixture, in an order that its seed decides.
+
+    Args:
+        mixture: names joined by `+`, each with `*n` to take it n times: those of SOURCES (`builtin:large` for
+            another size), or the path of a .jsonl file of conversations.
+        split: "train" or "val".
+
+    Raises ValueError for an unknown name, an unreadable mixture or one that holds nothing; EnvironmentFault
+    where the hub cannot be reached.
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f"unknown split {split!r} of conversations: choose train or val")
+    parts = []
+    for name, repeats in _parse(mixture):
+        source = _open(name, paths, split, seed)
+        if source.dropped:
+            reasons = ", ".join(f"{reason}: {count:,}" for reason, count in source.dropped.items())
+            warn(f"{name}: {sum(source.dropped.values()):,} conversations dropped ({reasons})")
+        parts.append(MixturePart(name, repeats, source.conversations, source.dropped))
+    if not any(len(part.conversations) for part in parts):
+        raise ValueError(f"the mixture {mixture!r} holds no conversation for the split {split!r}")
+    return Mixture(parts, seed)
+
+
+def _parse(mixture: str) -> list[tuple[str, int]]:
+    matches = [_PART.fullmatch(term.strip()) for term in mixture.split("+")]
+    terms = [(match["name"], int(match["repeats"] or 1)) for match in matches if match]
+    if len(terms) < len(matches) or not all(repeats for _, repeats in terms):
+        raise ValueError(f"cannot read the mixture {mixture!r}: write it as smoltalk+mmlu*3+my/chats.jsonl")
+    return terms
+
+
+def _open(name: str, paths: Paths, split: str, seed: int) -> ConversationSource:
+    if name.endswith(".jsonl"):
+        return open_jsonl(Path(name).expanduser(), split)
+    kind, _, option = name.partition(":")
+    if kind not in SOURCES or (option and kind != "builtin"):
+        raise ValueError(
+            f"unknown conversations {name!r}: choose from {', '.join(SOURCES)}, or give the path of a .jsonl file"
+        )
+    return SOURCES[kind](paths, split, seed, option)

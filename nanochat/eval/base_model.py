@@ -1,0 +1,202 @@
+"""`nanochat eval base`: bits per byte on training and validation text, samples, and CORE."""
+
+import time
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from nanochat.checkpoint.loading import LoadedModel, load_model
+from nanochat.config import to_json
+from nanochat.console import say, table
+from nanochat.eval.batching import BATCH_TOKENS
+from nanochat.eval.bpb import BpbResult, bits_per_byte
+from nanochat.eval.bundle import fetch_bundle
+from nanochat.eval.core import GPT2_CORE, CoreResult, evaluate_core
+from nanochat.eval.options import require_positive
+from nanochat.eval.samples import PROMPTS, Sample, sample
+from nanochat.infer.engine import Engine
+from nanochat.metrics import Metrics, open_metrics
+from nanochat.runtime import Runtime
+from nanochat.text.datasets import Dataset, Split, TextSource, documents
+
+STAGE = "eval-base"
+
+
+@dataclass(frozen=True)
+class EvalBaseConfig:
+    """Score a base model."""
+
+    model: str = "baserun"
+    """A run's name, or the path of its checkpoints."""
+    step: int | None = None
+    """Which checkpoint; default: the newest."""
+    dataset: str | None = None
+    """The text to score; default: what the model was trained on."""
+    text_column: str = "text"
+    """Of that text, if it is parquet or jsonl."""
+    val_path: str | None = None
+    """Validation text; default: what the dataset holds out."""
+    max_bytes: int = 500_000
+    """Text scored of each split: its first documents."""
+    context: int | None = None
+    """Tokens of a window; default: the model's context."""
+    core: Literal["auto", "on", "off"] = "auto"
+    """CORE: auto takes it when its bundle is there, on fetches the bundle."""
+    max_per_task: int | None = None
+    """Items of each CORE task; default: all."""
+    batch_tokens: int | None = None
+    """Tokens in one forward; default: by the device."""
+    run: str | None = None
+    """Name of the Weights & Biases run; default: WANDB_RUN."""
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_bytes", "context", "max_per_task", "batch_tokens")
+
+
+@dataclass(frozen=True)
+class EvalBaseResult:
+    """`core` is None where CORE was not asked for or its bundle is not there."""
+
+    run: str
+    step: int
+    dataset: str
+    train: BpbResult
+    val: BpbResult
+    samples: tuple[Sample, ...]
+    core: CoreResult | None
+
+
+def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
+    """The stage. Raises ValueError for a run, dataset or context that is not there."""
+    began = time.monotonic()
+    loaded = load_model(config.model, runtime, config.step)
+    longest = loaded.model.config.max_seq_len
+    if config.context is not None and config.context > longest:
+        raise ValueError(f"--context {config.context} is longer than the model's context of {longest}")
+    metrics_path = runtime.paths.metrics(loaded.directory.resolve().name)
+    dataset = runtime.broadcast_object(_source(config, loaded).open(runtime.paths))
+    if runtime.is_main:  # what has to be fetched first
+        _bundle(config, runtime)
+    runtime.barrier()
+    result = _evaluate(config, loaded, dataset, runtime)
+    with open_metrics(
+        metrics_path,
+        STAGE,
+        wandb_run=config.run,
+        config=to_json(config),
+        enabled=runtime.is_main,
+        resume=True,
+    ) as metrics:
+        metrics.log("config", config=to_json(config))
+        _log(metrics, result)
+        metrics.log("done", step=result.step, wall_s=time.monotonic() - began)
+    _show(result)
+    return result
+
+
+def _evaluate(
+    config: EvalBaseConfig, loaded: LoadedModel, dataset: Dataset, runtime: Runtime
+) -> EvalBaseResult:
+    model, tokenizer = loaded.model, loaded.tokenizer
+    batch_tokens = config.batch_tokens or BATCH_TOKENS[runtime.device.type]
+
+    def bpb(split: Split) -> BpbResult:
+        return bits_per_byte(
+            model,
+            tokenizer,
+            documents(dataset, split),
+            runtime,
+            context=config.context or model.config.max_seq_len,
+            batch_tokens=batch_tokens,
+            max_bytes=config.max_bytes,
+        )
+
+    def core() -> CoreResult | None:
+        bundle = _bundle(config, runtime)
+        if bundle is None:
+            return None
+        return evaluate_core(
+            model, tokenizer, bundle, runtime, max_per_task=config.max_per_task, batch_tokens=batch_tokens
+        )
+
+    engine = Engine(model, tokenizer, max_rows=len(PROMPTS), tools=None)
+    return EvalBaseResult(
+        run=loaded.directory.resolve().name,
+        step=loaded.step,
+        dataset=dataset.name,
+        train=bpb("train"),
+        val=bpb("val"),
+        samples=tuple(sample(engine, tokenizer)),
+        core=core(),
+    )
+
+
+def _source(config: EvalBaseConfig, loaded: LoadedModel) -> TextSource:
+    """The text asked for, or with its own options the text that the model was trained on."""
+    trained: dict[str, Any] = loaded.meta["config"]
+    if config.dataset is not None:
+        source = TextSource(config.dataset, config.text_column)
+    elif "dataset" in trained:
+        kept = {field.name: trained[field.name] for field in fields(TextSource) if field.name in trained}
+        source = replace(TextSource(**kept), need_shards=None)
+    else:
+        raise ValueError(f"{config.model} was not trained on a dataset of text: name one with --dataset")
+    return replace(source, val_path=config.val_path or source.val_path)
+
+
+def _bundle(config: EvalBaseConfig, runtime: Runtime) -> Path | None:
+    """Where the CORE bundle is, if CORE is to be had."""
+    if config.core == "on":
+        return fetch_bundle(runtime.paths)
+    there = config.core == "auto" and runtime.paths.eval_bundle.is_dir()
+    return runtime.paths.eval_bundle if there else None
+
+
+def _log(metrics: Metrics, result: EvalBaseResult) -> None:
+    core = result.core
+    metrics.log(
+        "eval",
+        step=result.step,
+        val_bpb=result.val.bpb,
+        train_bpb=result.train.bpb,
+        core=core.core if core else None,
+        core_partial=core.partial if core else None,
+    )
+    for text in result.samples:
+        metrics.log("sample", step=result.step, prompt=text.prompt, text=text.text)
+    if core:
+        metrics.log(
+            "tasks",
+            step=result.step,
+            scores={task.label: task.accuracy for task in core.tasks},
+            counts={task.label: task.n for task in core.tasks},
+            baselines={task.label: task.baseline for task in core.tasks},
+        )
+
+
+def _show(result: EvalBaseResult) -> None:
+    for text in result.samples:
+        say(f"  {text.prompt}|{text.text}")
+    table(
+        f"{result.run} at step {result.step} on {result.dataset}",
+        ("text", "bits per byte", "bytes", "documents"),
+        [
+            (name, f"{bpb.bpb:.4f}", f"{bpb.bytes:,}", f"{bpb.documents:,}")
+            for name, bpb in (("training", result.train), ("validation", result.val))
+        ],
+    )
+    core = result.core
+    if core is None:
+        return
+    table(
+        f"CORE {core.core:.4f}{' (partial)' if core.partial else ''}; GPT-2 has {GPT2_CORE:.4f}",
+        ("task", "items", "accuracy", "guessing", "centred"),
+        [
+            (task.label, f"{task.n:,}", f"{task.accuracy:.1%}", f"{task.baseline:.1%}", f"{task.centred:.4f}")
+            for task in core.tasks
+        ],
+    )
+    if core.missing:
+        say(f"missing from the bundle, so that this is no whole CORE: {', '.join(core.missing)}")

@@ -1,0 +1,191 @@
+"""`nanochat eval chat`: tasks answered by a chat model, and ChatCORE, the mean of the six public ones."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from nanochat.checkpoint.loading import LoadedModel, load_model
+from nanochat.config import to_json
+from nanochat.console import say, table, warn
+from nanochat.errors import EnvironmentFault
+from nanochat.eval.batching import BATCH_TOKENS
+from nanochat.eval.options import require_positive
+from nanochat.eval.task_accuracy import TaskResult, evaluate_task
+from nanochat.infer.engine import Engine
+from nanochat.metrics import open_metrics
+from nanochat.runtime import Runtime
+from nanochat.tasks.registry import SUITES, TASKS, task_names
+from nanochat.tasks.task import Task
+
+STAGE = "eval-chat"
+_ENGINE_ROWS = {"cuda": 64, "mps": 16, "cpu": 32}
+_SHOWN = 160  # characters of a question or an answer that a person is shown
+
+
+@dataclass(frozen=True)
+class EvalChatConfig:
+    """Let a chat model answer tasks."""
+
+    model: str = "sft"
+    """A run's name, or the path of its checkpoints."""
+    step: int | None = None
+    """Which checkpoint; default: the newest."""
+    suite: str = "builtin"
+    """Suites (builtin, chatcore) and tasks, joined by commas."""
+    max_items: int | None = None
+    """Items of each task; default: all."""
+    max_rows: int | None = None
+    """Answers generated at once; default: by the device."""
+    batch_tokens: int | None = None
+    """Tokens in one forward of multiple-choice tasks; default: by the device."""
+    run: str | None = None
+    """Name of the Weights & Biases run; default: WANDB_RUN."""
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_items", "max_rows", "batch_tokens")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A task whose data could not be had."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class EvalChatResult:
+    """`chatcore` is the mean centred accuracy of its tasks, None unless all of them were answered; `mean` that of
+    every task here."""
+
+    run: str
+    step: int
+    tasks: tuple[TaskResult, ...]
+    skipped: tuple[Skipped, ...]
+    mean: float
+    chatcore: float | None
+
+
+def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
+    """The stage. Raises ValueError for an unknown run or task, EnvironmentFault where no task can be had."""
+    began = time.monotonic()
+    names = task_names(config.suite)
+    loaded = load_model(config.model, runtime, config.step)
+    name = loaded.directory.resolve().name
+    metrics_path = runtime.paths.metrics(name)
+    results, skipped = _answer(config, names, loaded, runtime)
+    if not results:
+        raise EnvironmentFault(f"none of the tasks could be had: {skipped[0].reason}")
+    result = EvalChatResult(
+        run=name,
+        step=loaded.step,
+        tasks=tuple(results),
+        skipped=tuple(skipped),
+        mean=fmean(task.centred for task in results),
+        chatcore=chatcore(results),
+    )
+    with open_metrics(
+        metrics_path,
+        STAGE,
+        wandb_run=config.run,
+        config=to_json(config),
+        enabled=runtime.is_main,
+        resume=True,
+    ) as metrics:
+        metrics.log("config", config=to_json(config))
+        metrics.log(
+            "tasks",
+            step=result.step,
+            scores={task.name: task.accuracy for task in results},
+            counts={task.name: task.n for task in results},
+            baselines={task.name: task.baseline for task in results},
+            chatcore=result.chatcore,
+        )
+        metrics.log("done", step=result.step, wall_s=time.monotonic() - began)
+    _show(result)
+    return result
+
+
+def _answer(
+    config: EvalChatConfig, names: Sequence[str], loaded: LoadedModel, runtime: Runtime
+) -> tuple[list[TaskResult], list[Skipped]]:
+    kind = runtime.device.type
+    engine = Engine(loaded.model, loaded.tokenizer, max_rows=config.max_rows or _ENGINE_ROWS[kind])
+    results: list[TaskResult] = []
+    skipped: list[Skipped] = []
+    for name in names:
+        task = _open(name, runtime)
+        if isinstance(task, Skipped):
+            warn(f"{name} is skipped: {task.reason}")
+            skipped.append(task)
+        else:
+            result = evaluate_task(
+                loaded.model,
+                loaded.tokenizer,
+                engine,
+                task,
+                runtime,
+                max_items=config.max_items,
+                batch_tokens=config.batch_tokens or BATCH_TOKENS[kind],
+            )
+            say(f"{name}: {result.accuracy:.1%} of {result.n:,}")
+            results.append(result)
+    return results, skipped
+
+
+def _open(name: str, runtime: Runtime) -> Task | Skipped:
+    """The task, or why it cannot be had. The first process goes ahead and leaves the data for the others."""
+    task: Task | Skipped | None = None
+    if runtime.is_main:
+        try:
+            task = TASKS[name](runtime.paths)
+        except (ValueError, EnvironmentFault, OSError) as error:
+            task = Skipped(name, str(error))
+    skipped = runtime.broadcast_object(task if isinstance(task, Skipped) else None)
+    return skipped or task or TASKS[name](runtime.paths)
+
+
+def chatcore(results: Sequence[TaskResult]) -> float | None:
+    """The mean centred accuracy of the ChatCORE tasks, if all of them are there."""
+    scores = {task.name: task.centred for task in results}
+    if not scores.keys() >= set(SUITES["chatcore"]):
+        return None
+    return fmean(scores[name] for name in SUITES["chatcore"])
+
+
+def _show(result: EvalChatResult) -> None:
+    for task in result.tasks:
+        for failure in task.failures[:1]:
+            asked, expected, said = (
+                _short(text) for text in (failure.prompt, failure.expected, failure.answer)
+            )
+            say(f"  {task.name}: {asked!r}: expected {expected!r}, got {said!r}")
+        if task.too_long:
+            say(f"  {task.name}: {task.too_long:,} prompts are longer than the model's context")
+    title = f"{result.run} at step {result.step}: mean centred accuracy {result.mean:.4f}"
+    if result.chatcore is not None:
+        title += f", ChatCORE {result.chatcore:.4f}"
+    table(
+        title,
+        ("task", "items", "accuracy", "guessing", "centred"),
+        [
+            *(
+                (
+                    task.name,
+                    f"{task.n:,}",
+                    f"{task.accuracy:.1%}",
+                    f"{task.baseline:.0%}",
+                    f"{task.centred:.4f}",
+                )
+                for task in result.tasks
+            ),
+            *((skip.name, "skipped", "", "", "") for skip in result.skipped),
+        ],
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

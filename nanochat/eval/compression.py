@@ -1,0 +1,79 @@
+"""`nanochat tokenizer eval`: bytes per token by domain, beside GPT-2's and GPT-4's."""
+
+from dataclasses import dataclass
+from itertools import islice
+
+from nanochat.config import to_json
+from nanochat.console import say, table
+from nanochat.metrics import open_metrics
+from nanochat.paths import Paths
+from nanochat.text.datasets import documents, open_dataset
+from nanochat.tokenizer.bytes_per_token import Comparison, compare, how_to_fetch
+from nanochat.tokenizer.eval_texts import EVAL_TEXTS
+from nanochat.tokenizer.tokenizer import find_tokenizer
+
+_DATASET_DOCUMENTS = 200  # of the validation split, of each the beginning
+_DOCUMENT_CHARS = 5000
+
+
+@dataclass(frozen=True)
+class TokenizerEvalConfig:
+    """What to measure."""
+
+    vocab_size: int | None = None
+    """Which tokenizer, by its number of tokens; the newest if not given."""
+    dataset: str | None = None
+    """Measure on the beginning of this dataset's validation split too (a name or a path)."""
+    text_column: str = "text"
+    """The parquet column or jsonl field that holds the text of `dataset`."""
+
+
+@dataclass(frozen=True)
+class TokenizerEvalResult:
+    """Which tokenizer was measured, and the figures."""
+
+    vocab_size: int
+    hash: str
+    comparison: Comparison
+
+
+def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
+    """Measures, prints the table and logs it to the run `tokenizer`."""
+    tokenizer = find_tokenizer(paths, config.vocab_size)
+    texts = dict(EVAL_TEXTS)
+    if config.dataset is not None:
+        dataset = open_dataset(config.dataset, paths, text_column=config.text_column)
+        sample = islice(documents(dataset, "val"), _DATASET_DOCUMENTS)
+        texts["validation text"] = "\n".join(text[:_DOCUMENT_CHARS] for text in sample)
+    comparison = compare(tokenizer, texts)
+    _show(comparison)
+    with open_metrics(
+        paths.metrics("tokenizer"),
+        "tokenizer-eval",
+        wandb_run=None,
+        config=to_json(config),
+        enabled=True,
+        resume=True,
+    ) as metrics:
+        metrics.log("config", config=to_json(config))
+        metrics.log("compression", hash=tokenizer.hash, **to_json(comparison))
+    return TokenizerEvalResult(tokenizer.vocab_size, tokenizer.hash, comparison)
+
+
+def _show(comparison: Comparison) -> None:
+    ours, *peers = comparison.tokenizers
+    rows = []
+    for domain, size in comparison.bytes.items():
+        own = ours.bytes_per_token[domain]
+        beside = [(peer.bytes_per_token[domain], own / peer.bytes_per_token[domain]) for peer in peers]
+        rows.append(
+            [domain, f"{size:,}", f"{own:.2f}", *(f"{other:.2f} ({ratio:.2f})" for other, ratio in beside)]
+        )
+    rows.append(["vocabulary", "", *(f"{each.vocab_size:,}" for each in comparison.tokenizers)])
+    columns = ["domain", "bytes", "ours", *(peer.name for peer in peers)]
+    table("UTF-8 bytes per token, more is better (in brackets: ours / theirs)", columns, rows)
+    if comparison.skipped:
+        say(
+            f"skipped {' and '.join(comparison.skipped)}: not in tiktoken's cache; "
+            f"to fetch: {how_to_fetch(comparison.skipped)}"
+        )

@@ -1,0 +1,162 @@
+"""Tasks put to a chat model: multiple choice by one forward, generated answers by the engine."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nanochat.console import ProgressBar, progress
+from nanochat.eval.batching import length_batches, pad_right
+from nanochat.infer.engine import Engine
+from nanochat.infer.request import Completion
+from nanochat.infer.sampler import SamplingParams
+from nanochat.model.gpt import GPT
+from nanochat.runtime import Runtime
+from nanochat.tasks.task import Item, Task
+from nanochat.tokenizer.chat_format import parse_reply, render_prompt
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+KEPT_FAILURES = 3
+_GENERATED_AT_ONCE = 256  # items between two movements of the progress bar
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An item answered wrongly, to be read by a person."""
+
+    prompt: str
+    expected: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """`baseline` is what guessing scores; `too_long` counts items whose prompt the context does not hold."""
+
+    name: str
+    accuracy: float
+    n: int
+    baseline: float
+    too_long: int
+    failures: tuple[Failure, ...]
+
+    @property
+    def centred(self) -> float:
+        """0 for guessing, 1 for all right."""
+        return (self.accuracy - self.baseline) / (1 - self.baseline)
+
+
+Answers = tuple[list[str], int]
+"""An answer to each item, and how many items were too long for the context."""
+
+
+@dataclass(frozen=True)
+class _Asker:
+    """What it takes to answer items."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    engine: Engine
+    device: torch.device
+    batch_tokens: int
+
+
+def evaluate_task(
+    model: GPT,
+    tokenizer: Tokenizer,
+    engine: Engine,
+    task: Task,
+    runtime: Runtime,
+    *,
+    max_items: int | None = None,
+    batch_tokens: int = 16_384,
+) -> TaskResult:
+    """Score a chat model on a task; every process answers its share and has the same result, failures apart.
+
+    Args:
+        model: uncompiled, as batches differ in shape.
+        engine: over the same model, idle.
+        max_items: at most so many items, taken at even distances from all.
+        batch_tokens: most tokens in one forward of a multiple-choice task.
+    """
+    chosen = _spread(task.items, max_items)
+    mine = chosen[runtime.rank :: runtime.world_size]
+    asker = _Asker(model, tokenizer, engine, runtime.device, batch_tokens)
+    with progress(task.name, len(mine), "item", enabled=runtime.is_main) as bar:
+        answers, too_long = _ANSWER[task.kind](asker, task, mine, bar)
+        right = [task.check(item, answer) for item, answer in zip(mine, answers, strict=True)]
+    totals = runtime.all_reduce_sum(torch.tensor([sum(right), too_long], device=runtime.device)).tolist()
+    failures = [
+        Failure(str(item.messages[-1]["content"]), item.answer, answer)
+        for item, answer, ok in zip(mine, answers, right, strict=True)
+        if not ok
+    ]
+    return TaskResult(
+        name=task.name,
+        accuracy=totals[0] / len(chosen),
+        n=len(chosen),
+        baseline=task.baseline,
+        too_long=totals[1],
+        failures=tuple(failures[:KEPT_FAILURES]),
+    )
+
+
+def _spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most `limit` items at even distances: many sets are sorted by subject."""
+    n = min(len(items), limit or len(items))
+    return [items[i * len(items) // n] for i in range(n)]
+
+
+@torch.inference_mode()
+def _choose(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) -> Answers:
+    """The letter whose logit is the highest right after the prompt. Too long a prompt loses its beginning."""
+    context = asker.model.config.max_seq_len
+    whole = [render_prompt(asker.tokenizer, item.messages) for item in items]
+    prompts = [p if len(p) <= context else [p[0], *p[len(p) - context + 1 :]] for p in whole]
+    answers = [""] * len(items)
+    done = 0
+    for batch in length_batches([len(prompt) for prompt in prompts], asker.batch_tokens):
+        hidden_BTC = asker.model(pad_right([prompts[i] for i in batch], 0, asker.device))
+        last_B = torch.tensor([len(prompts[i]) - 1 for i in batch], device=asker.device)
+        rows_B = torch.arange(len(batch), device=asker.device)
+        logits_BV = asker.model.logits(hidden_BTC[rows_B, last_B]).cpu()
+        for i, logits_V in zip(batch, logits_BV, strict=True):
+            best = logits_V[_letter_ids(asker.tokenizer, items[i])].argmax()
+            answers[i] = items[i].choices[int(best)]
+        done += len(batch)
+        bar.update(done)
+    return answers, sum(len(prompt) > context for prompt in whole)
+
+
+def _letter_ids(tokenizer: Tokenizer, item: Item) -> list[int]:
+    encoded = [tokenizer.encode(letter) for letter in item.choices]
+    assert all(len(ids) == 1 for ids in encoded), f"choices must be single tokens: {item.choices}"
+    return [ids[0] for ids in encoded]
+
+
+def _generate(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) -> Answers:
+    """The greedy reply of the engine, its tools at hand. Too long a prompt gets no reply."""
+    params = SamplingParams(temperature=0.0, max_new_tokens=task.max_new_tokens)
+    prompts = [render_prompt(asker.tokenizer, item.messages) for item in items]
+    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < asker.engine.max_length]
+    answers = [""] * len(items)
+    for start in range(0, len(fitting), _GENERATED_AT_ONCE):
+        part = fitting[start : start + _GENERATED_AT_ONCE]
+        completions = asker.engine.generate([prompts[i] for i in part], params)
+        for i, completion in zip(part, completions, strict=True):
+            answers[i] = final_text(asker.tokenizer, completion)
+        bar.update(start + len(part))
+    return answers, len(items) - len(fitting)
+
+
+def final_text(tokenizer: Tokenizer, completion: Completion) -> str:
+    """What a reply says after its last tool output, or all it says where there was none."""
+    parts = parse_reply(tokenizer, completion.ids)
+    last = max((i for i, part in enumerate(parts) if part["type"] == "python_output"), default=-1)
+    return "".join(part["text"] for part in parts[last + 1 :] if part["type"] == "text")
+
+
+_ANSWER: dict[str, Callable[[_Asker, Task, Sequence[Item], ProgressBar], Answers]] = {
+    "choice": _choose,
+    "generate": _generate,
+}

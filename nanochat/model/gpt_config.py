@@ -1,0 +1,63 @@
+"""The shape of a model, and the switches of its parts."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Everything that decides a model's parameters and arithmetic. Raises ValueError when parts do not fit.
+
+    Each switch takes one part out for an experiment; the defaults are the whole model.
+    """
+
+    max_seq_len: int = 2048
+    """Context length in tokens."""
+    vocab_size: int = 32_768
+    n_layer: int = 12
+    n_head: int = 6
+    n_kv_head: int = 6
+    """Heads of keys and values; fewer than n_head is grouped-query attention (arXiv:2305.13245)."""
+    head_dim: int = 128
+    n_embd: int = 768
+    window_pattern: str = "SSSL"
+    """Tiled over the layers: S sees a quarter of the context, L all of it; the last layer is always L."""
+    mlp_ratio: int = 4
+    rope_base: float = 100_000.0
+    qk_gain: float = 1.2
+    """Sharpens attention after QK-norm; 1.0 leaves the norm alone."""
+    softcap: float = 15.0
+    """Logits are softcap * tanh(x / softcap) (Gemma 2, arXiv:2408.00118); 0 turns it off."""
+    value_embeddings: bool = True
+    """Token embeddings added to v in alternate layers through a gate (after arXiv:2410.17897)."""
+    residual_scales: bool = True
+    """Learned scales of the residual stream and of the skip from the embedding, one pair a layer."""
+    smear: bool = True
+    """Adds the previous token's embedding through a learned gate."""
+    backout: bool = True
+    """Subtracts a learned share of the mid-layer residual before the last norm."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_seq_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "head_dim", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.n_head % self.n_kv_head:
+            raise ValueError(f"n_head {self.n_head} is not divisible by n_kv_head {self.n_kv_head}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim must be even for rotary embeddings, not {self.head_dim}")
+        if not self.window_pattern or set(self.window_pattern) - set("SL"):
+            raise ValueError(f"window_pattern is a string of S and L, not {self.window_pattern!r}")
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding and the head: the vocabulary rounded up to a multiple of 64."""
+        return -(-self.vocab_size // 64) * 64
+
+    def window(self, layer: int) -> int:
+        """How many positions a query of this layer sees, itself included."""
+        last = layer == self.n_layer - 1
+        kind = "L" if last else self.window_pattern[layer % len(self.window_pattern)]
+        return self.max_seq_len if kind == "L" else max(1, self.max_seq_len // 4)
+
+    def has_value_embedding(self, layer: int) -> bool:
+        """Alternate layers, the last always among them."""
+        return self.value_embeddings and (self.n_layer - 1 - layer) % 2 == 0

@@ -1,0 +1,62 @@
+"""The embedded dataset as shards on disk, made on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from itertools import chain
+from pathlib import Path
+
+from nanochat import builtin
+from nanochat.atomic import file_lock, write_fault
+from nanochat.console import say
+from nanochat.paths import Paths
+from nanochat.text.shards import chunked, shard_name, write_shard
+
+_SHARD_CHARS = 4_000_000
+
+
+def builtin_shards(options: str, paths: Paths) -> tuple[str, list[Path]]:
+    """Name and shards, the last for validation. `options`: "", "medium", "medium:7" (size and seed).
+
+    Raises ValueError for an unknown size or seed.
+    """
+    size, _, seed = options.partition(":")
+    size, seed = size or next(iter(builtin.SIZES)), seed or "0"
+    if size not in builtin.SIZES or not seed.isdecimal():
+        raise ValueError(f"unknown dataset 'builtin:{options}': use builtin:{'|'.join(builtin.SIZES)}[:SEED]")
+    name = f"builtin-{size}-s{int(seed)}"
+    folder = paths.data(name)
+    with file_lock(folder.with_name(f".{name}.lock"), message=f"another process is making {name}; waiting"):
+        generator = _digest_of_sources(Path(builtin.__path__[0]))
+        stamp = folder / "generator"
+        if not stamp.is_file() or stamp.read_text() != generator:
+            _make(folder, size, int(seed), generator)
+    return name, sorted(folder.glob("shard_*.parquet"))
+
+
+def _digest_of_sources(package: Path) -> str:
+    """Another generator makes other text: then the dataset is made anew."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))).hexdigest()
+
+
+def _make(folder: Path, size: str, seed: int, generator: str) -> None:
+    """Training shards and last the validation shard, in a folder that appears only when it is whole."""
+    say(f"making the dataset {folder.name}")
+    for stale in (folder, *folder.parent.glob(f".{folder.name}.*/")):  # another generator's; a killed run's
+        shutil.rmtree(stale, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        shards = chain(
+            chunked(builtin.documents(size, seed), _SHARD_CHARS), [builtin.val_documents(size, seed)]
+        )
+        for index, shard in enumerate(shards):
+            write_shard(staging / shard_name(index), shard)
+        (staging / "generator").write_text(generator)
+        staging.chmod(0o755)
+        staging.rename(folder)
+    except OSError as error:
+        raise write_fault(folder, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

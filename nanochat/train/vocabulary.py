@@ -1,0 +1,112 @@
+"""`nanochat tokenizer train`: learns a vocabulary from a dataset's training split and saves it."""
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from nanochat import hardware
+from nanochat.config import to_json
+from nanochat.console import say, table
+from nanochat.metrics import open_metrics
+from nanochat.paths import Paths
+from nanochat.text.datasets import TextSource, documents
+from nanochat.tokenizer.bpe import check_training, train_tokenizer
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+_SAMPLE_DOCUMENTS = 1000  # of the validation split, to measure bytes per token on text it has not learnt from
+
+
+@dataclass(frozen=True)
+class TokenizerTrainConfig(TextSource):
+    """What to learn from, and how much."""
+
+    vocab_size: int = 32_768
+    """Number of tokens, the nine special ones included."""
+    max_chars: int = 2_000_000_000
+    """Read at most this many characters."""
+    doc_cap: int = 10_000
+    """Read at most this many characters of each document."""
+    split_pattern: str = "default"
+    """How text is cut before merging: default, gpt4, digits, marks or scripts (nanochat/tokenizer/patterns.py)."""
+
+
+@dataclass(frozen=True)
+class TokenizerTrainResult:
+    """The tokenizer that was saved. `bytes_per_token` is on validation text."""
+
+    path: Path
+    hash: str
+    vocab_size: int
+    documents: int
+    characters: int
+    bytes_per_token: float
+    wall_s: float
+    peak_rss_bytes: int
+
+
+def run(config: TokenizerTrainConfig, paths: Paths) -> TokenizerTrainResult:
+    """Trains, saves into `paths.tokenizers`, prints a table and logs to the run `tokenizer`.
+
+    Raises ValueError for settings that cannot be met, before anything is read where that can be known.
+    """
+    check_training(config.vocab_size, config.split_pattern, config.max_chars, config.doc_cap)
+    began = time.perf_counter()
+    dataset = config.open(paths)
+    tokenizer = train_tokenizer(
+        documents(dataset, "train"),
+        config.vocab_size,
+        pattern=config.split_pattern,
+        max_chars=config.max_chars,
+        doc_cap=config.doc_cap,
+    )
+    path = tokenizer.save(paths.tokenizers)
+    held_out = [text[: config.doc_cap] for text in islice(documents(dataset, "val"), _SAMPLE_DOCUMENTS)]
+    result = TokenizerTrainResult(
+        path=path,
+        hash=tokenizer.hash,
+        vocab_size=tokenizer.vocab_size,
+        documents=tokenizer.training["documents"],
+        characters=tokenizer.training["characters"],
+        bytes_per_token=_bytes_per_token(tokenizer, held_out),
+        wall_s=time.perf_counter() - began,
+        peak_rss_bytes=hardware.peak_rss_bytes(),
+    )
+    _log(config, result, paths)
+    _show(result)
+    return result
+
+
+def _bytes_per_token(tokenizer: Tokenizer, texts: list[str]) -> float:
+    tokens = sum(map(len, tokenizer.encode_batch(texts)))
+    return sum(len(text.encode()) for text in texts) / max(tokens, 1)
+
+
+def _log(config: TokenizerTrainConfig, result: TokenizerTrainResult, paths: Paths) -> None:
+    with open_metrics(
+        paths.metrics("tokenizer"),
+        "tokenizer",
+        wandb_run=None,
+        config=to_json(config),
+        enabled=True,
+        resume=False,
+    ) as metrics:
+        metrics.log("config", config=to_json(config))
+        metrics.log("tokenizer", **to_json(result))
+        metrics.log("done", wall_s=result.wall_s, peak_rss_bytes=result.peak_rss_bytes)
+
+
+def _show(result: TokenizerTrainResult) -> None:
+    table(
+        "tokenizer",
+        ("", ""),
+        (
+            ("vocabulary", f"{result.vocab_size:,}"),
+            ("hash", result.hash),
+            ("learnt from", f"{result.characters:,} characters in {result.documents:,} documents"),
+            ("bytes per token on validation text", f"{result.bytes_per_token:.2f}"),
+            ("time", f"{result.wall_s:.1f} s"),
+            ("peak memory", f"{result.peak_rss_bytes / 2**20:,.0f} MiB"),
+        ),
+    )
+    say(f"saved {result.path}")

@@ -1,0 +1,36 @@
+"""The hold-out rule is stable, fair and blind to the order of sums."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.builtin.holdout import bucket, held_out_letter, held_out_sum, validation_document
+
+numbers = st.integers(0, 9999)
+
+
+def test_bucket_is_pinned():
+    assert [bucket("a"), bucket("a", "b"), bucket("ab")] == [3968984753, 4287968012, 3732216948]
+
+
+@given(numbers, st.sampled_from("+*"), numbers)
+def test_sums_and_products_are_held_out_in_both_orders(a, op, b):
+    assert held_out_sum(a, op, b) == held_out_sum(b, op, a)
+
+
+@given(st.integers(0, 9), st.sampled_from("+-*/"), st.integers(0, 9))
+def test_small_tables_are_taught_whole(a, op, b):
+    assert not held_out_sum(a, op, b)
+
+
+@given(numbers, st.sampled_from("+-*/"), st.integers(0, 2))
+def test_doubling_and_counting_on_are_taught_whole(a, op, b):
+    assert not held_out_sum(a, op, b)
+
+
+def test_shares():
+    sums = sum(held_out_sum(a, "+", b) for a in range(10, 110) for b in range(110, 210))
+    letters = sum(held_out_letter(f"word{i}", letter) for i in range(1000) for letter in "abcdefgh")
+    texts = sum(validation_document(f"text {i}") for i in range(16_000))
+    assert abs(sums / 10_000 - 1 / 16) < 0.01
+    assert abs(letters / 8000 - 1 / 8) < 0.01
+    assert abs(texts / 16_000 - 1 / 16) < 0.01

@@ -1,0 +1,108 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from nanochat.config import from_json, to_json
+from nanochat.eval.base_model import EvalBaseConfig, EvalBaseResult, run
+from nanochat.eval.bpb import bits_per_byte
+from nanochat.eval.samples import PROMPTS
+from nanochat.metrics import read_metrics
+from nanochat.text.datasets import TextSource, documents
+from tests.eval.conftest import save
+
+CONFIG = EvalBaseConfig(model="tiny")
+
+
+def test_scores_what_the_model_was_trained_on(checkpoint, model, tokenizer, runtime, capsys):
+    result = run(CONFIG, runtime)
+    assert (result.run, result.step, result.core) == ("tiny", 7, None)
+    held_out = runtime.paths.base.parent / "held_out.txt"
+    expected = bits_per_byte(
+        model, tokenizer, [held_out.read_text()], runtime, context=64, batch_tokens=99, max_bytes=None
+    )
+    assert result.val.bpb == pytest.approx(expected.bpb)
+    assert result.train.documents == 4
+    assert [text.prompt for text in result.samples] == list(PROMPTS)
+    assert from_json(EvalBaseResult, json.loads(json.dumps(to_json(result)))) == result
+    shown = capsys.readouterr().err
+    assert "tiny at step 7" in shown
+    assert f"{result.val.bpb:.4f}" in shown
+
+
+def test_the_metrics_of_the_run_gain_its_figures(checkpoint, runtime):
+    path = runtime.paths.metrics("tiny")
+    path.parent.mkdir(parents=True)
+    path.write_text('{"kind": "train", "stage": "pretrain", "step": 7}\n')
+    result = run(CONFIG, runtime)
+    rows = read_metrics(path)
+    assert [row["kind"] for row in rows] == ["train", "config", "eval", *["sample"] * len(PROMPTS), "done"]
+    assert {row["stage"] for row in rows[1:]} == {"eval-base"}
+    [scored] = [row for row in rows if row["kind"] == "eval"]
+    assert (scored["step"], scored["val_bpb"], scored["train_bpb"], scored["core"]) == (
+        7,
+        result.val.bpb,
+        result.train.bpb,
+        None,
+    )
+
+
+def test_core_is_taken_when_the_bundle_is_there(checkpoint, runtime, shared_data, capsys):
+    runtime.paths.eval_bundle.symlink_to(shared_data / "eval_bundle")
+    result = run(replace(CONFIG, max_per_task=2, max_bytes=100), runtime)
+    assert result.core is not None
+    assert result.core.partial
+    assert "squad" in result.core.missing
+    [row] = [row for row in read_metrics(runtime.paths.metrics("tiny")) if row["kind"] == "tasks"]
+    assert row["scores"] == {task.label: task.accuracy for task in result.core.tasks}
+    assert set(row["counts"].values()) == {2}
+    shown = capsys.readouterr().err
+    assert "(partial)" in shown
+    assert "missing from the bundle" in shown
+    assert run(replace(CONFIG, core="off"), runtime).core is None
+
+
+def test_another_dataset_and_a_shorter_context(checkpoint, runtime, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"body": f"Another text, {name}. " * 9}) + "\n")
+    result = run(
+        replace(CONFIG, dataset=str(tmp_path / "*.jsonl"), text_column="body", context=8, max_bytes=50),
+        runtime,
+    )
+    assert result.val.documents == 1
+    assert result.val.bytes == len("Another text, b. " * 9)
+
+
+def test_scores_the_share_that_training_held_out(model, tokenizer, runtime, tmp_path):
+    """Another share would put documents that the model has learnt among those that it has not."""
+    source = tmp_path / "all.jsonl"
+    source.write_text("".join(json.dumps({"text": f"Document {n}."}) + "\n" for n in range(40)))
+    trained = TextSource(str(source), val_fraction=0.4)
+    save("shared", model, tokenizer, to_json(trained))
+    result = run(replace(CONFIG, model="shared"), runtime)
+    dataset = trained.open(runtime.paths)
+    counts = [len(list(documents(dataset, split))) for split in ("train", "val")]
+    assert [result.train.documents, result.val.documents] == counts
+    assert counts[1] > 0.05 * 40
+
+
+def test_a_checkpoint_may_be_named_by_its_path(checkpoint, runtime):
+    result = run(replace(CONFIG, model=str(runtime.paths.checkpoints("tiny"))), runtime)
+    assert result.run == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"model": "nothing"}, "nothing"),
+        ({"step": 3}, "3"),
+        ({"context": 65}, "--context 65 is longer than the model's context of 64"),
+        ({"context": -1}, "--context must be at least 1, not -1"),
+        ({"max_bytes": 0}, "--max-bytes must be at least 1"),
+        ({"dataset": "no/such/place"}, "no/such/place"),
+    ],
+)
+def test_mistakes_are_one_clear_line(checkpoint, runtime, changes, line):
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        run(replace(CONFIG, **changes), runtime)
+    assert line in str(error.value)

@@ -1,0 +1,72 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from nanochat.config import from_json, to_json
+from nanochat.errors import EnvironmentFault
+from nanochat.eval.chat_model import EvalChatConfig, EvalChatResult, chatcore, run
+from nanochat.eval.task_accuracy import TaskResult
+from nanochat.metrics import read_metrics
+from nanochat.tasks.registry import SUITES
+
+CONFIG = EvalChatConfig(model="tiny", suite="builtin-choice,builtin-letters", max_items=5)
+
+
+def test_scores_tasks_and_logs_them(checkpoint, runtime, capsys):
+    result = run(CONFIG, runtime)
+    assert (result.run, result.step, result.skipped, result.chatcore) == ("tiny", 7, (), None)
+    assert [(task.name, task.n, task.baseline) for task in result.tasks] == [
+        ("builtin-choice", 5, 0.25),
+        ("builtin-letters", 5, 0.0),
+    ]
+    assert result.mean == pytest.approx(sum(task.centred for task in result.tasks) / 2)
+    assert from_json(EvalChatResult, json.loads(json.dumps(to_json(result)))) == result
+    config, tasks, done = read_metrics(runtime.paths.metrics("tiny"))
+    assert (config["kind"], done["kind"], tasks["stage"]) == ("config", "done", "eval-chat")
+    assert tasks["scores"] == {task.name: task.accuracy for task in result.tasks}
+    assert tasks["counts"] == {"builtin-choice": 5, "builtin-letters": 5}
+    assert tasks["baselines"] == {"builtin-choice": 0.25, "builtin-letters": 0.0}
+    shown = capsys.readouterr().err
+    assert "tiny at step 7: mean centred accuracy" in shown
+    assert "expected" in shown
+
+
+def test_a_task_without_data_is_skipped_with_its_reason(checkpoint, runtime, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = run(replace(CONFIG, suite="mmlu,builtin-choice"), runtime)
+    assert [task.name for task in result.tasks] == ["builtin-choice"]
+    [skipped] = result.skipped
+    assert skipped.name == "mmlu"
+    assert "HF_HUB_OFFLINE" in skipped.reason
+    assert "mmlu is skipped" in capsys.readouterr().err
+
+
+def test_no_task_at_all_is_a_fault(checkpoint, runtime, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(EnvironmentFault, match="none of the tasks could be had"):
+        run(replace(CONFIG, suite="mmlu,gsm8k"), runtime)
+
+
+def test_real_tasks(checkpoint, runtime, shared_data):
+    runtime.paths.task_data.symlink_to(shared_data / "hub")
+    result = run(replace(CONFIG, suite="chatcore", max_items=3), runtime)
+    assert [task.name for task in result.tasks] == list(SUITES["chatcore"])
+    assert result.chatcore == pytest.approx(result.mean)
+    assert any(task.too_long for task in result.tasks)
+
+
+def test_chatcore_needs_all_of_its_tasks():
+    results = [TaskResult(name, 0.5, 10, 0.0, 0, ()) for name in SUITES["chatcore"]]
+    assert chatcore([*results, TaskResult("builtin-facts", 1.0, 10, 0.0, 0, ())]) == 0.5
+    assert chatcore(results[:-1]) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [({"model": "nothing"}, "nothing"), ({"suite": "nonsense"}, "unknown task 'nonsense'")],
+)
+def test_mistakes_are_one_clear_line(checkpoint, runtime, changes, line):
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        run(replace(CONFIG, **changes), runtime)
+    assert line in str(error.value)

@@ -1,0 +1,125 @@
+import pytest
+import torch
+
+from nanochat.eval.task_accuracy import KEPT_FAILURES, TaskResult, evaluate_task, final_text
+from nanochat.infer.engine import Engine
+from nanochat.infer.request import Completion
+from nanochat.infer.sampler import SamplingParams
+from nanochat.runtime import Runtime
+from nanochat.tasks.task import Task, is_choice, user_item
+from nanochat.tokenizer.chat_format import render_prompt
+
+QUESTIONS = [f"Which bird is number {n}? " * (1 + 2 * (n % 4)) for n in range(23)]
+
+
+@pytest.fixture
+def engine(model, tokenizer):
+    return Engine(model, tokenizer, max_rows=3)
+
+
+def choice_task():
+    letters = ("A", "B", "C", "D")
+    items = [user_item(q, letters[n % 4], letters[: 3 + n % 2]) for n, q in enumerate(QUESTIONS)]
+    return Task("birds", "choice", 0.25, items, is_choice, 1)
+
+
+def generate_task(answers=None):
+    items = [user_item(q[:20], (answers or QUESTIONS)[n]) for n, q in enumerate(QUESTIONS)]
+    return Task("talk", "generate", 0.0, items, lambda item, text: text == item.answer, 8)
+
+
+def plain_choice(model, tokenizer, item):
+    """One item, the whole logits, the last position."""
+    ids = render_prompt(tokenizer, item.messages)
+    context = model.config.max_seq_len
+    if len(ids) > context:
+        ids = [tokenizer.bos, *ids[-context + 1 :]]
+    with torch.no_grad():
+        logits = model.logits(model(torch.tensor([ids])))[0, -1]
+    return max(item.choices, key=lambda letter: logits[tokenizer.encode(letter)[0]])
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 150, 10_000])
+def test_choice_equals_one_item_at_a_time(model, tokenizer, engine, runtime, batch_tokens):
+    task = choice_task()
+    result = evaluate_task(model, tokenizer, engine, task, runtime, batch_tokens=batch_tokens)
+    plain = [plain_choice(model, tokenizer, item) for item in task.items]
+    right = [answer == item.answer for answer, item in zip(plain, task.items, strict=True)]
+    assert 0 < sum(right) < len(right)
+    assert result.accuracy == sum(right) / len(right)
+    assert result.n == len(QUESTIONS)
+    assert result.too_long == sum(
+        len(render_prompt(tokenizer, item.messages)) > model.config.max_seq_len for item in task.items
+    )
+    assert result.too_long > 0
+    wrong = [(item, answer) for item, answer, ok in zip(task.items, plain, right, strict=True) if not ok]
+    assert [(f.prompt, f.expected, f.answer) for f in result.failures] == [
+        (item.messages[0]["content"], item.answer, answer) for item, answer in wrong[:KEPT_FAILURES]
+    ]
+
+
+def test_generate_checks_what_the_engine_answers(model, tokenizer, engine, runtime):
+    params = SamplingParams(temperature=0.0, max_new_tokens=8)
+    answers = []
+    for item in generate_task().items:
+        [completion] = engine.generate([render_prompt(tokenizer, item.messages)], params)
+        answers.append(final_text(tokenizer, completion))
+    answers[4] = answers[9] = "something else"
+    result = evaluate_task(model, tokenizer, engine, generate_task(answers), runtime)
+    assert result.accuracy == (len(QUESTIONS) - 2) / len(QUESTIONS)
+    assert [failure.expected for failure in result.failures] == ["something else"] * 2
+
+
+def test_a_prompt_without_room_for_an_answer_is_wrong_and_counted(model, tokenizer, engine, runtime):
+    task = Task("long", "generate", 0.0, [user_item("word " * 99, "a")], lambda item, text: bool(text), 8)
+    result = evaluate_task(model, tokenizer, engine, task, runtime)
+    assert (result.accuracy, result.too_long) == (0.0, 1)
+
+
+@pytest.mark.parametrize("make", [choice_task, generate_task])
+def test_the_shares_of_two_processes_make_the_whole(model, tokenizer, engine, runtime, make):
+    whole = evaluate_task(model, tokenizer, engine, make(), runtime)
+    sums = torch.zeros(2, dtype=torch.int64)
+
+    class Member(Runtime):
+        def all_reduce_sum(self, tensor):
+            sums.add_(tensor)
+            return tensor
+
+    for rank in range(2):
+        member = Member(rank, rank, 2, runtime.device, runtime.compute_dtype, runtime.paths)
+        evaluate_task(model, tokenizer, engine, make(), member)
+    assert sums.tolist() == [round(whole.accuracy * whole.n), whole.too_long]
+
+
+def test_a_limit_takes_items_at_even_distances(model, tokenizer, engine, runtime):
+    seen = []
+
+    def check(item, text):
+        seen.append(item.messages[0]["content"])
+        return True
+
+    task = Task("birds", "choice", 0.25, choice_task().items[:20], check, 1)
+    result = evaluate_task(model, tokenizer, engine, task, runtime, max_items=5)
+    assert (result.n, result.accuracy) == (5, 1.0)
+    assert seen == QUESTIONS[:20:4]
+
+
+def test_the_answer_is_what_follows_the_last_tool_output(tokenizer):
+    def ids(*parts):
+        tokens = []
+        for part in parts:
+            tokens += [tokenizer.special(part)] if part.startswith("<|") else tokenizer.encode(part)
+        return Completion(tokens, [False] * len(tokens), "stop", "")
+
+    call = ("<|python_start|>", "1+1", "<|python_end|>", "<|output_start|>", "2", "<|output_end|>")
+    assert final_text(tokenizer, ids("It is ", "12", "<|assistant_end|>")) == "It is 12"
+    assert final_text(tokenizer, ids("So ", *call, "it is 2.", "<|assistant_end|>")) == "it is 2."
+    assert final_text(tokenizer, ids(*call, "and ", *call, "end")) == "end"
+    assert final_text(tokenizer, ids(*call, "<|assistant_end|>")) == ""
+    assert final_text(tokenizer, ids("So ", "<|python_start|>", "1+1")) == "So "
+
+
+def test_centred():
+    assert TaskResult("t", 0.25, 4, 0.25, 0, ()).centred == 0
+    assert TaskResult("t", 1.0, 4, 0.25, 0, ()).centred == 1
