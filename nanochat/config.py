@@ -165,3 +165,11 @@ def _restore_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     raise ValueError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads` of text from outside. Raises ValueError, also for text nested deeper than Python can recurse."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply to be read") from None

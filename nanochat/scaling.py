@@ -109,19 +109,25 @@ _REGIME_OF_DEVICE = {"cuda": "hopper", "mps": "cpu", "cpu": "cpu"}
 
 
 @dataclass(frozen=True)
-class Overrides:
-    """What a person may set instead of the dial's choice; None leaves it to the dial."""
+class Dial:
+    """The dial, and what may be set by hand instead of its choice: the flags that `plan` and `pretrain` share."""
 
+    depth: int = 4
+    """Layers of the transformer; everything below follows from it unless set."""
+    target_param_data_ratio: float | None = None
+    """Training tokens per parameter (matrices and head)."""
+    num_iterations: int | None = None
+    """Optimiser steps, instead of the ratio."""
+    total_batch_size: int | None = None
+    """Tokens per step."""
+    device_batch_size: int | None = None
+    """Rows of a micro-batch on one device; default: as many as fit."""
     max_seq_len: int | None = None
+    """Context length in tokens."""
     head_dim: int | None = None
     window_pattern: str | None = None
-    target_param_data_ratio: float | None = None
-    total_batch_size: int | None = None
-    """Tokens a step."""
-    device_batch_size: int | None = None
-    """Rows a micro-batch on one device."""
-    num_iterations: int | None = None
     lr_scale: float = 1.0
+    """Multiplies every learning rate."""
 
 
 @dataclass(frozen=True)
@@ -155,30 +161,29 @@ class RunPlan:
         return self.total_flops / flops_per_second / 3600
 
 
-def model_config(depth: int, vocab_size: int, regime: Regime, overrides: Overrides) -> GPTConfig:
+def model_config(dial: Dial, vocab_size: int, regime: Regime) -> GPTConfig:
     """width = 64 · depth, rounded up to whole heads."""
-    if depth < 1:
-        raise ValueError(f"--depth must be at least 1, not {depth}")
-    head_dim = overrides.head_dim or regime.head_dim
-    heads = -(-depth * WIDTH_PER_LAYER // head_dim)
+    if dial.depth < 1:
+        raise ValueError(f"--depth must be at least 1, not {dial.depth}")
+    head_dim = dial.head_dim or regime.head_dim
+    heads = -(-dial.depth * WIDTH_PER_LAYER // head_dim)
     return GPTConfig(
-        max_seq_len=overrides.max_seq_len or regime.max_seq_len,
+        max_seq_len=dial.max_seq_len or regime.max_seq_len,
         vocab_size=vocab_size,
-        n_layer=depth,
+        n_layer=dial.depth,
         n_head=heads,
         n_kv_head=heads,
         head_dim=head_dim,
         n_embd=heads * head_dim,
-        window_pattern=overrides.window_pattern or regime.window_pattern,
+        window_pattern=dial.window_pattern or regime.window_pattern,
     )
 
 
 def make_plan(
-    depth: int,
+    dial: Dial,
     vocab_size: int,
     device: str,
     world_size: int = 1,
-    overrides: Overrides = Overrides(),
     memory_limit: int | None = None,
 ) -> RunPlan:
     """The whole run from its depth, on `world_size` devices of a kind ("cuda", "mps" or "cpu").
@@ -187,61 +192,32 @@ def make_plan(
     Raises ValueError for sizes that do not divide, or for a model that no micro-batch makes fit.
     """
     regime = REGIMES[_REGIME_OF_DEVICE[device]]
-    config = model_config(depth, vocab_size, regime, overrides)
-    ratio = overrides.target_param_data_ratio or regime.target_param_data_ratio
+    config = model_config(dial, vocab_size, regime)
+    ratio = dial.target_param_data_ratio or regime.target_param_data_ratio
     horizon = ratio * horizon_parameters(config)
 
-    def reference_horizon(at_depth: int) -> float:
-        return ratio * horizon_parameters(model_config(at_depth, vocab_size, regime, overrides))
+    def reference_horizon(depth: int) -> float:
+        return ratio * horizon_parameters(model_config(replace(dial, depth=depth), vocab_size, regime))
 
-    batch_tokens = overrides.total_batch_size
+    batch_tokens = dial.total_batch_size
     if batch_tokens is None:
         best = _best_batch(regime, horizon, reference_horizon(REFERENCE_DEPTH))
         row_of_each = config.max_seq_len * world_size
         batch_tokens = -(-best // row_of_each) * row_of_each  # the dial's own choice always divides
     rows = rows_per_device(config.max_seq_len, batch_tokens, world_size)
-    device_batch_size = overrides.device_batch_size
-
-    def memory(device_rows: int) -> int:
-        return training_bytes(config, device_rows * config.max_seq_len, world_size, device)
-
-    if device_batch_size is None:
-        device_batch_size = _largest_that_fits(
-            rows, regime.device_batch_tokens // config.max_seq_len, memory, memory_limit
-        )
-    elif device_batch_size < 1 or rows % device_batch_size:
-        raise ValueError(
-            f"--device-batch-size {device_batch_size} does not divide the {rows} rows a device takes each step "
-            f"({batch_tokens} tokens / {config.max_seq_len} a row / {world_size} process(es))"
-        )
-    if memory_limit is not None and memory(device_batch_size) > memory_limit:
-        raise ValueError(
-            f"--depth {depth} needs about {memory(device_batch_size) / 1e9:.1f} GB on each device with "
-            f"--device-batch-size {device_batch_size}, and there are {memory_limit / 1e9:.1f} GB: "
-            "choose a smaller depth or device batch"
-        )
-    total_steps = overrides.num_iterations or max(1, round(horizon / batch_tokens))
-
-    rates = regime.rates.scaled(
-        overrides.lr_scale * (batch_tokens / regime.rates_batch) ** regime.rates_batch_exponent
+    device_batch_size, memory_bytes = _micro_batch(
+        dial, rows, regime.device_batch_tokens // config.max_seq_len, config, world_size, device, memory_limit
     )
-    width_factor = (config.n_embd / regime.rates_width) ** -0.5  # AdamW's rates only: muP for Adam, softened
-    decay = rates.weight_decay
+    total_steps = dial.num_iterations or max(1, round(horizon / batch_tokens))
+    decay = regime.rates.weight_decay
     if regime.decay_horizon_depth is not None:
         decay *= (
             math.sqrt(batch_tokens / regime.rates_batch)
             * reference_horizon(regime.decay_horizon_depth)
             / horizon
         )
-    rates = replace(
-        rates,
-        embedding=rates.embedding * width_factor,
-        value_embedding=rates.value_embedding * width_factor,
-        head=rates.head * width_factor,
-        weight_decay=decay,
-    )
     return RunPlan(
-        depth=depth,
+        depth=dial.depth,
         regime=regime.name,
         model=config,
         parameters=parameter_counts(config),
@@ -251,12 +227,56 @@ def make_plan(
         device_batch_size=device_batch_size,
         accumulation=rows // device_batch_size,
         world_size=world_size,
-        rates=rates,
+        rates=_rates(regime, config.n_embd, batch_tokens, dial.lr_scale, decay),
         muon_per_head=regime.muon_per_head,
         schedule=_schedule(regime, total_steps),
         flops_per_token=flops_per_token(config),
-        memory_bytes=memory(device_batch_size),
+        memory_bytes=memory_bytes,
     )
+
+
+def _rates(regime: Regime, width: int, batch_tokens: int, lr_scale: float, decay: float) -> LearningRates:
+    rates = regime.rates.scaled(lr_scale * (batch_tokens / regime.rates_batch) ** regime.rates_batch_exponent)
+    width_factor = (width / regime.rates_width) ** -0.5  # AdamW's rates only: muP for Adam, softened
+    return replace(
+        rates,
+        embedding=rates.embedding * width_factor,
+        value_embedding=rates.value_embedding * width_factor,
+        head=rates.head * width_factor,
+        weight_decay=decay,
+    )
+
+
+def _micro_batch(
+    dial: Dial,
+    rows: int,
+    most_rows: int,
+    config: GPTConfig,
+    world_size: int,
+    device: str,
+    memory_limit: int | None,
+) -> tuple[int, int]:
+    """(rows of a micro-batch, one device's memory in bytes). Raises ValueError for what does not divide or fit."""
+
+    def memory(device_rows: int) -> int:
+        return training_bytes(config, device_rows * config.max_seq_len, world_size, device)
+
+    chosen = dial.device_batch_size
+    if chosen is None:
+        chosen = _largest_that_fits(rows, most_rows, memory, memory_limit)
+    elif chosen < 1 or rows % chosen:
+        raise ValueError(
+            f"--device-batch-size {chosen} does not divide the {rows} rows a device takes each step "
+            f"({rows * config.max_seq_len * world_size} tokens / {config.max_seq_len} a row / "
+            f"{world_size} process(es))"
+        )
+    if memory_limit is not None and memory(chosen) > memory_limit:
+        raise ValueError(
+            f"--depth {dial.depth} needs about {memory(chosen) / 1e9:.1f} GB on each device with "
+            f"--device-batch-size {chosen}, and there are {memory_limit / 1e9:.1f} GB: "
+            "choose a smaller depth or device batch"
+        )
+    return chosen, memory(chosen)
 
 
 def _best_batch(regime: Regime, horizon: float, reference_horizon: float) -> int:

@@ -19,11 +19,11 @@ nanochat tokenizer eval
 # --- the base model ---
 nanochat pretrain --dataset=fineweb-edu --vocab-size=8192 --depth=6 --max-seq-len=512 --target-param-data-ratio=2 \
     --resume=auto --run="$WANDB_RUN"
-nanochat eval base --model=baserun
+nanochat eval base --model-tag=baserun
 
 # --- the chat model ---
 nanochat sft --mixture=smoltalk+identity+spelling --num-iterations=1500 --resume=auto --run="$WANDB_RUN"
-nanochat eval chat --model=sft --suite=chatcore --max-items=100
+nanochat eval chat --model-tag=sft --suite=chatcore --max-items=100
 
 python -m nanochat.report generate
 echo "talk to it: source .venv/bin/activate && nanochat chat"

@@ -31,13 +31,13 @@ wait "$download" || { echo "the download failed: see $NANOCHAT_BASE_DIR/download
 # --- the base model ---
 "${on_all_gpus[@]}" pretrain --dataset=fineweb-edu --need-shards=370 --depth=26 --target-param-data-ratio=8.25 \
     --device-batch-size=16 --fp8 --vocab-size=32768 --resume=auto --run="$WANDB_RUN"
-"${on_all_gpus[@]}" eval base --model=baserun --core=on
+"${on_all_gpus[@]}" eval base --model-tag=baserun --core=on
 
 # --- the chat model; identity conversations are generated, unless you put your own identity_conversations.jsonl
 #     into NANOCHAT_BASE_DIR ---
 "${on_all_gpus[@]}" sft --mixture="smoltalk+mmlu*3+gsm8k*4+identity*2+spelling+spellingbee" \
     --resume=auto --run="$WANDB_RUN"
-"${on_all_gpus[@]}" eval chat --model=sft --suite=chatcore
+"${on_all_gpus[@]}" eval chat --model-tag=sft --suite=chatcore
 
 python -m nanochat.report generate
 echo "talk to it: source .venv/bin/activate && nanochat chat"

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nanochat.scaling import Overrides, RunPlan, make_plan
+from nanochat.scaling import Dial, RunPlan, make_plan
 
 V = 32_768
-SPEEDRUN = Overrides(target_param_data_ratio=8.25, device_batch_size=16)
+SPEEDRUN = Dial(26, target_param_data_ratio=8.25, device_batch_size=16)
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ GOLDEN = {
 def make(name: str, machine: str) -> RunPlan:
     depth = int(name[1:])
     if machine == "cpu":
-        return make_plan(depth, 4096, "cpu")
-    return make_plan(depth, V, "cuda", 8, SPEEDRUN if depth == 26 else Overrides())
+        return make_plan(Dial(depth), 4096, "cpu")
+    return make_plan(SPEEDRUN if depth == 26 else Dial(depth), V, "cuda", 8)
 
 
 @pytest.mark.parametrize(("name", "machine"), GOLDEN)
@@ -67,7 +67,7 @@ def test_golden_table(name: str, machine: str) -> None:
 
 def test_the_speedrun_is_the_overviews() -> None:
     """d26 at ratio 8.25: about 7.6 B tokens in batches of a million, and it fits GPUs of 80 GB."""
-    made = make_plan(26, V, "cuda", 8, SPEEDRUN, memory_limit=80 * 10**9)
+    made = make_plan(SPEEDRUN, V, "cuda", 8, memory_limit=80 * 10**9)
     assert made.model.max_seq_len == 2048
     assert made.tokens == pytest.approx(
         8.25 * (made.parameters["matrices"] + made.parameters["head"]), rel=1e-3
@@ -83,7 +83,7 @@ def test_the_speedrun_is_the_overviews() -> None:
     vocab=st.sampled_from([512, 4096, 32_768]),
 )
 def test_batches_always_divide(depth: int, device: str, world: int, vocab: int) -> None:
-    made = make_plan(depth, vocab, device, world)
+    made = make_plan(Dial(depth), vocab, device, world)
     rows = made.device_batch_size * made.accumulation * world
     assert rows * made.model.max_seq_len == made.batch_tokens
     assert made.total_steps * made.batch_tokens == made.tokens
@@ -91,27 +91,30 @@ def test_batches_always_divide(depth: int, device: str, world: int, vocab: int) 
 
 
 def test_little_memory_means_smaller_micro_batches_for_the_same_step() -> None:
-    roomy, tight = make_plan(12, V, "cuda", 1), make_plan(12, V, "cuda", 1, memory_limit=16 * 10**9)
+    roomy, tight = (
+        make_plan(Dial(12), V, "cuda", 1),
+        make_plan(Dial(12), V, "cuda", 1, memory_limit=16 * 10**9),
+    )
     assert tight.device_batch_size < roomy.device_batch_size
     assert tight.batch_tokens == roomy.batch_tokens
     assert tight.memory_bytes <= 16 * 10**9
 
 
 @pytest.mark.parametrize(
-    ("depth", "overrides", "words"),
+    ("dial", "words"),
     [
-        (0, Overrides(), "--depth"),
-        (4, Overrides(total_batch_size=1000), "--total-batch-size"),
-        (4, Overrides(total_batch_size=128), "--total-batch-size"),
-        (4, Overrides(total_batch_size=2048, device_batch_size=3), "--device-batch-size"),
-        (4, Overrides(head_dim=7), "head_dim"),
+        (Dial(0), "--depth"),
+        (Dial(4, total_batch_size=1000), "--total-batch-size"),
+        (Dial(4, total_batch_size=128), "--total-batch-size"),
+        (Dial(4, total_batch_size=2048, device_batch_size=3), "--device-batch-size"),
+        (Dial(4, head_dim=7), "head_dim"),
     ],
 )
-def test_what_cannot_divide_is_refused(depth: int, overrides: Overrides, words: str) -> None:
+def test_what_cannot_divide_is_refused(dial: Dial, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        make_plan(depth, 4096, "cpu", 1, overrides)
+        make_plan(dial, 4096, "cpu")
 
 
 def test_what_cannot_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="smaller depth"):
-        make_plan(40, V, "cuda", 1, memory_limit=24 * 10**9)
+        make_plan(Dial(40), V, "cuda", 1, memory_limit=24 * 10**9)

@@ -204,14 +204,14 @@ def sft_loader(
 
 
 def _render_all(
-    conversations: Sequence[dict], tokenizer: Tokenizer, context: int
+    conversations: Sequence[dict], tokenizer: Tokenizer, max_seq_len: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Flat ids, flat mask (bool) and int64 offsets of the conversations that have something to learn."""
     ids, mask, lengths = array("I"), bytearray(), []
     with progress("render conversations", len(conversations), "conversations") as shown:
         for number, conversation in enumerate(conversations):
             tokens, learn = render(tokenizer, conversation)
-            if any(learn[1 : context + 1]):
+            if any(learn[1 : max_seq_len + 1]):
                 ids.fromlist(tokens)
                 mask.extend(learn)
                 lengths.append(len(tokens))
@@ -219,7 +219,7 @@ def _render_all(
                 shown.update(number)
     if not lengths:
         raise ValueError(
-            f"no conversation has anything to learn within {context} tokens: use a longer context"
+            f"no conversation has anything to learn within {max_seq_len} tokens: use a longer context"
         )
     if passed_over := len(conversations) - len(lengths):
         say(f"{passed_over} of {len(conversations)} conversations have nothing to learn: passed over")

@@ -52,36 +52,36 @@ class Plan:
         """Extra BOS tokens."""
         return int((self.document == BOS_SEGMENT).sum())
 
-    def rows(self, context: int) -> Iterator[list[tuple[int, int, int]]]:
+    def rows(self, max_seq_len: int) -> Iterator[list[tuple[int, int, int]]]:
         """Each whole row as (document, start, length) segments."""
         ends = np.cumsum(self.length)
         total = int(ends[-1]) if len(ends) else 0
-        for begin in range(0, total - context, self.stride):
+        for begin in range(0, total - max_seq_len, self.stride):
             row, position = [], begin
             index = int(np.searchsorted(ends, position, side="right"))
-            while position < begin + context + 1:
+            while position < begin + max_seq_len + 1:
                 offset = position - int(ends[index] - self.length[index])
-                taken = min(int(ends[index]), begin + context + 1) - position
+                taken = min(int(ends[index]), begin + max_seq_len + 1) - position
                 row.append((int(self.document[index]), int(self.start[index]) + offset, taken))
                 position, index = position + taken, index + 1
             yield row
 
 
-def plan_rows(lengths: np.ndarray, context: int, policy: Policy, rng: np.random.Generator) -> Plan:
-    """Lay out documents of `lengths` tokens (BOS included) in rows of context `context`.
+def plan_rows(lengths: np.ndarray, max_seq_len: int, policy: Policy, rng: np.random.Generator) -> Plan:
+    """Lay out documents of `lengths` tokens (BOS included) in rows of context `max_seq_len`.
 
     `rng` shuffles: under contiguous the documents, otherwise which of several equally long documents is taken
     and the order of the rows. Raises ValueError for an unknown policy.
     """
     if policy not in POLICIES:
         raise ValueError(f"unknown packing policy {policy!r}: choose {', '.join(POLICIES)}")
-    return POLICIES[policy](np.asarray(lengths, dtype=np.int64), context, rng)
+    return POLICIES[policy](np.asarray(lengths, dtype=np.int64), max_seq_len, rng)
 
 
-def _contiguous(lengths: np.ndarray, context: int, rng: np.random.Generator) -> Plan:
+def _contiguous(lengths: np.ndarray, max_seq_len: int, rng: np.random.Generator) -> Plan:
     order = rng.permutation(len(lengths))
     none = np.zeros(0, dtype=np.int64)
-    return Plan(order, np.zeros_like(order), lengths[order], context, none, none, cuts=0)
+    return Plan(order, np.zeros_like(order), lengths[order], max_seq_len, none, none, cuts=0)
 
 
 Segment = tuple[int, int, int]
@@ -116,8 +116,8 @@ class _Stock:
         return segment
 
 
-def _bestfit(lengths: np.ndarray, context: int, rng: np.random.Generator, *, crop: bool) -> Plan:
-    capacity = context + 1
+def _bestfit(lengths: np.ndarray, max_seq_len: int, rng: np.random.Generator, *, crop: bool) -> Plan:
+    capacity = max_seq_len + 1
     order = rng.permutation(len(lengths))
     stock, rows, dropped = _full_rows(order.tolist(), lengths[order].tolist(), capacity, crop=crop)
     cuts = len(rows)
@@ -188,6 +188,6 @@ def _cut(segment: Segment, room: int) -> tuple[Segment, Segment]:
 
 POLICIES: dict[Policy, Callable[[np.ndarray, int, np.random.Generator], Plan]] = {
     "contiguous": _contiguous,
-    "bestfit-crop": lambda lengths, context, rng: _bestfit(lengths, context, rng, crop=True),
-    "bestfit-pad": lambda lengths, context, rng: _bestfit(lengths, context, rng, crop=False),
+    "bestfit-crop": lambda lengths, max_seq_len, rng: _bestfit(lengths, max_seq_len, rng, crop=True),
+    "bestfit-pad": lambda lengths, max_seq_len, rng: _bestfit(lengths, max_seq_len, rng, crop=False),
 }

@@ -55,11 +55,11 @@ class WindowSource(Protocol):
 
 
 class RowStream:
-    """Rows of `context` inputs and targets from a source, resumed from a state if one is given."""
+    """Rows of `max_seq_len` inputs and targets from a source, resumed from a state if one is given."""
 
-    def __init__(self, source: WindowSource, context: int, state: State | None = None):
+    def __init__(self, source: WindowSource, max_seq_len: int, state: State | None = None):
         state = state or {"place": source.first, "offset": 0, "rows": 0, "dropped": 0, "padded": 0}
-        self._source, self._context = source, context
+        self._source, self._max_seq_len = source, max_seq_len
         self._place = tuple(state["place"])
         self._offset: int = state["offset"]  # of the next row, in the first window held
         self._rows, self._dropped, self._padded = state["rows"], state["dropped"], state["padded"]
@@ -70,7 +70,7 @@ class RowStream:
 
     def take(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """The next rows: int64 inputs and targets, both (rows, context)."""
-        inputs = np.empty((rows, self._context), dtype=np.int64)
+        inputs = np.empty((rows, self._max_seq_len), dtype=np.int64)
         targets = np.empty_like(inputs)
         done = 0
         while done < rows:
@@ -104,18 +104,18 @@ class RowStream:
     def report(self, state: State) -> PackingReport:
         """What had become of the tokens by `state`."""
         epochs = self._source.epochs(tuple(state["place"]), state["offset"])
-        used = state["rows"] * self._context - state["padded"]
+        used = state["rows"] * self._max_seq_len - state["padded"]
         return PackingReport(used, state["dropped"], state["padded"], epochs)
 
     def _view(self, flat: np.ndarray, rows: int) -> np.ndarray:
         step = flat.strides[0]
-        shape, strides = (rows, self._context + 1), (self._held[0].plan.stride * step, step)
+        shape, strides = (rows, self._max_seq_len + 1), (self._held[0].plan.stride * step, step)
         return np.lib.stride_tricks.as_strided(flat[self._offset :], shape, strides, writeable=False)
 
     def _available(self) -> int:
         """Whole rows at hand. Lays on windows until there is one."""
         while True:
-            spare = len(self._tokens) - self._offset - (self._context + 1)
+            spare = len(self._tokens) - self._offset - (self._max_seq_len + 1)
             if spare >= 0:
                 return spare // self._held[0].plan.stride + 1
             self._lay_on(next(self._windows))
@@ -155,8 +155,8 @@ class TokenWindows:
 
     first: Place = (0, 0, 0)  # epoch, position in the epoch's order of shards, piece
 
-    def __init__(self, store: TokenStore, bos: int, context: int, policy: Policy, seed: int):
-        self._store, self._bos, self._context = store, bos, context
+    def __init__(self, store: TokenStore, bos: int, max_seq_len: int, policy: Policy, seed: int):
+        self._store, self._bos, self._max_seq_len = store, bos, max_seq_len
         self._policy, self._seed = policy, seed
 
     def windows(self, place: Place) -> Iterator[Window]:
@@ -167,7 +167,7 @@ class TokenWindows:
                 self._store.expect(order, position)
                 while (tokens := self._store.piece(order[position], piece)) is not None:
                     rng = np.random.default_rng([self._seed, epoch, order[position], piece])
-                    planned = plan_rows(tokens.lengths, self._context, self._policy, rng)
+                    planned = plan_rows(tokens.lengths, self._max_seq_len, self._policy, rng)
                     flat = _lay_out(planned, tokens.tokens, tokens.offsets, self._bos)
                     yield Window((epoch, position, piece), flat, _not_padding(planned), planned)
                     piece, found = piece + 1, True
@@ -193,10 +193,10 @@ class ConversationWindows:
     window_rows = 64
 
     def __init__(
-        self, ids: np.ndarray, mask: np.ndarray, offsets: np.ndarray, bos: int, context: int, seed: int
+        self, ids: np.ndarray, mask: np.ndarray, offsets: np.ndarray, bos: int, max_seq_len: int, seed: int
     ):
         self._ids, self._mask, self._offsets, self._bos = ids, mask, offsets, bos
-        self._context, self._seed = context, seed
+        self._max_seq_len, self._seed = max_seq_len, seed
         self.rows_per_epoch = len(self._plan(0).row_padded)  # best-fit makes as many in every order
 
     def windows(self, place: Place) -> Iterator[Window]:
@@ -214,11 +214,11 @@ class ConversationWindows:
 
     def epochs(self, place: Place, offset: int) -> float:
         epoch, window = place
-        return epoch + (window * self.window_rows + offset // (self._context + 1)) / self.rows_per_epoch
+        return epoch + (window * self.window_rows + offset // (self._max_seq_len + 1)) / self.rows_per_epoch
 
     def _plan(self, epoch: int) -> Plan:
         rng = np.random.default_rng([self._seed, epoch])
-        return plan_rows(np.diff(self._offsets), self._context, "bestfit-pad", rng)
+        return plan_rows(np.diff(self._offsets), self._max_seq_len, "bestfit-pad", rng)
 
 
 def _rows_of(whole: Plan, rows: slice, ends: np.ndarray) -> Plan:

@@ -14,6 +14,7 @@ import tyro
 
 from nanochat.checkpoint.loading import load_model
 from nanochat.console import console, say, warn
+from nanochat.flags import ModelTag
 from nanochat.infer.engine import Engine
 from nanochat.infer.request import Event
 from nanochat.infer.sampler import SamplingParams
@@ -32,8 +33,8 @@ _COMMANDS = {
 class ChatConfig:
     """Whom to talk to, and how answers are chosen."""
 
-    model: str = "sft"
-    """A run's name, or the path of a checkpoint directory."""
+    model_tag: ModelTag = "sft"
+    """The run to chat with: its model tag, or the path of its checkpoints."""
     prompt: Annotated[str | None, tyro.conf.arg(aliases=["-p"])] = None
     """Answer this once, the answer alone on stdout, instead of a conversation."""
     system: str | None = None
@@ -70,7 +71,7 @@ class ChatTurn:
 class ChatResult:
     """The conversation, turn by turn."""
 
-    model: str
+    model_tag: str
     step: int
     turns: list[ChatTurn]
 
@@ -81,8 +82,8 @@ class Chat:
     def __init__(self, engine: Engine, params: SamplingParams, system: str | None = None):
         self._engine, self._params, self._system = engine, params, system
         self.forget()
-        room = min(params.max_new_tokens, engine.max_length // 2)
-        self._longest_prompt = engine.max_length - room
+        room = min(params.max_new_tokens, engine.max_seq_len // 2)
+        self._longest_prompt = engine.max_seq_len - room
 
     def forget(self) -> None:
         """Start anew; the system's instructions stay."""
@@ -126,15 +127,15 @@ def run(config: ChatConfig, runtime: Runtime) -> ChatResult:
         seed=config.seed,
         max_new_tokens=config.max_new_tokens,
     )
-    loaded = load_model(config.model, runtime)
+    loaded = load_model(config.model_tag, runtime)
     chat = Chat(Engine(loaded.model, loaded.tokenizer, max_rows=1), params, config.system)
     if config.prompt is not None:
         turns = [_hear(chat, config.prompt, chat.ask(config.prompt))]
     else:
         if sys.stdin.isatty():
-            say(f"{config.model}, step {loaded.step}, on {runtime.device}. /help lists the commands.")
+            say(f"{config.model_tag}, step {loaded.step}, on {runtime.device}. /help lists the commands.")
         turns = list(_converse(chat, _lines()))
-    return ChatResult(config.model, loaded.step, turns)
+    return ChatResult(config.model_tag, loaded.step, turns)
 
 
 def _converse(chat: Chat, lines: Iterator[str]) -> Iterator[ChatTurn]:

@@ -13,7 +13,7 @@ from nanochat.console import amount, progress, say, table
 from nanochat.paths import Paths
 from nanochat.text.datasets import Dataset, Split, TextSource, find_files, split_bytes, split_documents
 from nanochat.text.make_shards import PackSettings, pack
-from nanochat.text.readers import Counts, check_columns
+from nanochat.text.readers import TEXT_COLUMN, Counts, check_columns
 from nanochat.text.shards import text_bytes
 from nanochat.tokenizer.tokenizer import find_tokenizer
 
@@ -76,7 +76,7 @@ class PackConfig:
     """a file, folder or pattern of parquet, jsonl, txt or md (also .gz, .zst)"""
     out: Path
     """the folder for the shards, outside the source"""
-    text_column: str = "text"
+    text_column: str = TEXT_COLUMN
     """of parquet and jsonl files"""
     shard_mb: float = 250
     """text per shard, in megabytes (about 2.5 times the file)"""

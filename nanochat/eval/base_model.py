@@ -14,10 +14,12 @@ from nanochat.eval.bundle import fetch_bundle
 from nanochat.eval.core import GPT2_CORE, CoreResult, evaluate_core
 from nanochat.eval.options import require_positive
 from nanochat.eval.samples import PROMPTS, Sample, sample
+from nanochat.flags import ModelTag, WandbRun
 from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.runtime import Runtime
 from nanochat.text.datasets import Dataset, Split, TextSource, documents
+from nanochat.text.readers import TEXT_COLUMN
 
 STAGE = "eval-base"
 
@@ -26,19 +28,19 @@ STAGE = "eval-base"
 class EvalBaseConfig:
     """Score a base model."""
 
-    model: str = "baserun"
-    """A run's name, or the path of its checkpoints."""
+    model_tag: ModelTag = "baserun"
+    """The run to evaluate: its model tag, or the path of its checkpoints."""
     step: int | None = None
     """Which checkpoint; default: the newest."""
     dataset: str | None = None
     """The text to score; default: what the model was trained on."""
-    text_column: str = "text"
+    text_column: str = TEXT_COLUMN
     """Of that text, if it is parquet or jsonl."""
     val_path: str | None = None
     """Validation text; default: what the dataset holds out."""
     max_bytes: int = 500_000
     """Text scored of each split: its first documents."""
-    context: int | None = None
+    max_seq_len: int | None = None
     """Tokens of a window; default: the model's context."""
     core: Literal["auto", "on", "off"] = "auto"
     """CORE: auto takes it when its bundle is there, on fetches the bundle."""
@@ -46,20 +48,20 @@ class EvalBaseConfig:
     """Items of each CORE task; default: all."""
     batch_tokens: int | None = None
     """Tokens in one forward; default: by the device."""
-    run: str | None = None
+    wandb_run: WandbRun = None
     """Name of the Weights & Biases run; default: WANDB_RUN."""
     device: str = "auto"
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        require_positive(self, "max_bytes", "context", "max_per_task", "batch_tokens")
+        require_positive(self, "max_bytes", "max_seq_len", "max_per_task", "batch_tokens")
 
 
 @dataclass(frozen=True)
 class EvalBaseResult:
     """`core` is None where CORE was not asked for or its bundle is not there."""
 
-    run: str
+    model_tag: str
     step: int
     dataset: str
     train: BpbResult
@@ -71,10 +73,12 @@ class EvalBaseResult:
 def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
     """The stage. Raises ValueError for a run, dataset or context that is not there."""
     began = time.monotonic()
-    loaded = load_model(config.model, runtime, config.step)
+    loaded = load_model(config.model_tag, runtime, config.step)
     longest = loaded.model.config.max_seq_len
-    if config.context is not None and config.context > longest:
-        raise ValueError(f"--context {config.context} is longer than the model's context of {longest}")
+    if config.max_seq_len is not None and config.max_seq_len > longest:
+        raise ValueError(
+            f"--max-seq-len {config.max_seq_len} is longer than the model's context of {longest}"
+        )
     metrics_path = runtime.paths.metrics(loaded.directory.resolve().name)
     dataset = runtime.broadcast_object(_source(config, loaded).open(runtime.paths))
     if runtime.is_main:  # what has to be fetched first
@@ -84,7 +88,7 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
     with open_metrics(
         metrics_path,
         STAGE,
-        wandb_run=config.run,
+        wandb_run=config.wandb_run,
         config=to_json(config),
         enabled=runtime.is_main,
         resume=True,
@@ -108,7 +112,7 @@ def _evaluate(
             tokenizer,
             documents(dataset, split),
             runtime,
-            context=config.context or model.config.max_seq_len,
+            max_seq_len=config.max_seq_len or model.config.max_seq_len,
             batch_tokens=batch_tokens,
             max_bytes=config.max_bytes,
         )
@@ -123,7 +127,7 @@ def _evaluate(
 
     engine = Engine(model, tokenizer, max_rows=len(PROMPTS), tools=None)
     return EvalBaseResult(
-        run=loaded.directory.resolve().name,
+        model_tag=loaded.directory.resolve().name,
         step=loaded.step,
         dataset=dataset.name,
         train=bpb("train"),
@@ -142,7 +146,7 @@ def _source(config: EvalBaseConfig, loaded: LoadedModel) -> TextSource:
         kept = {field.name: trained[field.name] for field in fields(TextSource) if field.name in trained}
         source = replace(TextSource(**kept), need_shards=None)
     else:
-        raise ValueError(f"{config.model} was not trained on a dataset of text: name one with --dataset")
+        raise ValueError(f"{config.model_tag} was not trained on a dataset of text: name one with --dataset")
     return replace(source, val_path=config.val_path or source.val_path)
 
 
@@ -180,7 +184,7 @@ def _show(result: EvalBaseResult) -> None:
     for text in result.samples:
         say(f"  {text.prompt}|{text.text}")
     table(
-        f"{result.run} at step {result.step} on {result.dataset}",
+        f"{result.model_tag} at step {result.step} on {result.dataset}",
         ("text", "bits per byte", "bytes", "documents"),
         [
             (name, f"{bpb.bpb:.4f}", f"{bpb.bytes:,}", f"{bpb.documents:,}")

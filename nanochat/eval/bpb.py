@@ -47,16 +47,16 @@ class Windows:
 
 
 def cut(
-    tokenizer: Tokenizer, documents: Iterable[str], *, context: int, max_bytes: int | None = None
+    tokenizer: Tokenizer, documents: Iterable[str], *, max_seq_len: int, max_bytes: int | None = None
 ) -> Windows:
-    """Windows of at most `context` tokens over the first documents, `max_bytes` of UTF-8 in all (or all of them).
+    """Windows of at most `max_seq_len` tokens over the first documents, `max_bytes` of UTF-8 in all (or all of them).
 
     Which documents are taken depends on their bytes alone, never on tokenizer, context or batch; the first one
     that would exceed the limit ends the choice, and one document is always taken. Raises ValueError when there is
     no text.
     """
-    if context < 1:
-        raise ValueError(f"the context must be at least 1 token, not {context}")
+    if max_seq_len < 1:
+        raise ValueError(f"the context must be at least 1 token, not {max_seq_len}")
     chosen = _first(documents, max_bytes)
     if not chosen:
         raise ValueError("no text to score: the documents are all empty")
@@ -65,10 +65,10 @@ def cut(
     for at in range(0, len(chosen), _ENCODE_AT_ONCE):
         for ids in tokenizer.encode_batch(chosen[at : at + _ENCODE_AT_ONCE], threads=hardware.usable_cores()):
             piece = np.array([tokenizer.bos, *ids], dtype=np.int32)
-            first = np.arange(0, len(ids), context)
+            first = np.arange(0, len(ids), max_seq_len)
             pieces.append(piece)
             starts.append(first + offset)
-            lengths.append(np.minimum(context, len(ids) - first))
+            lengths.append(np.minimum(max_seq_len, len(ids) - first))
             offset += len(piece)
             n_bytes += int(token_bytes[piece[1:]].sum())
     return Windows(
@@ -122,14 +122,14 @@ def bits_per_byte(
     documents: Iterable[str],
     runtime: Runtime,
     *,
-    context: int,
+    max_seq_len: int,
     batch_tokens: int,
     max_bytes: int | None = None,
 ) -> BpbResult:
     """`cut` and `score` in one."""
     return score(
         model,
-        cut(tokenizer, documents, context=context, max_bytes=max_bytes),
+        cut(tokenizer, documents, max_seq_len=max_seq_len, max_bytes=max_bytes),
         runtime,
         batch_tokens=batch_tokens,
     )

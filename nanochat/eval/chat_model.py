@@ -12,6 +12,7 @@ from nanochat.errors import EnvironmentFault
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.options import require_positive
 from nanochat.eval.task_accuracy import TaskResult, evaluate_task
+from nanochat.flags import ModelTag, WandbRun
 from nanochat.infer.engine import Engine
 from nanochat.metrics import open_metrics
 from nanochat.runtime import Runtime
@@ -27,8 +28,8 @@ _SHOWN = 160  # characters of a question or an answer that a person is shown
 class EvalChatConfig:
     """Let a chat model answer tasks."""
 
-    model: str = "sft"
-    """A run's name, or the path of its checkpoints."""
+    model_tag: ModelTag = "sft"
+    """The run to evaluate: its model tag, or the path of its checkpoints."""
     step: int | None = None
     """Which checkpoint; default: the newest."""
     suite: str = "builtin"
@@ -39,7 +40,7 @@ class EvalChatConfig:
     """Answers generated at once; default: by the device."""
     batch_tokens: int | None = None
     """Tokens in one forward of multiple-choice tasks; default: by the device."""
-    run: str | None = None
+    wandb_run: WandbRun = None
     """Name of the Weights & Biases run; default: WANDB_RUN."""
     device: str = "auto"
     dtype: str = "auto"
@@ -61,7 +62,7 @@ class EvalChatResult:
     """`chatcore` is the mean centred accuracy of its tasks, None unless all of them were answered; `mean` that of
     every task here."""
 
-    run: str
+    model_tag: str
     step: int
     tasks: tuple[TaskResult, ...]
     skipped: tuple[Skipped, ...]
@@ -73,14 +74,14 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
     """The stage. Raises ValueError for an unknown run or task, EnvironmentFault where no task can be had."""
     began = time.monotonic()
     names = task_names(config.suite)
-    loaded = load_model(config.model, runtime, config.step)
+    loaded = load_model(config.model_tag, runtime, config.step)
     name = loaded.directory.resolve().name
     metrics_path = runtime.paths.metrics(name)
     results, skipped = _answer(config, names, loaded, runtime)
     if not results:
         raise EnvironmentFault(f"none of the tasks could be had: {skipped[0].reason}")
     result = EvalChatResult(
-        run=name,
+        model_tag=name,
         step=loaded.step,
         tasks=tuple(results),
         skipped=tuple(skipped),
@@ -90,7 +91,7 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
     with open_metrics(
         metrics_path,
         STAGE,
-        wandb_run=config.run,
+        wandb_run=config.wandb_run,
         config=to_json(config),
         enabled=runtime.is_main,
         resume=True,
@@ -165,7 +166,7 @@ def _show(result: EvalChatResult) -> None:
             say(f"  {task.name}: {asked!r}: expected {expected!r}, got {said!r}")
         if task.too_long:
             say(f"  {task.name}: {task.too_long:,} prompts are longer than the model's context")
-    title = f"{result.run} at step {result.step}: mean centred accuracy {result.mean:.4f}"
+    title = f"{result.model_tag} at step {result.step}: mean centred accuracy {result.mean:.4f}"
     if result.chatcore is not None:
         title += f", ChatCORE {result.chatcore:.4f}"
     table(

@@ -8,6 +8,7 @@ from nanochat.console import say, table
 from nanochat.metrics import open_metrics
 from nanochat.paths import Paths
 from nanochat.text.datasets import documents, open_dataset
+from nanochat.text.readers import TEXT_COLUMN
 from nanochat.tokenizer.bytes_per_token import Comparison, compare, how_to_fetch
 from nanochat.tokenizer.eval_texts import EVAL_TEXTS
 from nanochat.tokenizer.tokenizer import find_tokenizer
@@ -24,7 +25,7 @@ class TokenizerEvalConfig:
     """Which tokenizer, by its number of tokens; the newest if not given."""
     dataset: str | None = None
     """Measure on the beginning of this dataset's validation split too (a name or a path)."""
-    text_column: str = "text"
+    text_column: str = TEXT_COLUMN
     """The parquet column or jsonl field that holds the text of `dataset`."""
 
 

@@ -22,17 +22,17 @@ class RenderedConversation:
 
 
 def render_all(
-    tokenizer: Tokenizer, conversations: Iterable[dict], context: int
+    tokenizer: Tokenizer, conversations: Iterable[dict], max_seq_len: int
 ) -> list[RenderedConversation]:
     """Conversations cut to the context; those with nothing to learn in it are left out."""
     rendered = []
     for conversation in conversations:
         ids, mask = render(tokenizer, conversation)
         targets = [token if learn else IGNORE for token, learn in zip(ids[1:], mask[1:], strict=True)][
-            :context
+            :max_seq_len
         ]
         if any(target != IGNORE for target in targets):
-            rendered.append(RenderedConversation(ids[:-1][:context], targets))
+            rendered.append(RenderedConversation(ids[:-1][:max_seq_len], targets))
     return rendered
 
 

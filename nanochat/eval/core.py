@@ -103,8 +103,8 @@ _VARIANTS: dict[str, Callable[[dict[str, Any], str], list[str]]] = {
 }
 
 
-def rows(task: CoreTask, index: int, tokenizer: Tokenizer, context: int) -> list[PromptRow]:
-    """The rows to run for one item, no longer than `context` tokens: what is too long loses its beginning."""
+def rows(task: CoreTask, index: int, tokenizer: Tokenizer, max_seq_len: int) -> list[PromptRow]:
+    """The rows to run for one item, no longer than `max_seq_len` tokens: what is too long loses its beginning."""
     texts = [[tokenizer.bos, *tokenizer.encode(text)] for text in prompts(task, index)]
     if task.kind == "schema":
         shared = _common(text[::-1] for text in texts)
@@ -115,7 +115,7 @@ def rows(task: CoreTask, index: int, tokenizer: Tokenizer, context: int) -> list
     if task.kind == "language_modeling":
         spans = spans[1:]
     # At least one token is scored, and at least one stands before it.
-    return [_cut(text, max(1, min(start, len(text) - 1)), context) for start, text in spans]
+    return [_cut(text, max(1, min(start, len(text) - 1)), max_seq_len) for start, text in spans]
 
 
 def _common(texts: Iterable[list[int]]) -> int:
@@ -128,8 +128,8 @@ def _common(texts: Iterable[list[int]]) -> int:
     return count
 
 
-def _cut(ids: list[int], start: int, context: int) -> PromptRow:
-    dropped = max(0, len(ids) - context)
+def _cut(ids: list[int], start: int, max_seq_len: int) -> PromptRow:
+    dropped = max(0, len(ids) - max_seq_len)
     return PromptRow(ids[dropped:], max(1, start - dropped), len(ids) - dropped)
 
 

@@ -35,7 +35,7 @@ def sample(
     params: SamplingParams = GREEDY,
 ) -> list[Sample]:
     """Continue each prompt as the beginning of a document; of one that fills the context, its last words."""
-    room = engine.max_length - 2  # one for BOS, one to answer
+    room = engine.max_seq_len - 2  # one for BOS, one to answer
     starts = [[tokenizer.bos, *tokenizer.encode(prompt)[-room:]] for prompt in prompts]
     completions = engine.generate(starts, params)
     return [Sample(prompt, completion.text) for prompt, completion in zip(prompts, completions, strict=True)]

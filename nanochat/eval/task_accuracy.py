@@ -110,9 +110,9 @@ def _spread(items: Sequence[Item], limit: int | None) -> list[Item]:
 @torch.inference_mode()
 def _choose(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) -> Answers:
     """The letter whose logit is the highest right after the prompt. Too long a prompt loses its beginning."""
-    context = asker.model.config.max_seq_len
+    max_seq_len = asker.model.config.max_seq_len
     whole = [render_prompt(asker.tokenizer, item.messages) for item in items]
-    prompts = [p if len(p) <= context else [p[0], *p[len(p) - context + 1 :]] for p in whole]
+    prompts = [p if len(p) <= max_seq_len else [p[0], *p[len(p) - max_seq_len + 1 :]] for p in whole]
     answers = [""] * len(items)
     done = 0
     for batch in length_batches([len(prompt) for prompt in prompts], asker.batch_tokens):
@@ -125,7 +125,7 @@ def _choose(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) 
             answers[i] = items[i].choices[int(best)]
         done += len(batch)
         bar.update(done)
-    return answers, sum(len(prompt) > context for prompt in whole)
+    return answers, sum(len(prompt) > max_seq_len for prompt in whole)
 
 
 def _letter_ids(tokenizer: Tokenizer, item: Item) -> list[int]:
@@ -138,7 +138,7 @@ def _generate(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar
     """The greedy reply of the engine, its tools at hand. Too long a prompt gets no reply."""
     params = SamplingParams(temperature=0.0, max_new_tokens=task.max_new_tokens)
     prompts = [render_prompt(asker.tokenizer, item.messages) for item in items]
-    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < asker.engine.max_length]
+    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < asker.engine.max_seq_len]
     answers = [""] * len(items)
     for start in range(0, len(fitting), _GENERATED_AT_ONCE):
         part = fitting[start : start + _GENERATED_AT_ONCE]

@@ -29,11 +29,11 @@ class Engine:
         model: in the mode and on the device it shall run in.
         tokenizer: the one the model was trained with.
         max_rows: how many requests run at once; memory for their keys and values is taken at once.
-        max_length: tokens of a prompt and its answer together; the model's context by default.
+        max_seq_len: tokens of a prompt and its answer together; the model's context by default.
         tools: what answers the model's calls; None for a model that shall have no tools.
         prefill_tokens: the most prompt tokens, padding included, of one step (see Scheduler).
 
-    Raises ValueError when the tokenizer is not the model's or max_length is beyond its context.
+    Raises ValueError when the tokenizer is not the model's or max_seq_len is beyond its context.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Engine:
         tokenizer: Tokenizer,
         *,
         max_rows: int = 16,
-        max_length: int | None = None,
+        max_seq_len: int | None = None,
         tools: ToolTable | None = DEFAULT_TOOLS,
         prefill_tokens: int = 4096,
     ):
@@ -52,13 +52,13 @@ class Engine:
                 "use the tokenizer that the model was trained with"
             )
         self.tokenizer = tokenizer
-        self.max_length = model.config.max_seq_len if max_length is None else max_length
+        self.max_seq_len = model.config.max_seq_len if max_seq_len is None else max_seq_len
         self._model = model
         self._device = model.head.weight.device
         self._tools = tools or ()
         self._scheduler = Scheduler(max_rows, prefill_tokens)
         self._cache = KVCache.empty(
-            model.config, max_rows, self.max_length, self._device, model.compute_dtype
+            model.config, max_rows, self.max_seq_len, self._device, model.compute_dtype
         )
         self._ids = count()
 
@@ -109,7 +109,7 @@ class Engine:
         return self._answer([self._request(prompt_ids, params)])
 
     def _request(self, prompt_ids: Sequence[int], params: SamplingParams) -> Request:
-        return Request(next(self._ids), prompt_ids, params, self.tokenizer, self._tools, self.max_length)
+        return Request(next(self._ids), prompt_ids, params, self.tokenizer, self._tools, self.max_seq_len)
 
     def _answer(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
         assert not self.busy, "generate and stream need an idle engine: use submit and step to share it"
@@ -156,4 +156,4 @@ class Engine:
         return sample(logits_NV, params, [request.uniform() for request in batch.requests]).tolist()
 
     def _slots(self, needed: int) -> int:
-        return min(-(-needed // _SLOT_BLOCK) * _SLOT_BLOCK, self.max_length)
+        return min(-(-needed // _SLOT_BLOCK) * _SLOT_BLOCK, self.max_seq_len)

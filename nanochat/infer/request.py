@@ -45,7 +45,7 @@ class Completion:
 class Request:
     """A prompt that is being answered.
 
-    Raises ValueError for an empty prompt, one that leaves no room for an answer in `max_length` tokens, or
+    Raises ValueError for an empty prompt, one that leaves no room for an answer in `max_seq_len` tokens, or
     ids outside the vocabulary.
     """
 
@@ -56,13 +56,13 @@ class Request:
         params: SamplingParams,
         tokenizer: Tokenizer,
         tools: ToolTable,
-        max_length: int,
+        max_seq_len: int,
     ):
         if not prompt:
             raise ValueError("the prompt is empty: it needs at least <|bos|>")
-        if len(prompt) >= max_length:
+        if len(prompt) >= max_seq_len:
             raise ValueError(
-                f"the prompt has {len(prompt)} tokens and the context holds {max_length}, an answer included: "
+                f"the prompt has {len(prompt)} tokens and the context holds {max_seq_len}, an answer included: "
                 "shorten the prompt"
             )
         if not all(0 <= token < tokenizer.vocab_size for token in prompt):
@@ -75,7 +75,7 @@ class Request:
         self.cached = 0
         """How many of the tokens have their keys and values in the cache."""
         self._prompt_length = len(prompt)
-        self._max_length = min(max_length, len(prompt) + params.max_new_tokens)
+        self._max_seq_len = min(max_seq_len, len(prompt) + params.max_new_tokens)
         self._seed = secrets.randbits(64) if params.seed is None else params.seed
         self._ends = {tokenizer.special(ASSISTANT_END), tokenizer.bos}
         self._specials = {tokenizer.special(name) for name in SPECIAL_TOKENS}
@@ -107,7 +107,7 @@ class Request:
         text, stopped = self._read(token, part)
         if stopped or token in self._ends:
             self._finished = "stop"
-        elif len(self.tokens) >= self._max_length:
+        elif len(self.tokens) >= self._max_seq_len:
             self._finished = "length"
             text += self._stops.flush() + self._decoder.flush()
         self._forced.append(forced)

@@ -43,7 +43,7 @@ CPU = Recipe(
             run="baserun",
             distributed=True,
         ),
-        Stage("eval-base", ("eval", "base", "--model=baserun"), needs=("pretrain",), distributed=True),
+        Stage("eval-base", ("eval", "base", "--model-tag=baserun"), needs=("pretrain",), distributed=True),
         Stage(
             "sft",
             ("sft", "--mixture=smoltalk+identity+spelling", "--num-iterations=1500", "--resume=auto"),
@@ -53,7 +53,7 @@ CPU = Recipe(
         ),
         Stage(
             "eval-chat",
-            ("eval", "chat", "--model=sft", "--suite=chatcore", "--max-items=100"),
+            ("eval", "chat", "--model-tag=sft", "--suite=chatcore", "--max-items=100"),
             needs=("sft",),
             distributed=True,
         ),

@@ -39,10 +39,10 @@ QUICKSTART = Recipe(
             run="baserun",
             distributed=True,
         ),
-        Stage("eval-base", ("eval", "base", "--model=baserun"), needs=("pretrain",), distributed=True),
-        Stage("eval-before", ("eval", "chat", "--model=baserun", *EVALUATE_BEFORE), needs=("pretrain",)),
+        Stage("eval-base", ("eval", "base", "--model-tag=baserun"), needs=("pretrain",), distributed=True),
+        Stage("eval-before", ("eval", "chat", "--model-tag=baserun", *EVALUATE_BEFORE), needs=("pretrain",)),
         Stage("sft", ("sft", *SFT, "--resume=auto"), needs=("pretrain",), run="sft", distributed=True),
-        Stage("eval-chat", ("eval", "chat", "--model=sft", *EVALUATE), needs=("sft",)),
+        Stage("eval-chat", ("eval", "chat", "--model-tag=sft", *EVALUATE), needs=("sft",)),
         Stage("showcase", ("sft",), needs=("sft",), module=showcase.__name__),
         Stage(
             "report",

@@ -54,7 +54,7 @@ SPEEDRUN = Recipe(
         ),
         Stage(
             "eval-base",
-            ("eval", "base", "--model=baserun", "--core=on"),
+            ("eval", "base", "--model-tag=baserun", "--core=on"),
             needs=("pretrain",),
             distributed=True,
         ),
@@ -66,7 +66,10 @@ SPEEDRUN = Recipe(
             distributed=True,
         ),
         Stage(
-            "eval-chat", ("eval", "chat", "--model=sft", "--suite=chatcore"), needs=("sft",), distributed=True
+            "eval-chat",
+            ("eval", "chat", "--model-tag=sft", "--suite=chatcore"),
+            needs=("sft",),
+            distributed=True,
         ),
         Stage(
             "report",

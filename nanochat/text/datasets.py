@@ -25,7 +25,15 @@ from nanochat.console import say
 from nanochat.hub.batch import LOCK_NAME
 from nanochat.paths import Paths
 from nanochat.text.builtin_dataset import builtin_shards
-from nanochat.text.readers import FORMATS, TEXT_FORMATS, Counts, check_columns, format_of, read_documents
+from nanochat.text.readers import (
+    FORMATS,
+    TEXT_COLUMN,
+    TEXT_FORMATS,
+    Counts,
+    check_columns,
+    format_of,
+    read_documents,
+)
 from nanochat.text.shards import shard_name, text_bytes
 
 Split = Literal["train", "val"]
@@ -47,6 +55,7 @@ HUB_DATASETS = {
     "fineweb-edu": HubDataset("karpathy/fineweb-edu-100b-shuffle", 1823),
     "climbmix": HubDataset("karpathy/climbmix-400b-shuffle", 6543),
 }
+VAL_FRACTION = 0.05
 _POLL_S = 1.0
 _PATIENCE_S = 30.0  # without one new byte, before asking whether anybody is downloading
 _SMALL_SOURCE_BYTES = 32 << 20  # up to here a share that holds no document is made to hold one
@@ -60,7 +69,7 @@ class Dataset:
     name: str
     train: tuple[Path, ...]
     val: tuple[Path, ...]
-    text_column: str = "text"
+    text_column: str = TEXT_COLUMN
     held_out: float = 0.0
 
     def files(self, split: Split) -> tuple[Path, ...]:
@@ -80,11 +89,11 @@ class TextSource:
 
     dataset: str = "builtin"
     """builtin[:small|medium|large[:SEED]], fineweb-edu, climbmix, or a file, folder or pattern."""
-    text_column: str = "text"
+    text_column: str = TEXT_COLUMN
     """The parquet column or jsonl field that holds the text."""
     val_path: str | None = None
     """Validation text; default: the last parquet or jsonl file, or a held-out share of the documents."""
-    val_fraction: float = 0.05
+    val_fraction: float = VAL_FRACTION
     """The held-out share of the documents, where there is one."""
     need_shards: int | None = None
     """Training shards of a hub dataset to use, waited for while they arrive; default: what is there."""
@@ -105,9 +114,9 @@ def open_dataset(
     spec: str,
     paths: Paths,
     *,
-    text_column: str = "text",
+    text_column: str = TEXT_COLUMN,
     val_path: str | None = None,
-    val_fraction: float = 0.05,
+    val_fraction: float = VAL_FRACTION,
     need_shards: int | None = None,
 ) -> Dataset:
     """The dataset that `spec` names: "builtin[:small|medium|large[:SEED]]" (made on first use), "fineweb-edu",

@@ -30,6 +30,8 @@ import pyarrow.parquet as pq
 
 from nanochat.errors import EnvironmentFault
 
+TEXT_COLUMN = "text"
+"""Where parquet and jsonl files hold their text, unless told otherwise."""
 MAX_DOCUMENT_CHARS = 1_000_000
 MAX_TEXT_CHARS = 16_384
 MAX_LINE_BYTES = 256 << 20  # of jsonl; a longer line counts as malformed
@@ -71,7 +73,7 @@ class Counts:
         return f"{self.documents:,} documents, {self.characters:,} characters" + "".join(notes)
 
 
-def read_documents(path: Path, column: str = "text", counts: Counts | None = None) -> Iterator[str]:
+def read_documents(path: Path, column: str = TEXT_COLUMN, counts: Counts | None = None) -> Iterator[str]:
     """The documents of one file in order, never empty, always encodable as UTF-8.
 
     Raises ValueError for a format that is not known and a parquet or jsonl file without `column`, DamagedFile

@@ -8,7 +8,7 @@ import torch
 from nanochat import hardware
 from nanochat.console import amount, say, table
 from nanochat.runtime import Runtime
-from nanochat.scaling import Overrides, RunPlan, make_plan
+from nanochat.scaling import Dial, RunPlan, make_plan
 
 # Share of the peak that training reaches: half on GPUs (bf16, compiled); most of a CPU's measured matrix products.
 _UTILISATION = {"cuda": 0.5, "mps": 0.5, "cpu": 0.75}
@@ -37,40 +37,7 @@ _GPU_MEMORY = {
 
 
 @dataclass(frozen=True)
-class DialOptions:
-    """The dial, and flags for what it decides otherwise."""
-
-    depth: int = 4
-    target_param_data_ratio: float | None = None
-    """Training tokens a parameter."""
-    num_iterations: int | None = None
-    """Optimiser steps, instead of the ratio."""
-    total_batch_size: int | None = None
-    """Tokens a step."""
-    device_batch_size: int | None = None
-    """Rows a micro-batch on one device; default: as many as fit."""
-    max_seq_len: int | None = None
-    head_dim: int | None = None
-    window_pattern: str | None = None
-    lr_scale: float = 1.0
-    """Multiplies every learning rate."""
-
-    @property
-    def overrides(self) -> Overrides:
-        return Overrides(
-            max_seq_len=self.max_seq_len,
-            head_dim=self.head_dim,
-            window_pattern=self.window_pattern,
-            target_param_data_ratio=self.target_param_data_ratio,
-            total_batch_size=self.total_batch_size,
-            device_batch_size=self.device_batch_size,
-            num_iterations=self.num_iterations,
-            lr_scale=self.lr_scale,
-        )
-
-
-@dataclass(frozen=True)
-class PlanConfig(DialOptions):
+class PlanConfig(Dial):
     """Show everything that --depth and the overrides decide."""
 
     vocab_size: int = 32_768
@@ -97,11 +64,10 @@ def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
     """The stage. Raises ValueError for a plan that does not divide or does not fit the machine's memory."""
     machine = parse_machine(config.machine) if config.machine else this_machine(runtime)
     plan = make_plan(
-        config.depth,
+        config,
         config.vocab_size,
         machine.device,
         machine.count,
-        config.overrides,
         machine.memory,
     )
     hours = dollars = None

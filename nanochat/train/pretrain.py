@@ -16,10 +16,10 @@ from nanochat.model.attention import choose_kernel
 from nanochat.model.fp8 import has_fp8
 from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
-from nanochat.scaling import RunPlan, make_plan
+from nanochat.scaling import Dial, RunPlan, make_plan
 from nanochat.text.datasets import Dataset, TextSource, documents
 from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer
-from nanochat.train.plan import DialOptions, describe_plan, device_memory
+from nanochat.train.plan import describe_plan, device_memory
 from nanochat.train.session import (
     Session,
     TrainingOptions,
@@ -34,7 +34,7 @@ from nanochat.train.state import Progress, Trainer
 
 
 @dataclass(frozen=True)
-class PretrainConfig(TrainingOptions, TextSource, DialOptions):
+class PretrainConfig(TrainingOptions, TextSource, Dial):
     """Train a base model; --depth decides everything that is not set by hand (see `nanochat plan`)."""
 
     dataset: str = "fineweb-edu"
@@ -53,11 +53,10 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         raise ValueError("--fp8 needs a GPU with fp8 units (Hopper, Ada or later): leave it out here")
     tokenizer = find_tokenizer(runtime.paths, config.vocab_size)
     plan = make_plan(
-        config.depth,
+        config,
         tokenizer.vocab_size,
         runtime.device.type,
         runtime.world_size,
-        config.overrides,
         device_memory(runtime),
     )
     directory = runtime.paths.checkpoints(config.model_tag)
@@ -78,7 +77,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         restore(directory, step, trainer.model, trainer.optimizer)
     return Session(
         stage="pretrain",
-        run=config.model_tag,
+        model_tag=config.model_tag,
         options=config,
         trainer=trainer,
         micro_rows=plan.device_batch_size,
@@ -140,9 +139,9 @@ def _scorer(tokenizer: Tokenizer, dataset: Dataset, plan: RunPlan, max_bytes: in
 
     def score(trainer: Trainer) -> dict[str, float]:
         if not windows:
-            context = plan.model.max_seq_len
+            max_seq_len = plan.model.max_seq_len
             windows.append(
-                bpb.cut(tokenizer, documents(dataset, "val"), context=context, max_bytes=max_bytes)
+                bpb.cut(tokenizer, documents(dataset, "val"), max_seq_len=max_seq_len, max_bytes=max_bytes)
             )
         batch_tokens = BATCH_TOKENS[runtime.device.type]
         return {"val_bpb": bpb.score(trainer.model, windows[0], runtime, batch_tokens=batch_tokens).bpb}

@@ -17,6 +17,7 @@ from nanochat.config import to_json
 from nanochat.console import progress as progress_bar
 from nanochat.console import say
 from nanochat.errors import EnvironmentFault
+from nanochat.flags import WandbRun
 from nanochat.metrics import open_metrics
 from nanochat.model.gpt import GPT
 from nanochat.model.matmul import choose_product
@@ -36,7 +37,7 @@ _CHECKPOINT_BYTES_PER_PARAMETER = 12  # weights and at most two moments
 class TrainingOptions:
     """Flags of every training stage."""
 
-    run: str | None = None
+    wandb_run: WandbRun = None
     """Name of the Weights & Biases run; "dummy" logs to the local file only. Default: WANDB_RUN."""
     resume: Literal["never", "auto"] = "never"
     """auto: go on from the newest valid checkpoint of this run, or begin when there is none."""
@@ -129,7 +130,7 @@ class Session:
     """A training stage, ready to run."""
 
     stage: str
-    run: str
+    model_tag: str
     """Name of the run: its checkpoints' and metrics' folder."""
     options: TrainingOptions
     trainer: Trainer
@@ -145,7 +146,7 @@ class Session:
 
     @property
     def directory(self) -> Path:
-        return self.trainer.runtime.paths.checkpoints(self.run)
+        return self.trainer.runtime.paths.checkpoints(self.model_tag)
 
     def execute(self) -> TrainingResult:
         """Train to the end, or to a signal; everything is saved and told either way."""
@@ -159,9 +160,9 @@ class Session:
                 keep_tokenizer(self.directory, trainer.tokenizer, runtime)
         config = to_json(options)
         with open_metrics(
-            runtime.paths.metrics(self.run),
+            runtime.paths.metrics(self.model_tag),
             self.stage,
-            wandb_run=options.run,
+            wandb_run=options.wandb_run,
             config=config,
             enabled=runtime.is_main,
             resume=resumed,

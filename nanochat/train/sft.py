@@ -36,8 +36,8 @@ _EVAL_BATCH_TOKENS = 16_384
 class SftConfig(TrainingOptions):
     """Teach a base model to converse and to use its tools."""
 
-    base: str = "baserun"
-    """Run (or path) of the base model."""
+    from_tag: str = "baserun"
+    """Run to start from: its model tag, or the path of its checkpoints."""
     mixture: str = "builtin"
     """Conversations: names joined by + (*n for n times), or a .jsonl; see nanochat.conversations.sources."""
     model_tag: str = "sft"
@@ -58,10 +58,10 @@ class SftConfig(TrainingOptions):
 
 def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     """The stage."""
-    base = load_model(config.base, runtime)
+    base = load_model(config.from_tag, runtime)
     base_plan = base.meta["plan"]
-    context = base.model.config.max_seq_len
-    rows, accumulation = _batch(config, base_plan, context, runtime.world_size)
+    max_seq_len = base.model.config.max_seq_len
+    rows, accumulation = _batch(config, base_plan, max_seq_len, runtime.world_size)
     directory = runtime.paths.checkpoints(config.model_tag)
     step = resume_step(directory, config)
     meta = store.load_meta(directory, step) if step is not None else None
@@ -72,7 +72,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         base.tokenizer,
         runtime,
         batch_rows=rows,
-        max_seq_len=context,
+        max_seq_len=max_seq_len,
         seed=config.seed,
         state=progress.loader,
     )
@@ -105,17 +105,17 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         restore(directory, step, model, optimizer)
     trainer = Trainer(model, base.tokenizer, optimizer, schedule, loader, accumulation, runtime, progress)
     say(
-        f"{len(conversations):,} conversations in {loader.rows_per_epoch:,} rows of {context} tokens; "
+        f"{len(conversations):,} conversations in {loader.rows_per_epoch:,} rows of {max_seq_len} tokens; "
         f"{total_steps:,} steps of {rows * accumulation * runtime.world_size} rows"
     )
     flops = flops_per_token(model.config)
     return Session(
         stage="sft",
-        run=config.model_tag,
+        model_tag=config.model_tag,
         options=config,
         trainer=trainer,
         micro_rows=rows,
-        total_flops=flops * total_steps * rows * accumulation * runtime.world_size * context,
+        total_flops=flops * total_steps * rows * accumulation * runtime.world_size * max_seq_len,
         flops_per_token=flops,
         meta={
             "stage": "sft",
@@ -123,19 +123,21 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
             "course": course,
             "model": to_json(model.config),
             "plan": base_plan,
-            "base": {"run": config.base, "step": base.step},
+            "base": {"run": config.from_tag, "step": base.step},
             "software": hardware.software(),
         },
         facts={"plan": base_plan, "parameters": base_plan["parameters"], "dataset": config.mixture},
-        score=_scorer(config, base.tokenizer, context, runtime),
+        score=_scorer(config, base.tokenizer, max_seq_len, runtime),
         prompts=(),
     ).execute()
 
 
-def _batch(config: SftConfig, base_plan: dict[str, Any], context: int, world_size: int) -> tuple[int, int]:
+def _batch(
+    config: SftConfig, base_plan: dict[str, Any], max_seq_len: int, world_size: int
+) -> tuple[int, int]:
     """(rows of a micro-batch, micro-batches a step) of each process. Raises ValueError for what cannot divide."""
     tokens = config.total_batch_size or base_plan["batch_tokens"]
-    per_device = rows_per_device(context, tokens, world_size)
+    per_device = rows_per_device(max_seq_len, tokens, world_size)
     if config.device_batch_size is None:
         limit = min(per_device, base_plan["device_batch_size"])
         rows = next(rows for rows in range(limit, 0, -1) if per_device % rows == 0)
@@ -147,14 +149,14 @@ def _batch(config: SftConfig, base_plan: dict[str, Any], context: int, world_siz
     return config.device_batch_size, per_device // config.device_batch_size
 
 
-def _scorer(config: SftConfig, tokenizer: Tokenizer, context: int, runtime: Runtime):
+def _scorer(config: SftConfig, tokenizer: Tokenizer, max_seq_len: int, runtime: Runtime):
     """Scores the first held-out conversations, rendered once."""
     rendered: list[RenderedConversation] = []
 
     def score(trainer: Trainer) -> dict[str, float]:
         if not rendered:
             held_out = load_conversations(config.mixture, runtime.paths, split="val", seed=config.seed)
-            rendered.extend(render_all(tokenizer, held_out[: config.eval_conversations], context))
+            rendered.extend(render_all(tokenizer, held_out[: config.eval_conversations], max_seq_len))
         return {"val_loss": mean_loss(trainer.model, rendered, runtime, batch_tokens=_EVAL_BATCH_TOKENS)}
 
     return score

@@ -104,7 +104,7 @@ def test_checkpoints_of_other_shapes_torn_ones_and_prompts_too_long(
     before = sorted(left_behind())
     assert "--resume auto" in complaint(capsys, [*TINY, f"--dataset={corpus}"], 2)
     assert "--model-tag" in complaint(capsys, [*TINY, f"--dataset={corpus}", "--resume=auto", "--depth=2"], 2)
-    chat = ["chat", "--model=baserun", "--device=cpu", "-p"]
+    chat = ["chat", "--model-tag=baserun", "--device=cpu", "-p"]
     assert "shorten" in complaint(capsys, [*chat, "many words " * 50], 2)
     assert sorted(left_behind()) == before
 

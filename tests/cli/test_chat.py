@@ -118,7 +118,7 @@ def test_a_question_on_the_command_line_gets_the_answer_alone(start, say, capsys
     out, err = capsys.readouterr()
     assert out == "So it is 408.\n"
     assert err == "⚙ 12*34 = 408\n"
-    assert (result.model, result.step) == ("sft", 7)
+    assert (result.model_tag, result.step) == ("sft", 7)
     (turn,) = result.turns
     assert (turn.prompt, turn.answer, turn.finish_reason) == ("What is 12*34?", "So it is 408.", "stop")
     assert turn.parts == [
@@ -216,7 +216,7 @@ def test_a_terminal_is_not_given_control_characters(monkeypatch, start, say, cap
 
 def test_sampling_is_checked_before_the_model_is_loaded(runtime):
     with pytest.raises(ValueError, match="top_p"):
-        run(ChatConfig(model="there is none", top_p=2.0), runtime)
+        run(ChatConfig(model_tag="there is none", top_p=2.0), runtime)
 
 
 def test_closing_a_reply_keeps_what_was_said(model, tokenizer, say):
@@ -260,7 +260,7 @@ def test_the_command_line_answers_from_a_checkpoint(checkpoint, capsys):
     assert said + "\n" == answer
     turn = json.loads(result)["turns"][0]
     assert (turn["prompt"], turn["answer"] + "\n", turn["tokens"]) == ("Hi", answer, 9)
-    assert main([*command, "--model", str(checkpoint)]) == 0
+    assert main([*command, "--model-tag", str(checkpoint)]) == 0
     assert capsys.readouterr().out == answer
 
 

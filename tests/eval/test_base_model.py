@@ -11,15 +11,15 @@ from nanochat.metrics import read_metrics
 from nanochat.text.datasets import TextSource, documents
 from tests.eval.conftest import save
 
-CONFIG = EvalBaseConfig(model="tiny")
+CONFIG = EvalBaseConfig(model_tag="tiny")
 
 
 def test_scores_what_the_model_was_trained_on(checkpoint, model, tokenizer, runtime, capsys):
     result = run(CONFIG, runtime)
-    assert (result.run, result.step, result.core) == ("tiny", 7, None)
+    assert (result.model_tag, result.step, result.core) == ("tiny", 7, None)
     held_out = runtime.paths.base.parent / "held_out.txt"
     expected = bits_per_byte(
-        model, tokenizer, [held_out.read_text()], runtime, context=64, batch_tokens=99, max_bytes=None
+        model, tokenizer, [held_out.read_text()], runtime, max_seq_len=64, batch_tokens=99, max_bytes=None
     )
     assert result.val.bpb == pytest.approx(expected.bpb)
     assert result.train.documents == 4
@@ -66,7 +66,7 @@ def test_another_dataset_and_a_shorter_context(checkpoint, runtime, tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"body": f"Another text, {name}. " * 9}) + "\n")
     result = run(
-        replace(CONFIG, dataset=str(tmp_path / "*.jsonl"), text_column="body", context=8, max_bytes=50),
+        replace(CONFIG, dataset=str(tmp_path / "*.jsonl"), text_column="body", max_seq_len=8, max_bytes=50),
         runtime,
     )
     assert result.val.documents == 1
@@ -79,7 +79,7 @@ def test_scores_the_share_that_training_held_out(model, tokenizer, runtime, tmp_
     source.write_text("".join(json.dumps({"text": f"Document {n}."}) + "\n" for n in range(40)))
     trained = TextSource(str(source), val_fraction=0.4)
     save("shared", model, tokenizer, to_json(trained))
-    result = run(replace(CONFIG, model="shared"), runtime)
+    result = run(replace(CONFIG, model_tag="shared"), runtime)
     dataset = trained.open(runtime.paths)
     counts = [len(list(documents(dataset, split))) for split in ("train", "val")]
     assert [result.train.documents, result.val.documents] == counts
@@ -87,17 +87,17 @@ def test_scores_the_share_that_training_held_out(model, tokenizer, runtime, tmp_
 
 
 def test_a_checkpoint_may_be_named_by_its_path(checkpoint, runtime):
-    result = run(replace(CONFIG, model=str(runtime.paths.checkpoints("tiny"))), runtime)
-    assert result.run == "tiny"
+    result = run(replace(CONFIG, model_tag=str(runtime.paths.checkpoints("tiny"))), runtime)
+    assert result.model_tag == "tiny"
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"model": "nothing"}, "nothing"),
+        ({"model_tag": "nothing"}, "nothing"),
         ({"step": 3}, "3"),
-        ({"context": 65}, "--context 65 is longer than the model's context of 64"),
-        ({"context": -1}, "--context must be at least 1, not -1"),
+        ({"max_seq_len": 65}, "--max-seq-len 65 is longer than the model's context of 64"),
+        ({"max_seq_len": -1}, "--max-seq-len must be at least 1, not -1"),
         ({"max_bytes": 0}, "--max-bytes must be at least 1"),
         ({"dataset": "no/such/place"}, "no/such/place"),
     ],

@@ -35,7 +35,7 @@ def plain_nats(model, tokenizer, document, context):
 @pytest.mark.parametrize("batch_tokens", [1, 50, 10_000])
 def test_equals_one_document_at_a_time(model, tokenizer, runtime, context, batch_tokens):
     result = bits_per_byte(
-        model, tokenizer, DOCUMENTS, runtime, context=context, batch_tokens=batch_tokens, max_bytes=None
+        model, tokenizer, DOCUMENTS, runtime, max_seq_len=context, batch_tokens=batch_tokens, max_bytes=None
     )
     nats = sum(plain_nats(model, tokenizer, document, context) for document in DOCUMENTS)
     n_bytes = sum(len(document.encode()) for document in DOCUMENTS)
@@ -48,7 +48,7 @@ def test_equals_one_document_at_a_time(model, tokenizer, runtime, context, batch
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_shares_of_all_processes_make_the_whole(model, tokenizer, runtime, world):
-    windows = cut(tokenizer, DOCUMENTS, context=16)
+    windows = cut(tokenizer, DOCUMENTS, max_seq_len=16)
     whole = score(model, windows, runtime, batch_tokens=64)
     partial = []
 
@@ -69,9 +69,9 @@ def test_windows_score_every_token_once(tokenizer, documents, context, max_bytes
     documents = [text.encode("utf-8", "replace").decode() for text in documents]
     if not any(documents):
         with pytest.raises(ValueError, match="no text"):
-            cut(tokenizer, documents, context=context, max_bytes=max_bytes)
+            cut(tokenizer, documents, max_seq_len=context, max_bytes=max_bytes)
         return
-    windows = cut(tokenizer, documents, context=context, max_bytes=max_bytes)
+    windows = cut(tokenizer, documents, max_seq_len=context, max_bytes=max_bytes)
     chosen = [text for text in documents if text][: windows.documents]
     targets = [
         position
@@ -87,11 +87,11 @@ def test_windows_score_every_token_once(tokenizer, documents, context, max_bytes
 
 
 def test_the_choice_of_documents_does_not_depend_on_the_context(tokenizer):
-    chosen = {cut(tokenizer, DOCUMENTS, context=context, max_bytes=500).bytes for context in (1, 9, 64)}
+    chosen = {cut(tokenizer, DOCUMENTS, max_seq_len=context, max_bytes=500).bytes for context in (1, 9, 64)}
     assert len(chosen) == 1
     assert chosen.pop() <= 500
 
 
 def test_a_context_of_nothing_is_refused(tokenizer):
     with pytest.raises(ValueError, match="context must be at least 1"):
-        cut(tokenizer, DOCUMENTS, context=0)
+        cut(tokenizer, DOCUMENTS, max_seq_len=0)

@@ -10,12 +10,12 @@ from nanochat.eval.task_accuracy import TaskResult
 from nanochat.metrics import read_metrics
 from nanochat.tasks.registry import SUITES
 
-CONFIG = EvalChatConfig(model="tiny", suite="builtin-choice,builtin-letters", max_items=5)
+CONFIG = EvalChatConfig(model_tag="tiny", suite="builtin-choice,builtin-letters", max_items=5)
 
 
 def test_scores_tasks_and_logs_them(checkpoint, runtime, capsys):
     result = run(CONFIG, runtime)
-    assert (result.run, result.step, result.skipped, result.chatcore) == ("tiny", 7, (), None)
+    assert (result.model_tag, result.step, result.skipped, result.chatcore) == ("tiny", 7, (), None)
     assert [(task.name, task.n, task.baseline) for task in result.tasks] == [
         ("builtin-choice", 5, 0.25),
         ("builtin-letters", 5, 0.0),
@@ -64,7 +64,7 @@ def test_chatcore_needs_all_of_its_tasks():
 
 @pytest.mark.parametrize(
     ("changes", "line"),
-    [({"model": "nothing"}, "nothing"), ({"suite": "nonsense"}, "unknown task 'nonsense'")],
+    [({"model_tag": "nothing"}, "nothing"), ({"suite": "nonsense"}, "unknown task 'nonsense'")],
 )
 def test_mistakes_are_one_clear_line(checkpoint, runtime, changes, line):
     with pytest.raises(ValueError, match=r"^[^\n]+$") as error:

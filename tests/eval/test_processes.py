@@ -26,7 +26,7 @@ def result(launch, *arguments):
 
 @pytest.mark.slow
 def test_eval_base(checkpoint):
-    one, two = (result(launch, "eval", "base", "--model", checkpoint) for launch in (ONE, TWO))
+    one, two = (result(launch, "eval", "base", "--model-tag", checkpoint) for launch in (ONE, TWO))
     for split in ("train", "val"):
         assert one[split].pop("nats") == pytest.approx(two[split].pop("nats"), rel=1e-6)
         assert one[split].pop("bpb") == pytest.approx(two[split].pop("bpb"), rel=1e-6)
@@ -38,7 +38,7 @@ def test_eval_chat(checkpoint):
     arguments = (
         "eval",
         "chat",
-        "--model",
+        "--model-tag",
         checkpoint,
         "--suite",
         "builtin-choice,builtin-facts",
@@ -54,7 +54,7 @@ def test_eval_chat(checkpoint):
 @pytest.mark.slow
 def test_an_unknown_run_is_one_line_and_status_2(checkpoint):
     for verb in ("base", "chat"):
-        done = nanochat(ONE, "eval", verb, "--model", "nothing")
+        done = nanochat(ONE, "eval", verb, "--model-tag", "nothing")
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert "nothing" in done.stderr

@@ -190,7 +190,7 @@ def test_a_stream_tells_the_same_as_generate_and_can_be_closed(model, tokenizer)
 
 
 def test_a_prompt_as_long_as_the_context_is_refused_before_anything_runs(model, tokenizer):
-    engine = Engine(model, tokenizer, max_length=32)
+    engine = Engine(model, tokenizer, max_seq_len=32)
     for ids in (prompt(32), prompt(50)):
         with pytest.raises(ValueError, match="the context holds 32"):
             engine.submit(ids, SamplingParams())
@@ -206,7 +206,7 @@ def test_an_engine_that_cannot_be_is_refused(new_model, whole_config, model, tok
     with pytest.raises(ValueError, match="tokenizer"):
         Engine(new_model(replace(whole_config, vocab_size=300)), tokenizer)
     with pytest.raises(ValueError, match="context of 64"):
-        Engine(model, tokenizer, max_length=65)
+        Engine(model, tokenizer, max_seq_len=65)
     with pytest.raises(ValueError, match="row"):
         Engine(model, tokenizer, max_rows=0)
     with pytest.raises(ValueError, match="2 prompts"):

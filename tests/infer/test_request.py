@@ -10,8 +10,8 @@ from nanochat.infer.tools import DEFAULT_TOOLS
 from nanochat.tokenizer.special import ASSISTANT_END, OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START
 
 
-def request(tokenizer, prompt=(1,), max_length=1000, **params) -> Request:
-    return Request(0, prompt, SamplingParams(**{"seed": 1, **params}), tokenizer, DEFAULT_TOOLS, max_length)
+def request(tokenizer, prompt=(1,), max_seq_len=1000, **params) -> Request:
+    return Request(0, prompt, SamplingParams(**{"seed": 1, **params}), tokenizer, DEFAULT_TOOLS, max_seq_len)
 
 
 def play(request: Request, tokens) -> list:
@@ -48,7 +48,7 @@ def test_an_end_token_stops_and_is_no_text(tokenizer, end):
 
 def test_the_answer_ends_at_max_new_tokens_or_where_the_context_does(tokenizer):
     assert len(play(request(tokenizer, max_new_tokens=3), [65] * 9)) == 3
-    events = play(request(tokenizer, prompt=[1] * 5, max_length=9), [65] * 9)
+    events = play(request(tokenizer, prompt=[1] * 5, max_seq_len=9), [65] * 9)
     assert [event.finished for event in events] == [None, None, None, "length"]
 
 
@@ -99,7 +99,7 @@ def test_events_tell_text_code_and_output_apart(tokenizer):
 )
 def test_prompts_that_cannot_be_answered_are_refused(tokenizer, prompt, word):
     with pytest.raises(ValueError, match=word):
-        request(tokenizer, prompt, max_length=10)
+        request(tokenizer, prompt, max_seq_len=10)
 
 
 def test_requests_without_a_seed_draw_different_numbers_and_those_with_one_the_same(tokenizer):

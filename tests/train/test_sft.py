@@ -90,7 +90,7 @@ def test_the_base_model_stays(config: SftConfig) -> None:
 
 def test_without_a_base_model_the_way_to_one_is_told(config: SftConfig) -> None:
     with pytest.raises(ValueError, match="there are: baserun"):
-        fine_tune(replace(config, base="nothing"))
+        fine_tune(replace(config, from_tag="nothing"))
 
 
 def test_a_batch_that_cannot_divide_is_refused(config: SftConfig) -> None:
