@@ -14,6 +14,7 @@ import torch
 
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
+from nanochat.model.backend import choose_backend
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.runtime import Runtime, open_runtime
@@ -46,7 +47,7 @@ def random_model(depth: int, head_dim: int, vocab_size: int, max_seq_len: int, r
         head_dim=head_dim,
         n_embd=heads * head_dim,
     )
-    model = GPT(config, runtime.compute_dtype)
+    model = GPT(config, choose_backend(runtime))
     model.init_weights(0)
     with torch.no_grad():
         model.head.weight[vocab_size - len(SPECIAL_TOKENS) :] = 0
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--vocab-size", type=int, default=8192)
-    parser.add_argument("--sequence-len", type=int, default=256)
+    parser.add_argument("--max-seq-len", type=int, default=256)
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt")
     parser.add_argument("--new-tokens", type=int, default=100, help="decode steps against the clock")

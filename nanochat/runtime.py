@@ -35,6 +35,8 @@ class Runtime:
     device: torch.device
     compute_dtype: torch.dtype
     paths: Paths
+    device_reason: str = "asked for"
+    dtype_reason: str = "asked for"
 
     @property
     def is_main(self) -> bool:
@@ -103,13 +105,13 @@ def open_runtime(device: str = "auto", dtype: str = "auto", paths: Paths | None 
         int(os.environ.get(key, default))
         for key, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
     )
-    kind, _ = choose_device(device)
+    kind, device_reason = choose_device(device)
     if kind == "cuda" and local_rank >= torch.cuda.device_count():
         raise ValueError(
             f"process {local_rank} has no GPU of its own: start at most {torch.cuda.device_count()} processes"
         )
     target = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
-    compute_dtype, _ = choose_dtype(kind, dtype)
+    compute_dtype, dtype_reason = choose_dtype(kind, dtype)
     if kind == "cuda":
         torch.cuda.set_device(target)
         torch.set_float32_matmul_precision("high")
@@ -122,7 +124,16 @@ def open_runtime(device: str = "auto", dtype: str = "auto", paths: Paths | None 
         except (RuntimeError, ValueError) as error:
             raise EnvironmentFault(f"cannot join the process group ({backend}): {error}") from error
     try:
-        yield Runtime(rank, local_rank, world_size, target, compute_dtype, paths or default_paths())
+        yield Runtime(
+            rank,
+            local_rank,
+            world_size,
+            target,
+            compute_dtype,
+            paths or default_paths(),
+            device_reason,
+            dtype_reason,
+        )
     finally:
         if world_size > 1:
             dist.destroy_process_group()

@@ -10,6 +10,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
+
+from nanochat.model.backend import MemoryModel, memory_model
 from nanochat.model.cost import flops_per_token, horizon_parameters, parameter_counts, training_bytes
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.optim.groups import LearningRates
@@ -185,10 +188,12 @@ def make_plan(
     device: str,
     world_size: int = 1,
     memory_limit: int | None = None,
+    compute_dtype: torch.dtype | None = None,
 ) -> RunPlan:
     """The whole run from its depth, on `world_size` devices of a kind ("cuda", "mps" or "cpu").
 
     memory_limit: bytes of one device; micro-batches are made small enough for it.
+    compute_dtype: for the estimate of memory; by default the one such a device is fast at.
     Raises ValueError for sizes that do not divide, or for a model that no micro-batch makes fit.
     """
     regime = REGIMES[_REGIME_OF_DEVICE[device]]
@@ -205,8 +210,9 @@ def make_plan(
         row_of_each = config.max_seq_len * world_size
         batch_tokens = -(-best // row_of_each) * row_of_each  # the dial's own choice always divides
     rows = rows_per_device(config.max_seq_len, batch_tokens, world_size)
+    most_rows, memory = regime.device_batch_tokens // config.max_seq_len, memory_model(device, compute_dtype)
     device_batch_size, memory_bytes = _micro_batch(
-        dial, rows, regime.device_batch_tokens // config.max_seq_len, config, world_size, device, memory_limit
+        dial, rows, most_rows, config, world_size, memory, memory_limit
     )
     total_steps = dial.num_iterations or max(1, round(horizon / batch_tokens))
     decay = regime.rates.weight_decay
@@ -253,30 +259,30 @@ def _micro_batch(
     most_rows: int,
     config: GPTConfig,
     world_size: int,
-    device: str,
+    memory: MemoryModel,
     memory_limit: int | None,
 ) -> tuple[int, int]:
     """(rows of a micro-batch, one device's memory in bytes). Raises ValueError for what does not divide or fit."""
 
-    def memory(device_rows: int) -> int:
-        return training_bytes(config, device_rows * config.max_seq_len, world_size, device)
+    def needed(device_rows: int) -> int:
+        return training_bytes(config, device_rows * config.max_seq_len, world_size, memory)
 
     chosen = dial.device_batch_size
     if chosen is None:
-        chosen = _largest_that_fits(rows, most_rows, memory, memory_limit)
+        chosen = _largest_that_fits(rows, most_rows, needed, memory_limit)
     elif chosen < 1 or rows % chosen:
         raise ValueError(
             f"--device-batch-size {chosen} does not divide the {rows} rows a device takes each step "
             f"({rows * config.max_seq_len * world_size} tokens / {config.max_seq_len} a row / "
             f"{world_size} process(es))"
         )
-    if memory_limit is not None and memory(chosen) > memory_limit:
+    if memory_limit is not None and needed(chosen) > memory_limit:
         raise ValueError(
-            f"--depth {dial.depth} needs about {memory(chosen) / 1e9:.1f} GB on each device with "
+            f"--depth {dial.depth} needs about {needed(chosen) / 1e9:.1f} GB on each device with "
             f"--device-batch-size {chosen}, and there are {memory_limit / 1e9:.1f} GB: "
             "choose a smaller depth or device batch"
         )
-    return chosen, memory(chosen)
+    return chosen, needed(chosen)
 
 
 def _best_batch(regime: Regime, horizon: float, reference_horizon: float) -> int:

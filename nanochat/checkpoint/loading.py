@@ -7,7 +7,7 @@ from typing import Any
 from nanochat.checkpoint import store
 from nanochat.config import from_json
 from nanochat.errors import EnvironmentFault
-from nanochat.model.attention import choose_kernel
+from nanochat.model.backend import Backend, choose_backend
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.runtime import Runtime
@@ -15,6 +15,27 @@ from nanochat.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER_DIR = "tokenizer"
 """A run keeps its own copy of its tokenizer, so that a checkpoint's folder is whole."""
+
+
+@dataclass(frozen=True)
+class OpenCheckpoint:
+    """A committed step of a run: all but its weights, which `load` reads."""
+
+    tokenizer: Tokenizer
+    meta: dict[str, Any]
+    step: int
+    directory: Path
+
+    @property
+    def config(self) -> GPTConfig:
+        """The model's shape."""
+        return from_json(GPTConfig, self.meta["model"])
+
+    def load(self, backend: Backend) -> GPT:
+        """The model, in training mode on the backend's device. Raises ValueError when its tensors do not fit."""
+        model = GPT(self.config, backend)
+        load_weights(model, store.load_model_state(self.directory, self.step), self.directory)
+        return model.to(backend.device)
 
 
 @dataclass(frozen=True)
@@ -42,22 +63,23 @@ def find_run(run: str | Path, runtime: Runtime) -> Path:
     raise ValueError(f"no checkpoint of a run {str(run)!r}; {hint}")
 
 
-def load_model(run: str | Path, runtime: Runtime, step: int | None = None) -> LoadedModel:
-    """A checkpoint's model, the newest valid step by default.
+def open_checkpoint(run: str | Path, runtime: Runtime, step: int | None = None) -> OpenCheckpoint:
+    """A checkpoint of a run, the newest valid step by default.
 
-    Raises ValueError for a run or step that is not there, or whose tensors do not fit its configuration;
-    EnvironmentFault for a torn one.
+    Raises ValueError for a run or step that is not there, EnvironmentFault for a torn one.
     """
     directory = find_run(run, runtime)
     step = step if step is not None else store.latest(directory)
     if step is None:
         raise EnvironmentFault(f"every checkpoint in {directory} is torn: restore the files, or train again")
-    meta = store.load_meta(directory, step)
-    model = GPT(from_json(GPTConfig, meta["model"]), runtime.compute_dtype)
-    load_weights(model, store.load_model_state(directory, step), directory)
-    model.to(runtime.device).eval()
-    model.use_kernel(choose_kernel(runtime.device, runtime.compute_dtype))
-    return LoadedModel(model, load_run_tokenizer(directory), meta, step, directory)
+    return OpenCheckpoint(load_run_tokenizer(directory), store.load_meta(directory, step), step, directory)
+
+
+def load_model(run: str | Path, runtime: Runtime, step: int | None = None) -> LoadedModel:
+    """A checkpoint's model for evaluation and chat, on this process's backend; raises as `open_checkpoint`."""
+    checkpoint = open_checkpoint(run, runtime, step)
+    model = checkpoint.load(choose_backend(runtime)).eval()
+    return LoadedModel(model, checkpoint.tokenizer, checkpoint.meta, checkpoint.step, checkpoint.directory)
 
 
 def load_weights(model: GPT, state: dict[str, Any], source: Path) -> None:

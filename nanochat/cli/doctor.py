@@ -18,13 +18,13 @@ import torch
 
 from nanochat import hardware
 from nanochat.console import say, table
+from nanochat.errors import EnvironmentFault
 from nanochat.hub.listing import endpoint, is_offline
 from nanochat.model.attention import probe_kernels
-from nanochat.model.fp8 import has_fp8
-from nanochat.model.matmul import blas_product, choose_product
+from nanochat.model.backend import choose_backend
+from nanochat.model.compilation import probe_compile
 from nanochat.paths import Paths
-from nanochat.runtime import choose_device, choose_dtype
-from nanochat.train import compile as compiler
+from nanochat.runtime import Runtime, choose_device, choose_dtype
 
 _LOW_DISK_BYTES = 3e9  # the quickstart's data, checkpoints and report take less
 _HUB_TIMEOUT_S = 10
@@ -36,9 +36,9 @@ class DoctorConfig:
     """What to look at."""
 
     device: str = "auto"
-    """look with the eyes of this device (cuda, mps, cpu)"""
+    """check as if running on this device (cuda, mps, cpu)"""
     dtype: str = "auto"
-    """and of this compute dtype (bf16, fp32)"""
+    """and in this compute dtype (bf16, fp32)"""
     probe_compile: bool = False
     """compile a small function to see whether torch.compile works (takes up to a minute)"""
     probe_hub: bool = False
@@ -65,16 +65,15 @@ class DoctorResult:
 @dataclass(frozen=True)
 class _Visit:
     config: DoctorConfig
-    paths: Paths
-    device: torch.device
-    dtype: torch.dtype
+    runtime: Runtime
 
 
 def run(config: DoctorConfig, paths: Paths) -> DoctorResult:
     """Look, and print a table. Nothing is made or changed. Raises ValueError for an unknown device or dtype."""
-    kind, _ = choose_device(config.device)
-    dtype, _ = choose_dtype(kind, config.dtype)
-    visit = _Visit(config, paths, torch.device(kind), dtype)
+    kind, device_reason = choose_device(config.device)
+    dtype, dtype_reason = choose_dtype(kind, config.dtype)
+    runtime = Runtime(0, 0, 1, torch.device(kind), dtype, paths, device_reason, dtype_reason)
+    visit = _Visit(config, runtime)
     findings = tuple(finding for look in _LOOKS for finding in look(visit))
     rows = [(f.topic, f.found if f.ok else f"! {f.found}", f.why) for f in findings]
     table("This machine", ("", "found", "why, or what to do"), rows)
@@ -115,26 +114,20 @@ def _machine(visit: _Visit) -> Iterator[Finding]:
         yield Finding("accelerator", "none", why)
 
 
-def _numerics(visit: _Visit) -> Iterator[Finding]:
-    _, reason = choose_device(visit.config.device)
-    yield Finding("device", visit.device.type, reason)
-    _, reason = choose_dtype(visit.device.type, visit.config.dtype)
-    yield Finding("compute dtype", str(visit.dtype).removeprefix("torch."), reason)
-    product, reason = choose_product(visit.device, visit.dtype)
-    yield Finding("matrix products", "BLAS" if product is blas_product else "oneDNN", reason)
-    why = (
-        "compute capability 8.9 or later"
-        if has_fp8(visit.device)
-        else "needs compute capability 8.9 or later"
-    )
-    yield Finding("--fp8", "possible" if has_fp8(visit.device) else "not here", why)
-    probes = probe_kernels(visit.device, visit.dtype)
-    used = next((probe.name for probe in probes if probe.usable), None)
-    for probe in probes:
-        state = "used" if probe.name == used else "usable" if probe.usable else "not usable"
-        yield Finding("attention", f"{probe.name}: {state}", probe.reason)
-    if used is None:
-        yield Finding("attention", "none", "no kernel runs on this device: try --device cpu", ok=False)
+def _backend(visit: _Visit) -> Iterator[Finding]:
+    runtime = visit.runtime
+    used = None
+    try:
+        backend = choose_backend(runtime)
+    except EnvironmentFault as fault:
+        yield Finding("attention", "none", str(fault), ok=False)
+    else:
+        used = backend.attention
+        yield from (Finding(*choice) for choice in backend.describe())
+    for probe in probe_kernels(runtime.device, runtime.compute_dtype):
+        if probe.name != used:
+            found = f"{probe.name}: {'usable' if probe.usable else 'not usable'}"
+            yield Finding("other attention", found, probe.reason)
 
 
 def _compilation(visit: _Visit) -> Iterator[Finding]:
@@ -150,14 +143,14 @@ def _compilation(visit: _Visit) -> Iterator[Finding]:
         missing = f"torch.compile needs {headers} (a package like python{platform.python_version()[:4]}-dev)"
         yield Finding("Python headers", "missing", missing, ok=False)
     if visit.config.probe_compile:
-        usable, reason = compiler.probe(visit.device)
+        usable, reason = probe_compile(visit.runtime.device)
         yield Finding("torch.compile", "works" if usable else "does not work", reason, usable)
     else:
         yield Finding("torch.compile", "not tried", "--probe-compile tries it; a run with --compile does too")
 
 
 def _disk(visit: _Visit) -> Iterator[Finding]:
-    base = visit.paths.base
+    base = visit.runtime.paths.base
     source = (
         "NANOCHAT_BASE_DIR"
         if os.environ.get("NANOCHAT_BASE_DIR")
@@ -209,7 +202,7 @@ def _packages(visit: _Visit) -> Iterator[Finding]:
 _LOOKS: tuple[Callable[[_Visit], Iterator[Finding]], ...] = (
     _software,
     _machine,
-    _numerics,
+    _backend,
     _compilation,
     _disk,
     _hub,

@@ -7,11 +7,15 @@ Every kernel means the same: query t sees the keys t - window + 1 … t.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanochat.errors import EnvironmentFault
+
+KernelName = Literal["fa3", "varlen", "sdpa"]
 AttentionKernel = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
@@ -86,7 +90,7 @@ def attend_cached(
 class KernelProbe:
     """What happened when a kernel was tried on this machine."""
 
-    name: str
+    name: KernelName
     usable: bool
     reason: str
 
@@ -98,25 +102,29 @@ def _activate_fa3() -> None:
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class KernelCandidate:
+    """A kernel, and what must happen before its first use."""
+
     run: AttentionKernel
     activate: Callable[[], None] = lambda: None
     cuda_only: bool = False
 
 
-_KERNELS: dict[str, _Candidate] = {  # best first
-    "fa3": _Candidate(varlen, _activate_fa3, cuda_only=True),
-    "varlen": _Candidate(varlen, cuda_only=True),
-    "sdpa": _Candidate(sdpa),
+KERNELS: dict[KernelName, KernelCandidate] = {  # best first
+    "fa3": KernelCandidate(varlen, _activate_fa3, cuda_only=True),
+    "varlen": KernelCandidate(varlen, cuda_only=True),
+    "sdpa": KernelCandidate(sdpa),
 }
 
 
 def probe_kernels(device: torch.device, dtype: torch.dtype) -> list[KernelProbe]:
     """Try each kernel forward and backward on a tiny windowed input, best first; never raises."""
-    return [_probe(name, candidate, device, dtype) for name, candidate in _KERNELS.items()]
+    return [_probe(name, candidate, device, dtype) for name, candidate in KERNELS.items()]
 
 
-def _probe(name: str, candidate: _Candidate, device: torch.device, dtype: torch.dtype) -> KernelProbe:
+def _probe(
+    name: KernelName, candidate: KernelCandidate, device: torch.device, dtype: torch.dtype
+) -> KernelProbe:
     if candidate.cuda_only and device.type != "cuda":
         return KernelProbe(name, False, f"needs CUDA, this is {device.type}")
     try:
@@ -137,8 +145,13 @@ def _probe(name: str, candidate: _Candidate, device: torch.device, dtype: torch.
     return KernelProbe(name, True, "forward and backward ran and agree with sdpa")
 
 
-def choose_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKernel:
-    """The best kernel that runs here."""
-    usable = next(probe.name for probe in probe_kernels(device, dtype) if probe.usable)
-    _KERNELS[usable].activate()
-    return _KERNELS[usable].run
+def choose_kernel(device: torch.device, dtype: torch.dtype) -> tuple[KernelName, str]:
+    """(the best kernel that runs here, reason), ready for use. Raises EnvironmentFault when none runs."""
+    probes = probe_kernels(device, dtype)
+    usable = next((probe.name for probe in probes if probe.usable), None)
+    if usable is None:
+        raise EnvironmentFault(
+            f"no attention kernel runs on {device} in {dtype} ({probes[-1].reason}): try --device cpu"
+        )
+    KERNELS[usable].activate()
+    return usable, f"the first of {', '.join(KERNELS)} that runs here and agrees with sdpa"

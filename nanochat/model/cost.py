@@ -1,10 +1,8 @@
 """What a model costs: parameters by group, FLOPs a token, bytes of memory."""
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 
+from nanochat.model.backend import REFERENCE, MemoryModel
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 
@@ -12,7 +10,7 @@ from nanochat.model.gpt_config import GPTConfig
 def meta_model(config: GPTConfig) -> GPT:
     """The model without memory behind it."""
     with torch.device("meta"):
-        return GPT(config)
+        return GPT(config, REFERENCE)
 
 
 # By the first part of a parameter's name; whatever is not named here is a handful of scalars and a narrow gate.
@@ -54,30 +52,13 @@ def flops_per_token(config: GPTConfig) -> float:
 _SAVED_PER_LAYER = {"eager": 16 + 3 * 4, "compiled": 10 + 4}
 
 
-@dataclass(frozen=True)
-class MemoryModel:
-    """How a kind of device trains, as far as its memory is concerned."""
-
-    blocks: Literal["eager", "compiled"]
-    compute_bytes: int
-    loss_chunk: int
-
-
-MEMORY_MODELS = {
-    "cuda": MemoryModel("compiled", compute_bytes=2, loss_chunk=4096),
-    "mps": MemoryModel("eager", compute_bytes=2, loss_chunk=1024),
-    "cpu": MemoryModel("eager", compute_bytes=4, loss_chunk=1024),
-}
-
-
-def training_bytes(config: GPTConfig, device_tokens: int, world_size: int, device: str) -> int:
+def training_bytes(config: GPTConfig, device_tokens: int, world_size: int, memory: MemoryModel) -> int:
     """An estimate of one device's memory while training on micro-batches of `device_tokens`."""
-    kind = MEMORY_MODELS[device]
     counts = parameter_counts(config)
     total = sum(counts.values())
     weights_and_gradients = 8 * total
     moments = 4 * counts["matrices"] / world_size + 8 * (total - counts["matrices"])
-    saved = _SAVED_PER_LAYER[kind.blocks] * config.n_layer + 8
-    activations = device_tokens * config.n_embd * kind.compute_bytes * saved
-    loss = 3 * 4 * min(kind.loss_chunk, device_tokens) * config.padded_vocab_size + 4 * counts["head"]
+    saved = _SAVED_PER_LAYER[memory.blocks] * config.n_layer + 8
+    activations = device_tokens * config.n_embd * memory.compute_bytes * saved
+    loss = 3 * 4 * min(memory.loss_chunk, device_tokens) * config.padded_vocab_size + 4 * counts["head"]
     return int(weights_and_gradients + moments + activations + loss)

@@ -20,6 +20,16 @@ def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return (x.float() / scale).clamp(-limit, limit).to(dtype), scale
 
 
+def choose_fp8(asked: bool, device: torch.device) -> tuple[bool, str]:
+    """(fp8 or not, reason). Raises ValueError when it is asked for on a device without fp8 units."""
+    if asked and not has_fp8(device):
+        raise ValueError("--fp8 needs a GPU with fp8 units (Hopper, Ada or later): leave it out here")
+    if asked:
+        return True, "--fp8: the blocks' matrices, e4m3 forward and e5m2 for gradients"
+    possible = "possible with --fp8" if has_fp8(device) else "needs a GPU of compute capability 8.9 or later"
+    return False, possible
+
+
 def has_fp8(device: torch.device) -> bool:
     """Whether the device multiplies fp8 natively (compute capability 8.9 and later)."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
@@ -63,6 +73,6 @@ def fp8_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
     return _Fp8Linear.apply(x.flatten(0, -2), weight_OI).unflatten(0, x.shape[:-1])
 
 
-def fits_fp8(weight_OI: Tensor) -> bool:
-    """Whether a weight's sizes suit the hardware."""
-    return all(size % 16 == 0 for size in weight_OI.shape)
+def fits_fp8(n_in: int, n_out: int) -> bool:
+    """Whether the sides of a weight suit the hardware."""
+    return n_in % 16 == 0 and n_out % 16 == 0

@@ -9,31 +9,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanochat.model.attention import AttentionKernel
-from nanochat.model.fp8 import fits_fp8, fp8_linear
+from nanochat.model.backend import Backend
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.layers import GATE_CHANNELS, Block, Cache, Linear, norm, rotary_tables
-from nanochat.model.loss import IGNORE, ChunkLoss, chunk_loss, linear_cross_entropy, softcapped, token_nats
-from nanochat.model.matmul import Product, blas_product, linear_through
+from nanochat.model.loss import IGNORE, chunk_loss, linear_cross_entropy, softcapped, token_nats
 
 BACKOUT_INIT = 0.2
-# Rows of logits at once: on CPUs (fp32) what fits their caches, on GPUs what fills them.
-LOSS_CHUNK = {torch.float32: 1024, torch.bfloat16: 4096}
 
 
 class GPT(nn.Module):
-    """A decoder. Weights are fp32; matmuls run in `compute_dtype`. Call `init_weights` or load a state first."""
+    """A decoder that computes as its backend says. Call `init_weights` or load a state first.
+
+    Weights are fp32, on the CPU at first. In training mode the blocks and the loss run compiled if the backend
+    compiles; in evaluation mode, where shapes vary, they run eagerly.
+    """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: GPTConfig, compute_dtype: torch.dtype = torch.float32):
+    def __init__(self, config: GPTConfig, backend: Backend):
         super().__init__()
         self.config = config
-        self.compute_dtype = compute_dtype
+        self.backend = backend
         C, V = config.n_embd, config.padded_vocab_size
         self.embedding = nn.Embedding(V, C)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, layer, backend) for layer in range(config.n_layer))
         self.value_embeddings = nn.ModuleDict(
             {
                 str(layer): nn.Embedding(V, config.n_kv_head * config.head_dim)
@@ -41,22 +41,26 @@ class GPT(nn.Module):
                 if config.has_value_embedding(layer)
             }
         )
-        self.head = Linear(C, V)
+        self.head = Linear(backend, "head", C, V)
         if config.residual_scales:
             self.residual_scale = nn.Parameter(torch.empty(config.n_layer))
             self.embedding_scale = nn.Parameter(torch.empty(config.n_layer))
         if config.smear:
-            self.smear_gate = Linear(min(GATE_CHANNELS, C), 1)
+            self.smear_gate = Linear(backend, "gate", min(GATE_CHANNELS, C), 1)
             self.smear_scale = nn.Parameter(torch.empty(1))
         if config.backout:
             self.backout_scale = nn.Parameter(torch.empty(1))
         cos, sin = rotary_tables(config.max_seq_len, config.head_dim, config.rope_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        self.run_block: Callable[..., Tensor] = Block.__call__
-        self.chunk_kernel: ChunkLoss = chunk_loss
-        self.product: Product = blas_product
-        self.loss_chunk = LOSS_CHUNK[compute_dtype]
+        # One block is compiled and reused by all layers, so that the cold time does not grow with depth.
+        self._training_block: Callable[..., Tensor] = backend.compiled(Block.forward)
+        self._chunk_loss = backend.compiled(chunk_loss)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of the activations."""
+        return self.backend.compute_dtype
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
@@ -95,27 +99,6 @@ class GPT(nn.Module):
         """The blocks, first to last."""
         yield from self.blocks  # type: ignore[misc]
 
-    def use_kernel(self, kernel: AttentionKernel) -> None:
-        """Attend through this kernel from now on (nanochat.model.attention.choose_kernel)."""
-        for block in self.layers():
-            block.attention.kernel = kernel
-
-    def use_product(self, product: Product) -> None:
-        """Multiply matrices through this library from now on (nanochat.model.matmul.choose_product)."""
-        if product is blas_product:
-            return
-        self.product = product
-        for block in self.layers():
-            for layer in (*block.attention.projections(), block.mlp.up, block.mlp.down):
-                layer.multiply = linear_through(product)
-
-    def use_fp8(self) -> int:
-        """Multiply the blocks' large matrices in fp8 from now on; returns how many."""
-        layers = [m for m in self.blocks.modules() if isinstance(m, Linear) and fits_fp8(m.weight)]
-        for layer in layers:
-            layer.multiply = fp8_linear
-        return len(layers)
-
     def forward(
         self, ids_BT: Tensor, positions_BT: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
@@ -140,10 +123,11 @@ class GPT(nn.Module):
             x_BTC = x_BTC + self._smear(x_BTC, positions_BT, cache)
         x0_BTC = x_BTC
         middle_BTC = x_BTC
+        run_block = self._training_block if self.training else Block.forward
         for layer, block in enumerate(self.layers()):
             if layer == self.config.n_layer // 2:
                 middle_BTC = x_BTC
-            x_BTC = self.run_block(
+            x_BTC = run_block(
                 block,
                 x_BTC,
                 x0_BTC,
@@ -185,7 +169,7 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Soft-capped logits (..., V), fp32."""
-        return softcapped(F.linear(hidden, self._head_weight().to(hidden.dtype)).float(), self.config.softcap)
+        return softcapped(self.head.multiply(hidden, self._head_weight()).float(), self.config.softcap)
 
     def loss(self, hidden_BTC: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
         """(summed nats, fp32 scalar with gradients; count of targets that are not IGNORE)."""
@@ -194,9 +178,9 @@ class GPT(nn.Module):
             self._head_weight(),
             targets_BT.flatten(),
             self.config.softcap,
-            self.loss_chunk,
-            self.chunk_kernel,
-            self.product,
+            self.backend.memory.loss_chunk,
+            self._chunk_loss,
+            self.backend.matmul,
         )
         return nats, (targets_BT != IGNORE).sum()
 
@@ -207,6 +191,7 @@ class GPT(nn.Module):
             self._head_weight(),
             targets_BT.flatten(),
             self.config.softcap,
-            self.loss_chunk,
+            self.backend.memory.loss_chunk,
+            self.head.multiply,
         )
         return nats_N.view_as(targets_BT)

@@ -1,14 +1,15 @@
 """The parts of a block. Shapes: B rows, T tokens, C model width, H query heads, K key heads, D head channels."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanochat.model.attention import AttentionKernel, attend_cached, sdpa
+from nanochat.model.attention import attend_cached
+from nanochat.model.backend import Backend, LayerRole
 from nanochat.model.gpt_config import GPTConfig
+from nanochat.model.matmul import LinearFunction
 
 GATE_CHANNELS = 12
 """How many of a token's first channels a gate reads."""
@@ -31,18 +32,13 @@ def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
-def plain_matmul(x: Tensor, weight_OI: Tensor) -> Tensor:
-    """The weight is kept in fp32 and multiplied in the input's dtype."""
-    return F.linear(x, weight_OI.to(x.dtype))
-
-
 class Linear(nn.Module):
-    """A bias-free linear layer; `multiply` says in which arithmetic."""
+    """A bias-free linear layer that multiplies by the backend's function for its role."""
 
-    def __init__(self, n_in: int, n_out: int):
+    def __init__(self, backend: Backend, role: LayerRole, n_in: int, n_out: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_out, n_in))
-        self.multiply: Callable[[Tensor, Tensor], Tensor] = plain_matmul
+        self.multiply: LinearFunction = backend.linear(role, n_in, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.multiply(x, self.weight)
@@ -62,26 +58,24 @@ def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    def __init__(self, config: GPTConfig, layer: int):
+    """Causal attention with rotary positions and QK-norm (arXiv:2010.04245), over a window or the whole context."""
+
+    def __init__(self, config: GPTConfig, layer: int, backend: Backend):
         super().__init__()
         self.layer = layer
         self.head_dim = config.head_dim
         self.window = config.window(layer)
         self.qk_gain = config.qk_gain
-        self.q = Linear(config.n_embd, config.n_head * config.head_dim)
-        self.k = Linear(config.n_embd, config.n_kv_head * config.head_dim)
-        self.v = Linear(config.n_embd, config.n_kv_head * config.head_dim)
-        self.out = Linear(config.n_head * config.head_dim, config.n_embd)
+        self.q = Linear(backend, "block", config.n_embd, config.n_head * config.head_dim)
+        self.k = Linear(backend, "block", config.n_embd, config.n_kv_head * config.head_dim)
+        self.v = Linear(backend, "block", config.n_embd, config.n_kv_head * config.head_dim)
+        self.out = Linear(backend, "block", config.n_head * config.head_dim, config.n_embd)
         self.value_gate = (
-            Linear(min(GATE_CHANNELS, config.n_embd), config.n_kv_head)
+            Linear(backend, "gate", min(GATE_CHANNELS, config.n_embd), config.n_kv_head)
             if config.has_value_embedding(layer)
             else None
         )
-        self.kernel: AttentionKernel = sdpa
-
-    def projections(self) -> tuple[Linear, ...]:
-        """The four large matrices."""
-        return self.q, self.k, self.v, self.out
+        self.attend = backend.attend
 
     def forward(
         self,
@@ -100,7 +94,7 @@ class Attention(nn.Module):
             v_BTKD = v_BTKD + gate_BTK[..., None] * value_embedding_BTKD
         q_BTHD, k_BTKD = (self.qk_gain * norm(rotate(x, cos, sin)) for x in (q_BTHD, k_BTKD))
         if cache is None:
-            y_BTHD = self.kernel(q_BTHD, k_BTKD, v_BTKD, self.window)
+            y_BTHD = self.attend(q_BTHD, k_BTKD, v_BTKD, self.window)
         else:
             assert positions_BT is not None
             k_BSKD, v_BSKD, key_positions_BS = cache.write(self.layer, k_BTKD, v_BTKD, positions_BT)
@@ -111,10 +105,10 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two matrices around relu² (arXiv:2109.08668)."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: GPTConfig, backend: Backend):
         super().__init__()
-        self.up = Linear(config.n_embd, config.mlp_ratio * config.n_embd)
-        self.down = Linear(config.mlp_ratio * config.n_embd, config.n_embd)
+        self.up = Linear(backend, "block", config.n_embd, config.mlp_ratio * config.n_embd)
+        self.down = Linear(backend, "block", config.mlp_ratio * config.n_embd, config.n_embd)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         return self.down(F.relu(self.up(x_BTC)).square())
@@ -123,10 +117,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer: mix in the embedding, then attention, then the MLP, each on the normalised stream."""
 
-    def __init__(self, config: GPTConfig, layer: int):
+    def __init__(self, config: GPTConfig, layer: int, backend: Backend):
         super().__init__()
-        self.attention = Attention(config, layer)
-        self.mlp = MLP(config)
+        self.attention = Attention(config, layer, backend)
+        self.mlp = MLP(config, backend)
 
     def forward(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nanochat.model.matmul import Product, blas_product, weight_gradient
+from nanochat.model.matmul import LinearFunction, Product, blas_linear, blas_product, weight_gradient
 
 IGNORE = -1
 
@@ -17,6 +17,7 @@ ChunkLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def softcapped(x: Tensor, cap: float) -> Tensor:
+    """Logits squeezed into ±cap; a cap of 0 leaves them alone."""
     return cap * torch.tanh(x / cap) if cap else x
 
 
@@ -83,13 +84,19 @@ def linear_cross_entropy(
 
 
 @torch.no_grad()
-def token_nats(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, cap: float, chunk: int) -> Tensor:
+def token_nats(
+    x_NC: Tensor,
+    weight_VC: Tensor,
+    targets_N: Tensor,
+    cap: float,
+    chunk: int,
+    linear: LinearFunction = blas_linear,
+) -> Tensor:
     """Nats of each target, fp32, 0 where it is IGNORE; no gradients."""
-    weight = weight_VC.to(x_NC.dtype)
     nats = []
     for start in range(0, x_NC.size(0), chunk):
         rows = slice(start, start + chunk)
-        logits_NV = softcapped((x_NC[rows] @ weight.t()).float(), cap)
+        logits_NV = softcapped(linear(x_NC[rows], weight_VC).float(), cap)
         nats.append(
             torch.nn.functional.cross_entropy(
                 logits_NV, targets_N[rows], ignore_index=IGNORE, reduction="none"

@@ -6,18 +6,23 @@ multiplies as the interrupted one did. M, N rows of the factors, K their common 
 """
 
 from collections.abc import Callable
-from functools import partial
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat import hardware
 
+ProductName = Literal["BLAS", "oneDNN"]
 Product = Callable[[Tensor, Tensor], Tensor]
 """(a_MK, b_NK) -> a @ b.T, (M, N). Either may be a transposed view."""
+LinearFunction = Callable[[Tensor, Tensor], Tensor]
+"""(x (..., I), weight_OI in fp32) -> x @ weight.T, (..., O), in x's dtype."""
 
 
 def blas_product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
+    """By the library that PyTorch multiplies with."""
     return a_MK @ b_NK.t()
 
 
@@ -32,6 +37,9 @@ def _(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     return a_MK.new_empty(a_MK.size(0), b_NK.size(0))
 
 
+PRODUCTS: dict[ProductName, Product] = {"BLAS": blas_product, "oneDNN": onednn_product}
+
+
 def weight_gradient(product: Product, grad_NO: Tensor, x_NI: Tensor) -> Tensor:
     """grad.T @ x, (O, I); taken with the shorter side as rows, as oneDNN is faster so."""
     if grad_NO.size(1) <= x_NI.size(1):
@@ -39,40 +47,53 @@ def weight_gradient(product: Product, grad_NO: Tensor, x_NI: Tensor) -> Tensor:
     return product(x_NI.t(), grad_NO.t()).t()
 
 
-class _Linear(torch.autograd.Function):
+class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_NI: Tensor, weight_OI: Tensor, product: Product) -> Tensor:
+    def forward(ctx, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
         ctx.save_for_backward(x_NI, weight_OI)
-        ctx.product = product
-        return product(x_NI, weight_OI)
+        return onednn_product(x_NI, weight_OI)
 
     @staticmethod
-    def backward(ctx, grad_NO: Tensor):  # type: ignore[override]
+    def backward(ctx, grad_NO: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         x_NI, weight_OI = ctx.saved_tensors
-        return ctx.product(grad_NO, weight_OI.t()), weight_gradient(ctx.product, grad_NO, x_NI), None
+        return onednn_product(grad_NO, weight_OI.t()), weight_gradient(onednn_product, grad_NO, x_NI)
 
 
-def linear_through(product: Product) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function (x, weight_OI) -> x @ weight.T that multiplies forward and backward by `product`."""
-
-    def linear(product: Product, x: Tensor, weight_OI: Tensor) -> Tensor:
-        return _Linear.apply(x.flatten(0, -2), weight_OI, product).unflatten(0, x.shape[:-1])
-
-    return partial(linear, product)
+def blas_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
+    """A linear layer in x's dtype by PyTorch's own means."""
+    return F.linear(x, weight_OI.to(x.dtype))
 
 
-def choose_product(device: torch.device, dtype: torch.dtype) -> tuple[Product, str]:
-    """(product, reason): oneDNN where the processor is AMD's with AVX-512 and a small trial agrees, else BLAS."""
+# Decoding multiplies a few rows. There oneDNN's fixed cost of about 20 µs exceeds what it saves, unless the weight is
+# beyond a core's cache or the product is large (docs/log.md).
+_ONEDNN_WEIGHT = 2**20
+_ONEDNN_MULTIPLICATIONS = 2**22
+
+
+def onednn_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
+    """A linear layer through oneDNN, forward and backward; without gradients, small products go to BLAS."""
+    x_NI = x.flatten(0, -2)
+    if torch.is_grad_enabled():
+        y_NO = _OneDnnLinear.apply(x_NI, weight_OI)
+    elif weight_OI.numel() >= _ONEDNN_WEIGHT or x_NI.size(0) * weight_OI.numel() >= _ONEDNN_MULTIPLICATIONS:
+        y_NO = onednn_product(x_NI, weight_OI)
+    else:
+        return blas_linear(x, weight_OI)
+    return y_NO.unflatten(0, x.shape[:-1])
+
+
+def choose_product(device: torch.device, dtype: torch.dtype) -> tuple[ProductName, str]:
+    """(library, reason): oneDNN where the processor is AMD's with AVX-512 and a small trial agrees, else BLAS."""
     if device.type != "cpu" or dtype != torch.float32:
-        return blas_product, "the device's own library"
+        return "BLAS", "the device's own library"
     cpu = hardware.cpu()
     if cpu.vendor != "AuthenticAMD" or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return blas_product, "PyTorch's BLAS uses this processor fully"
+        return "BLAS", "PyTorch's BLAS uses this processor fully"
     try:
         a, b = torch.arange(24.0).view(4, 6), torch.arange(18.0).view(3, 6)
         agrees = torch.equal(onednn_product(a, b), blas_product(a, b))
     except (RuntimeError, AttributeError) as error:  # a build without oneDNN
-        return blas_product, f"oneDNN does not run: {str(error).splitlines()[0]}"
+        return "BLAS", f"oneDNN does not run: {str(error).splitlines()[0]}"
     if not agrees:
-        return blas_product, "oneDNN gave another result in a trial"
-    return onednn_product, "oneDNN uses AMD's AVX-512 units, MKL does not"
+        return "BLAS", "oneDNN gave another result in a trial"
+    return "oneDNN", "it uses AMD's AVX-512 units, MKL does not"

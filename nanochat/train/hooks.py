@@ -14,7 +14,6 @@ from nanochat.console import ProgressBar, amount, duration, say, warn
 from nanochat.eval.samples import sample
 from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics
-from nanochat.train.compile import eager
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult, agree
 
@@ -95,8 +94,7 @@ class Evaluate:
     def evaluate(self, trainer: Trainer) -> None:
         trainer.model.eval()
         try:
-            with eager(trainer.model):
-                self.latest = self.score(trainer)
+            self.latest = self.score(trainer)
             self.metrics.log("eval", step=trainer.progress.step, **self.latest)
             figures = ", ".join(f"{name} {value:.4f}" for name, value in self.latest.items())
             say(f"step {trainer.progress.step}: {figures}")
@@ -122,11 +120,10 @@ class SampleText:
     def _sample(self, trainer: Trainer) -> None:
         trainer.model.eval()
         try:
-            with eager(trainer.model):
-                engine = Engine(trainer.model, trainer.tokenizer, max_rows=len(self.prompts), tools=None)
-                for text in sample(engine, trainer.tokenizer, self.prompts):
-                    self.metrics.log("sample", step=trainer.progress.step, **asdict(text))
-                    say(f"  {text.prompt}|{text.text}")
+            engine = Engine(trainer.model, trainer.tokenizer, max_rows=len(self.prompts), tools=None)
+            for text in sample(engine, trainer.tokenizer, self.prompts):
+                self.metrics.log("sample", step=trainer.progress.step, **asdict(text))
+                say(f"  {text.prompt}|{text.text}")
         except Exception as error:
             warn(f"sampling failed at step {trainer.progress.step}, training goes on: {error}")
         finally:

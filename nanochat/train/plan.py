@@ -69,6 +69,7 @@ def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
         machine.device,
         machine.count,
         machine.memory,
+        None if config.machine else runtime.compute_dtype,
     )
     hours = dollars = None
     if machine.flops is not None:

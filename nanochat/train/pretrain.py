@@ -12,8 +12,7 @@ from nanochat.console import say
 from nanochat.eval import bpb
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.samples import PROMPTS
-from nanochat.model.attention import choose_kernel
-from nanochat.model.fp8 import has_fp8
+from nanochat.model.backend import Backend, choose_backend
 from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
@@ -43,14 +42,10 @@ class PretrainConfig(TrainingOptions, TextSource, Dial):
     model_tag: str = "baserun"
     """Name of the run: checkpoints and metrics lie under it."""
     packing: Policy = PRETRAIN_POLICY
-    fp8: bool = False
-    """Multiply the blocks' matrices in fp8 (Hopper and later)."""
 
 
 def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     """The stage. Everything that can be wrong with the request is found before the first step."""
-    if config.fp8 and not has_fp8(runtime.device):
-        raise ValueError("--fp8 needs a GPU with fp8 units (Hopper, Ada or later): leave it out here")
     tokenizer = find_tokenizer(runtime.paths, config.vocab_size)
     plan = make_plan(
         config,
@@ -58,6 +53,10 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         runtime.device.type,
         runtime.world_size,
         device_memory(runtime),
+        runtime.compute_dtype,
+    )
+    backend = choose_backend(
+        runtime, fp8=config.fp8, compile_mode=config.compile, training_flops=plan.total_flops
     )
     directory = runtime.paths.checkpoints(config.model_tag)
     step = resume_step(directory, config)
@@ -72,7 +71,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     # Every process waits for what is still to come by itself (a collective would time out), then all take
     # the same files.
     dataset = runtime.broadcast_object(config.open(runtime.paths))
-    trainer = _trainer(config, plan, tokenizer, dataset, runtime, progress)
+    trainer = _trainer(config, plan, tokenizer, dataset, runtime, backend, progress)
     if step is not None:
         restore(directory, step, trainer.model, trainer.optimizer)
     return Session(
@@ -81,7 +80,6 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         options=config,
         trainer=trainer,
         micro_rows=plan.device_batch_size,
-        total_flops=plan.total_flops,
         flops_per_token=plan.flops_per_token,
         meta={
             "stage": "pretrain",
@@ -111,14 +109,12 @@ def _trainer(
     tokenizer: Tokenizer,
     dataset: Dataset,
     runtime: Runtime,
+    backend: Backend,
     progress: Progress,
 ) -> Trainer:
-    model = GPT(plan.model, runtime.compute_dtype)
+    model = GPT(plan.model, backend)
     model.init_weights(config.seed)
     model.to(runtime.device)
-    model.use_kernel(choose_kernel(runtime.device, runtime.compute_dtype))
-    if config.fp8:
-        say(f"{model.use_fp8()} matrices are multiplied in fp8")
     loader = pretrain_loader(
         dataset,
         tokenizer,

@@ -19,16 +19,16 @@ from nanochat.console import say
 from nanochat.errors import EnvironmentFault
 from nanochat.flags import WandbRun
 from nanochat.metrics import open_metrics
+from nanochat.model.compilation import CompileMode
 from nanochat.model.gpt import GPT
-from nanochat.model.matmul import choose_product
 from nanochat.optim.groups import LearningRates
 from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
-from nanochat.train import compile as compiling
 from nanochat.train.hooks import Evaluate, Log, SampleText, Save
 from nanochat.train.loop import train
 from nanochat.train.state import Progress, Trainer
+from nanochat.train.step import warm_up
 
 _CHECKPOINT_BYTES_PER_PARAMETER = 12  # weights and at most two moments
 
@@ -53,7 +53,9 @@ class TrainingOptions:
     """Validation text scored at each evaluation."""
     sample_every: int = 0
     """Steps between samples; 0 samples only at the end."""
-    compile: compiling.CompileMode = "auto"
+    compile: CompileMode = "auto"
+    fp8: bool = False
+    """Multiply the blocks' matrices in fp8 (Hopper and later)."""
     seed: int = 42
     device: str = "auto"
     dtype: str = "auto"
@@ -135,7 +137,6 @@ class Session:
     options: TrainingOptions
     trainer: Trainer
     micro_rows: int
-    total_flops: float
     flops_per_token: float
     meta: dict[str, Any]
     """What a checkpoint says of the run besides its progress."""
@@ -175,8 +176,9 @@ class Session:
                 world_size=runtime.world_size,
                 **self.facts,
             )
-            self._prepare_products()
-            compile_s = self._compile()
+            for choice in trainer.model.backend.describe():
+                say(str(choice))
+            compile_s = warm_up(trainer, self.micro_rows) if trainer.model.backend.compile else None
             save = Save(
                 self.directory, options.save_every, options.save_minutes, options.keep_last, self.meta
             )
@@ -214,20 +216,6 @@ class Session:
                 )
         self._close(result)
         return result
-
-    def _prepare_products(self) -> None:
-        runtime, model = self.trainer.runtime, self.trainer.model
-        product, reason = choose_product(runtime.device, runtime.compute_dtype)
-        model.use_product(product)
-        say(f"matrix products: {reason}")
-
-    def _compile(self) -> float | None:
-        use, reason = compiling.choose(self.options.compile, self.trainer.runtime.device, self.total_flops)
-        say(f"{'compiling' if use else 'eager'}: {reason}")
-        if not use:
-            return None
-        compiling.compile_model(self.trainer.model)
-        return compiling.warm_up(self.trainer.model, self.micro_rows)
 
     def _peak_flops(self) -> float | None:
         runtime = self.trainer.runtime

@@ -6,11 +6,12 @@ from typing import Any
 from nanochat import hardware
 from nanochat.batches.loader import sft_loader
 from nanochat.checkpoint import store
-from nanochat.checkpoint.loading import load_model
+from nanochat.checkpoint.loading import open_checkpoint
 from nanochat.config import from_json, to_json
 from nanochat.console import say
 from nanochat.conversations.mixtures import load_conversations
 from nanochat.eval.conversation_loss import RenderedConversation, mean_loss, render_all
+from nanochat.model.backend import choose_backend
 from nanochat.model.cost import flops_per_token
 from nanochat.optim.groups import LearningRates
 from nanochat.optim.schedule import Schedule
@@ -58,9 +59,9 @@ class SftConfig(TrainingOptions):
 
 def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     """The stage."""
-    base = load_model(config.from_tag, runtime)
+    base = open_checkpoint(config.from_tag, runtime)
     base_plan = base.meta["plan"]
-    max_seq_len = base.model.config.max_seq_len
+    max_seq_len = base.config.max_seq_len
     rows, accumulation = _batch(config, base_plan, max_seq_len, runtime.world_size)
     directory = runtime.paths.checkpoints(config.model_tag)
     step = resume_step(directory, config)
@@ -95,11 +96,23 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         "schedule": to_json(schedule),
         "batch_rows": rows * accumulation * runtime.world_size,
         "base": {name: facts["sha256"] for name, facts in base.meta["files"].items()},
+        "fp8": config.fp8,
     }
     if meta:
-        check_same(meta["course"], course, "the run's")
+        check_same({"fp8": False, **meta["course"]}, course, "the run's")
         say(f"resuming {config.model_tag} at step {step} of {total_steps}")
-    model = base.model.train()
+    flops = flops_per_token(base.config)
+    backend = choose_backend(
+        runtime,
+        fp8=config.fp8,
+        compile_mode=config.compile,
+        training_flops=flops * total_steps * rows * accumulation * runtime.world_size * max_seq_len,
+    )
+    if base.meta["config"].get("fp8") and not config.fp8:
+        say(
+            f"{config.from_tag} was trained with --fp8, this run multiplies without it: add --fp8 to keep fp8"
+        )
+    model = base.load(backend).train()
     optimizer = make_optimizer(model, rates, runtime, muon_per_head=base_plan["muon_per_head"])
     if step is not None:
         restore(directory, step, model, optimizer)
@@ -108,14 +121,12 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         f"{len(conversations):,} conversations in {loader.rows_per_epoch:,} rows of {max_seq_len} tokens; "
         f"{total_steps:,} steps of {rows * accumulation * runtime.world_size} rows"
     )
-    flops = flops_per_token(model.config)
     return Session(
         stage="sft",
         model_tag=config.model_tag,
         options=config,
         trainer=trainer,
         micro_rows=rows,
-        total_flops=flops * total_steps * rows * accumulation * runtime.world_size * max_seq_len,
         flops_per_token=flops,
         meta={
             "stage": "sft",

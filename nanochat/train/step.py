@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nanochat.batches.loader import Batch
+from nanochat.console import say
 from nanochat.model.loss import IGNORE
 from nanochat.runtime import Runtime
 from nanochat.train.state import Trainer
@@ -77,6 +78,19 @@ def accumulate_gradients(trainer: Trainer, batches: list[Batch]) -> Tensor:
         loss.backward()
         total += loss.detach()
     return runtime.all_reduce_sum(total)
+
+
+def warm_up(trainer: Trainer, rows: int) -> float:
+    """Compile by one forward and backward on a micro-batch of the run's shape, without effect; returns the seconds."""
+    began = time.perf_counter()
+    model, device = trainer.model, trainer.runtime.device
+    ids = torch.zeros(rows, model.config.max_seq_len, dtype=torch.long, device=device)
+    nats, _ = model.loss(model(ids), ids)
+    nats.backward()
+    trainer.optimizer.zero_grad()
+    seconds = time.perf_counter() - began
+    say(f"compiled in {seconds:.0f} s")
+    return seconds
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
 from nanochat.config import to_json
 from nanochat.eval.bpb import bits_per_byte
+from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import default_paths
@@ -154,7 +155,7 @@ def checkpoint():
         head_dim=8,
         n_embd=16,
     )
-    model = GPT(config)
+    model = GPT(config, REFERENCE)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.5)

@@ -22,6 +22,7 @@ from nanochat.cli.main import main
 from nanochat.config import to_json
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
+from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import Paths
@@ -38,7 +39,7 @@ class Scripted(GPT):
     """Says the next token of its script whatever it is asked, and keeps every prompt that it was given."""
 
     def __init__(self, config: GPTConfig):
-        super().__init__(config)
+        super().__init__(config, REFERENCE)
         self.script: list[int] = []
         self.prompts: list[list[int]] = []
         self.before_token = lambda: None
@@ -240,7 +241,7 @@ def checkpoint(tokenizer, base_dir):
         head_dim=8,
         n_embd=16,
     )
-    model = GPT(config)
+    model = GPT(config, REFERENCE)
     model.init_weights(0)
     with torch.no_grad():
         model.head.weight[-len(SPECIAL_TOKENS) :] = 0

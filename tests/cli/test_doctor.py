@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from nanochat.cli.doctor import DoctorConfig, Finding, run
 from nanochat.cli.main import main
+from nanochat.model import attention
+from nanochat.model.backend import choose_backend
 from nanochat.paths import Paths, default_paths
+from nanochat.runtime import open_runtime
 
 
 def _look(paths: Paths | None = None, **config) -> dict[str, Finding]:
@@ -23,13 +27,31 @@ def test_a_whole_visit(base_dir: Path, capsys):
     found = _look()
     assert found["device"].found == "cpu"
     assert found["compute dtype"].found == "float32"
-    assert found["attention"].found == "sdpa: used"
+    assert found["attention"].found == "sdpa"
+    assert found["other attention"].found == "varlen: not usable"
     assert found["torch.compile"].found == "not tried"
     assert "NANOCHAT_BASE_DIR" in found["base directory"].why
     assert not base_dir.exists(), "the doctor makes nothing"
     out, err = capsys.readouterr()
     assert out == ""
     assert "This machine" in err
+
+
+def test_the_backend_is_the_one_that_loaded_models_get():
+    found = _look()
+    with open_runtime("cpu") as runtime:
+        for choice in choose_backend(runtime).describe():
+            assert found[choice.what] == Finding(*choice)
+
+
+def test_a_device_on_which_nothing_runs_is_reported(monkeypatch):
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("the driver is too old")
+
+    monkeypatch.setattr(attention, "KERNELS", {"sdpa": attention.KernelCandidate(broken)})
+    found = _look()["attention"]
+    assert not found.ok
+    assert "the driver is too old" in found.why
 
 
 def test_as_a_verb(capsys):

@@ -5,6 +5,7 @@ import torch
 
 from nanochat.checkpoint import store
 from nanochat.config import to_json
+from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import default_paths
@@ -34,7 +35,7 @@ def random_model(tokenizer: Tokenizer, max_seq_len: int, seed: int = 0) -> GPT:
         head_dim=8,
         n_embd=16,
     )
-    model = GPT(config)
+    model = GPT(config, REFERENCE)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -3,6 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nanochat.model.backend import REFERENCE
 from nanochat.model.cost import flops_per_token, horizon_parameters, parameter_counts
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
@@ -20,7 +21,7 @@ SMALL = GPTConfig(
 
 
 def test_every_parameter_is_counted_once() -> None:
-    assert sum(parameter_counts(SMALL).values()) == sum(p.numel() for p in GPT(SMALL).parameters())
+    assert sum(parameter_counts(SMALL).values()) == sum(p.numel() for p in GPT(SMALL, REFERENCE).parameters())
 
 
 def test_horizon_is_matrices_and_head() -> None:
@@ -29,7 +30,7 @@ def test_horizon_is_matrices_and_head() -> None:
 
 
 def test_flops_of_products_are_those_that_torch_counts() -> None:
-    model = GPT(SMALL)
+    model = GPT(SMALL, REFERENCE)
     model.init_weights(0)
     ids = torch.zeros(1, 64, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:

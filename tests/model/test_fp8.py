@@ -1,13 +1,16 @@
 """fp8 by emulation on a CPU: the rounding is fp8's, and the products are what the scales promise."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from nanochat.model import fp8
+from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
+from nanochat.model.layers import Linear
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(fp8.FORWARD, 2**-4), (fp8.BACKWARD, 2**-3)])
@@ -48,13 +51,14 @@ def test_products_are_those_of_the_rounded_factors() -> None:
     torch.testing.assert_close(fp8.fp8_linear(x, weight).double(), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_model_takes_fp8_where_the_sizes_suit_it_and_still_learns() -> None:
+def test_a_model_multiplies_its_blocks_in_fp8_and_still_learns() -> None:
     config = GPTConfig(
         max_seq_len=16, vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, head_dim=16, n_embd=32
     )
-    model = GPT(config)
+    model = GPT(config, replace(REFERENCE, fp8=True))
     model.init_weights(0)
-    assert model.use_fp8() == 12  # q, k, v, out, up, down of two layers; gates are too narrow
+    in_fp8 = [m for m in model.modules() if isinstance(m, Linear) and m.multiply is fp8.fp8_linear]
+    assert len(in_fp8) == 12  # q, k, v, out, up, down of two layers
     ids = torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(3))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []

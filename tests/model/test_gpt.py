@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from nanochat.errors import EnvironmentFault
 from nanochat.infer.cache import KVCache
-from nanochat.model import attention
+from nanochat.model import attention, matmul
+from nanochat.model.backend import REFERENCE, Backend
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 
@@ -24,9 +26,9 @@ TINY = GPTConfig(
 SWITCHES = ("value_embeddings", "residual_scales", "smear", "backout")
 
 
-def lively(config: GPTConfig) -> GPT:
+def lively(config: GPTConfig, backend: Backend = REFERENCE) -> GPT:
     """A model whose every part has an effect: what starts at zero is made random."""
-    model = GPT(config)
+    model = GPT(config, backend)
     model.init_weights(0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -57,6 +59,21 @@ def test_cached_equals_uncached(off: str | None, chunks: list[int]) -> None:
     model = lively(replace(TINY, **{off: False} if off else {}))
     ids_BT = ids_of(2, 24)
     torch.testing.assert_close(decode(model, ids_BT, chunks), model(ids_BT), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("product", ["BLAS", "oneDNN"])
+def test_cached_logits_equal_uncached_ones_through_every_library(
+    monkeypatch: pytest.MonkeyPatch, product: matmul.ProductName
+) -> None:
+    if product == "oneDNN" and not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(
+        matmul, "_ONEDNN_MULTIPLICATIONS", 40_000
+    )  # prompts through oneDNN, single tokens not
+    model, ids_BT = lively(TINY, replace(REFERENCE, product=product)), ids_of(2, 24)
+    with torch.inference_mode():
+        cached, uncached = decode(model, ids_BT, [20, 1, 1, 1, 1]), model(ids_BT)
+        torch.testing.assert_close(model.logits(cached), model.logits(uncached), atol=1e-4, rtol=1e-4)
 
 
 def test_rows_of_a_cache_have_their_own_positions() -> None:
@@ -92,7 +109,7 @@ def test_a_moved_row_goes_on_as_before() -> None:
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_every_switch_matters(switch: str) -> None:
     ids_BT = ids_of(1, 16)
-    whole, without = lively(TINY), GPT(replace(TINY, **{switch: False}))
+    whole, without = lively(TINY), GPT(replace(TINY, **{switch: False}), REFERENCE)
     without.load_state_dict(
         {k: v for k, v in whole.state_dict().items() if k in without.state_dict()}, strict=False
     )
@@ -143,12 +160,33 @@ def test_the_probe_finds_a_kernel_on_a_cpu_and_says_why_not_the_others() -> None
     assert "CUDA" in probes["fa3"].reason
 
 
+def test_a_kernel_that_fails_or_computes_something_else_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> Tensor:
+        raise RuntimeError("no such instruction\nand a long trace")
+
+    def differs(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        return attention.sdpa(q, k, v, window) + 1
+
+    device = torch.device("cpu")
+    broken = {"fa3": attention.KernelCandidate(fails), "varlen": attention.KernelCandidate(differs)}
+    monkeypatch.setattr(attention, "KERNELS", {**attention.KERNELS, **broken})
+    assert attention.choose_kernel(device, torch.float32)[0] == "sdpa"
+    reasons = [probe.reason for probe in attention.probe_kernels(device, torch.float32)]
+    assert reasons[0] == "no such instruction"
+    assert "differs from sdpa by 1" in reasons[1]
+    monkeypatch.setattr(attention, "KERNELS", broken)
+    with pytest.raises(EnvironmentFault, match="no attention kernel runs on cpu"):
+        attention.choose_kernel(device, torch.float32)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("window", [4, 64, 256])
 def test_the_chosen_gpu_kernel_equals_sdpa(window: int) -> None:
     device = torch.device("cuda")
-    kernel = attention.choose_kernel(device, torch.bfloat16)
+    kernel = attention.KERNELS[attention.choose_kernel(device, torch.bfloat16)[0]].run
     q, k, v = (torch.randn(2, 256, 4, 64, device=device, dtype=torch.bfloat16) for _ in range(3))
     torch.testing.assert_close(kernel(q, k, v, window), attention.sdpa(q, k, v, window), atol=2e-2, rtol=2e-2)
 
@@ -183,7 +221,7 @@ def test_too_long_a_context_is_refused() -> None:
 
 
 def test_a_seed_decides_the_start() -> None:
-    first, again, other = GPT(TINY), GPT(TINY), GPT(TINY)
+    first, again, other = GPT(TINY, REFERENCE), GPT(TINY, REFERENCE), GPT(TINY, REFERENCE)
     first.init_weights(7)
     again.init_weights(7)
     other.init_weights(8)
@@ -193,7 +231,7 @@ def test_a_seed_decides_the_start() -> None:
 
 def test_bf16_stays_near_fp32() -> None:
     exact = lively(TINY)
-    rough = GPT(TINY, torch.bfloat16)
+    rough = GPT(TINY, replace(REFERENCE, compute_dtype=torch.bfloat16))
     rough.load_state_dict(exact.state_dict())
     ids_BT = ids_of(2, 16)
     hidden = rough(ids_BT)

@@ -1,14 +1,18 @@
 """The chunked loss equals the plain one, in value and gradients, whatever the chunk."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.model import gpt
+from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
-from nanochat.model.loss import IGNORE, linear_cross_entropy, softcapped, token_nats
+from nanochat.model.loss import IGNORE, chunk_loss, linear_cross_entropy, softcapped, token_nats
 
 
 def plain(x_NC: torch.Tensor, weight_VC: torch.Tensor, targets_N: torch.Tensor, cap: float) -> torch.Tensor:
@@ -48,19 +52,17 @@ def test_the_whole_logits_tensor_never_exists(monkeypatch: pytest.MonkeyPatch) -
     config = GPTConfig(
         max_seq_len=64, vocab_size=1000, n_layer=1, n_head=1, n_kv_head=1, head_dim=8, n_embd=8
     )
-    model = GPT(config)
-    model.init_weights(0)
     seen: list[int] = []
-    kernel = model.chunk_kernel
 
     def recording(
         raw_NV: torch.Tensor, targets_N: torch.Tensor, cap: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(raw_NV.size(0))
-        return kernel(raw_NV, targets_N, cap)
+        return chunk_loss(raw_NV, targets_N, cap)
 
-    model.chunk_kernel = recording
-    model.loss_chunk = 16
+    monkeypatch.setattr(gpt, "chunk_loss", recording)
+    model = GPT(config, replace(REFERENCE, memory=replace(REFERENCE.memory, loss_chunk=16)))
+    model.init_weights(0)
     ids = torch.randint(0, 1000, (2, 64))
     nats, count = model.loss(model(ids), ids)
     nats.backward()
@@ -69,7 +71,7 @@ def test_the_whole_logits_tensor_never_exists(monkeypatch: pytest.MonkeyPatch) -
 
 def test_padded_rows_of_the_vocabulary_take_no_part() -> None:
     config = GPTConfig(max_seq_len=8, vocab_size=70, n_layer=1, n_head=1, n_kv_head=1, head_dim=8, n_embd=8)
-    model = GPT(config)
+    model = GPT(config, REFERENCE)
     model.init_weights(0)
     ids = torch.randint(0, 70, (1, 8))
     hidden = model(ids)

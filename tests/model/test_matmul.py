@@ -15,7 +15,7 @@ def test_linear_through_onednn_equals_torch(n: int, n_in: int, n_out: int) -> No
     weight = torch.randn(n_out, n_in, generator=generator, requires_grad=True)
     upstream = torch.randn(2, n, n_out, generator=generator)
     results = []
-    for linear in (matmul.linear_through(matmul.onednn_product), torch.nn.functional.linear):
+    for linear in (matmul.onednn_linear, torch.nn.functional.linear):
         y = linear(x, weight)
         results.append((y, *torch.autograd.grad(y, (x, weight), upstream)))
     torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
@@ -29,13 +29,28 @@ def test_weight_gradient_is_the_same_either_way_round(n_in: int, n_out: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("vendor", "expected"), [("GenuineIntel", matmul.blas_product), (None, matmul.blas_product)]
+    ("vendor", "capability", "trial", "expected"),
+    [
+        ("AuthenticAMD", "AVX512", matmul.blas_product, "oneDNN"),
+        ("AuthenticAMD", "AVX512", lambda a, b: matmul.blas_product(a, b) + 1, "BLAS"),
+        ("AuthenticAMD", "AVX512", lambda a, b: torch.ops.mkldnn.no_such_operator(a, b), "BLAS"),
+        ("AuthenticAMD", "AVX2", matmul.blas_product, "BLAS"),
+        ("GenuineIntel", "AVX512", matmul.blas_product, "BLAS"),
+        (None, "AVX512", matmul.blas_product, "BLAS"),
+    ],
+    ids=["amd", "wrong result", "no oneDNN", "no AVX-512", "intel", "unknown"],
 )
-def test_the_choice_follows_from_the_processor(
-    monkeypatch: pytest.MonkeyPatch, vendor: str | None, expected: matmul.Product
+def test_the_choice_follows_from_the_processor_and_a_trial(
+    monkeypatch: pytest.MonkeyPatch,
+    vendor: str | None,
+    capability: str,
+    trial: matmul.Product,
+    expected: matmul.ProductName,
 ) -> None:
     monkeypatch.setattr(hardware, "cpu", lambda: hardware.Cpu("some CPU", vendor, 2, 2, 2.0, ("AVX2",)))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(matmul, "onednn_product", trial)
     product, reason = matmul.choose_product(torch.device("cpu"), torch.float32)
-    assert product is expected
+    assert product == expected
     assert reason
-    assert matmul.choose_product(torch.device("cpu"), torch.bfloat16)[0] is matmul.blas_product
+    assert matmul.choose_product(torch.device("cpu"), torch.bfloat16)[0] == "BLAS"

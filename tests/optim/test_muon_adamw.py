@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.optim import kernels
@@ -18,7 +19,7 @@ RATES = LearningRates(
 
 
 def make(config: GPTConfig = CONFIG) -> tuple[GPT, MuonAdamW]:
-    model = GPT(config)
+    model = GPT(config, REFERENCE)
     model.init_weights(0)
     return model, MuonAdamW(model.named_parameters(), RATES, MuonOptions())
 

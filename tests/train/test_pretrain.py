@@ -11,6 +11,7 @@ import torch
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
 from nanochat.metrics import read_metrics
+from nanochat.model import backend
 from nanochat.paths import default_paths
 from nanochat.runtime import open_runtime
 from nanochat.train import hooks, step
@@ -166,6 +167,22 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
     assert pretrain(replace(tiny, resume="auto")).step == 12
     assert "torn" in capsys.readouterr().err
     assert hashes("baserun", 12) == hashes("whole", 12)
+
+
+def test_training_and_loading_choose_one_backend_once_each(
+    tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    trials: list[str] = []
+    for name in ("choose_product", "choose_kernel", "choose_fp8", "choose_compile"):
+        choose = getattr(backend, name)
+        monkeypatch.setattr(backend, name, lambda *a, n=name, c=choose: (trials.append(n), c(*a))[1])
+    pretrain(tiny)
+    said = capsys.readouterr().err
+    with open_runtime("cpu") as runtime:
+        loaded = load_model("baserun", runtime).model.backend
+    assert sorted(trials) == sorted(2 * ["choose_product", "choose_kernel", "choose_fp8", "choose_compile"])
+    for choice in loaded.describe():
+        assert said.count(f"{choice}\n") == 1
 
 
 @pytest.mark.parametrize(

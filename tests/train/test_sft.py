@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
+from nanochat.model import backend
+from nanochat.model.fp8 import fp8_linear
 from nanochat.paths import default_paths
 from nanochat.runtime import open_runtime
 from nanochat.tokenizer.chat_format import render_prompt
@@ -98,3 +101,39 @@ def test_a_batch_that_cannot_divide_is_refused(config: SftConfig) -> None:
         fine_tune(replace(config, total_batch_size=100))
     with pytest.raises(ValueError, match="--device-batch-size"):
         fine_tune(replace(config, device_batch_size=3))
+
+
+def test_a_base_trained_in_fp8_is_fine_tuned_in_fp8_only_if_asked(
+    config: SftConfig, tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(backend, "choose_fp8", lambda asked, device: (asked, "emulated"))
+    calls: list[int] = []
+
+    def counting(x: Tensor, weight_OI: Tensor) -> Tensor:
+        calls.append(x.size(0))
+        return fp8_linear(x, weight_OI)
+
+    monkeypatch.setitem(backend._LINEAR_FUNCTIONS, "fp8", counting)
+    with open_runtime("cpu") as runtime:
+        pretrain.run(replace(tiny, model_tag="rough", fp8=True), runtime)
+    assert calls
+    calls.clear()
+    capsys.readouterr()
+    fine_tune(replace(config, from_tag="rough", model_tag="plain", num_iterations=2))
+    said = capsys.readouterr().err
+    assert not calls
+    assert "rough was trained with --fp8" in said
+    assert "fp8: off" in said
+    fine_tune(replace(config, from_tag="rough", model_tag="same", num_iterations=2, fp8=True))
+    said = capsys.readouterr().err
+    assert calls
+    assert "was trained with --fp8" not in said
+    assert "fp8: on" in said
+    with pytest.raises(ValueError, match="fp8 was True and is now False"):
+        fine_tune(replace(config, from_tag="rough", model_tag="same", num_iterations=2, resume="auto"))
+
+
+def test_fp8_is_refused_without_fp8_units(config: SftConfig) -> None:
+    with pytest.raises(ValueError, match="--fp8 needs a GPU"):
+        fine_tune(replace(config, fp8=True))
+    assert not default_paths().checkpoints("sft").exists()

@@ -1,0 +1,177 @@
+"""What a model computes with, chosen once per process and passed to the model when it is made.
+
+Every choice follows from the hardware, the flags and a tiny trial, never from a timing, so that a resumed run
+computes as the interrupted one did. Training, evaluation and chat all take their `Backend` from `choose_backend`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, ParamSpec, TypeVar
+
+import torch
+
+from nanochat.model.attention import KERNELS, AttentionKernel, KernelName, choose_kernel
+from nanochat.model.compilation import CompileMode, choose_compile
+from nanochat.model.fp8 import choose_fp8, fits_fp8, fp8_linear
+from nanochat.model.matmul import (
+    PRODUCTS,
+    LinearFunction,
+    Product,
+    ProductName,
+    blas_linear,
+    choose_product,
+    onednn_linear,
+)
+from nanochat.runtime import Runtime
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LayerRole = Literal["block", "gate", "head"]
+"""block: the large matrices of attention and MLP; gate: a few channels wide; head: the logits."""
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """How a device trains, as far as its memory is concerned."""
+
+    blocks: Literal["eager", "compiled"]
+    compute_bytes: int
+    """Of a number in the compute dtype."""
+    loss_chunk: int
+    """Rows of logits that exist at once: on CPUs what fits their caches, on GPUs what fills them."""
+
+
+_MEMORY_MODELS = {
+    "cuda": MemoryModel("compiled", compute_bytes=2, loss_chunk=4096),
+    "mps": MemoryModel("eager", compute_bytes=2, loss_chunk=4096),
+    "cpu": MemoryModel("eager", compute_bytes=4, loss_chunk=1024),
+}
+
+
+def memory_model(device: str, dtype: torch.dtype | None = None) -> MemoryModel:
+    """A kind of device's memory model, in its usual compute dtype if none is given."""
+    usual = _MEMORY_MODELS[device]
+    return usual if dtype is None else replace(usual, compute_bytes=dtype.itemsize)
+
+
+class Choice(NamedTuple):
+    """One line of a backend's description."""
+
+    what: str
+    chosen: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.chosen} ({self.why})"
+
+
+_LINEAR_FUNCTIONS: dict[str, LinearFunction] = {
+    "BLAS": blas_linear,
+    "oneDNN": onednn_linear,
+    "fp8": fp8_linear,
+}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where and how a model computes; `reasons` says why, by the name of the field."""
+
+    device: torch.device
+    compute_dtype: torch.dtype
+    """Of matrix products and activations; weights stay fp32."""
+    product: ProductName
+    attention: KernelName
+    fp8: bool
+    """Multiply the blocks' matrices in fp8."""
+    compile: bool
+    """Compile training steps; evaluation and decoding stay eager, because their shapes vary."""
+    memory: MemoryModel
+    reasons: Mapping[str, str]
+
+    @property
+    def matmul(self) -> Product:
+        """The matrix product of the loss."""
+        return PRODUCTS[self.product]
+
+    @property
+    def attend(self) -> AttentionKernel:
+        """Attention without a cache."""
+        return KERNELS[self.attention].run
+
+    def linear(self, role: LayerRole, n_in: int, n_out: int) -> LinearFunction:
+        """How a linear layer multiplies. Raises ValueError for sizes that fp8 units cannot multiply."""
+        names = {"block": "fp8" if self.fp8 else self.product, "gate": "BLAS", "head": self.product}
+        if names[role] == "fp8" and not fits_fp8(n_in, n_out):
+            raise ValueError(
+                f"--fp8 needs matrices with sides that are multiples of 16, not {n_out} × {n_in}: "
+                "choose another --head-dim, or leave --fp8 out"
+            )
+        return _LINEAR_FUNCTIONS[names[role]]
+
+    def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
+        """A function of the training step, compiled for its fixed shapes if this backend compiles."""
+        return torch.compile(function, dynamic=False) if self.compile else function
+
+    def describe(self) -> tuple[Choice, ...]:
+        """Every choice with its reason, as training and `nanochat doctor` print them."""
+        chosen = {
+            "device": ("device", str(self.device)),
+            "compute_dtype": ("compute dtype", str(self.compute_dtype).removeprefix("torch.")),
+            "product": ("matrix products", self.product),
+            "attention": ("attention", self.attention),
+            "fp8": ("fp8", "on" if self.fp8 else "off"),
+            "compile": ("training steps", "compiled" if self.compile else "eager"),
+            "memory": ("loss chunk", f"{self.memory.loss_chunk:,} rows of logits"),
+        }
+        return tuple(Choice(what, found, self.reasons[name]) for name, (what, found) in chosen.items())
+
+
+REFERENCE = Backend(
+    device=torch.device("cpu"),
+    compute_dtype=torch.float32,
+    product="BLAS",
+    attention="sdpa",
+    fp8=False,
+    compile=False,
+    memory=memory_model("cpu"),
+    reasons=dict.fromkeys(
+        ("device", "compute_dtype", "product", "attention", "fp8", "compile", "memory"),
+        "what every PyTorch can do",
+    ),
+)
+"""Plain PyTorch in fp32: what counts parameters, and what other backends are tested against."""
+
+
+def choose_backend(
+    runtime: Runtime, *, fp8: bool = False, compile_mode: CompileMode = "off", training_flops: float = 0.0
+) -> Backend:
+    """The best that this process's device can do.
+
+    fp8: as asked by --fp8. compile_mode, training_flops: as asked by --compile, for a run of so many FLOPs.
+    Raises ValueError when fp8 is asked for where it cannot be, EnvironmentFault when nothing works on the device or
+    when --compile on cannot be met.
+    """
+    device, dtype = runtime.device, runtime.compute_dtype
+    use_fp8, fp8_reason = choose_fp8(fp8, device)  # first, because it refuses without a trial
+    product, product_reason = choose_product(device, dtype)
+    kernel, kernel_reason = choose_kernel(device, dtype)
+    use_compile, compile_reason = choose_compile(compile_mode, device, training_flops)
+    return Backend(
+        device=device,
+        compute_dtype=dtype,
+        product=product,
+        attention=kernel,
+        fp8=use_fp8,
+        compile=use_compile,
+        memory=memory_model(device.type, dtype),
+        reasons={
+            "device": runtime.device_reason,
+            "compute_dtype": runtime.dtype_reason,
+            "product": product_reason,
+            "attention": kernel_reason,
+            "fp8": fp8_reason,
+            "compile": compile_reason,
+            "memory": "what fits a CPU's caches, or fills a GPU",
+        },
+    )

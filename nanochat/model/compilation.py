@@ -1,0 +1,52 @@
+"""Whether training steps go through torch.compile: tried first, and eager where it does not work."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nanochat.console import warn
+from nanochat.errors import EnvironmentFault
+
+CompileMode = Literal["auto", "on", "off"]
+
+# Below this many FLOPs on a CPU the cold compile takes longer than it saves (docs/log.md).
+_CPU_WORTHWHILE_FLOPS = 2e14
+
+
+def probe_compile(device: torch.device) -> tuple[bool, str]:
+    """(usable, reason), after compiling a few operations forward and backward. Takes seconds; never raises."""
+
+    def small(x: Tensor) -> Tensor:
+        return (torch.tanh(x) * x.exp()).sum(dim=-1)
+
+    try:
+        x = torch.linspace(-1, 1, 64, device=device).view(4, 16).requires_grad_()
+        expected = torch.autograd.grad(small(x).sum(), x)[0]
+        actual = torch.autograd.grad(torch.compile(small, dynamic=False)(x).sum(), x)[0]
+        if not torch.allclose(expected, actual, atol=1e-4):
+            return False, "compiled code gave other results than eager code"
+    except Exception as error:  # compilers and drivers fail in many ways; each means: stay eager
+        return False, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+    return True, "a small function compiled, ran forward and backward, and agreed with eager"
+
+
+def choose_compile(mode: CompileMode, device: torch.device, training_flops: float) -> tuple[bool, str]:
+    """(compile or not, reason) for a run of so many FLOPs.
+
+    Raises EnvironmentFault when it was demanded and does not work.
+    """
+    if mode == "off":
+        return False, "only training is compiled, and not with --compile off"
+    if mode == "auto" and device.type == "mps":
+        return False, "compiling for Apple GPUs is experimental in PyTorch"
+    if mode == "auto" and device.type == "cpu" and training_flops < _CPU_WORTHWHILE_FLOPS:
+        return False, "the run is too short to repay a cold compile"
+    usable, reason = probe_compile(device)
+    if not usable and mode == "on":
+        raise EnvironmentFault(
+            f"--compile on, but torch.compile does not work here ({reason}): use --compile auto or off"
+        )
+    if not usable:
+        warn(f"staying eager: torch.compile does not work here ({reason})")
+    return usable, reason
