@@ -1,5 +1,7 @@
-"""How `bench/score.py` drives each side. An adapter is `open(options) -> Side`; this file imports a side's package
-only inside its function, because two of them may have the same name and must never meet in one process.
+"""Adapters for `bench/score.py`. An adapter is a function `open(options) -> Side`.
+
+Packages are imported only inside these functions, because two sides may have packages of the same name, which must
+not be loaded into one process.
 """
 
 import os
@@ -12,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Side:
-    """What the scorer needs of a model.
+    """What the scorer needs from a model.
 
     encode: ids of a document, its BOS first. decode: the text of ids without the BOS.
     nats: for batches of inputs and targets (B rows of T ids; a target of -1 is not scored) the B x T nats of

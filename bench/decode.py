@@ -1,9 +1,9 @@
-"""Tokens per second that the engine decodes with a model of random weights, by batch size.
+"""Decoding speed of the engine, in tokens per second by batch size, with a model of random weights.
 
     python bench/decode.py                        # d4: width 256, vocabulary 8,192, batch 1, 8 and 32
     python bench/decode.py --sampled --batches 1,64 --device cuda --dtype bf16 --depth 12
 
-Each figure is the median of several runs, with their range; prefill is left out.
+Each figure is the median of several runs, with their range; prefill is excluded.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SAMPLED = SamplingParams(temperature=0.8, top_k=50, seed=1)
 
 
 def tokenizer_of(vocab_size: int) -> Tokenizer:
-    """All bytes, then as many pairs of bytes as it takes."""
+    """A tokenizer of all bytes and enough pairs of bytes to reach the vocabulary size."""
     pairs = ((bytes([a, b]) for a in range(256) for b in range(256)),)
     tokens = [bytes([byte]) for byte in range(256)]
     tokens += [pair for pair, _ in zip(*pairs, range(vocab_size - 256 - len(SPECIAL_TOKENS)), strict=False)]
@@ -35,7 +35,7 @@ def tokenizer_of(vocab_size: int) -> Tokenizer:
 
 
 def random_model(depth: int, head_dim: int, vocab_size: int, max_seq_len: int, runtime: Runtime) -> GPT:
-    """A model whose likeliest token is never a special one, so that no answer ends early."""
+    """A model whose most likely token is never a special one, so that no answer ends early."""
     width = depth * 64
     heads = -(-width // head_dim)
     config = GPTConfig(
@@ -57,7 +57,7 @@ def random_model(depth: int, head_dim: int, vocab_size: int, max_seq_len: int, r
 def tokens_per_second(
     engine: Engine, batch: int, prompt: int, new_tokens: int, params: SamplingParams
 ) -> float:
-    """One run: `batch` prompts, then `new_tokens` decode steps against the clock."""
+    """One run: `batch` prompts, then `new_tokens` timed decode steps."""
     ids = [engine.submit([(7 * row + at) % 256 for at in range(prompt)], params) for row in range(batch)]
     answered: set[int] = set()
     while len(answered) < batch:
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--max-seq-len", type=int, default=256)
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt")
-    parser.add_argument("--new-tokens", type=int, default=100, help="decode steps against the clock")
+    parser.add_argument("--new-tokens", type=int, default=100, help="timed decode steps")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--sampled", action="store_true", help="temperature 0.8, top-k 50 instead of greedy")
     parser.add_argument("--device", default="auto")

@@ -1,10 +1,10 @@
-"""Download a folder's parquet files from a loopback hub that fails, and compare them byte for byte.
+"""Download a folder's parquet files from a failing loopback hub, and compare them byte for byte.
 
-    python bench/download.py ../shared/data/corpus                 # a fifth of all requests fails
+    python bench/download.py ../shared/data/corpus                 # a fifth of all requests fail
     python bench/download.py ../shared/data/corpus --share 0.5 --seed 1
 
-Prints the requests, the faults by kind, the time, and whether every file is good; exit status 1 when one is not.
-The pauses between attempts are a hundredth of the real ones.
+Prints the requests, the faults by kind, the time, and whether every file is good; exit status 1 if one is not.
+Pauses between attempts are a hundredth of the real ones.
 """
 
 import argparse
@@ -24,7 +24,7 @@ REPO = "owner/name"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--share", type=float, default=0.2, help="of the requests that fail, in tenths")
+    parser.add_argument("--share", type=float, default=0.2, help="share of failing requests, in tenths")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--workers", type=int, default=8)
     arguments = parser.parse_args()

@@ -1,12 +1,11 @@
-"""Tokens per second of a loader in steady state, ours or a peer's; for `bench/paired.py`.
+"""Tokens per second of a loader in steady state, ours or a peer's; run it through `bench/paired.py`.
 
     python bench/loader.py --dataset ../shared/data/corpus --vocab-size 8192 --context 2048 --rows 4
     NANOCHAT_BASE_DIR=~/peer python bench/loader.py --peer ../peer-tree --context 2048 --rows 4
 
-Ours reads the token cache (made before the clock starts, as it is after the first epoch or `data tokens`) and
-gathers rows. The peer's is imported from its working tree, with its tokenizer and the same shards below
-NANOCHAT_BASE_DIR where it looks for them; its loader tokenises as it goes. Both are read without training, so
-the figure is the most that the loader can give.
+Ours reads the token cache (made before the clock starts, as after the first epoch or `data tokens`) and gathers
+rows. The peer's is imported from its working tree, with its tokenizer and the same shards where it expects them below
+NANOCHAT_BASE_DIR; it tokenises on the fly. Neither trains a model, so the figure is an upper limit.
 """
 
 from __future__ import annotations

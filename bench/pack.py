@@ -1,9 +1,9 @@
-"""`data pack` on a lot of text: time, peak memory, and that two runs give the same bytes.
+"""`data pack` on much text: time, peak memory, and whether two runs give the same bytes.
 
     python bench/pack.py --source ../shared/data/corpus --gigabytes 2 --work /tmp/pack-bench
 
-Tiles the source text into one jsonl file of the wanted size (with a running number in each document, so that
-no two are equal), packs it twice in processes of their own, and prints what the kernel says of them.
+Repeats the source text in one jsonl file of the given size (with a running number in each document, so that no two
+are equal), packs it twice in separate processes, and prints their resource usage.
 """
 
 from __future__ import annotations

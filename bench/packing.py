@@ -1,17 +1,15 @@
-"""What packing policies discard, on real documents: ours, and the greedy packer of the reference in words.
+"""What packing policies discard on real documents: ours, and the reference's greedy packer.
 
     python bench/packing.py --dataset ../shared/data/corpus --vocab-size 8192 --context 256 512 2048
 
-The greedy packer keeps a buffer of documents, refilled by the batch; into each row of T + 1 tokens it puts the
-largest one that fits, again and again; when none fits it crops the shortest to fill the row and throws the rest
-of that one away. (The reference's own loader, asked for an epoch, discards the same shares to 0.02 %.)
+The greedy packer keeps a buffer of documents, refilled in batches. It fills each row of T + 1 tokens with the largest
+document that fits, repeatedly; if none fits, it crops the shortest one to fill the row and discards its rest. (The
+reference's own loader discards the same shares over an epoch, to within 0.02 %.)
 
-Columns, as shares of all tokens of documents that were packed (documents that still wait in the greedy
-packer's buffer at the end count nowhere):
+Columns, as shares of all tokens of packed documents (documents left in the greedy packer's buffer do not count):
 - discarded: in no row, never learnt;
-- late start: learnt, but in a part of a document that does not begin with its beginning, so without the text
-  before it (for contiguous: parts that begin in the middle of a document);
-- added: extra BOS and padding, in rows but worth nothing.
+- late start: learnt, but in a part of a document without its beginning;
+- added: extra BOS and padding.
 Cuts are per 1,000 rows.
 """
 
@@ -29,7 +27,7 @@ from nanochat.text.datasets import documents, open_dataset
 from nanochat.tokenizer.tokenizer import find_tokenizer
 
 GREEDY_BUFFER, GREEDY_REFILL = 1000, 128
-WINDOW_DOCUMENTS = 2000  # what the loader plans at once: about a piece of the token cache
+WINDOW_DOCUMENTS = 2000  # planned at once: about a piece of the token cache
 
 
 def greedy(lengths: list[int], context: int) -> tuple[int, int, int, int]:

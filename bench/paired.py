@@ -1,11 +1,11 @@
-"""Compare two commands fairly: run them in turn, A B A B, on an otherwise idle machine, and print ratios.
+"""Compare two commands: run them alternately, A B A B, on an otherwise idle machine, and print ratios.
 
     python bench/paired.py -a 'python old.py' -b 'python new.py' --runs 5 --metric 'tok/s: ([0-9.]+)'
 
 Measured for each run: wall-clock time, user + system CPU time of the command and its children, peak memory
-(resident set of the largest single process), and the last number that `--metric`'s group matches in the
-command's output. Neighbouring runs make a pair, so that slow drifts of the machine cancel; a ratio is B / A of
-a pair, and its spread over the pairs tells what is noise. Exit status 1 when a command fails.
+(resident set of the largest process), and the last number that the group of `--metric` matches in the command's
+output. Consecutive runs form a pair, so that slow drifts of the machine cancel; a ratio is B / A of a pair, and its
+spread over the pairs shows the noise. Exit status 1 if a command fails.
 """
 
 import argparse
@@ -19,14 +19,14 @@ import sys
 import tempfile
 import time
 
-IDLE_LOAD = 0.25  # of the cores: above it the machine is doing something else
+IDLE_LOAD = 0.25  # share of the cores; above it the machine is busy with something else
 
 
 Figures = dict[str, float]
 
 
 class CommandFailed(Exception):  # noqa: N818
-    """A command ended with an error, or without the number that was asked for."""
+    """A command failed, or its output lacks the requested number."""
 
 
 def main() -> int:
@@ -70,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def measure(command: str, metric: re.Pattern[str] | None) -> Figures:
-    """One run of a command. Raises CommandFailed, with the end of its output, where there is nothing to compare."""
+    """Run a command once. Raises CommandFailed, with the end of its output, if it fails or lacks the number."""
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
         try:
@@ -101,7 +101,7 @@ def measure(command: str, metric: re.Pattern[str] | None) -> Figures:
 
 
 def summarise(pairs: list[dict[str, Figures]]) -> dict[str, Figures]:
-    """For each figure: the median of each side, and the least, median and greatest B / A of a pair."""
+    """For each figure: the median of each side, and the minimum, median and maximum B / A over the pairs."""
     summary = {}
     for name in pairs[0]["a"]:
         a, b = ([pair[side][name] for pair in pairs] for side in ("a", "b"))
@@ -117,7 +117,7 @@ def summarise(pairs: list[dict[str, Figures]]) -> dict[str, Figures]:
 
 
 def table(summary: dict[str, Figures]) -> list[str]:
-    """The summary, readable."""
+    """The summary as lines of text."""
     lines = [f"{'':12} {'A':>10} {'B':>10} {'B / A':>9}   min … max"]
     for name, row in summary.items():
         lines.append(

@@ -3,13 +3,13 @@
     python bench/score.py val.parquet --context 256 --run baserun \\
         --peer-path ../their-nanochat --peer-checkpoint ~/.cache/theirs/base_checkpoints/d4
 
-Both sides get the same frozen documents (the first `--max-bytes` of a parquet file's text column, named by a
-hash) and are scored by the loop in this file, which imports no model code: each document behind its BOS, cut into
-windows of `--context` tokens that move by `--stride`, every token scored once, in bits over the UTF-8 bytes of the
-text. That the tokens of a document spell it byte for byte is checked. A side runs in a process of its own, because
-the packages may have the same name; `bench/adapters.py` opens it there.
+Both sides get the same frozen documents (the first `--max-bytes` of a parquet file's text column, identified by a
+hash) and are scored by the loop in this file, which imports no model code: each document after its BOS, cut into
+windows of `--context` tokens that advance by `--stride`, every token scored once, in bits per UTF-8 byte of the text.
+The tokens of a document must decode to it byte for byte. Each side runs in a separate process, because the packages
+may have the same name; `bench/adapters.py` loads it there.
 
-Prints one JSON line: a report per side, and their difference where there are two.
+Prints one JSON line: a report per side, and their difference if there are two.
 """
 
 import argparse
@@ -39,9 +39,9 @@ class Window:
 
 
 def windows_of(lengths: list[int], context: int, stride: int) -> list[Window]:
-    """Windows over documents of so many ids (BOS included) in which every id but the BOS is a target once.
+    """Windows over documents of these lengths (including BOS) in which every id but the BOS is a target once.
 
-    Each window scores the next `stride` targets, and sees as much before them as the context holds.
+    Each window scores the next `stride` targets and sees as much text before them as the context allows.
     """
     return [
         Window(document, max(0, done + stride - context), min(done + stride, length - 1), done + 1)
@@ -51,7 +51,7 @@ def windows_of(lengths: list[int], context: int, stride: int) -> list[Window]:
 
 
 def batches(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """Windows by length, as many at a time as fit under the limit when padded (at least one)."""
+    """Windows sorted by length, in batches within the limit when padded (at least one window each)."""
     ordered = sorted(windows, key=lambda w: w.start - w.end)
     at = 0
     while at < len(ordered):
@@ -61,14 +61,14 @@ def batches(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
 
 
 def score(side: Any, documents: list[str], context: int, stride: int, batch_tokens: int) -> dict[str, Any]:
-    """Nats, bytes and bits per byte of the documents under one side's model. SystemExit where text is lost."""
+    """Nats, bytes and bits per byte of the documents under one side's model. SystemExit if its tokens lose text."""
     encoded = [side.encode(text) for text in documents]
     for text, ids in zip(documents, encoded, strict=True):
         if side.decode(ids[1:]) != text:
             sys.exit(f"{side.name}: its tokens do not spell the document that begins {text[:60]!r}")
     nats = 0.0
     for batch in batches(windows_of([len(ids) for ids in encoded], context, stride), batch_tokens):
-        width = max(2, *(w.end - w.start for w in batch))  # some models take no single token
+        width = max(2, *(w.end - w.start for w in batch))  # some models cannot take a single token
         inputs, targets = [], []
         for w in batch:
             ids, pad = encoded[w.document], width - (w.end - w.start)
@@ -88,7 +88,7 @@ def score(side: Any, documents: list[str], context: int, stride: int, batch_toke
 
 
 def read_documents(path: str, column: str, max_bytes: int) -> list[str]:
-    """The first non-empty documents of a parquet file, `max_bytes` of UTF-8 in all (at least one document)."""
+    """The first non-empty documents of a parquet file, `max_bytes` of UTF-8 in total (at least one document)."""
     import pyarrow.parquet as pq
 
     documents: list[str] = []
@@ -106,7 +106,7 @@ def read_documents(path: str, column: str, max_bytes: int) -> list[str]:
 
 
 def fingerprint(documents: list[str]) -> str:
-    """A sha256 over the documents and where each ends."""
+    """The sha256 of the documents and their boundaries."""
     digest = hashlib.sha256()
     for text in documents:
         data = text.encode()
@@ -115,7 +115,7 @@ def fingerprint(documents: list[str]) -> str:
 
 
 def load_adapters(path: str) -> Any:
-    """The adapters module, by its file: neither side's package may decide what is imported here."""
+    """The adapters module, loaded by path so that neither side's package can shadow it."""
     spec = importlib.util.spec_from_file_location("adapters", path)
     assert spec is not None
     assert spec.loader is not None
@@ -126,7 +126,7 @@ def load_adapters(path: str) -> Any:
 
 
 def score_here(task: dict[str, Any]) -> dict[str, Any]:
-    """Open one side in this process and score it."""
+    """Load one side in this process and score it."""
     documents = read_documents(task["documents"], task["column"], task["max_bytes"])
     side = load_adapters(task["adapters"]).ADAPTERS[task["adapter"]](task["options"])
     began = time.perf_counter()
@@ -135,7 +135,7 @@ def score_here(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def score_apart(task: dict[str, Any], python: str, environment: dict[str, str] | None) -> dict[str, Any]:
-    """`score_here` in a process of its own."""
+    """`score_here` in a separate process."""
     command = [python, str(Path(__file__).resolve()), "--one-side", json.dumps(task)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:

@@ -1,9 +1,9 @@
-"""Encoding speed, our Tokenizer (tiktoken inside) against HF tokenizers, on the same ranks and text.
+"""Encoding speed of our Tokenizer (which uses tiktoken) against HF tokenizers, on the same ranks and text.
 
     python bench/tokenizer_encode.py --text FOLDER --tokenizer tok32768.tiktoken --megabytes 20 --repeats 5
 
-FOLDER holds parquet shards with a column `text`. In turn A B C A B C …, in one process; prints megabytes per
-second and the ratio to the first. Both must give the same ids.
+FOLDER holds parquet shards with a column `text`. Runs alternate A B C A B C … in one process; prints megabytes per
+second and the ratio to the first. All must give the same ids.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Encode = Callable[[Sequence[str]], list[list[int]]]
 
 
 def merges_of(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The merges behind a rank table: what each token was made of, found by encoding it without itself."""
+    """The merges behind a rank table: the parts of each token, found by encoding it with the lower ranks only."""
     merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1])[256:]:
         parts = [bytes([byte]) for byte in token]

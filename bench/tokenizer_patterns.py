@@ -2,9 +2,8 @@
 
     python bench/tokenizer_patterns.py --text FOLDER --vocab-size 16384
 
-FOLDER holds one folder (or one .txt file) per language. Every preset trains one tokenizer on all of them,
-the same number of bytes of each, and is measured on the twentieth part of the files (of the lines, for a
-.txt) that training did not see.
+FOLDER holds one folder (or one .txt file) per language. For every preset, one tokenizer is trained on all languages,
+with the same number of bytes of each, and measured on a held-out twentieth of the files (of the lines for a .txt).
 """
 
 import argparse
@@ -23,7 +22,7 @@ def documents(place: Path) -> list[str]:
 
 
 def share(texts: list[str], size: int) -> list[str]:
-    """The first texts of at most `size` bytes together."""
+    """The first texts, of at most `size` bytes in total."""
     taken = []
     for text in texts:
         size -= len(text.encode())

@@ -2,13 +2,13 @@
 
     python bench/tokenizer_train.py --text FOLDER --megabytes 200 --vocab-size 32768 --repeats 3
 
-FOLDER holds parquet shards with a column `text`. They are read again and again until the megabytes are
-reached, so beyond the folder's size the counts grow and the number of distinct words does not. `--novelty`
-enciphers that share of the documents of every further round with another alphabet: words never seen before,
-as more real text would bring. Every fiftieth document is kept out of training and measured afterwards.
+FOLDER holds parquet shards with a column `text`. They are repeated until the megabytes are reached, so beyond the
+folder's size counts grow but the number of distinct words does not. `--novelty` enciphers that share of the documents
+of every further round with another alphabet, which gives new words, as more real text would. Every fiftieth document
+is held out of training and measured afterwards.
 
-Each trainer runs in a process of its own, in turn (A B C A B C …). "reading" does everything but train.
-Trainers that are not installed are skipped (rustbpe and tokenizers are dependencies; others: pip install).
+Each trainer runs in a separate process, alternating (A B C A B C …). "reading" does everything but train.
+Trainers that are not installed are skipped.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import tiktoken
 from nanochat.tokenizer.patterns import split_pattern
 from nanochat.tokenizer.special import SPECIAL_TOKENS
 
-HELD_OUT = 50  # one document in so many
+HELD_OUT = 50  # every n-th document
 DOC_CAP = 10_000
 Ranks = dict[bytes, int]
 Trainer = Callable[[Iterator[str], int, str], Ranks]
@@ -98,14 +98,14 @@ TRAINERS: dict[str, Trainer] = {
 
 
 def byte_level_characters() -> dict[int, str]:
-    """The printable character that GPT-2's byte-level alphabet gives to each byte."""
+    """The printable character for each byte in GPT-2's byte-level alphabet."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
 def read(folder: Path, megabytes: float, novelty: float) -> Iterator[str]:
-    """Training documents, round after round, until so many megabytes (10^6 bytes) have been given."""
+    """Training documents, repeated in rounds until the megabytes (10^6 bytes) are reached."""
     left = megabytes * 1e6
     for round_number in range(sys.maxsize):
         chance = random.Random(round_number)
@@ -127,7 +127,7 @@ def read_all(folder: Path) -> Iterator[str]:
 
 
 def child(arguments: argparse.Namespace) -> None:
-    """Trains once and prints the figures as JSON."""
+    """Train once and print the figures as JSON."""
     pattern = split_pattern(arguments.split_pattern)
     tokens = arguments.vocab_size - len(SPECIAL_TOKENS)
     began = time.perf_counter()
@@ -176,7 +176,7 @@ def main() -> None:
 
 
 def report(runs: dict[str, list[dict]]) -> None:
-    """Medians, and the ratio of each run's time to that of rustbpe in the same round."""
+    """Print medians, and the ratio of each run's time to that of rustbpe in the same round."""
     print(
         f"\n{'trainer':12s} {'seconds':>8s} {'x rustbpe (spread)':>22s} {'peak MiB':>9s} {'bytes/token':>11s}"
     )

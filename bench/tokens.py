@@ -1,9 +1,9 @@
-"""Megabytes of text per second into the token cache, with one worker and with several, in turn.
+"""Megabytes of text per second tokenised into the cache, alternating between numbers of workers.
 
     python bench/tokens.py --dataset ../shared/data/corpus --vocab-size 8192 --workers 1 2 --repeat 5
 
-Reading, encoding and writing are all inside the clock. The best of the repeats is compared: on a machine that
-does other things the others measure those.
+The time includes reading, encoding and writing. The best repeats are compared, since other load on the machine only
+slows a run down.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer
 
 
 def measure(dataset: Dataset, tokenizer: Tokenizer, workers: int) -> tuple[float, float]:
-    """Wall and processor seconds of filling an empty cache."""
+    """Wall-clock and CPU seconds to fill an empty cache."""
     with tempfile.TemporaryDirectory() as folder:
         store = open_tokens(dataset, tokenizer, Paths(Path(folder)), workers=workers)
         used, began = sum(os.times()[:2]), perf_counter()

@@ -1,4 +1,4 @@
-"""`python -m nanochat`, and so `torchrun … -m nanochat`."""
+"""`python -m nanochat` and `torchrun … -m nanochat`."""
 
 from nanochat.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whatever kills the process; checksums; locks."""
+"""Atomic file writes that survive crashes; checksums; locks."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ _ADVICE = {
 
 
 def write_fault(path: Path, error: OSError) -> EnvironmentFault:
-    """The one line that tells why `path` could not be written and what to do."""
+    """An error of one line: why `path` cannot be written, and what to do."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     advice = _ADVICE.get(error.errno or 0)
     return EnvironmentFault(f"cannot write {path}: {reason}" + (f"; {advice}" if advice else ""))
 
 
 def stage(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Write a synced temporary file beside `path` and return it, for the caller to rename over `path`.
+    """Write a synced temporary file beside `path` and return its path; the caller renames it over `path`.
 
-    The folder is made if it is missing. On any error the temporary file is removed; an OSError becomes an
-    EnvironmentFault.
+    Creates missing folders. On any error the temporary file is removed; an OSError becomes an EnvironmentFault.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -56,9 +55,9 @@ def stage(path: Path, write: Callable[[BinaryIO], object]) -> Path:
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill `path`: afterwards it holds the whole new content, or after an error the old one.
+    """Replace the content of `path` by what `write` writes; after an error it keeps its old content.
 
-    Raises EnvironmentFault (one line) where the disk refuses.
+    Raises EnvironmentFault if the file cannot be written.
     """
     path = Path(path)
     temporary = stage(path, write)
@@ -72,12 +71,12 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """`write_atomic` of UTF-8 text, with line ends as they are."""
+    """`write_atomic` for text: UTF-8, line endings unchanged."""
     write_atomic(path, lambda file: file.write(text.encode("utf-8")))
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames and removals in `directory` survive a power cut, where the system can."""
+    """Make renames and removals in `directory` survive a power failure (POSIX only)."""
     if os.name != "posix":
         return
     descriptor = os.open(directory, os.O_RDONLY)
@@ -88,7 +87,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def remove_temporaries(directory: Path, prefix: str = "") -> None:
-    """Remove what killed writers left of files named `prefix`…; only for a folder that has one writer."""
+    """Remove temporary files that killed writers left of files named `prefix`…. Only safe with a single writer."""
     for leftover in directory.glob(f".{prefix}*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -104,7 +103,10 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def file_lock(path: Path, *, message: str) -> Iterator[None]:
-    """Hold the lock file `path` against other processes; while one of them has it, say `message` and wait."""
+    """Hold the lock file `path`. If another process holds it, print `message` and wait.
+
+    Raises EnvironmentFault if the lock file cannot be created.
+    """
     from filelock import FileLock, Timeout
 
     path = Path(path)

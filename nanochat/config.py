@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON and back, with their types restored and nothing unknown let through."""
+"""Frozen dataclasses to JSON and back, with types restored and unknown keys refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 
 def to_json(value: Any) -> Any:
-    """Dataclasses (nested ones too), paths, enums and numpy scalars to plain dicts, lists and scalars."""
+    """`value` as plain dicts, lists and scalars: from dataclasses (also nested), paths, enums and numpy scalars.
+
+    Raises TypeError for any other type.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
@@ -32,11 +35,11 @@ def to_json(value: Any) -> Any:
         return [to_json(item) for item in value]
     if isinstance(value, dict):
         return {str(to_json(key)): to_json(item) for key, item in value.items()}
-    raise TypeError(f"{type(value).__name__} does not go into JSON: {value!r}")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
 
 
 def json_line(value: Any) -> str:
-    """`value` as one line of valid JSON; a number that is not finite becomes null, since JSON has none."""
+    """`value` as one line of valid JSON. NaN and infinities become null, since JSON has no such numbers."""
     return json.dumps(_finite(to_json(value)), ensure_ascii=False, allow_nan=False)
 
 
@@ -51,9 +54,9 @@ def _finite(value: Any) -> Any:
 
 
 def from_json(cls: type[T], data: dict[str, Any]) -> T:
-    """Build the dataclass `cls` from what `to_json` made of it; a field left out takes its default.
+    """Build the dataclass `cls` from the output of `to_json`; missing fields take their defaults.
 
-    Raises ValueError for an unknown or missing key and for a value of another type, naming the field.
+    Raises ValueError, naming the field, for an unknown key, a missing key without a default or a wrong type.
     """
     return _dataclass(cls, data, cls.__name__)
 
@@ -82,7 +85,7 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _restore(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type that `hint` names."""
+    """`value` converted to the type `hint`. Raises ValueError if it does not fit."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -103,7 +106,7 @@ def _restore_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in members:
         return None
     problems = []
-    # An exact type first: `int | float` must give 1 back as 1, and `str | Path` a string as a string.
+    # Exact types first: under `int | float` 1 stays an int, under `str | Path` a string stays a string.
     for member in sorted(members, key=lambda member: type(value) is not member):
         if member is not type(None):
             try:
@@ -140,12 +143,12 @@ def _restore_container(kind: type, arguments: tuple[Any, ...], value: Any, where
 
 
 def _key(hint: Any, key: Any, where: str) -> Any:
-    """JSON keys are strings; an int key comes back as an int."""
+    """A dict key converted to `hint`; JSON keys are strings, so int keys are parsed."""
     if hint is int and isinstance(key, str):
         try:
             return int(key)
         except ValueError:
-            raise ValueError(f"{where}: expected a whole number as key, got {key!r}") from None
+            raise ValueError(f"{where}: expected an integer key, got {key!r}") from None
     return _restore(hint, key, where)
 
 

@@ -1,4 +1,4 @@
-"""Human output, all of it on stderr: lines, warnings, tables, progress. Stdout belongs to results."""
+"""Human-readable output on stderr: lines, warnings, tables, progress. Stdout is for results."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     import rich.console
     import rich.progress
 
-PLAIN_INTERVAL_S = 10.0  # between lines of progress where there is no terminal
-RATE_WINDOW = 64  # updates that the rate is taken over
+PLAIN_INTERVAL_S = 10.0  # between progress lines without a terminal
+RATE_WINDOW = 64  # updates over which the rate is averaged
 
 
 @cache
 def console() -> rich.console.Console:
-    """The console on stderr. Under torchrun every process but the first is silent."""
+    """The console on stderr. Under torchrun only rank 0 prints."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def say(message: str) -> None:
-    """One plain line."""
+    """Print one plain line."""
     console().print(message, markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    """One line that begins with `warning:`."""
+    """Print one line that starts with `warning:`."""
     console().print(f"warning: {message}", markup=False, soft_wrap=True, style="yellow")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table of plain cells."""
+    """Print a table of plain cells."""
     from rich.table import Table
     from rich.text import Text
 
@@ -50,7 +50,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def amount(value: float) -> str:
-    """A number short enough to be read while it changes: 950, 12.3k, 4.56M."""
+    """A number in short form, readable while it changes: 950, 12.3k, 4.56M."""
     for scale, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= scale:
             return f"{value / scale:.3g}{suffix}"
@@ -58,7 +58,7 @@ def amount(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 42s, 3m20s or 5h07m."""
+    """Seconds in the form 42s, 3m20s or 5h07m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -68,7 +68,7 @@ def duration(seconds: float) -> str:
 
 
 class ProgressBar:
-    """A running count, shown as a bar on a terminal and as an occasional line elsewhere."""
+    """A progress count, shown as a bar on a terminal and as occasional lines elsewhere."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class ProgressBar:
         self._status = ""
 
     def update(self, completed: float, **fields: str) -> None:
-        """State how far the work is (not by how much it moved) and any `name=value` worth seeing."""
+        """Set the absolute progress and any `name=value` to show with it."""
         now = time.monotonic()
         self._samples.append((now, completed))
         self._status = self._describe(completed, fields)
@@ -99,7 +99,7 @@ class ProgressBar:
             self._printed_at = now
 
     def finish(self) -> None:
-        """End a log that had lines of progress with one that tells the whole time."""
+        """Print the total time if any progress line was printed."""
         if self._printed_at > self._began:
             say(f"{self.description}: {self._status}, took {duration(time.monotonic() - self._began)}")
 
@@ -119,10 +119,10 @@ class ProgressBar:
 def progress(
     description: str, total: float | None, unit: str = "it", *, enabled: bool = True
 ) -> Iterator[ProgressBar]:
-    """Show how far a piece of work is; `total` is None where the end is unknown.
+    """Show progress; `total` is None if unknown.
 
-    On a terminal a bar with rate and time left; elsewhere a plain line every ten seconds, so that a log stays
-    readable. Not `enabled`: silent.
+    On a terminal: a bar with rate and time left. Elsewhere: a plain line every ten seconds, which keeps logs
+    readable. Silent unless `enabled`.
     """
     if not enabled or not console().is_terminal:
         plain = ProgressBar(description, total, unit, bar=None, quiet=not enabled)

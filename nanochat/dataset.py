@@ -1,4 +1,4 @@
-"""`python -m nanochat.dataset -n 8`: the verb `data download` by its short name."""
+"""`python -m nanochat.dataset -n 8`: a short form of `nanochat data download`."""
 
 import sys
 

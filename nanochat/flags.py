@@ -1,4 +1,4 @@
-"""Flags that several verbs share, so that one concept has one name on every command line."""
+"""Flags shared by several verbs, so that one concept has one name on every command line."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ ModelTag = Annotated[str, tyro.conf.arg(aliases=["--model"])]
 """The run to read: its model tag, or the path of its checkpoints."""
 
 WandbRun = Annotated[str | None, tyro.conf.arg(name="run")]
-"""A Weights & Biases run: `--run`, as every user of nanochat knows it."""
+"""The name of a Weights & Biases run; the flag is `--run`."""

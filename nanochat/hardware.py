@@ -1,6 +1,6 @@
-"""The machine and the software on it: peak rates of known accelerators, cores, memory, versions.
+"""The machine and its software: peak rates of known accelerators, cores, memory, versions.
 
-Importing this module asks nothing of the machine; torch is imported by the functions that need it.
+Importing this module queries nothing; torch is imported by the functions that need it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Precision = Literal["fp32", "bf16", "fp8"]
 
 @dataclass(frozen=True)
 class Peak:
-    """Dense peak rates of an accelerator in TFLOP/s, without sparsity; None where it has no such units."""
+    """Dense peak rates of an accelerator in TFLOP/s (no sparsity); None if it lacks such units."""
 
     bf16: float
     fp8: float | None
     fp32: float
 
 
-# By the words that torch's device name must all contain; the first match counts, so variants stand before their
-# family. Sources: NVIDIA's data sheets of each product (halved where they state sparse rates) and AMD's of the
-# MI series; bf16 and fp8 on matrix units with fp32 accumulation, fp32 on ordinary units.
+# Key: words that torch's device name must contain. The first match wins, so variants precede their family.
+# Sources: NVIDIA's data sheet of each product (sparse rates halved) and AMD's for the MI series; bf16 and fp8 on
+# matrix units with fp32 accumulation, fp32 on vector units.
 _PEAKS: dict[tuple[str, ...], Peak] = {
     ("GB300",): Peak(2500, 5000, 80),
     ("GB200",): Peak(2500, 5000, 80),
@@ -73,7 +73,7 @@ _PEAKS: dict[tuple[str, ...], Peak] = {
 
 
 def peak_flops(device_name: str, precision: Precision) -> float | None:
-    """Dense peak FLOP/s of a device by torch's name for it; None where it is unknown, so that no MFU is shown."""
+    """Dense peak FLOP/s of a device, by the name that torch gives it; None if unknown (no MFU is shown then)."""
     words = device_name.replace("-", " ").split()
     for needed, peak in _PEAKS.items():
         if all(word in words for word in " ".join(needed).split()):
@@ -84,7 +84,7 @@ def peak_flops(device_name: str, precision: Precision) -> float | None:
 
 @dataclass(frozen=True)
 class Cpu:
-    """`usable` counts the cores this process may run on: its affinity, cut by the container's quota."""
+    """The processor. `usable`: cores that this process may use, by its affinity and the container's quota."""
 
     model: str
     vendor: str | None
@@ -96,7 +96,7 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Memory:
-    """Main memory in bytes, the container's limit counted."""
+    """Main memory in bytes, within the container's limit."""
 
     total: int
     available: int
@@ -104,7 +104,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A GPU as torch sees it; `capability` is CUDA's, for instance "9.0"."""
+    """A GPU as torch sees it: memory in bytes; `capability` of CUDA, for instance "9.0"."""
 
     name: str
     memory: int
@@ -127,7 +127,7 @@ def cpu() -> Cpu:
 
 
 def usable_cores() -> int:
-    """Whole cores that this process may keep busy, at least one."""
+    """Number of whole cores that this process may use, at least one."""
     return max(int(_usable()), 1)
 
 
@@ -149,13 +149,13 @@ def memory() -> Memory:
 
 
 def peak_rss_bytes() -> int:
-    """Most memory this process has held."""
+    """Peak resident memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def accelerators() -> list[Accelerator]:
-    """The GPUs that torch can use, none on a CPU machine."""
+    """The GPUs that torch can use; empty on a CPU machine."""
     import torch
 
     if torch.cuda.is_available():
@@ -172,7 +172,7 @@ def describe() -> dict[str, Any]:
 
 
 def software() -> dict[str, Any]:
-    """Versions of what a result depends on; `revision` is the checkout's commit, "+" marks changes to it."""
+    """Versions of everything a result depends on. `revision`: the checkout's commit, with "+" if it is modified."""
     packages = ("nanochat", "torch", "numpy", "pyarrow", "tiktoken", "huggingface-hub")
     versions = {name: _version(name) for name in packages}
     import torch
@@ -187,7 +187,7 @@ def software() -> dict[str, Any]:
 
 
 def git_revision(directory: Path) -> str | None:
-    """The commit of the repository that tracks `directory`, with "+" if it was changed; None outside of one."""
+    """The commit of the repository that tracks `directory`, with "+" if it is modified; None outside a repository."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -198,14 +198,14 @@ def git_revision(directory: Path) -> str | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    if not git("ls-files", "."):  # an installed copy may lie in a repository that does not track it
+    if not git("ls-files", "."):  # an installed copy may be inside a repository that does not track it
         return None
     commit = git("rev-parse", "--short=12", "HEAD")
     return commit and commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def measure_gemm_flops(seconds: float = 0.2, size: int = 1024) -> float:
-    """FLOP/s of fp32 matrix products on this CPU with torch's present threads: the best of those that fit."""
+    """Measured fp32 matmul FLOP/s of this CPU with torch's current threads: the best product within `seconds`."""
     import torch
 
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
@@ -219,13 +219,13 @@ def measure_gemm_flops(seconds: float = 0.2, size: int = 1024) -> float:
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Cores that the container may use by its quota (cgroup v2), None without one."""
+    """The container's CPU quota in cores (cgroup v2), or None."""
     quotas = [(_read(folder / "cpu.max") or "max 1").split() for folder in _cgroups(root)]
     return min((int(quota) / int(period) for quota, period in quotas if quota != "max"), default=None)
 
 
 def memory_limit(root: Path = Path("/sys/fs/cgroup")) -> tuple[int | None, int]:
-    """(limit, use) in bytes of the container's memory (cgroup v2); (None, 0) without a limit."""
+    """(limit, used) bytes of the container's memory (cgroup v2); (None, 0) without a limit."""
     limits = [
         (int(limit), int(_read(folder / "memory.current") or 0))
         for folder in _cgroups(root)
@@ -235,7 +235,7 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup")) -> tuple[int | None, int]:
 
 
 def _cgroups(root: Path) -> list[Path]:
-    """This process's cgroup v2 folders, its own first."""
+    """This process's cgroup v2 folders, innermost first."""
     entries = (_read(Path("/proc/self/cgroup")) or "").splitlines()
     own = next((entry.removeprefix("0::").strip("/") for entry in entries if entry.startswith("0::")), "")
     folder = root / own

@@ -1,4 +1,4 @@
-"""Where every artefact lies. Nothing is created here."""
+"""The location of every artefact. Nothing is created here."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def _checked(name: str, what: str) -> str:
-    """A name that stays one folder below its parent, on every file system."""
+    """`name`, if it is a valid folder name on every file system. Raises ValueError otherwise."""
     if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{what} {name!r} is no good name for a folder: use letters, digits, '.', '_' and '-'"
-        )
+        raise ValueError(f"{what} {name!r} is not a valid folder name: use letters, digits, '.', '_' and '-'")
     return name
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Every artefact's place below one base directory."""
+    """The location of every artefact below one base directory."""
 
     base: Path
 
@@ -35,9 +33,11 @@ class Paths:
 
     @property
     def tokenizers(self) -> Path:
+        """The folder of all tokenizers."""
         return self.base / "tokenizers"
 
     def tokenizer(self, vocab_size: int) -> Path:
+        """The rank file of the tokenizer of a vocabulary size."""
         return self.tokenizers / f"tok{vocab_size}.tiktoken"
 
     @property
@@ -46,25 +46,31 @@ class Paths:
         return self.base / "checkpoints"
 
     def checkpoints(self, run: str) -> Path:
+        """The checkpoints of a run."""
         return self.all_checkpoints / _checked(run, "run")
 
     def metrics(self, run: str) -> Path:
+        """The metrics file of a run."""
         return self.base / "runs" / _checked(run, "run") / "metrics.jsonl"
 
     @property
     def eval_bundle(self) -> Path:
+        """The unpacked CORE evaluation bundle."""
         return self.base / "eval_bundle"
 
     @property
     def task_data(self) -> Path:
+        """Copies of hub datasets for tasks and mixtures."""
         return self.base / "task_data"
 
     @property
     def identity(self) -> Path:
+        """Identity conversations of the user, in place of the builtin ones."""
         return self.base / "identity_conversations.jsonl"
 
     @property
     def report(self) -> Path:
+        """The report and its plots."""
         return self.base / "report"
 
 

@@ -1,9 +1,6 @@
-"""The dial: from a depth to a complete plan of a pretraining run. Pure; every formula with its source.
+"""The dial: from a depth to a complete plan of a pretraining run.
 
-Two regimes. `hopper` is the reference system's, tuned there at d12 to d26 on 8 × H100: batches of half a million
-tokens and more, because a step's latency is shared by many devices. `cpu` is ours, tuned on two cores at d2 to d6
-(docs/log.md): no device waits for another, so the best batch is the smallest that fills the cores, a few thousand
-tokens, and every schedule is a fraction of a run that may last only minutes.
+Pure functions, every formula with its source; the measured values that they scale are in `regimes`.
 """
 
 import math
@@ -17,106 +14,17 @@ from nanochat.model.cost import flops_per_token, horizon_parameters, parameter_c
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.optim.groups import LearningRates
 from nanochat.optim.schedule import Schedule
+from nanochat.regimes import REFERENCE_DEPTH, REGIME_OF_DEVICE, REGIMES, Regime
 
 WIDTH_PER_LAYER = 64
-REFERENCE_DEPTH = 12
-"""The model at which a regime's batch and decay are stated; others are scaled from its horizon."""
-
-
-@dataclass(frozen=True)
-class Regime:
-    """Numbers found by experiment at one scale of machine, and how they carry to others."""
-
-    name: str
-    head_dim: int
-    max_seq_len: int
-    window_pattern: str
-    target_param_data_ratio: float
-    """Tokens a parameter (matrices and head)."""
-    batch_tokens: int
-    """Of the reference depth, or of `batch_horizon` tokens where that is given."""
-    batch_exponent: float
-    """The best batch grows as this power of the horizon (0.383: Power Lines, arXiv:2505.13738)."""
-    batch_horizon: float | None
-    batch_minimum: int
-    rates: LearningRates
-    """At `rates_width` and `rates_batch`."""
-    rates_width: int
-    rates_batch: int
-    rates_batch_exponent: float
-    """0.5: the square-root rule for Adam-like optimisers (arXiv:2205.10287)."""
-    decay_horizon_depth: int | None
-    """Depth at which weight_decay is stated; scaled by √(batch) / horizon from there (arXiv:2405.13698)."""
-    warmup: float
-    """Steps if above 1, else a fraction of the run."""
-    momentum_warmup: float
-    """Likewise."""
-    warmdown: float
-    final_lr: float
-    device_batch_tokens: int
-    muon_per_head: bool
-    """Orthogonalise attention matrices head by head: cheaper, which counts where batches are small."""
-
-
-REGIMES = {
-    "hopper": Regime(
-        name="hopper",
-        head_dim=128,
-        max_seq_len=2048,
-        window_pattern="SSSL",
-        target_param_data_ratio=12,
-        batch_tokens=2**19,
-        batch_exponent=0.383,
-        batch_horizon=None,
-        batch_minimum=2**14,
-        rates=LearningRates(
-            matrix=0.02, embedding=0.3, value_embedding=0.15, head=0.008, scalar=0.5, weight_decay=0.28
-        ),
-        rates_width=768,
-        rates_batch=2**19,
-        rates_batch_exponent=0.5,
-        decay_horizon_depth=REFERENCE_DEPTH,
-        warmup=40,
-        momentum_warmup=400,
-        warmdown=0.65,
-        final_lr=0.05,
-        device_batch_tokens=32 * 2048,
-        muon_per_head=False,
-    ),
-    "cpu": Regime(
-        name="cpu",
-        head_dim=64,
-        max_seq_len=256,
-        window_pattern="L",
-        target_param_data_ratio=12,
-        batch_tokens=2048,
-        batch_exponent=0.5,
-        batch_horizon=2.5e6,
-        batch_minimum=1024,
-        rates=LearningRates(
-            matrix=0.02, embedding=0.3, value_embedding=0.15, head=0.008, scalar=0.5, weight_decay=0.0
-        ),
-        rates_width=256,
-        rates_batch=4096,
-        rates_batch_exponent=0.5,
-        decay_horizon_depth=None,
-        warmup=0.01,
-        momentum_warmup=0.1,
-        warmdown=0.65,
-        final_lr=0.02,
-        device_batch_tokens=4096,
-        muon_per_head=True,
-    ),
-}
-_REGIME_OF_DEVICE = {"cuda": "hopper", "mps": "cpu", "cpu": "cpu"}
 
 
 @dataclass(frozen=True)
 class Dial:
-    """The dial, and what may be set by hand instead of its choice: the flags that `plan` and `pretrain` share."""
+    """The depth and the values that may override its choices: the flags shared by `plan` and `pretrain`."""
 
     depth: int = 4
-    """Layers of the transformer; everything below follows from it unless set."""
+    """Number of transformer layers; everything below follows from it unless set."""
     target_param_data_ratio: float | None = None
     """Training tokens per parameter (matrices and head)."""
     num_iterations: int | None = None
@@ -124,7 +32,7 @@ class Dial:
     total_batch_size: int | None = None
     """Tokens per step."""
     device_batch_size: int | None = None
-    """Rows of a micro-batch on one device; default: as many as fit."""
+    """Rows of a micro-batch per device (default: as many as fit)."""
     max_seq_len: int | None = None
     """Context length in tokens."""
     head_dim: int | None = None
@@ -135,7 +43,7 @@ class Dial:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Everything that a depth and the overrides decide."""
+    """Everything that the dial decides about a run."""
 
     depth: int
     regime: str
@@ -146,26 +54,27 @@ class RunPlan:
     batch_tokens: int
     device_batch_size: int
     accumulation: int
-    """Micro-batches a step on each device."""
+    """Micro-batches per step on each device."""
     world_size: int
     rates: LearningRates
     muon_per_head: bool
     schedule: Schedule
     flops_per_token: float
     memory_bytes: int
-    """One device's, estimated."""
+    """Estimated training memory of one device."""
 
     @property
     def total_flops(self) -> float:
+        """FLOPs of the whole run."""
         return self.flops_per_token * self.tokens
 
     def hours(self, flops_per_second: float) -> float:
-        """At what all devices together reach."""
+        """Hours of the whole run at this aggregate FLOP/s of all devices."""
         return self.total_flops / flops_per_second / 3600
 
 
 def model_config(dial: Dial, vocab_size: int, regime: Regime) -> GPTConfig:
-    """width = 64 · depth, rounded up to whole heads."""
+    """The model's shape: width = 64 · depth, rounded up to whole heads. Raises ValueError for a depth below 1."""
     if dial.depth < 1:
         raise ValueError(f"--depth must be at least 1, not {dial.depth}")
     head_dim = dial.head_dim or regime.head_dim
@@ -190,13 +99,13 @@ def make_plan(
     memory_limit: int | None = None,
     compute_dtype: torch.dtype | None = None,
 ) -> RunPlan:
-    """The whole run from its depth, on `world_size` devices of a kind ("cuda", "mps" or "cpu").
+    """The plan of a run on `world_size` devices of one kind ("cuda", "mps" or "cpu").
 
-    memory_limit: bytes of one device; micro-batches are made small enough for it.
-    compute_dtype: for the estimate of memory; by default the one such a device is fast at.
-    Raises ValueError for sizes that do not divide, or for a model that no micro-batch makes fit.
+    memory_limit: bytes of one device; limits the size of micro-batches.
+    compute_dtype: for the memory estimate (default: the dtype that such a device is fast at).
+    Raises ValueError for sizes that do not divide, and if not even the smallest micro-batch fits.
     """
-    regime = REGIMES[_REGIME_OF_DEVICE[device]]
+    regime = REGIMES[REGIME_OF_DEVICE[device]]
     config = model_config(dial, vocab_size, regime)
     ratio = dial.target_param_data_ratio or regime.target_param_data_ratio
     horizon = ratio * horizon_parameters(config)
@@ -208,7 +117,7 @@ def make_plan(
     if batch_tokens is None:
         best = _best_batch(regime, horizon, reference_horizon(REFERENCE_DEPTH))
         row_of_each = config.max_seq_len * world_size
-        batch_tokens = -(-best // row_of_each) * row_of_each  # the dial's own choice always divides
+        batch_tokens = -(-best // row_of_each) * row_of_each  # rounded up, so that it always divides
     rows = rows_per_device(config.max_seq_len, batch_tokens, world_size)
     most_rows, memory = regime.device_batch_tokens // config.max_seq_len, memory_model(device, compute_dtype)
     device_batch_size, memory_bytes = _micro_batch(
@@ -243,7 +152,7 @@ def make_plan(
 
 def _rates(regime: Regime, width: int, batch_tokens: int, lr_scale: float, decay: float) -> LearningRates:
     rates = regime.rates.scaled(lr_scale * (batch_tokens / regime.rates_batch) ** regime.rates_batch_exponent)
-    width_factor = (width / regime.rates_width) ** -0.5  # AdamW's rates only: muP for Adam, softened
+    width_factor = (width / regime.rates_width) ** -0.5  # only AdamW's rates; the exponent of muP would be -1
     return replace(
         rates,
         embedding=rates.embedding * width_factor,
@@ -262,7 +171,7 @@ def _micro_batch(
     memory: MemoryModel,
     memory_limit: int | None,
 ) -> tuple[int, int]:
-    """(rows of a micro-batch, one device's memory in bytes). Raises ValueError for what does not divide or fit."""
+    """(rows of a micro-batch, memory of one device in bytes). Raises ValueError for what does not divide or fit."""
 
     def needed(device_rows: int) -> int:
         return training_bytes(config, device_rows * config.max_seq_len, world_size, memory)
@@ -279,7 +188,7 @@ def _micro_batch(
     if memory_limit is not None and needed(chosen) > memory_limit:
         raise ValueError(
             f"--depth {dial.depth} needs about {needed(chosen) / 1e9:.1f} GB on each device with "
-            f"--device-batch-size {chosen}, and there are {memory_limit / 1e9:.1f} GB: "
+            f"--device-batch-size {chosen}, but there are {memory_limit / 1e9:.1f} GB: "
             "choose a smaller depth or device batch"
         )
     return chosen, needed(chosen)
@@ -292,7 +201,7 @@ def _best_batch(regime: Regime, horizon: float, reference_horizon: float) -> int
 
 
 def rows_per_device(max_seq_len: int, batch_tokens: int, world_size: int) -> int:
-    """Rows of a step on each device. Raises ValueError for a batch that does not divide."""
+    """Rows per step on each device. Raises ValueError if the batch is not a whole number of rows for each."""
     rows, remainder = divmod(batch_tokens, max_seq_len * world_size)
     if remainder or not rows:
         raise ValueError(
@@ -303,7 +212,7 @@ def rows_per_device(max_seq_len: int, batch_tokens: int, world_size: int) -> int
 
 
 def _largest_that_fits(rows: int, limit: int, memory: Callable[[int], int], memory_limit: int | None) -> int:
-    """The largest divisor of `rows` within the limits; 1 when nothing fits."""
+    """The largest divisor of `rows` within both limits; 1 if none fits."""
     for candidate in range(min(limit, rows), 0, -1):
         if rows % candidate == 0 and (memory_limit is None or memory(candidate) <= memory_limit):
             return candidate

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole pipeline on this machine, without GPU or dataset, then answers from the model: bash runs/quickstart.sh
-# Called again it goes on where it was broken off; options are those of `nanochat run`.
+# Resumes after an interruption. Takes the options of `nanochat run`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash runs/setup.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv with everything nanochat needs: bash runs/setup.sh [--dev]
-# Needs git, Python 3.11+ and a network or local wheels. Cheap to call again: a stamp inside .venv
-# remembers what was installed, so that nothing is resolved or downloaded twice.
+# Creates .venv with everything nanochat needs: bash runs/setup.sh [--dev]
+# Needs git, Python 3.11+ and a network or local wheels. Cheap to rerun: a stamp file inside .venv
+# records what was installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,8 +18,8 @@ esac
 extra=cpu
 if nvidia-smi -L > /dev/null 2>&1; then extra=gpu; fi
 
-# --- nothing to do? A development environment also serves those who did not ask for one. ---
-stamp=.venv/.nanochat-setup # what was installed; its second line is --no-sources where that was needed
+# --- nothing to do? A development environment also satisfies a call without --dev. ---
+stamp=.venv/.nanochat-setup # what was installed; the second line is --no-sources if that was needed
 wanted="$(cksum < pyproject.toml) $PWD $extra"
 installed=
 sources=
@@ -39,19 +39,19 @@ for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 p
 done
 if [ -z "$python" ]; then
     found="$("${PYTHON:-python3}" --version 2> /dev/null || echo "no ${PYTHON:-python3}")"
-    die "Python 3.11 or newer is needed (found: $found); install it, or name one: PYTHON=/path/to/python3.12 bash $0"
+    die "Python 3.11 or newer is needed (found: $found); install it, or choose one: PYTHON=/path/to/python3.12 bash $0"
 fi
 if ! command -v "${CXX:-c++}" > /dev/null && ! command -v g++ > /dev/null && ! command -v clang++ > /dev/null; then
-    say "no C++ compiler found: everything works, only torch.compile stays off (install g++ or clang++ for it)"
+    say "no C++ compiler found: everything works except torch.compile (install g++ or clang++ to enable it)"
 fi
 need_mib=3000
 if [ "$extra" = gpu ]; then need_mib=12000; fi
 free_mib="$(df -Pm . | awk 'NR == 2 { print $4 }')"
 if [ "$free_mib" -lt "$need_mib" ] && [ ! -d .venv ]; then
-    die "$need_mib MiB of free disk are needed here, $free_mib are left in $PWD; free some, or move the folder"
+    die "$need_mib MiB of disk space are needed, but $PWD has $free_mib free; free some, or move the folder"
 fi
 
-# --- uv: the one on the PATH, else our own copy in .uv (pip first, then uv's own installer) ---
+# --- uv: from the PATH, else a copy in .uv (by pip, or by uv's installer) ---
 tools="$PWD/.uv"
 PATH="$PATH:$tools/bin:${HOME:-/nonexistent}/.local/bin"
 if ! command -v uv > /dev/null; then
@@ -61,10 +61,10 @@ if ! command -v uv > /dev/null; then
     "$python" -m pip install --quiet --target "$tools" --upgrade uv >&2 \
         || curl -LsSf https://astral.sh/uv/install.sh \
             | env UV_INSTALL_DIR="$tools/bin" UV_NO_MODIFY_PATH=1 sh >&2 \
-        || die "uv could not be installed, neither by pip nor by its installer; install it (https://docs.astral.sh/uv) and run this again"
+        || die "neither pip nor uv's installer could install uv; install it yourself (https://docs.astral.sh/uv) and run this again"
 fi
 
-# --- wheels that pip is told about serve uv as well ---
+# --- local wheels configured for pip are passed on to uv ---
 if [ -z "${UV_FIND_LINKS-}" ]; then
     links="${PIP_FIND_LINKS-}"
     for key in global.find-links install.find-links; do
@@ -75,16 +75,16 @@ if [ -z "${UV_FIND_LINKS-}" ]; then
     if [ -n "${links%,}" ]; then export UV_FIND_LINKS="${links%,}"; fi
 fi
 
-# --- the packages; --inexact leaves alone what you have added to .venv yourself ---
+# --- the packages; --inexact keeps what you have added to .venv yourself ---
 unset VIRTUAL_ENV
 install() { # shellcheck disable=SC2086 # the options are words, and some are empty
     uv sync --inexact --python "$python" --extra "$extra" $groups "$@" >&2
 }
 say "installing the packages ($extra) with $("$python" --version)"
 if [ -n "$sources" ] || ! install; then
-    if [ -z "$sources" ]; then say "once more, with torch from the ordinary index (PyTorch's own may be out of reach)"; fi
+    if [ -z "$sources" ]; then say "retrying with torch from the default index (PyTorch's own may be unreachable)"; fi
     sources=--no-sources
-    install --no-sources || die "the packages could not be installed, uv says why above; mend that and run this again"
+    install --no-sources || die "the packages could not be installed (see uv's message above); fix that and run this again"
 fi
 printf '%s\n%s\n' "$wanted $groups" "$sources" > "$stamp"
 say "ready: .venv/bin/nanochat"

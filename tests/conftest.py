@@ -1,4 +1,4 @@
-"""Fixtures every test may use: an isolated base directory, and the real data where it lies beside the repository."""
+"""Fixtures for all tests: an isolated base directory, and real data if it is available."""
 
 import os
 import tracemalloc
@@ -48,7 +48,7 @@ BYTES = {bytes([byte]): byte for byte in range(256)}
 
 @contextmanager
 def traced() -> Iterator[Callable[[], int]]:
-    """Gives a function that tells the most bytes that Python has held since."""
+    """A function that returns the peak of bytes allocated by Python since the start of the block."""
     tracemalloc.start()
     try:
         yield lambda: tracemalloc.get_traced_memory()[1]

@@ -1,8 +1,8 @@
-"""A Hugging Face hub on the loopback, over real HTTP, that can be told how to break.
+"""A loopback Hugging Face hub over real HTTP, with injectable faults.
 
-It answers what huggingface_hub and `nanochat.hub` ask: the list of a repository's files (paged), and HEAD and
-GET of a file, by a redirect to another origin, as the hub's content network is one. `/plain/NAME` serves what
-was added to the repository "plain" as any web server does.
+It implements what huggingface_hub and `nanochat.hub` request: the paged list of a repository's files, and HEAD and
+GET of a file, redirected to another origin like the hub's content network. `/plain/NAME` serves the files of the
+repository "plain" like an ordinary web server.
 
     with loopback_hub(monkeypatch) as hub:
         hub.add("owner/name", "shard_00000.parquet", data)
@@ -35,7 +35,7 @@ TOKEN = "hf_loopback"
 
 @dataclass(frozen=True)
 class Request:
-    """What the server saw, and the fault it answered with."""
+    """A request that the server received, and the fault it answered with."""
 
     method: str
     path: str
@@ -46,7 +46,7 @@ class Request:
 
 @dataclass
 class LoopbackHub:
-    """The server's state. Attributes may be changed while it runs."""
+    """The server and its state. Attributes may be changed while it runs."""
 
     ignores_ranges: bool = False
     lists: bool = True  # whether it has the listing API, which plain mirrors lack
@@ -81,19 +81,19 @@ class LoopbackHub:
         self._files[repo, revision, filename] = data
 
     def state(self, filename: str, size: int | None = None, sha256: str | None = None) -> None:
-        """Claim this of a file in listings, whatever is true."""
+        """State this size or hash for a file in listings, true or not."""
         self._stated[filename] = {"size": size, "sha256": sha256}
 
     def break_next(self, *faults: str) -> None:
-        """The next requests for the content of files are answered so, one fault each ("ok": well)."""
+        """Answer the next content requests with these faults, one each ("ok": no fault)."""
         self._script.extend(faults)
 
     def break_share(self, share: float, seed: int, kinds: Sequence[str] = FAULTS) -> None:
-        """Of every ten requests this share fails, by a seeded sequence."""
+        """Let this share of every ten requests fail, by a seeded sequence."""
         self._share, self._random, self._kinds = share, random.Random(seed), kinds
 
     def content_requests(self, filename: str = "") -> list[Request]:
-        """The requests that asked for bytes of files (of this name)."""
+        """The requests for file content (of this name)."""
         return [
             request
             for request in self.requests
@@ -103,11 +103,11 @@ class LoopbackHub:
         ]
 
     def release(self) -> None:
-        """What stalled goes on; nothing stalls any more."""
+        """Continue stalled answers; no further ones stall."""
         self._released.set()
 
     def start(self) -> None:
-        """Begin, or come back at the same address."""
+        """Start, or restart at the same address."""
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self))
         self._port = self._server.server_address[1]
         self.vanished.clear()
@@ -116,7 +116,7 @@ class LoopbackHub:
         ).start()
 
     def vanish(self) -> None:
-        """Stop listening and break every connection off."""
+        """Stop listening and close every connection."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -152,7 +152,7 @@ class LoopbackHub:
         return self._files.get((repo, revision, filename))
 
     def listing(self, repo: str, revision: str, folder: str) -> list[dict] | None:
-        """The entries of a repository, or None where there is no such repository."""
+        """The entries of a repository, or None if it does not exist."""
         if not any((repo, revision) == key[:2] for key in self._files):
             return None
         entries = []
@@ -176,7 +176,7 @@ class LoopbackHub:
 
 @contextmanager
 def loopback_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    """A running hub that HF_ENDPOINT names, in an environment without the user's proxy and token."""
+    """A running hub, set as HF_ENDPOINT, in an environment without the user's proxy and token."""
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -218,7 +218,7 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                 super().handle()
 
         def log_message(self, *_: object) -> None:
-            """Silent: pytest shows what matters."""
+            """No log."""
 
         def do_GET(self) -> None:
             path = urlsplit(self.path).path

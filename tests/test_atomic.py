@@ -1,4 +1,4 @@
-"""A file is whole or not there: after errors, full disks, kills, and with several writers."""
+"""A file is complete or absent: after errors, full disks, kills, and with several writers."""
 
 import hashlib
 import os
@@ -38,7 +38,7 @@ def test_an_error_while_writing_leaves_the_old_content(tmp_path: Path):
 
 
 def test_a_full_disk_is_one_clear_line_and_nothing_half_written(tmp_path: Path):
-    """RLIMIT_FSIZE makes writes fail in the middle as a full disk does."""
+    """RLIMIT_FSIZE makes writes fail half-way, like a full disk."""
     path = tmp_path / "file"
     write_text_atomic(path, "old")
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -56,7 +56,7 @@ def test_a_full_disk_is_one_clear_line_and_nothing_half_written(tmp_path: Path):
 
 
 @pytest.mark.parametrize("place", ["a file/x", "a file/sub/x", "/proc/nanochat/x"])
-def test_an_impossible_place_is_one_clear_line(tmp_path: Path, place: str):
+def test_an_impossible_path_is_one_clear_line(tmp_path: Path, place: str):
     (tmp_path / "a file").write_text("")
     with pytest.raises(EnvironmentFault, match="cannot write") as caught:
         write_text_atomic(tmp_path / place, "text")
@@ -95,7 +95,7 @@ _HOLDER = textwrap.dedent("""
 """)
 
 
-def test_the_lock_says_who_waits_and_lets_one_in_at_a_time(tmp_path: Path):
+def test_one_process_at_a_time_holds_the_lock_and_others_say_that_they_wait(tmp_path: Path):
     lock = tmp_path / "new folder" / "x.lock"
     command = [sys.executable, "-c", _HOLDER, str(lock)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -113,14 +113,14 @@ def test_the_lock_says_who_waits_and_lets_one_in_at_a_time(tmp_path: Path):
 
 
 def _readable(processes):
-    """The processes whose stderr has something to read, as it comes."""
+    """Yields processes as their stderr becomes readable."""
     import select
 
     ready, _, _ = select.select([process.stderr for process in processes], [], [], 30)
     return [process for process in processes if process.stderr in ready]
 
 
-def test_a_lock_in_an_impossible_place_is_one_clear_line(tmp_path: Path):
+def test_a_lock_at_an_impossible_path_is_one_clear_line(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(EnvironmentFault, match="cannot write"),

@@ -1,4 +1,4 @@
-"""Configs survive the way to JSON and back, and nothing unknown or ill-typed gets through."""
+"""Configs survive a round trip through JSON; unknown keys and wrong types are refused."""
 
 import json
 import re
@@ -66,7 +66,7 @@ _OUTERS = st.builds(
 
 
 @given(_OUTERS)
-def test_what_goes_through_json_comes_back_equal(config: Outer):
+def test_a_round_trip_through_json_is_the_identity(config: Outer):
     assert from_json(Outer, json.loads(json.dumps(to_json(config)))) == config
 
 
@@ -95,7 +95,7 @@ def test_whole_numbers_restore_as_floats_where_floats_are_declared():
         ({"depth": 4, "window": [1, "x"]}, "Outer.window[1]: expected int"),
         ({"depth": 4, "pair": ["a"]}, "Outer.pair: expected 2 items, got 1"),
         ({"depth": 4, "table": []}, "Outer.table: expected a table"),
-        ({"depth": 4, "by_step": {"x": "y"}}, "expected a whole number as key, got 'x'"),
+        ({"depth": 4, "by_step": {"x": "y"}}, "expected an integer key, got 'x'"),
         ({"depth": 4, "inner": 3}, "Outer.inner: expected the fields of Inner, got 3"),
     ],
 )
@@ -119,8 +119,8 @@ def test_numpy_scalars_become_numbers():
     assert type(to_json(np.int64(3))) is int
 
 
-def test_what_has_no_json_is_refused():
-    with pytest.raises(TypeError, match="object does not go into JSON"):
+def test_types_without_json_are_refused():
+    with pytest.raises(TypeError, match="object cannot be written as JSON"):
         to_json({"a": object()})
 
 

@@ -1,4 +1,4 @@
-"""Human output goes to stderr, as it is written, and only from the first process."""
+"""Human-readable output goes to stderr, unchanged, and only from rank 0."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def test_without_a_terminal_progress_is_an_occasional_line(capsys, monkeypatch):
     ]
 
 
-def test_progress_from_the_middle_counts_only_what_was_done_here(capsys, monkeypatch):
+def test_the_rate_of_a_resumed_task_counts_only_new_work(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     with console.progress("training", None, "tok") as bar:
@@ -51,7 +51,7 @@ def test_progress_from_the_middle_counts_only_what_was_done_here(capsys, monkeyp
     assert "2 tok/s" in capsys.readouterr().err
 
 
-def test_quick_or_disabled_work_says_nothing(capsys, monkeypatch):
+def test_quick_or_disabled_work_prints_nothing(capsys, monkeypatch):
     with console.progress("quick", 2) as bar:
         bar.update(2)
     now = [0.0]
@@ -76,7 +76,7 @@ def test_on_a_terminal_progress_is_a_bar(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("rank", "said"), [("0", "hello\n"), ("1", "")])
-def test_only_the_first_process_speaks(rank: str, said: str):
+def test_only_rank_0_prints(rank: str, said: str):
     done = subprocess.run(
         [sys.executable, "-c", "from nanochat.console import say; say('hello')"],
         env={**os.environ, "RANK": rank},

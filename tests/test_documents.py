@@ -1,4 +1,4 @@
-"""The documents agree with the code: dependencies explained and declared, links that lead somewhere."""
+"""The documents agree with the code: dependencies explained and declared, existing links and paths, a complete map."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _declared() -> set[str]:
 
 
 def _imported() -> Iterator[tuple[str, str]]:
-    """(file, top-level package) of every import in the package, of those in functions too."""
+    """(file, top-level package) of every import in the package, also inside functions."""
     for path in (ROOT / "nanochat").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
@@ -73,3 +73,39 @@ def test_links_within_the_repository_lead_somewhere(document: Path) -> None:
         target for target in targets if "://" not in target and not (document.parent / target).exists()
     ]
     assert missing == []
+
+
+def test_the_map_lists_every_room_once() -> None:
+    chapter = (ROOT / "docs/architecture.md").read_text().split("## The map")[1]
+    drawn = chapter.split("```")[1]
+    listed = re.findall(r"^(?:L\d \w+)? +(\w+)  ", drawn, re.MULTILINE)
+    package = ROOT / "nanochat"
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    modules = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}
+    assert sorted(listed) == sorted(folders | modules)
+
+
+def _paths_mentioned(text: str) -> Iterator[str]:
+    """Paths of the repository in backticks: with a folder of the repository or the package in front."""
+    rooms = {path.name for path in [*ROOT.iterdir(), *(ROOT / "nanochat").iterdir()] if path.is_dir()}
+    for quoted in re.findall(r"`([\w./-]+)`", text):
+        if "/" in quoted and quoted.split("/")[0] in rooms:
+            yield quoted
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_in_documents_exist(document: Path) -> None:
+    """Below the repository, or below the package, whose name the documents leave out."""
+    missing = [
+        path
+        for path in _paths_mentioned(document.read_text())
+        if not (ROOT / path).exists() and not (ROOT / "nanochat" / path).exists()
+    ]
+    assert missing == []
+
+
+def test_a_missing_path_would_be_found() -> None:
+    assert list(_paths_mentioned("`text/nowhere.py`, `tests/`, `a/b`, `report.md`")) == [
+        "text/nowhere.py",
+        "tests/",
+    ]

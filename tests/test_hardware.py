@@ -1,4 +1,4 @@
-"""What is told of the machine is plain data, and peaks are found for the names that torch gives devices."""
+"""Descriptions of the machine are plain data, and peak rates are found by torch's device names."""
 
 import json
 import subprocess
@@ -87,7 +87,7 @@ def test_memory_and_cores_respect_the_container(monkeypatch):
     assert hardware.usable_cores() == 1
 
 
-def test_the_revision_is_that_of_the_checkout(tmp_path: Path):
+def test_the_revision_is_the_commit_of_the_checkout(tmp_path: Path):
     def git(*arguments: str) -> None:
         identity = ("-c", "user.name=test", "-c", "user.email=test@example.com")
         subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""Importing costs no work and leaves no trace, and the command line's help loads nothing heavy."""
+"""Importing does no work and leaves no trace, and `--help` loads nothing heavy."""
 
 import json
 import os
@@ -36,9 +36,9 @@ def _modules() -> list[str]:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """As a new user's: an empty home, nothing told by variables, and no bytecode written.
+    """A new user's environment: an empty home, no variables, no bytecode.
 
-    matplotlib, which only the drawing of a report imports, makes a folder for itself: it gets one elsewhere.
+    matplotlib, which only the report's plots import, creates a configuration folder; it gets one elsewhere.
     """
     keep = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if key in os.environ}
     own = {"HOME": str(home), "TMPDIR": str(home), "MPLCONFIGDIR": str(home.parent / "matplotlib")}

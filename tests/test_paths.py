@@ -1,4 +1,4 @@
-"""Every artefact lies below the base directory, and nothing is made by asking."""
+"""Every artefact is below the base directory, and asking for a path creates nothing."""
 
 from pathlib import Path
 
@@ -44,5 +44,5 @@ def test_the_layout():
 def test_a_name_cannot_lead_elsewhere(name: str):
     paths = Paths(Path("/base"))
     for place in (paths.data, paths.checkpoints, paths.metrics, lambda n: paths.tokens(n, "0")):
-        with pytest.raises(ValueError, match="no good name"):
+        with pytest.raises(ValueError, match="is not a valid folder name"):
             place(name)

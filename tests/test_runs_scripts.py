@@ -1,6 +1,6 @@
-"""The shell scripts: commands that a recipe agrees with, a set-up that is cheap to repeat and fails in one line.
+"""The shell scripts: their commands equal their recipe's; set-up is cheap to repeat and fails with one line.
 
-The programs that the scripts call are stood in for by a recorder on the PATH; nothing is installed or trained.
+A recorder on the PATH replaces the programs that the scripts call; nothing is installed or trained.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class House:
         )
 
     def calls(self) -> list[str]:
-        """What was called since the last look."""
+        """The calls since the last look."""
         lines = self.record.read_text().splitlines() if self.record.exists() else []
         self.record.write_text("")
         return lines

@@ -1,4 +1,4 @@
-"""The dial: a golden table of what depths decide, and properties that hold for any."""
+"""The dial: a golden table of plans by depth, and properties that hold for any depth."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ SPEEDRUN = Dial(26, target_param_data_ratio=8.25, device_batch_size=16)
 
 @dataclass(frozen=True)
 class Golden:
-    """What one turn of the dial must give."""
+    """The expected plan of one depth."""
 
     width: int
     heads: int

@@ -1,0 +1,1 @@
+"""Tokens → rows → batches: the token cache, packing and the loader."""

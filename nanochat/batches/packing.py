@@ -1,19 +1,19 @@
-"""Which part of which document goes where in the rows: plans over document lengths; no token is touched.
+"""Packing: plans which part of which document goes where in the rows, from document lengths alone.
 
 A row of context T holds T + 1 tokens: the first T are inputs, the last T their targets. Documents begin with
 BOS. Policies:
 
-- contiguous: documents one after another, rows cut wherever they end. A row begins with the token that the
-  last row ended with (its target there, its input here), so that every token is predicted exactly once.
-- bestfit-crop: every row begins with BOS. Into each row goes the longest document that still fits; when none
-  does, the shortest one is cut to fill the row, and the rest of it comes back with a BOS of its own as one
-  more document. A document longer than a row fills rows until the rest fits. So every token is used; the
-  price is context: the rest of a cut document is learnt without its beginning. Cut parts stand at the end of
-  their row: no BOS ever follows them as a target, which would teach that the document ended there.
-- bestfit-pad: like bestfit-crop, but what is left of a row is padded instead of filled by cutting. A document
-  that fits a row is never cut; of a longer one the beginning is kept and the rest dropped.
+- contiguous: documents are concatenated and cut into rows. A row begins with the last token of the previous row
+  (a target there, an input here), so that every token is predicted exactly once.
+- bestfit-crop: every row begins with BOS. The longest document that fits is placed in the row, repeatedly; if
+  none fits, the shortest one is cut to fill the row, and its rest, with a BOS in front, becomes another document.
+  A document longer than a row fills rows until the rest fits. Every token is used; the price is context, because
+  the rest of a cut document is learnt without its beginning. A cut part always ends its row, so that no BOS
+  follows it as a target, which would teach that the document ended there.
+- bestfit-pad: like bestfit-crop, but the remaining space of a row is padded instead of filled by cutting. A
+  document that fits a row is never cut; a longer one is truncated to the row.
 
-Finding the longest that fits takes one bit operation: lengths that are in stock are bits of an integer.
+Finding the longest document that fits takes one bit operation: available lengths are the bits of an integer.
 """
 
 from __future__ import annotations
@@ -25,35 +25,37 @@ from typing import Literal
 import numpy as np
 
 Policy = Literal["contiguous", "bestfit-crop", "bestfit-pad"]
-PRETRAIN_POLICY: Policy = "bestfit-crop"  # measured against the others: docs/log.md
-BOS_SEGMENT = -1  # in place of a document: one BOS, before the rest of a cut document
-PAD_SEGMENT = -2  # in place of a document: padding, never a target
+PRETRAIN_POLICY: Policy = "bestfit-crop"  # comparison in docs/log.md
+BOS_SEGMENT = -1  # document number of a single BOS, before the rest of a cut document
+PAD_SEGMENT = -2  # document number of padding, which is never a target
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Segments in the order in which they are laid down, as int64 arrays of equal length.
+    """The segments that make up the rows, in order, as int64 arrays of equal length.
 
     Segment i is `length[i]` tokens of `document[i]` (or BOS_SEGMENT, PAD_SEGMENT) from token `start[i]` on.
-    Laid end to end they are a stream; row r is its tokens [r * stride, r * stride + T + 1). Under contiguous
-    the stream's last tokens, too few for a row, go on into the next plan's; the other policies fill all rows.
+    Concatenated they are a stream; row r is its tokens [r * stride, r * stride + T + 1). Under contiguous, tokens
+    at the end that are too few for a row precede the next plan's stream; the other policies fill all rows.
     """
 
     document: np.ndarray
     start: np.ndarray
     length: np.ndarray
     stride: int
-    row_dropped: np.ndarray  # tokens that are in no row, by the row they were cut off at; none if contiguous
-    row_padded: np.ndarray  # padding in each row
-    cuts: int  # documents, or rests of documents, cut in two
+    row_dropped: (
+        np.ndarray
+    )  # tokens in no row, counted at the row where they were cut off; empty if contiguous
+    row_padded: np.ndarray  # padding tokens of each row; empty if contiguous
+    cuts: int  # how often a document, or the rest of one, was cut
 
     @property
     def inserted(self) -> int:
-        """Extra BOS tokens."""
+        """Number of extra BOS tokens."""
         return int((self.document == BOS_SEGMENT).sum())
 
     def rows(self, max_seq_len: int) -> Iterator[list[tuple[int, int, int]]]:
-        """Each whole row as (document, start, length) segments."""
+        """Each complete row as a list of (document, start, length) segments."""
         ends = np.cumsum(self.length)
         total = int(ends[-1]) if len(ends) else 0
         for begin in range(0, total - max_seq_len, self.stride):
@@ -68,10 +70,10 @@ class Plan:
 
 
 def plan_rows(lengths: np.ndarray, max_seq_len: int, policy: Policy, rng: np.random.Generator) -> Plan:
-    """Lay out documents of `lengths` tokens (BOS included) in rows of context `max_seq_len`.
+    """Pack documents of `lengths` tokens (including BOS) into rows of context `max_seq_len`.
 
-    `rng` shuffles: under contiguous the documents, otherwise which of several equally long documents is taken
-    and the order of the rows. Raises ValueError for an unknown policy.
+    `rng` shuffles the documents under contiguous; under the other policies it breaks ties between equally long
+    documents and shuffles the rows. Raises ValueError for an unknown policy.
     """
     if policy not in POLICIES:
         raise ValueError(f"unknown packing policy {policy!r}: choose {', '.join(POLICIES)}")
@@ -88,11 +90,11 @@ Segment = tuple[int, int, int]
 
 
 class _Stock:
-    """Documents, or rests of them, that wait for a row; by the room they take in it."""
+    """Documents, or rests of documents, not yet in a row, indexed by the room they need."""
 
     def __init__(self, capacity: int):
         self._by_size: list[list[Segment]] = [[] for _ in range(capacity + 1)]
-        self._sizes = 0  # bit n is set: something of size n is here
+        self._sizes = 0  # bit n is set if there is a segment of size n
 
     def add(self, document: int, start: int, length: int) -> None:
         size = length + (start > 0)  # with the BOS before the rest of a document
@@ -100,12 +102,12 @@ class _Stock:
         self._sizes |= 1 << size
 
     def take_longest(self, room: int) -> Segment | None:
-        """The longest that needs at most `room`."""
+        """Remove and return the longest segment that needs at most `room`, or None."""
         fitting = self._sizes & ((2 << room) - 1)
         return self._take(fitting.bit_length() - 1) if fitting else None
 
     def take_shortest(self) -> Segment | None:
-        """The shortest of all."""
+        """Remove and return the shortest segment, or None."""
         return self._take((self._sizes & -self._sizes).bit_length() - 1) if self._sizes else None
 
     def _take(self, size: int) -> Segment:
@@ -152,7 +154,7 @@ def _bestfit(lengths: np.ndarray, max_seq_len: int, rng: np.random.Generator, *,
 def _full_rows(
     documents: list[int], lengths: list[int], capacity: int, *, crop: bool
 ) -> tuple[_Stock, list[list[Segment]], list[int]]:
-    """What documents longer than a row fill alone, what was dropped of each, and a stock of all the rest."""
+    """(stock of segments that fit a row, rows filled by longer documents, tokens dropped at each of those rows)."""
     stock = _Stock(capacity)
     rows: list[list[Segment]] = []
     dropped: list[int] = []
@@ -180,7 +182,7 @@ def _with_bos(segment: Segment) -> list[Segment]:
 
 
 def _cut(segment: Segment, room: int) -> tuple[Segment, Segment]:
-    """The part that fills `room`, its BOS counted, and the rest."""
+    """(the part that fills `room`, including its extra BOS; the rest)."""
     document, start, length = segment
     head = room - (start > 0)
     return (document, start, head), (document, start + head, length - head)

@@ -1,8 +1,8 @@
 """Endless rows of tokens, a pure function of the data, the seed and the number of rows already taken.
 
-The data come in windows (a piece of the token cache; some hundred rows of conversations). Each is planned,
-laid out as one flat array and cut into rows by slices, so that nothing is done token by token. A state names
-a window and an offset in it: a few plain numbers from which the same rows go on.
+Data come in windows (a piece of the token cache, or some rows of conversations). Each window is packed, laid out
+as one flat array and sliced into rows, so that no loop runs over tokens. A state names a window and an offset
+in it: a few plain numbers from which the same rows continue.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Place = tuple[int, ...]
 
 @dataclass(frozen=True)
 class PackingReport:
-    """What became of the tokens so far, over all processes."""
+    """How tokens were used so far, over all processes."""
 
     used: int  # targets
-    cropped: int  # tokens of documents that are in no row
+    cropped: int  # document tokens in no row
     padded: int
     epochs: float
 
 
 @dataclass(frozen=True)
 class Window:
-    """Rows laid end to end. `place` names the window; `learn` is False where a token is no target."""
+    """The concatenated rows of one window, named by `place`; `learn` is False for tokens that are no targets."""
 
     place: Place
     tokens: np.ndarray
@@ -43,29 +43,29 @@ class Window:
 
 
 class WindowSource(Protocol):
-    """Where windows come from."""
+    """An endless source of windows; `first` is the place of the first one."""
 
     first: Place
 
     def windows(self, place: Place) -> Iterator[Window]:
-        """Endlessly, from the one at `place` on."""
+        """Endless windows, starting with the one at `place`."""
 
     def epochs(self, place: Place, offset: int) -> float:
-        """How often the data have been seen when `offset` tokens of the window at `place` are."""
+        """Passes over the data after `offset` tokens of the window at `place`."""
 
 
 class RowStream:
-    """Rows of `max_seq_len` inputs and targets from a source, resumed from a state if one is given."""
+    """Rows of `max_seq_len` inputs and targets from a source, resumed from `state` if given."""
 
     def __init__(self, source: WindowSource, max_seq_len: int, state: State | None = None):
         state = state or {"place": source.first, "offset": 0, "rows": 0, "dropped": 0, "padded": 0}
         self._source, self._max_seq_len = source, max_seq_len
         self._place = tuple(state["place"])
-        self._offset: int = state["offset"]  # of the next row, in the first window held
+        self._offset: int = state["offset"]  # of the next row in the first held window
         self._rows, self._dropped, self._padded = state["rows"], state["dropped"], state["padded"]
         self._windows = source.windows(self._place)
         self._held: deque[Window] = deque()
-        self._tokens = np.empty(0, dtype=np.uint16)  # of all windows held
+        self._tokens = np.empty(0, dtype=np.uint16)  # of all held windows
         self._learn: np.ndarray | None = None
 
     def take(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,14 +85,14 @@ class RowStream:
         return inputs, targets
 
     def skip(self, rows: int) -> None:
-        """Pass over rows as `take` does, without gathering them."""
+        """Advance by `rows` rows, as `take` does, without gathering them."""
         while rows:
             count = min(self._available(), rows)
             self._advance(count)
             rows -= count
 
     def state(self) -> State:
-        """Plain numbers that resume after the last row taken or skipped."""
+        """The state to resume after the last row taken or skipped: plain numbers only."""
         return {
             "place": list(self._place),
             "offset": self._offset,
@@ -102,7 +102,7 @@ class RowStream:
         }
 
     def report(self, state: State) -> PackingReport:
-        """What had become of the tokens by `state`."""
+        """The packing report up to `state`."""
         epochs = self._source.epochs(tuple(state["place"]), state["offset"])
         used = state["rows"] * self._max_seq_len - state["padded"]
         return PackingReport(used, state["dropped"], state["padded"], epochs)
@@ -113,14 +113,14 @@ class RowStream:
         return np.lib.stride_tricks.as_strided(flat[self._offset :], shape, strides, writeable=False)
 
     def _available(self) -> int:
-        """Whole rows at hand. Lays on windows until there is one."""
+        """Number of complete rows in the held windows; fetches windows until there is at least one."""
         while True:
             spare = len(self._tokens) - self._offset - (self._max_seq_len + 1)
             if spare >= 0:
                 return spare // self._held[0].plan.stride + 1
-            self._lay_on(next(self._windows))
+            self._append(next(self._windows))
 
-    def _lay_on(self, window: Window) -> None:
+    def _append(self, window: Window) -> None:
         self._retire(keep=0)
         self._held.append(window)
         self._place = self._held[0].place
@@ -137,10 +137,10 @@ class RowStream:
         self._padded += int(planned.row_padded[row : row + rows].sum())
         self._rows += rows
         self._offset += rows * planned.stride
-        self._retire(keep=1)  # the last one stays: its place is needed for the state
+        self._retire(keep=1)  # the state needs the place of the last window
 
     def _retire(self, keep: int) -> None:
-        """Let go of windows that are used up."""
+        """Release windows that are used up, except the last `keep`."""
         while len(self._held) > keep and self._offset >= (used := len(self._held[0].tokens)):
             self._held.popleft()
             self._offset -= used
@@ -150,8 +150,10 @@ class RowStream:
 
 
 class TokenWindows:
-    """Pretraining: a window is a piece of the token cache. Shards are shuffled in every epoch, and the
-    documents in each piece."""
+    """Pretraining: a window is a piece of the token cache.
+
+    Every epoch shuffles the order of shards and the documents within each piece.
+    """
 
     first: Place = (0, 0, 0)  # epoch, position in the epoch's order of shards, piece
 
@@ -160,6 +162,7 @@ class TokenWindows:
         self._policy, self._seed = policy, seed
 
     def windows(self, place: Place) -> Iterator[Window]:
+        """Endless windows, starting with the one at `place`. Raises ValueError if the split has no document."""
         epoch, begin, piece = place
         while True:
             order, found = self._order(epoch), begin > 0
@@ -173,10 +176,11 @@ class TokenWindows:
                     piece, found = piece + 1, True
                 piece = 0
             if not found:
-                raise ValueError("the training split holds no document: give more text")
+                raise ValueError("the training split has no documents: add more text")
             epoch, begin = epoch + 1, 0
 
     def epochs(self, place: Place, offset: int) -> float:
+        """Passes over the data after `offset` tokens of the window at `place`; within a shard an estimate."""
         epoch, position, piece = place
         info = self._store.info(self._order(epoch)[position])
         share = 0.0 if info is None else min(piece / info.pieces + offset / info.tokens, 1.0)
@@ -187,7 +191,7 @@ class TokenWindows:
 
 
 class ConversationWindows:
-    """SFT: all conversations are packed anew for every epoch; a window is some of the epoch's rows."""
+    """SFT: every epoch packs all conversations in a new order; a window is `window_rows` of the epoch's rows."""
 
     first: Place = (0, 0)  # epoch, window in it
     window_rows = 64
@@ -197,9 +201,10 @@ class ConversationWindows:
     ):
         self._ids, self._mask, self._offsets, self._bos = ids, mask, offsets, bos
         self._max_seq_len, self._seed = max_seq_len, seed
-        self.rows_per_epoch = len(self._plan(0).row_padded)  # best-fit makes as many in every order
+        self.rows_per_epoch = len(self._plan(0).row_padded)  # best fit makes the same number in every order
 
     def windows(self, place: Place) -> Iterator[Window]:
+        """Endless windows, starting with the one at `place`."""
         epoch, first = place
         while True:
             whole = self._plan(epoch)
@@ -213,6 +218,7 @@ class ConversationWindows:
             epoch, first = epoch + 1, 0
 
     def epochs(self, place: Place, offset: int) -> float:
+        """Passes over the conversations after `offset` tokens of the window at `place`."""
         epoch, window = place
         return epoch + (window * self.window_rows + offset // (self._max_seq_len + 1)) / self.rows_per_epoch
 
@@ -222,7 +228,7 @@ class ConversationWindows:
 
 
 def _rows_of(whole: Plan, rows: slice, ends: np.ndarray) -> Plan:
-    """Some rows of a plan; `ends[r]` is the index of the last segment before row r."""
+    """The given rows of a plan; `ends[r]` is the index of the last segment before row r."""
     first = ends[rows.start] + (rows.start > 0)
     last = ends[min(rows.stop, len(ends) - 1)] + 1
     segments = slice(first, last)
@@ -238,7 +244,7 @@ def _rows_of(whole: Plan, rows: slice, ends: np.ndarray) -> Plan:
 
 
 def _lay_out(planned: Plan, values: np.ndarray, offsets: np.ndarray, fill: int) -> np.ndarray:
-    """The planned stream of `values` (one per token), `fill` where the plan has BOS or padding."""
+    """The plan's stream of `values` (one per token), with `fill` for its extra BOS and padding."""
     inside = planned.document >= 0
     begins = np.where(inside, offsets[planned.document] + planned.start, 0)
     filling = np.full(int(planned.length.max(initial=0, where=~inside)), fill, dtype=values.dtype)
@@ -248,7 +254,7 @@ def _lay_out(planned: Plan, values: np.ndarray, offsets: np.ndarray, fill: int) 
 
 
 def _not_padding(planned: Plan) -> np.ndarray | None:
-    """Where the planned stream is no padding; None when nowhere."""
+    """Mask over the plan's stream, False for padding; None if there is no padding."""
     if not planned.row_padded.any():
         return None
     return np.repeat(planned.document != PAD_SEGMENT, planned.length)

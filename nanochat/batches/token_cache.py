@@ -1,8 +1,8 @@
-"""The token cache: every shard tokenised once, ahead of training or just in time behind it.
+"""The token cache: every shard is tokenised once, before or during training.
 
-Several processes may use one cache: a shard is made by whoever has its lock, and read by all as its pieces
-appear (`token_files` has their format). Threads do the encoding, not processes: tiktoken releases the
-interpreter lock, and threads cost no start-up and cannot outlive a killed run.
+Several processes may share a cache: whichever holds a shard's lock makes it, and all read its pieces as they
+appear (format: `token_files`). Encoding runs in threads, not processes: tiktoken releases the interpreter lock,
+and threads start instantly and cannot outlive a killed run.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from nanochat.paths import Paths
 from nanochat.text.datasets import Dataset, Split
 from nanochat.tokenizer.tokenizer import Tokenizer
 
-AHEAD_BYTES = 64 << 20  # of shard files, tokenised ahead of the reader
+AHEAD_BYTES = 64 << 20  # shard files tokenised ahead of the reader
 _POLL_S = 0.1
-_SILENCE_S = 5.0  # of waiting, before a line says so
-_FLYING = 8  # batches in the making, per worker
+_SILENCE_S = 5.0  # of waiting before a message says so
+_FLYING = 8  # batches in flight per worker
 
 
 def open_tokens(
     dataset: Dataset, tokenizer: Tokenizer, paths: Paths, split: Split = "train", *, workers: int = 1
 ) -> TokenStore:
-    """The tokens of a split; nothing is made before it is asked for. `workers`: threads that encode."""
+    """The tokens of a split; shards are tokenised on demand. `workers`: number of encoding threads."""
     directory = paths.tokens(dataset.name, tokenizer.hash)
     shards = [
         CachedShard(dataset, files, split, tokenizer.vocab_size, directory)
@@ -44,13 +44,13 @@ def open_tokens(
 
 
 class TokenStore:
-    """The cached pieces of every shard of a split, made on demand and ahead of demand by one thread."""
+    """The cached pieces of every shard of a split; a background thread makes them, ahead of the reader."""
 
     def __init__(self, shards: Sequence[CachedShard], encoder: Encoder):
         self._shards, self._encoder = shards, encoder
         self._changed = threading.Condition()
-        self._order: Sequence[int] = ()  # in which the shards will be read
-        self._position = 0  # in that order
+        self._order: Sequence[int] = ()  # reading order of the shards
+        self._position = 0  # of the reader in `_order`
         self._stopped = False
         self._fault: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -60,13 +60,16 @@ class TokenStore:
         return len(self._shards)
 
     def expect(self, order: Sequence[int], position: int) -> None:
-        """Tell in which order the shards will be read, and that the one at `position` comes now."""
+        """Announce the order in which shards will be read, and the reader's position in it."""
         with self._changed:
             self._order, self._position = order, position
             self._changed.notify_all()
 
     def piece(self, shard: int, index: int) -> TokenPiece | None:
-        """A piece, once it is there; None past the shard's last. Raises what kept it from being made, or Closed."""
+        """Piece `index` of a shard, waiting until it exists; None past the shard's last piece.
+
+        Raises the error of the background thread if that failed, Closed if the store was closed.
+        """
         say_at = time.monotonic() + _SILENCE_S
         while True:
             found = self._shards[shard].load(index)
@@ -89,14 +92,17 @@ class TokenStore:
                 say_at = float("inf")
 
     def info(self, shard: int) -> ShardInfo | None:
-        """Counts of a shard, or None while it is not complete."""
+        """The counts of a shard, or None while it is incomplete."""
         return self._shards[shard].info()
 
     def make_all(self, on_progress: Callable[[float], object] = lambda read: None) -> list[ShardInfo]:
-        """Tokenise every shard that is not yet, now; `on_progress` hears about how many bytes of text are done."""
+        """Tokenise every missing shard; `on_progress` receives the approximate bytes of text done.
+
+        Returns the counts of all shards. Raises Closed if the store is closed meanwhile.
+        """
         read = [0.0] * len(self._shards)
 
-        def hear(index: int, count: float) -> None:
+        def report(index: int, count: float) -> None:
             with self._changed:
                 if self._stopped:
                     raise Closed
@@ -105,7 +111,7 @@ class TokenStore:
 
         def make(index: int) -> ShardInfo:
             shard, waiting = self._shards[index], False
-            while not self._try_to_make(shard, partial(hear, index)):
+            while not self._try_to_make(shard, partial(report, index)):
                 if not waiting:
                     say(f"another process is tokenising {shard.label}; waiting")
                     waiting = True
@@ -115,10 +121,10 @@ class TokenStore:
                     self._changed.wait(_POLL_S)
             info = shard.info()
             assert info is not None
-            hear(index, shard.text_bytes)
+            report(index, shard.text_bytes)
             return info
 
-        # While one shard's last piece is written, the next one keeps the encoders busy.
+        # Two makers: while one writes its shard's last piece, the other keeps the encoders busy.
         with ThreadPoolExecutor(min(self._encoder.workers, 2), thread_name_prefix="make") as makers:
             try:
                 return list(makers.map(make, range(len(self._shards))))
@@ -127,7 +133,7 @@ class TokenStore:
                 raise
 
     def close(self) -> None:
-        """End the background work; a shard in the making keeps its finished pieces."""
+        """Stop the background thread. An unfinished shard keeps its finished pieces."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -152,7 +158,7 @@ class TokenStore:
                 self._changed.notify_all()
 
     def _due(self) -> Iterator[CachedShard]:
-        """Incomplete shards from the one being read to AHEAD_BYTES beyond it."""
+        """Incomplete shards, from the reader's to AHEAD_BYTES beyond it."""
         with self._changed:
             order = list(self._order[self._position :])
         ahead = 0
@@ -165,7 +171,7 @@ class TokenStore:
                 yield shard
 
     def _try_to_make(self, shard: CachedShard, on_progress: Callable[[int], object]) -> bool:
-        """Make a shard if it is not there. Whether it could be done: not where another process is at it."""
+        """Make a shard unless it is complete. Returns False if another process holds its lock."""
         try:
             shard.lock.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(shard.lock)
@@ -182,7 +188,7 @@ class TokenStore:
         return True
 
     def _heartbeat(self, read: int) -> None:
-        """Wake readers: a piece may have appeared. Raises Closed to end a shard half-way."""
+        """Wake readers, since a piece may have appeared. Raises Closed to abort the shard."""
         with self._changed:
             self._changed.notify_all()
             if self._stopped:
@@ -190,14 +196,14 @@ class TokenStore:
 
 
 class Closed(Exception):  # noqa: N818 - no error
-    """The store was closed while somebody waited for a piece or made one."""
+    """The store was closed while a piece was awaited or made."""
 
 
 class Encoder:
-    """Texts to tokens on some threads, each with a tokenizer of its own.
+    """Encodes batches of texts on several threads, each with its own copy of the tokenizer.
 
-    With one tokenizer for all, every thread but the first that used it would be 1.4 times slower (measured):
-    the regular-expression engine keeps its fast scratch space for its first user.
+    With a shared tokenizer, every thread but its first user is 1.4 times slower (measured), because the
+    regular-expression engine reserves its fast scratch space for the first user.
     """
 
     def __init__(self, tokenizer: Tokenizer, workers: int):
@@ -207,7 +213,7 @@ class Encoder:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="encode") if workers > 1 else None
 
     def map(self, batches: Iterable[Documents]) -> Iterator[Encoded]:
-        """Encoded batches in order; a bounded number of batches is taken ahead."""
+        """The encoded batches, in order; reads a bounded number of batches ahead."""
         if self._pool is None:
             yield from map(self._encode, batches)
             return
@@ -224,6 +230,7 @@ class Encoder:
                 future.cancel()
 
     def close(self) -> None:
+        """Stop the threads."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -236,7 +243,7 @@ class Encoder:
         return piece, np.concatenate([part for tokens in documents for part in (bos, tokens)]), lengths
 
     def _tokenizer(self) -> Tokenizer:
-        """This thread's own."""
+        """This thread's copy."""
         try:
             return self._own.tokenizer
         except AttributeError:

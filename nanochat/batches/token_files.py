@@ -1,14 +1,14 @@
-"""The files that hold a shard's tokens: flat, memory-mapped, whole or not there.
+"""The files that hold a shard's tokens: flat, memory-mapped, written atomically.
 
-A shard becomes pieces of about PIECE_BATCHES * BATCH_CHARS characters, small enough for training to start on
-the first one while the others are being made:
+A shard consists of pieces of about PIECE_BATCHES * BATCH_CHARS characters, small enough for training to start on
+the first piece while the others are being made:
 
-    <stem>-<key>.0000.bin   tokens, uint16 (uint32 for a vocabulary beyond 65,536), BOS before every document
-    <stem>-<key>.0000.idx   int64 offsets of the documents in it, and the end; written after .bin: its commit
-    <stem>-<key>.json       counts; written last: the shard is complete
+    <stem>-<key>.0000.bin   tokens, uint16 (uint32 for vocabularies above 65,536), BOS before every document
+    <stem>-<key>.0000.idx   int64 offsets of its documents, and the end; written after .bin, commits the piece
+    <stem>-<key>.json       counts; written last, commits the shard
 
 The key is a hash of the shard's content, the text column, the split and this format, and the folder names the
-tokenizer, so a file is never stale. Everything may be deleted at any time; what is missing or torn is made again.
+tokenizer, so a file is never stale. All files may be deleted at any time; missing or torn ones are made again.
 """
 
 from __future__ import annotations
@@ -32,35 +32,36 @@ from nanochat.text.datasets import Dataset, Split, split_bytes, split_documents
 from nanochat.text.readers import TEXT_FORMATS, Counts, DamagedFile, format_of
 from nanochat.text.shards import chunked
 
-BATCH_CHARS = 250_000  # what is encoded at a time
+BATCH_CHARS = 250_000  # encoded at a time
 PIECE_BATCHES = 32
-GROUP_BYTES = 8_000_000  # of text files: about a piece
+GROUP_BYTES = 8_000_000  # of text files per shard: about one piece
 _FORMAT = 1
-_STEM_CHARS = 80  # of a file's name, which may be as long as the file system allows
+_STEM_CHARS = 80  # of the source's name, which may be as long as the file system allows
 _LARGEST_UINT16_VOCAB = 1 << 16
 
-Documents = tuple[int, list[str]]  # piece, documents
-Encoded = tuple[
-    int, np.ndarray, np.ndarray
-]  # piece, tokens with BOS before each document, documents' lengths
+Documents = tuple[int, list[str]]
+"""(piece, documents)"""
+Encoded = tuple[int, np.ndarray, np.ndarray]
+"""(piece, tokens with BOS before each document, lengths of the documents)"""
 EncodeAll = Callable[[Iterable[Documents]], Iterator[Encoded]]
 
 
 @dataclass(frozen=True)
 class TokenPiece:
-    """Consecutive documents: document i is `tokens[offsets[i] : offsets[i + 1]]`, beginning with BOS."""
+    """Consecutive documents: document i is `tokens[offsets[i] : offsets[i + 1]]`, starting with BOS."""
 
     tokens: np.ndarray  # (tokens,), uint16 or uint32, memory-mapped
     offsets: np.ndarray  # (documents + 1,), int64
 
     @property
     def lengths(self) -> np.ndarray:
+        """Tokens of each document, including BOS."""
         return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What a complete shard holds."""
+    """The counts of a complete shard."""
 
     pieces: int
     tokens: int
@@ -68,12 +69,16 @@ class ShardInfo:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest unsigned type that holds every token id."""
     return np.dtype(np.uint16 if vocab_size <= _LARGEST_UINT16_VOCAB else np.uint32)
 
 
 def grouped(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
-    """The files of each shard, in order: a parquet or jsonl file is one; txt and md files, which hold one
-    document each, share one up to GROUP_BYTES."""
+    """The files of each shard, in order.
+
+    A parquet or jsonl file is a shard. Txt and md files, which hold one document each, share shards of up to
+    GROUP_BYTES.
+    """
     group: list[Path] = []
     room = 0
     for path in files:
@@ -102,7 +107,7 @@ class CachedShard:
 
     @property
     def text_bytes(self) -> float:
-        """About; opens parquet files, so not asked for when training starts."""
+        """Approximate bytes of text. Opens parquet files, so it is not used when training starts."""
         return split_bytes(self._dataset, self._split, self._paths)
 
     @cached_property
@@ -116,13 +121,14 @@ class CachedShard:
 
     @property
     def lock(self) -> Path:
+        """The lock file that whoever makes this shard holds."""
         return self._directory / f"{self._name}.lock"
 
     def _file(self, ending: str) -> Path:
         return self._directory / f"{self._name}.{ending}"
 
     def info(self) -> ShardInfo | None:
-        """The counts if the shard is complete."""
+        """The counts if the shard is complete, else None."""
         if self._info is None:
             try:
                 self._info = from_json(ShardInfo, json.loads(self._file("json").read_text()))
@@ -133,7 +139,7 @@ class CachedShard:
         return self._info
 
     def load(self, index: int) -> TokenPiece | None:
-        """A piece, or None if it is not there or not whole; then the shard counts as incomplete."""
+        """Piece `index`, or None if it is missing or torn; in that case the shard becomes incomplete."""
         try:
             offsets = np.fromfile(self._file(f"{index:04d}.idx"), dtype=np.int64)
             size = os.path.getsize(self._file(f"{index:04d}.bin"))
@@ -142,16 +148,18 @@ class CachedShard:
             whole = False
         if whole:
             mapped = np.memmap(self._file(f"{index:04d}.bin"), dtype=self._dtype, mode="r")
-            return TokenPiece(np.asarray(mapped), offsets)  # slicing a plain array is ten times faster
+            return TokenPiece(
+                np.asarray(mapped), offsets
+            )  # slicing an ndarray is ten times faster than a memmap
         if self._info is not None and index < self._info.pieces:
             self._info = None
             self._file("json").unlink(missing_ok=True)
         return None
 
     def make(self, encode_all: EncodeAll, on_progress: Callable[[int], object]) -> ShardInfo:
-        """Write the pieces that are not there yet, then the counts. The caller holds the lock.
+        """Write the missing pieces, then the counts, and return those. The caller must hold the lock.
 
-        `encode_all` yields what it is given, encoded, in order; `on_progress` hears the bytes of text read.
+        `encode_all` encodes batches in order; `on_progress` receives the bytes of text read so far.
         """
         remove_temporaries(self._directory, self._name)
         counts = Counts()
@@ -164,25 +172,25 @@ class CachedShard:
         return self._info
 
     def _batches(self, counts: Counts, on_progress: Callable[[int], object]) -> Iterator[Documents]:
-        """(piece, documents) of every batch, but for pieces that are there."""
-        there, read = False, 0
+        """(piece, documents) of every batch, without existing pieces."""
+        exists, read = False, 0
         for number, batch in enumerate(chunked(self._texts(counts), BATCH_CHARS)):
             piece = number // PIECE_BATCHES
             if number % PIECE_BATCHES == 0:
-                there = self.load(piece) is not None
-            if not there:
+                exists = self.load(piece) is not None
+            if not exists:
                 yield piece, batch
             read += sum(len(text.encode()) for text in batch)
             on_progress(read)
 
     def _texts(self, counts: Counts) -> Iterator[str]:
-        """The documents. Damage in the middle of a file is no reason for a long run to die."""
+        """The documents. The rest of a damaged file is skipped with a warning, so that a long run survives."""
         for path in self._paths:
             try:
                 yield from split_documents(self._dataset, path, self._split, counts)
             except DamagedFile as error:
                 counts.damaged += 1
-                warn(f"{error}; going on without the rest of it")
+                warn(f"{error}; skipping the rest of it")
 
     def _save(self, piece: int, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
         lengths = np.concatenate([lengths for _, lengths in batches])
@@ -193,6 +201,6 @@ class CachedShard:
         write_atomic(self._file(f"{piece:04d}.idx"), lambda file: file.write(offsets.data))
 
     def _size(self, piece: int) -> int:
-        """Tokens of a piece; 0 where there is none."""
+        """Tokens of a piece, 0 if it does not exist."""
         found = self.load(piece)
         return 0 if found is None else len(found.tokens)

@@ -1,22 +1,22 @@
 """The embedded dataset: a small world in plain English, generated on demand.
 
-The world is a set of true facts (`geography`, `nature`, `everyday`, `lexicon`) and of things to say about
-them (`wordings_*`, `arithmetic`, `letters`, `stories`, `copying`, `talk`). From it come
+The world is a set of true facts (`geography`, `nature`, `everyday`, `lexicon`) and of ways to write about them
+(`wordings_*`, `arithmetic`, `letters`, `stories`, `copying`, `talk`). It generates
 
-- `documents` and `val_documents`, texts for pretraining;
-- `conversations`, chats for SFT, with calls of the Python tool;
-- `evaluation`, questions with checkable answers.
+- `documents` and `val_documents`: text for pretraining;
+- `conversations`: chats for SFT, with calls of the Python tool;
+- `evaluation`: questions with checkable answers.
 
 Everything is a pure function of (size, seed), the same on every machine: generators are `random.Random` seeded
 by strings, and nothing depends on Python's `hash`.
 
-**Hold-out.** An evaluation item is a combination that no training text contains, of parts that training
-teaches: a fact with a wording, two numbers with an operation, a word with a letter, an identity question with an
+**Hold-out.** An evaluation item combines parts that training teaches, in a combination that no training text
+contains: a fact with a wording, two numbers with an operation, a word with a letter, an identity question with an
 opening. `holdout` decides by a stable hash, so no seed ever trains on what another evaluates. In
-`builtin-facts-novel` the whole wording is unknown to training.
+`builtin-facts-novel` the wording itself never occurs in training.
 
 **To extend the world** add a row to a table, or a `Relation` to a `wordings_*` module: statements, questions,
-conversations and evaluation items follow. Only facts with one true answer belong in it.
+conversations and evaluation items follow. Add only facts with a single true answer.
 """
 
 from nanochat.builtin.dialogues import conversations

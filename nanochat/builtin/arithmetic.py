@@ -31,7 +31,7 @@ _SPECIAL = {
 
 @dataclass(frozen=True)
 class Problem:
-    """`a op b` with a whole result; `op` is one of + - * /."""
+    """`a op b` with an integer result; `op` is one of + - * /."""
 
     a: int
     op: str
@@ -39,6 +39,7 @@ class Problem:
 
     @property
     def result(self) -> int:
+        """The integer result."""
         match self.op:
             case "+":
                 return self.a + self.b
@@ -51,11 +52,12 @@ class Problem:
 
     @property
     def code(self) -> str:
-        """What is sent to the Python tool."""
+        """The expression sent to the Python tool."""
         return f"{self.a}{self.op}{self.b}"
 
     @property
     def equation(self) -> str:
+        """The problem with its result, in printed signs."""
         return f"{self.a} {_SIGNS[self.op]} {self.b} = {self.result}"
 
     def expression(self, rng: Random) -> str:
@@ -86,7 +88,7 @@ def _candidate(rng: Random) -> Problem:
 
 
 def sample_problem(rng: Random, *, held_out: bool = False) -> Problem:
-    """A random problem from the training side, or from the held-out side."""
+    """A random problem, from the training or the held-out side."""
     while True:
         problem = _candidate(rng)
         if held_out_sum(problem.a, problem.op, problem.b) == held_out:
@@ -94,7 +96,7 @@ def sample_problem(rng: Random, *, held_out: bool = False) -> Problem:
 
 
 def ask(rng: Random, problem: Problem) -> str:
-    """A user message that asks for the problem's result."""
+    """A user message asking for the problem's result."""
     core = rng.choice(_GENERAL if rng.random() < 0.75 else _SPECIAL[problem.op])
     name, things = rng.choice(PEOPLE)[0], rng.choice(THINGS)
     text = core.format(e=problem.expression(rng), a=problem.a, b=problem.b, name=name, things=things)

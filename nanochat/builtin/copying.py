@@ -1,4 +1,4 @@
-"""Documents that are hard to predict except by copying: the skill that tool calls and their answers need."""
+"""Documents that can only be predicted by copying, the skill that tool calls and their answers need."""
 
 from __future__ import annotations
 

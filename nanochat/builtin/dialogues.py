@@ -1,6 +1,6 @@
-"""SFT conversations: short questions and uniform answers, one to four turns.
+"""SFT conversations: short questions with uniform answers, one to four turns.
 
-`split="val"` draws from the held-out combinations, so that the validation loss tells of generalising.
+`split="val"` draws from the held-out combinations, so that the validation loss measures generalisation.
 """
 
 from __future__ import annotations
@@ -26,22 +26,26 @@ _MakeTurn = Callable[[Random, bool], Turn]
 
 
 def fact_turn(rng: Random, held_out: bool) -> Turn:
+    """A question about a fact and its answer."""
     r, fact, core = sample_fact(rng, held_out=held_out)
     return fact_question(rng, fact, core), fact.fill(r.reply)
 
 
 def arithmetic_turn(rng: Random, held_out: bool) -> Turn:
+    """An arithmetic problem and an answer that calls the Python tool."""
     problem = arithmetic.sample_problem(rng, held_out=held_out)
     return arithmetic.ask(rng, problem), arithmetic.tool_answer(problem)
 
 
 def letters_turn(rng: Random, held_out: bool) -> Turn:
+    """A letter-counting question and an answer that calls the Python tool."""
     word, letter = letters.sample_pair(rng, held_out=held_out)
     question = rng.choice(letters.COUNT_QUESTIONS).format(w=word, l=letter)
     return with_prefix(rng.choice(PREFIXES), question), letters.tool_answer(word, letter)
 
 
 def spelling_turn(rng: Random, held_out: bool) -> Turn:
+    """A request to spell a word and its answer."""
     while True:
         word, core = rng.choice(WORDS), rng.choice(letters.SPELL_QUESTIONS)
         if held_out_wording("spell", word, core) == held_out:
@@ -50,32 +54,37 @@ def spelling_turn(rng: Random, held_out: bool) -> Turn:
 
 
 def choice_turn(rng: Random, held_out: bool) -> Turn:
+    """A multiple-choice question and the letter of its answer."""
     _, fact, core, options = sample_choice(rng, held_out=held_out)
     return choice_prompt(fact.fill(core), options), LETTERS[options.index(fact.answer)]
 
 
 def identity_turn(rng: Random, held_out: bool) -> Turn:
+    """A question about nanochat and its reply."""
     message, intent, _ = talk.intent_turn(rng, "identity", talk.IDENTITY, held_out=held_out)
     return message, intent.reply
 
 
 def talk_turn(rng: Random, held_out: bool) -> Turn:
+    """Small talk; nothing of it is held out."""
     message, intent, _ = talk.intent_turn(rng, "talk", talk.SMALL_TALK)
     return message, intent.reply
 
 
 def refusal_turn(rng: Random, held_out: bool) -> Turn:
+    """A question that cannot be answered and the refusal."""
     message, intent, _ = talk.refusal_turn(rng, held_out=held_out)
     return message, intent.reply
 
 
 def story_turn(rng: Random, held_out: bool) -> Turn:
+    """A request for a story and a short one; nothing of it is held out."""
     request = rng.choice(("Tell me a story.", "Tell me a short story.", "Please tell me a story.",
                           "Can you tell me a story?", "I would like to hear a story."))  # fmt: skip
     return request, stories.story(rng, beats=5)
 
 
-# What a turn is about, with its share of all turns in percent.
+# Makers of turns, with their share of all turns in percent.
 _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
     (fact_turn, 31),
     (arithmetic_turn, 24),
@@ -95,7 +104,7 @@ def _turn(rng: Random, held_out: bool) -> Turn:
 
 
 def _follow_ups(rng: Random, held_out: bool) -> list[Turn]:
-    """A fact question and one or two more about other facts of the same kind, cut short."""
+    """A fact question, then one or two shortened questions about other facts of the same kind."""
     r, fact, core = sample_fact(rng, held_out=held_out)
     turns: list[Turn] = [(fact_question(rng, fact, core), fact.fill(r.reply))]
     for other in rng.sample(r.facts, rng.randint(1, 2)):

@@ -1,4 +1,4 @@
-"""Pretraining documents: one endless stream for a size and seed, split by hash into training and validation."""
+"""Pretraining documents: one endless stream per size and seed, split by hash into training and validation."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def _facts() -> tuple[tuple[Relation, Fact], ...]:
     return tuple((r, fact) for r in relations() for fact in r.facts)
 
 
-# Relations whose answer is as much a thing to write about as its subject.
+# Relations whose answer gets articles of its own, like the subject.
 _TOLD_OF_THE_ANSWER = ("capital-of", "symbol-of", "number-of", "planet-title", "planet-at")
 
 
 @cache
 def _subjects() -> tuple[list[tuple[tuple[Relation, Fact], ...]], list[float]]:
-    """For each thing every fact that mentions it, and cumulative weights by which articles choose a thing."""
+    """The facts that mention each thing, and cumulative weights for choosing the thing an article is about."""
     mentions: dict[str, list[tuple[Relation, Fact]]] = {}
     for r, fact in _facts():
         mentions.setdefault(fact.subject, []).append((r, fact))
@@ -43,12 +43,12 @@ def _subjects() -> tuple[list[tuple[tuple[Relation, Fact], ...]], list[float]]:
 
 @cache
 def _fact_weights() -> list[float]:
-    """Cumulative weights of the facts: what is asked more is told more, but less than in proportion."""
+    """Cumulative weights of the facts: those asked more often are stated more often, but less than in proportion."""
     return list(accumulate(0.5 + 0.5 * r.weight for r, _ in _facts()))
 
 
 def _article(rng: Random) -> str:
-    """All that is known of one thing, in random order and wordings."""
+    """Up to 14 sentences on one thing, in random order and wordings."""
     subjects, weights = _subjects()
     facts = rng.choices(subjects, cum_weights=weights)[0]
     sentences = [fact.fill(rng.choice(r.statements)) for r, fact in facts for _ in range(rng.randint(1, 3))]
@@ -70,7 +70,7 @@ def _mixed_facts(rng: Random) -> str:
 
 
 def _dialogue(rng: Random) -> str:
-    """Two people who ask and answer; questions that are held out for a fact do not occur."""
+    """Two people asking and answering; held-out questions do not occur."""
     one, two = (person[0] for person in rng.sample(PEOPLE, 2))
     lines = [f"{one} and {two} ask each other questions."]
     for _ in range(rng.randint(3, 7)):
@@ -91,8 +91,8 @@ def _dialogue(rng: Random) -> str:
     return " ".join(lines)
 
 
-# Writer and weight: share of documents in size small, and in the larger sizes, where the facts stay the same
-# and only stories, arithmetic and words offer more.
+# Writer, its weight in size small, and its weight in larger sizes. The number of facts is fixed; only stories,
+# arithmetic and words yield more text.
 _MIXTURE: tuple[tuple[_Writer, float, float], ...] = (
     (_article, 15, 8),
     (_one_relation, 18, 8),
@@ -108,7 +108,7 @@ _MIXTURE: tuple[tuple[_Writer, float, float], ...] = (
 
 
 def _stream(size: str, seed: int) -> Iterator[str]:
-    """Endless documents; each has its own generator, seeded by its place."""
+    """Endless documents, each from its own generator, seeded by the document's index."""
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r} of the builtin dataset: choose one of {', '.join(SIZES)}")
     writers = [writer for writer, _, _ in _MIXTURE]
@@ -138,5 +138,8 @@ def documents(size: str = "small", seed: int = 0) -> Iterator[str]:
 
 
 def val_documents(size: str = "small", seed: int = 0) -> Iterator[str]:
-    """Validation documents: the same distribution, and never a text that any seed trains on."""
+    """Validation documents: the same distribution, disjoint from the training documents of every seed.
+
+    Raises ValueError for an unknown size.
+    """
     return _split(size, seed, validation=True, characters=int(SIZES.get(size, 0) * _VALIDATION_SHARE))

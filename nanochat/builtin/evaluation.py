@@ -1,4 +1,4 @@
-"""Evaluation items: combinations that no training text shows (see `holdout`)."""
+"""Evaluation items: combinations that never occur in training text (see `holdout`)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ _DRAWS = 4 * ITEMS_PER_TASK  # some tasks have fewer distinct held-out questions
 
 @dataclass(frozen=True)
 class EvalItem:
-    """One question. `others` are wrong answers of the same kind that a right reply does not contain;
-    `choices` the option letters of a multiple-choice question; `meta` names the combination."""
+    """One question.
+
+    `others`: wrong answers of the same kind, which a right reply must not contain. `choices`: the option letters
+    of a multiple-choice question. `meta`: the combination that was held out.
+    """
 
     prompt: str
     answer: str
@@ -99,7 +102,7 @@ _MAKERS: dict[str, Callable[[Random], EvalItem]] = {
 
 
 def evaluation(seed: int = 0) -> dict[str, list[EvalItem]]:
-    """Items of every builtin task, by task name: at most `ITEMS_PER_TASK` with distinct prompts."""
+    """Items of every builtin task, by task name: at most `ITEMS_PER_TASK` each, with distinct prompts."""
     tasks = {}
     for name, make in _MAKERS.items():
         rng = Random(f"evaluation/{seed}/{name}")

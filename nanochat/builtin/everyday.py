@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Each word stands in one pair only, so that it has exactly one opposite in this world.
+# Each word occurs in one pair only, so that it has exactly one opposite in this world.
 OPPOSITES: tuple[tuple[str, str], ...] = (
     ("hot", "cold"), ("big", "small"), ("long", "short"), ("fast", "slow"), ("old", "young"),
     ("happy", "sad"), ("light", "dark"), ("hard", "soft"), ("wet", "dry"),
@@ -42,7 +42,7 @@ DAYS: tuple[str, ...] = (
     "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday",
 )  # fmt: skip
 
-# (name, days in a common year, season in the northern half of the Earth)
+# (name, days in a common year, season in the northern hemisphere)
 MONTHS: tuple[tuple[str, int, str], ...] = (
     ("January", 31, "winter"), ("February", 28, "winter"), ("March", 31, "spring"),
     ("April", 30, "spring"), ("May", 31, "spring"), ("June", 30, "summer"),
@@ -63,7 +63,7 @@ _TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eigh
 
 
 def number_word(n: int) -> str:
-    """English words of a whole number from 0 to 100."""
+    """A whole number from 0 to 100 in English words."""
     if n == 100:
         return "one hundred"
     if n < 20:

@@ -1,4 +1,4 @@
-"""Countries of the world. An empty field means that no single plain answer is true, so nothing is said."""
+"""Countries of the world. An empty field means that there is no single true answer; no text mentions it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Country(NamedTuple):
-    """One country; `language` is the one most people there speak, `currency` its everyday name."""
+    """One country: `language` is what most people there speak, `currency` the everyday name."""
 
     name: str
     capital: str

@@ -1,9 +1,8 @@
-"""The hold-out rule: which combinations are never shown in training.
+"""The hold-out rule: which combinations never occur in training.
 
 Every evaluation item is a combination of parts that training teaches separately: a fact and a wording, two
 numbers and an operation, a word and a letter. A stable hash of the parts decides, so the decision is the same
-on every machine, for every seed and for every size, and a generator can ask about a combination before it
-writes it down.
+on every machine, for every seed and every size. A generator asks before it writes a combination.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ _SALT = "nanochat-builtin-1"
 
 
 def bucket(*parts: str) -> int:
-    """A stable 32-bit number for a combination."""
+    """A stable 32-bit hash of a combination."""
     text = "\x1f".join((_SALT, *parts))
     return int.from_bytes(sha256(text.encode()).digest()[:4], "big")
 
 
 @cache
 def held_out_fact(relation: str, subject: str, core: str) -> bool:
-    """Whether this fact is never asked with this question core (one in eight)."""
+    """Whether training never asks for this fact with this question core (one in eight)."""
     return bucket("fact", relation, subject, core) % 8 == 0
 
 
 def held_out_sum(a: int, op: str, b: int) -> bool:
-    """Whether no training text works out `a op b`, `op` one of + - * / (one in sixteen).
+    """Whether no training text computes `a op b`, `op` one of + - * / (one in sixteen).
 
-    Sums and products count in both orders. Small cases (an operand below 3, or both below 10) are never held
-    out: doubling, counting on and the multiplication tables are taught as facts.
+    Sums and products are held out in both orders. Small cases (an operand below 3, or both below 10) are never
+    held out: doubling, counting up and the multiplication tables are taught as facts.
     """
     if min(a, b) < 3 or max(a, b) < 10:
         return False
@@ -47,7 +46,7 @@ def held_out_letter(word: str, letter: str) -> bool:
 
 @cache
 def held_out_wording(kind: str, subject: str, core: str) -> bool:
-    """Whether `core` is never put to `subject` (one in six): spelling, identity, small talk, refusals."""
+    """Whether training never asks `core` about `subject` (one in six): spelling, identity, small talk, refusals."""
     return bucket(kind, subject, core) % 6 == 0
 
 

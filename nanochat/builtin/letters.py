@@ -1,7 +1,7 @@
 """Words and their letters: spelling, counting, and the documents that teach both.
 
-Double quotes are used around words because with the tokenizer's split pattern a word after a double quote has
-the same tokens wherever it stands, in a question or in code (`'s` would be cut off as a contraction).
+Words stand in double quotes because of the tokenizer's split pattern: a word after a double quote has the same
+tokens everywhere, in a question or in code (`'s` would be split off as a contraction).
 """
 
 from __future__ import annotations
@@ -50,11 +50,12 @@ SPELL_QUESTIONS: tuple[str, ...] = (
 
 
 def spell(word: str) -> str:
-    """Its letters joined by hyphens."""
+    """The word's letters joined by hyphens."""
     return "-".join(word)
 
 
 def spelling_answer(word: str) -> str:
+    """The reply to a request to spell `word`."""
     return f'"{word}" is spelled {spell(word)}.'
 
 
@@ -64,12 +65,13 @@ def count_code(word: str, letter: str) -> str:
 
 
 def count_answer(word: str, letter: str) -> str:
+    """The reply to the question how often `letter` occurs in `word`."""
     n = word.count(letter)
     return f'The letter {letter} occurs {n} {"time" if n == 1 else "times"} in "{word}".'
 
 
 def sample_pair(rng: Random, *, held_out: bool = False, words: tuple[str, ...] = WORDS) -> tuple[str, str]:
-    """A word and a letter from the training side, or the held-out side; three in four occur in the word."""
+    """A random word and letter, from the training or the held-out side; three of four letters occur in their word."""
     while True:
         word = rng.choice(words)
         letter = rng.choice(word if rng.random() < 0.75 else _ALPHABET)
@@ -87,7 +89,7 @@ def tool_answer(word: str, letter: str) -> list[dict[str, str]]:
 
 
 def _about(rng: Random, word: str) -> str:
-    """A few sentences on one word. A double quote always follows a space, so that no token joins the two."""
+    """A few sentences on one word. Every opening quote follows a space, so that no token joins quote and word."""
     _, letter = sample_pair(rng, words=(word,))
     count = word.count(letter)
     spelled = (

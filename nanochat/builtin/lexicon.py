@@ -1,4 +1,4 @@
-"""Common English words for spelling and counting letters, each taught in the documents."""
+"""Common English words for spelling and letter counting; the documents teach each of them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ class Element(NamedTuple):
 
 
 class Animal(NamedTuple):
-    """An animal; `young` and `sound` are empty where English has no common word."""
+    """An animal; `young` and `sound` are empty if English has no common word for them."""
 
     name: str
     plural: str

@@ -1,4 +1,4 @@
-"""How a question becomes what a person types: openings before the question proper."""
+"""How people type questions: openings before the question, and hasty spelling."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ PREFIXES: tuple[str, ...] = (
 
 
 def with_prefix(prefix: str, question: str, *, proper: bool = False) -> str:
-    """The question after an opening; small first letter after a colon or comma unless a name comes first."""
+    """The question after an opening. After a colon or comma it starts in lower case, unless it starts with a name."""
     if prefix.endswith((": ", ", ")) and not proper and not question.startswith("I "):
         question = question[0].lower() + question[1:]
     return prefix + question
 
 
 def casual(question: str) -> str:
-    """The question as hasty people type it: small first letter, no full stop or question mark."""
+    """The question as typed in haste: lower-case first letter, no full stop or question mark."""
     return question[0].lower() + question[1:].rstrip("?.")

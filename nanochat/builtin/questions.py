@@ -1,4 +1,4 @@
-"""Drawing questions on facts, open ones and multiple-choice ones, from either side of the hold-out."""
+"""Random questions about facts, open or multiple-choice, from the training or the held-out side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanochat.builtin.world import question_weights, relations
 
 
 def sample_fact(rng: Random, *, held_out: bool) -> tuple[Relation, Fact, str]:
-    """A relation, a fact and a question core, from the training side or the held-out side."""
+    """A random (relation, fact, question core), from the training or the held-out side."""
     while True:
         r = rng.choices(relations(), question_weights())[0]
         fact, core = rng.choice(r.facts), rng.choice(r.cores)
@@ -21,7 +21,7 @@ def sample_fact(rng: Random, *, held_out: bool) -> tuple[Relation, Fact, str]:
 
 
 def fact_question(rng: Random, fact: Fact, core: str) -> str:
-    """The core as a question, sometimes after an opening, now and then in the hasty style."""
+    """The core as a question, sometimes after an opening, sometimes typed in haste."""
     question = fact.fill(core)
     proper = core.startswith("{") and fact.subject[0].isupper()
     if not proper and rng.random() < 0.06:
@@ -30,7 +30,7 @@ def fact_question(rng: Random, fact: Fact, core: str) -> str:
 
 
 def sample_choice(rng: Random, *, held_out: bool) -> tuple[Relation, Fact, str, tuple[str, ...]]:
-    """A fact question with four options in random order, the right one among them."""
+    """(relation, fact, core, options): a question with four options in random order, one of them right."""
     while True:
         r, fact, core = sample_fact(rng, held_out=held_out)
         others = [answer for answer in r.answers if answer != fact.answer]
@@ -41,9 +41,9 @@ def sample_choice(rng: Random, *, held_out: bool) -> tuple[Relation, Fact, str, 
 
 
 def _quiz(rng: Random) -> str:
-    """A lettered list, the right letter where there is a question, and the letters of other options.
+    """A question with lettered options, the right letter, and the letters of other options.
 
-    The last part is what teaches a small model to look a letter up: one letter a question is too faint a hint.
+    The other letters teach a small model to look letters up: one letter per question is too weak a signal.
     """
     if rng.random() < 0.6:
         _, fact, core, options = sample_choice(rng, held_out=False)

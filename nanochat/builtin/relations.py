@@ -1,8 +1,7 @@
-"""The relations of the world: what is known of what, and how it is stated and asked.
+"""Relations of the world: their facts, and how those are stated and asked.
 
-Templates are filled by `str.format` with `s` (subject), `a` (answer) and a fact's own slots; the first letter
-of the filled text is raised. A relation's `cores` are the wordings asked in training; its `novel` cores occur in
-evaluation only.
+Templates are filled by `str.format` with `s` (subject), `a` (answer) and a fact's own slots; the filled text is
+capitalised. A relation's `cores` are the questions asked in training; its `novel` cores occur in evaluation only.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ from nanochat.builtin.holdout import held_out_fact
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact: `subject` names it within its relation; `slots` holds further forms of the two words."""
+    """One fact: `subject` names it within its relation; `slots` holds other forms of subject and answer."""
 
     subject: str
     answer: str
     slots: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def fill(self, template: str) -> str:
-        """The template as a sentence."""
+        """The filled template, capitalised. Raises KeyError for a slot that the fact lacks."""
         text = template.format(s=self.subject, a=self.answer, **self.slots)
         return text[0].upper() + text[1:]
 
 
 @dataclass(frozen=True)
 class Relation:
-    """Facts of one kind with their wordings; `weight` says how often questions ask about them."""
+    """Facts of one kind with their wordings; `weight` scales how often questions ask about them."""
 
     name: str
     facts: tuple[Fact, ...]
@@ -42,9 +41,9 @@ class Relation:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """Every answer of the relation once, in order: the candidates of a question."""
+        """The distinct answers of the relation in order: the candidates for a question's options."""
         return tuple(dict.fromkeys(fact.answer for fact in self.facts))
 
     def held_out(self, fact: Fact, core: str) -> bool:
-        """Whether this fact is kept from this wording in training."""
+        """Whether training never asks for this fact in this wording."""
         return held_out_fact(self.name, fact.subject, core)

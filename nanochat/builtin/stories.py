@@ -1,7 +1,7 @@
-"""Short stories: one hero, one place, a cause and what follows from it.
+"""Short stories: one hero, one place, a cause and its consequence.
 
-A plot is a sequence of beats; each beat is a choice of sentences that say the same thing, so that the slots
-(people, place, things) stay consistent from the first sentence to the last.
+A plot is a sequence of beats. Each beat is a choice of sentences with the same meaning, so that the slots
+(people, place, things) stay consistent through the story.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ _ENDINGS: Beat = (
 
 
 def story(rng: Random, *, beats: int | None = None) -> str:
-    """A story of six to eight sentences, or of at most `beats` beats."""
+    """A story of six to eight sentences, or of its first `beats` beats."""
     name, pron, poss = rng.choice(PEOPLE)
     friend, _, friend_poss = rng.choice([person for person in PEOPLE if person[0] != name])
     food, food2 = rng.sample(_FOODS, 2)

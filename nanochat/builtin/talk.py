@@ -1,4 +1,4 @@
-"""Who nanochat is, small talk, and what it cannot know: intents with wordings and one uniform reply each."""
+"""Identity, small talk and refusals: intents, each with its wordings and one fixed reply."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanochat.builtin.phrasing import PREFIXES, with_prefix
 
 @dataclass(frozen=True)
 class Intent:
-    """One thing a person may want to talk about; `key` is the part of the reply that makes it right."""
+    """One thing a user may say, in several wordings. `key` is the part of the reply that a check looks for."""
 
     cores: tuple[str, ...]
     reply: str
@@ -184,7 +184,7 @@ _FAMILY_NAMES = (
 def intent_turn(
     rng: Random, kind: str, intents: tuple[Intent, ...], *, held_out: bool = False
 ) -> tuple[str, Intent, str]:
-    """A user message of one kind ("identity", "talk", "refusal") as (message, intent, core)."""
+    """A user message of one kind ("identity", "talk", "refusal"). Returns (message, intent, core)."""
     while True:
         intent = rng.choice(intents)
         core = rng.choice(intent.cores)
@@ -194,7 +194,7 @@ def intent_turn(
 
 
 def stranger_turn(rng: Random, *, held_out: bool = False) -> tuple[str, Intent, str]:
-    """A question about a person outside the world."""
+    """A question about a person the world does not contain. Returns (message, intent, core)."""
     while True:
         name = f"{rng.choice(PEOPLE)[0]} {rng.choice(_FAMILY_NAMES)}"
         core = rng.choice(_STRANGER_CORES)
@@ -204,14 +204,14 @@ def stranger_turn(rng: Random, *, held_out: bool = False) -> tuple[str, Intent, 
 
 
 def refusal_turn(rng: Random, *, held_out: bool = False) -> tuple[str, Intent, str]:
-    """A question that nanochat cannot answer; one in three asks about a stranger."""
+    """A question that nanochat cannot answer; one in three is about a stranger. Returns (message, intent, core)."""
     if rng.random() < 1 / 3:
         return stranger_turn(rng, held_out=held_out)
     return intent_turn(rng, "refusal", REFUSALS, held_out=held_out)
 
 
 def name_turns(rng: Random) -> list[tuple[str, str]]:
-    """Two turns in which the person tells a name and asks for it."""
+    """Two turns: the user gives a name, then asks for it."""
     name = rng.choice(PEOPLE)[0]
     hello = rng.choice(
         ("My name is {n}.", "I am {n}.", "Hi, I am {n}.", "Hello, my name is {n}.", "Call me {n}.")
@@ -221,7 +221,7 @@ def name_turns(rng: Random) -> list[tuple[str, str]]:
 
 
 def about_nanochat(rng: Random) -> str:
-    """A document that tells of nanochat in the third person and in its own words."""
+    """A document about nanochat, in the third and in the first person."""
     facts = [
         "nanochat is a small open chat model.",
         "The name of this chat model is nanochat.",

@@ -14,7 +14,7 @@ def relations() -> tuple[Relation, ...]:
 
 
 def _order(kind: str, names: tuple[str, ...]) -> tuple[Relation, Relation]:
-    """What comes after and before, in a cycle."""
+    """The relations "after" and "before" in a cycle of names."""
     after = tuple(Fact(name, names[(i + 1) % len(names)]) for i, name in enumerate(names))
     before = tuple(Fact(name, names[i - 1]) for i, name in enumerate(names))
     return (

@@ -1,4 +1,4 @@
-"""The whole world: every relation of every module of wordings."""
+"""The whole world: the relations of all `wordings_*` modules."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def relations() -> tuple[Relation, ...]:
 
 @cache
 def question_weights() -> list[float]:
-    """How often questions are about each relation: its weight times the square root of its number of facts."""
+    """Sampling weight of each relation in questions: its own weight times the square root of its number of facts."""
     return [r.weight * len(r.facts) ** 0.5 for r in relations()]

@@ -1,4 +1,4 @@
-"""Talk to a model in the terminal, or ask it one question. Answers go to stdout, everything else to stderr."""
+"""Chat with a model in the terminal, or ask it one question. Answers go to stdout, everything else to stderr."""
 
 import contextlib
 import signal
@@ -23,44 +23,44 @@ from nanochat.runtime import Runtime
 from nanochat.tokenizer.chat_format import Message, parse_reply, render_prompt
 
 _COMMANDS = {
-    "/new": "forget the conversation and start another",
-    "/help": "this list",
-    "/quit": "leave (as Ctrl-D does; Ctrl-C stops an answer)",
+    "/new": "start a new conversation",
+    "/help": "show this list",
+    "/quit": "quit (or Ctrl-D; Ctrl-C stops an answer)",
 }
 
 
 @dataclass(frozen=True)
 class ChatConfig:
-    """Whom to talk to, and how answers are chosen."""
+    """Which model to chat with, and how to sample."""
 
     model_tag: ModelTag = "sft"
     """The run to chat with: its model tag, or the path of its checkpoints."""
     prompt: Annotated[str | None, tyro.conf.arg(aliases=["-p"])] = None
-    """Answer this once, the answer alone on stdout, instead of a conversation."""
+    """Answer this question, print only the answer to stdout, and exit."""
     system: str | None = None
-    """Instructions that stand before the first message."""
+    """System prompt: instructions before the first message."""
     temperature: float = 0.6
-    """0 always takes the likeliest token."""
+    """Sampling temperature; 0 is greedy."""
     top_k: int | None = 50
-    """Draw from the k likeliest tokens only; None from all."""
+    """Sample from the k most likely tokens; None: from all."""
     top_p: float = 1.0
-    """Draw from the likeliest tokens that hold this share of the probability."""
+    """Sample from the most likely tokens that have this share of the probability."""
     max_new_tokens: int = 256
-    """The longest answer."""
+    """Maximum number of tokens of an answer."""
     seed: int | None = None
-    """The same seed gives the same answers; None draws one."""
+    """The same seed gives the same answers; None: random."""
     device: str = "auto"
     dtype: str = "auto"
 
 
 @dataclass(frozen=True)
 class ChatTurn:
-    """A question and what became of it."""
+    """A question and its answer."""
 
     prompt: str
     answer: str
     parts: list[dict[str, str]]
-    """The whole reply, tool calls and their outputs included."""
+    """The whole reply, including tool calls and their outputs."""
     finish_reason: str
     """stop, length or interrupted."""
     tokens: int
@@ -77,7 +77,7 @@ class ChatResult:
 
 
 class Chat:
-    """A conversation without a terminal: remembers its messages, and forgets the oldest turns when it must."""
+    """A conversation, independent of the terminal. Drops its oldest turns when the context is full."""
 
     def __init__(self, engine: Engine, params: SamplingParams, system: str | None = None):
         self._engine, self._params, self._system = engine, params, system
@@ -86,15 +86,15 @@ class Chat:
         self._longest_prompt = engine.max_seq_len - room
 
     def forget(self) -> None:
-        """Start anew; the system's instructions stay."""
+        """Start a new conversation with the same system prompt."""
         self.messages: list[Message] = []
         if self._system is not None:
             self.messages.append({"role": "system", "content": self._system})
 
     def ask(self, text: str) -> Generator[Event, None, None]:
-        """The reply, token by token; closing the generator ends it there, and what was said of it is kept.
+        """The reply, token by token. Closing the generator stops the reply; the part generated so far is kept.
 
-        Raises ValueError, and forgets the message, when it is too long even for an empty context.
+        Raises ValueError if the message alone does not fit into the context; the message is then dropped.
         """
         tokenizer = self._engine.tokenizer
         messages = fit_messages(
@@ -119,7 +119,10 @@ class Chat:
 
 
 def run(config: ChatConfig, runtime: Runtime) -> ChatResult:
-    """Answer `config.prompt`, or converse with whoever sits (or is piped) at stdin until its end."""
+    """Answer `config.prompt`, or each line of stdin until its end.
+
+    Raises ValueError for invalid sampling parameters, a missing model or a prompt that is too long.
+    """
     params = SamplingParams(
         temperature=config.temperature,
         top_k=config.top_k,
@@ -169,7 +172,7 @@ def _hear(
     reply: Generator[Event, None, None],
     interrupted: Callable[[], bool] = lambda: False,
 ) -> ChatTurn:
-    """Show a reply as it comes, up to its end or an interrupt."""
+    """Show a reply while it is generated, until it ends or is interrupted."""
     began = time.perf_counter()
     events: list[Event] = []
 
@@ -195,7 +198,7 @@ def _hear(
 
 
 def _show(events: Iterator[Event]) -> None:
-    """Text to stdout as it comes; a tool call, once it is answered, as a dim line to stderr."""
+    """Print text to stdout as it arrives, and each completed tool call as a dim line to stderr."""
     on_terminal = sys.stdout.isatty()
     code = ""
     mid_line = False
@@ -220,17 +223,17 @@ def _note(line: str) -> None:
 
 
 def _printable(text: str) -> str:
-    """Without the control characters that a model could upset a terminal with."""
+    """`text` without control characters, which could disturb the terminal."""
     return "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
 def _lines() -> Iterator[str]:
-    """Lines typed at a terminal, with editing and history, or piped in; ends at their end."""
+    """The lines of stdin; with editing and history at a terminal."""
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
-    with contextlib.suppress(ImportError):  # not on every platform
-        import readline  # noqa: F401 - gives input() its editing
+    with contextlib.suppress(ImportError):  # not available on every platform
+        import readline  # noqa: F401 - enables editing in input()
     while True:
         try:
             yield input("> " if sys.stdout.isatty() else "")
@@ -238,12 +241,12 @@ def _lines() -> Iterator[str]:
             say("")
             return
         except KeyboardInterrupt:
-            say("\n(Ctrl-D or /quit leaves)")
+            say("\n(Ctrl-D or /quit to quit)")
 
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, while an answer comes, is remembered instead of raised: the yielded function tells."""
+    """Record Ctrl-C instead of raising KeyboardInterrupt; the yielded function tells whether it was pressed."""
     pressed: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
     try:

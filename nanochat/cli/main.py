@@ -1,6 +1,6 @@
-"""From argv to a stage: look the verb up, parse its config, open what it needs, run it, say how it ended.
+"""The command line: look up the verb, parse its config, open what it needs, run it, report errors in one line.
 
-Exit status: 0 done, 1 the environment failed, 2 the command was wrong, 130 interrupted; a traceback is a bug.
+Exit status: 0 success, 1 the machine failed, 2 the command was wrong, 130 interrupted. A traceback is a bug.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from nanochat.errors import EnvironmentFault
 _HELP = ("-h", "--help")
 _EPILOGUE = """\
 Options of every verb:
-  --help               its options with their defaults
-  --json               the result as one JSON object on the last line of stdout
+  --help               list its options and their defaults
+  --json               print the result as one JSON object on the last line of stdout
 
 Environment:
-  NANOCHAT_BASE_DIR    where everything is kept (default ~/.cache/nanochat)
-  WANDB_RUN            log to Weights & Biases under this name ("dummy": do not)
-  OMP_NUM_THREADS      threads of a process on a CPU
+  NANOCHAT_BASE_DIR    folder for all data and results (default ~/.cache/nanochat)
+  WANDB_RUN            log to Weights & Biases under this name ("dummy": do not log)
+  OMP_NUM_THREADS      CPU threads per process
   NANOCHAT_DEBUG=1     show the traceback of every error"""
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain("interrupted")
         return 130
     except BrokenPipeError:
-        # The reader of our stdout has left: nothing more can be said there, not even by the exit of Python.
+        # The reader of our stdout is gone. Python flushes stdout at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ValueError as error:
@@ -73,7 +73,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _explain_group(arguments: list[str]) -> int:
-    """A group without its verb lists the group; anything else is a mistake, answered by the nearest verb."""
+    """List the verbs of a group that was named alone. Raises ValueError, with the nearest verb, for anything else."""
     group, rest = arguments[0], arguments[1:]
     if group in GROUPS and (not rest or rest[0] in _HELP):
         print(_listing(group), file=sys.stdout if rest else sys.stderr)
@@ -89,7 +89,7 @@ def _explain_group(arguments: list[str]) -> int:
 
 
 def _likeness(arguments: list[str], name: str) -> float:
-    """How much the first words of the command line look like a verb of as many words, from 0 to 1."""
+    """Similarity, from 0 to 1, of the first words of the command line to a verb of the same number of words."""
     typed = " ".join(arguments[: len(name.split())])
     return difflib.SequenceMatcher(None, typed, name).ratio()
 
@@ -109,7 +109,7 @@ def _run(name: tuple[str, ...], verb: Verb, arguments: list[str]) -> int:
 
 
 def _parse(name: tuple[str, ...], verb: Verb, config_class: type, arguments: list[str]) -> Any:
-    """The config that `arguments` spell. Raises ValueError for what tyro refuses, SystemExit(0) for --help."""
+    """The config given by `arguments`. Raises ValueError for invalid ones, SystemExit(0) for --help."""
     import tyro
 
     said = io.StringIO()
@@ -126,14 +126,12 @@ def _parse(name: tuple[str, ...], verb: Verb, config_class: type, arguments: lis
 
 
 def _without_box(text: str) -> str:
-    """What tyro says in a framed box, as one line: the title goes, its sections are parted by semicolons."""
+    """Tyro's framed error message as one line: without its title, sections separated by semicolons."""
     _title, *lines = text.splitlines() or [""]
     sections: list[list[str]] = [[]]
     for line in lines:
         words = line.strip(" │").split()
-        if all(
-            set(word) <= set("-─╰╯") for word in words
-        ):  # a rule, of whichever characters the terminal has
+        if all(set(word) <= set("-─╰╯") for word in words):  # a horizontal rule
             sections.append([])
         else:
             sections[-1] += words
@@ -160,7 +158,7 @@ _OPENERS: dict[str, Callable[[Any], AbstractContextManager[Any]]] = {
 
 
 def overview() -> str:
-    """What `nanochat --help` prints."""
+    """The text of `nanochat --help`."""
     single = {name: verb for name, verb in VERBS.items() if len(name) == 1}
     lines = ["usage: nanochat VERB [options]", "", "The complete system for making your own chat model.", ""]
     lines += [_line(name, verb) for name, verb in single.items()]
@@ -179,7 +177,7 @@ def _line(name: tuple[str, ...], verb: Verb) -> str:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether Python or torch (if it was loaded at all) found no memory, on the CPU or a GPU."""
+    """Whether the error means that Python or torch ran out of memory, on the CPU or a GPU."""
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
         return True
     torch = sys.modules.get("torch")
@@ -193,7 +191,7 @@ def _describe(error: Exception) -> str:
 
 
 def _complain(message: str) -> None:
-    """One line on stderr that names the process where there are several; the traceback too if it is wanted."""
+    """Print one line to stderr, with the rank if there are several processes; the traceback too if debugging."""
     if os.environ.get("NANOCHAT_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
     rank = f" (rank {_rank()})" if _rank() else ""

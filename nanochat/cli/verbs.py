@@ -1,4 +1,4 @@
-"""Every verb of the command line and where its stage lives; names only, so that help loads nothing heavy."""
+"""The table of verbs: names of modules and functions only, so that `--help` loads nothing heavy."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 class Verb:
     """A stage: `module.function(config, runtime or paths) -> result`, where config is a `module.config`.
 
-    A stage that needs the "runtime" has `device` and `dtype` in its config; the others get the "paths" only.
+    A stage that needs the "runtime" has `device` and `dtype` in its config; the others receive `Paths`.
     """
 
     help: str
@@ -19,52 +19,56 @@ class Verb:
 
 
 GROUPS: dict[str, str] = {
-    "data": "get text and look at it",
-    "tokenizer": "text to tokens",
-    "eval": "how good a model is",
-    "report": "what a run has done",
+    "data": "download, pack and inspect text",
+    "tokenizer": "train and compare tokenizers",
+    "eval": "measure a model",
+    "report": "write up what runs did",
 }
 
 VERBS: dict[tuple[str, ...], Verb] = {
     ("doctor",): Verb(
-        "what this machine has, what will be used and why, what is missing",
+        "show what this machine has, what will be used and why, and what is missing",
         "nanochat.cli.doctor",
         "DoctorConfig",
     ),
     ("plan",): Verb(
-        "everything --depth decides: sizes, rates, horizon, memory, hours; trains nothing",
+        "show what --depth decides: sizes, rates, horizon, memory, hours; trains nothing",
         "nanochat.train.plan",
         "PlanConfig",
         needs="runtime",
     ),
     ("data", "download"): Verb(
-        "fetch shards of a hub dataset, resumed and checked", "nanochat.text.download", "DownloadConfig"
+        "download shards of a hub dataset", "nanochat.text.download", "DownloadConfig"
     ),
     ("data", "tokens"): Verb(
-        "tokenise a dataset into the cache ahead of training",
+        "tokenise a dataset into the token cache before training",
         "nanochat.cli.data",
         "TokensConfig",
         "run_tokens",
     ),
     ("data", "pack"): Verb(
-        "make shuffled shards of one's own text", "nanochat.cli.data", "PackConfig", "run_pack"
+        "pack your own text into shuffled shards", "nanochat.cli.data", "PackConfig", "run_pack"
     ),
-    ("data", "info"): Verb("count what a dataset holds", "nanochat.cli.data", "InfoConfig", "run_info"),
+    ("data", "info"): Verb(
+        "count the documents and characters of a dataset", "nanochat.cli.data", "InfoConfig", "run_info"
+    ),
     ("tokenizer", "train"): Verb(
-        "learn a vocabulary from a dataset", "nanochat.train.vocabulary", "TokenizerTrainConfig"
+        "train a tokenizer on a dataset", "nanochat.train.vocabulary", "TokenizerTrainConfig"
     ),
     ("tokenizer", "eval"): Verb(
-        "bytes per token by domain, beside known tokenizers",
+        "bytes per token by domain, compared with known tokenizers",
         "nanochat.eval.compression",
         "TokenizerEvalConfig",
     ),
     ("pretrain",): Verb(
-        "train a base model of the given --depth",
+        "train a base model of depth --depth",
         "nanochat.train.pretrain",
         "PretrainConfig",
         needs="runtime",
     ),
-    ("sft",): Verb("teach a base model to converse", "nanochat.train.sft", "SftConfig", needs="runtime"),
+    ("sft",): Verb(
+        "fine-tune a base model on conversations", "nanochat.train.sft", "SftConfig", needs="runtime"
+    ),
     ("eval", "base"): Verb(
         "bits per byte, CORE and samples of a base model",
         "nanochat.eval.base_model",
@@ -72,17 +76,20 @@ VERBS: dict[tuple[str, ...], Verb] = {
         needs="runtime",
     ),
     ("eval", "chat"): Verb(
-        "tasks answered by a chat model", "nanochat.eval.chat_model", "EvalChatConfig", needs="runtime"
+        "task accuracies of a chat model", "nanochat.eval.chat_model", "EvalChatConfig", needs="runtime"
     ),
     ("chat",): Verb(
-        "talk to a model, or ask it once with -p", "nanochat.cli.chat", "ChatConfig", needs="runtime"
+        "chat with a model, or ask one question with -p", "nanochat.cli.chat", "ChatConfig", needs="runtime"
     ),
-    ("report", "reset"): Verb("begin a new report", "nanochat.report.generate", "ResetConfig", "run_reset"),
+    ("report", "reset"): Verb("start a new report", "nanochat.report.generate", "ResetConfig", "run_reset"),
     ("report", "generate"): Verb(
-        "write the report of what the runs left", "nanochat.report.generate", "GenerateConfig", "run_generate"
+        "write the report from the runs' results",
+        "nanochat.report.generate",
+        "GenerateConfig",
+        "run_generate",
     ),
     ("run",): Verb(
-        "a whole recipe (quickstart, cpu, speedrun); goes on where it was broken off",
+        "run a whole recipe (quickstart, cpu, speedrun); resumes after an interruption",
         "nanochat.recipes.run",
         "RunConfig",
     ),

@@ -1,4 +1,4 @@
-"""Many files into one folder: one process at a time, room on the disk checked first, progress shown."""
+"""Download many files into one folder: one process at a time, disk space checked first, progress shown."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from threading import Lock
 from nanochat import console
 from nanochat.atomic import write_fault
 from nanochat.errors import EnvironmentFault
+from nanochat.hub.retry import RetryPolicy
 from nanochat.hub.threads import Cancellation, in_threads
-from nanochat.hub.transfer import DownloadSource, Rejected, RetryPolicy, download
+from nanochat.hub.transfer import DownloadSource, Rejected, download
 
-WORKERS = 8  # connections at a time
+WORKERS = 8  # parallel connections
 LOCK_NAME = ".download.lock"
 _SPARE_BYTES = 64 << 20  # left free on the disk
-_POLL_S = 0.5  # between looks at what another process has brought
-_REFRESH_S = 0.2  # between updates of the bar
+_POLL_S = 0.5  # between checks of what another process has downloaded
+_REFRESH_S = 0.2  # between updates of the progress bar
 
-Check = Callable[[Path], None]  # raises, with a reason, where a file is not what it should be
+Check = Callable[[Path], None]  # raises, with a reason, if a file is not what it should be
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to bring from its source to its destination."""
+    """One file to download: its source and its destination."""
 
     source: DownloadSource
     destination: Path
 
     def held(self) -> int:
-        """Bytes that an earlier, broken download left and this one goes on from."""
+        """Bytes of an interrupted download that this one resumes."""
         part = self.source.part_of(self.destination)
         return part.stat().st_size if self.source.has_version and part.exists() else 0
 
     def is_done(self, check: Check | None) -> bool:
-        """Whether the file is here, of the stated size and readable. Its hash was compared when it arrived."""
+        """Whether the file exists with the stated size and passes `check`. Its hash was compared on arrival."""
         path, size = self.destination, self.source.size
         return is_sound(path, check) and (size is None or path.stat().st_size == size)
 
@@ -63,10 +64,10 @@ def download_all(
     progress: bool = True,
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
 ) -> None:
-    """Do the jobs that are not done yet: the first one alone, then `workers` at a time.
+    """Download the files of all jobs that are not done: the first one alone, then `workers` at a time.
 
-    One bad file does not keep the others from coming; a silent server, a full disk or an interrupt ends all
-    at once, and partial files stay for the next run. Raises EnvironmentFault.
+    A bad file does not stop the others. A stalled server, a full disk or an interrupt ends everything at once;
+    partial files remain for the next run. Raises EnvironmentFault.
     """
     lacking = [job for job in jobs if not job.is_done(check)]
     if not lacking:
@@ -82,7 +83,7 @@ def download_all(
 
 
 class _Download:
-    """The threads of one download and what they report."""
+    """The threads of one download and their progress."""
 
     def __init__(
         self, jobs: Sequence[Job], check: Check | None, policy: RetryPolicy, bar: console.ProgressBar
@@ -129,9 +130,9 @@ class _Download:
 
 @contextmanager
 def _turn(directory: Path, left: Callable[[], list[Job]]) -> Iterator[list[Job]]:
-    """Yield the jobs that are left, holding the folder's lock against other processes if there are any.
+    """Yield the remaining jobs while holding the folder's lock.
 
-    While another process downloads into the folder, wait, but only until it has brought what is wanted here.
+    If another process is downloading into the folder, wait for its lock or until it has downloaded all these jobs.
     """
     from filelock import FileLock, Timeout
 
@@ -141,7 +142,7 @@ def _turn(directory: Path, left: Callable[[], list[Job]]) -> Iterator[list[Job]]
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            console.say(f"another process is downloading into {directory}; waiting for what it brings")
+            console.say(f"another process is downloading into {directory}; waiting for it")
             while not lock.is_locked and left():
                 with suppress(Timeout):
                     lock.acquire(timeout=_POLL_S)
@@ -159,5 +160,5 @@ def _require_space(directory: Path, jobs: Sequence[Job]) -> None:
     if needed > free:
         raise EnvironmentFault(
             f"{len(jobs)} files still need {needed / 1e9:.2f} GB, but {directory} has {free / 1e9:.2f} GB free: "
-            "make room, ask for fewer or choose another NANOCHAT_BASE_DIR"
+            "free some space, request fewer files or choose another NANOCHAT_BASE_DIR"
         )

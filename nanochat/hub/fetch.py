@@ -1,4 +1,4 @@
-"""Bring files of the hub, or of a plain URL, to this machine whole."""
+"""Download files from the hub or from a plain URL."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from nanochat.atomic import sha256_of
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.batch import WORKERS, Check, Job, download_all, is_sound
 from nanochat.hub.listing import describe, describe_url, exported, is_offline, name_some, require_http
-from nanochat.hub.transfer import RetryPolicy
+from nanochat.hub.retry import RetryPolicy
 from nanochat.paths import Paths
 
 
 def check_parquet(path: Path) -> None:
-    """Raises unless `path` opens as a parquet file."""
+    """Raise unless `path` opens as a parquet file."""
     import pyarrow.parquet as pq
 
     pq.read_metadata(path)
@@ -31,11 +31,11 @@ def fetch_files(
     progress: bool = True,
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
 ) -> list[Path]:
-    """Bring files of a dataset repository into `directory` and return their paths, in the order asked.
+    """Download files of a dataset repository into `directory`; returns their paths in the order of `filenames`.
 
-    The first file is complete before the others begin, which then come `workers` at a time. What is there
-    already, by size and `check` (which raises where a file is not what it should be), is not fetched again.
-    When the hub does not answer but everything is there, that is enough. Raises EnvironmentFault, one line.
+    The first file is completed before the others start, `workers` at a time. A file that exists with the right
+    size and passes `check` (which raises for a bad file) is kept. If the hub is unreachable but all files exist,
+    they are returned with a warning. Raises EnvironmentFault.
     """
     targets = [directory / name for name in filenames]
     absent = [target for target in targets if not is_sound(target, check)]
@@ -47,7 +47,7 @@ def fetch_files(
     except EnvironmentFault as fault:
         if absent:
             raise
-        console.warn(f"{fault}; going on with the {len(targets)} files that are already in {directory}")
+        console.warn(f"{fault}; using the {len(targets)} files that are already in {directory}")
         return targets
     jobs = [file.to(directory) for file in files]
     download_all(jobs, directory, title=repo, workers=workers, check=check, progress=progress, policy=policy)
@@ -55,9 +55,10 @@ def fetch_files(
 
 
 def hub_parquet(repo: str, config: str, split: str, paths: Paths) -> Path:
-    """The one parquet file of a dataset's split, as the hub exports it, below `paths.task_data`.
+    """The only parquet file of a dataset's split, as the hub exports it, below `paths.task_data`.
 
-    Raises ValueError where the split has several files: `hub_parquet_files` returns them all.
+    Raises ValueError if the split has several files (`hub_parquet_files` returns them all), EnvironmentFault if
+    it cannot be downloaded.
     """
     files = hub_parquet_files(repo, config, split, paths)
     if len(files) > 1:
@@ -68,7 +69,8 @@ def hub_parquet(repo: str, config: str, split: str, paths: Paths) -> Path:
 def hub_parquet_files(repo: str, config: str, split: str, paths: Paths) -> list[Path]:
     """Every parquet file of a dataset's split, in order: `task_data/<repo>/<config>/<split>/0000.parquet` …
 
-    0000 is fetched last: once it is there, so are the others, and the hub is not asked again.
+    0000 is downloaded last: if it exists, so do the others, and the hub is not asked again. Raises
+    EnvironmentFault if they cannot be downloaded.
     """
     directory, folder = paths.task_data / repo, f"{config}/{split}"
     first = directory / folder / "0000.parquet"
@@ -90,10 +92,11 @@ def fetch_url(
     progress: bool = True,
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
 ) -> Path:
-    """Bring one file from any http(s) address, with the guarantees of `fetch_files` and without HF_TOKEN.
+    """Download one file from any http(s) address, with the guarantees of `fetch_files` and without HF_TOKEN.
 
-    A file that is there already, with that sha256 and passing `check`, is not fetched again. Without sha256 and
-    `check` the server's word on the size is all the proof there is.
+    An existing file with this sha256 that passes `check` is kept. Without `sha256` and `check` only the size
+    stated by the server is verified. Raises ValueError for an address that is not http(s), EnvironmentFault if
+    the file cannot be downloaded.
     """
     require_http(url, "the address")
 

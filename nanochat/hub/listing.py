@@ -17,8 +17,9 @@ from urllib.parse import quote, urlsplit
 from nanochat import __version__
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.batch import WORKERS, Job
+from nanochat.hub.retry import DENIED, Refused, RetryPolicy, retrying
 from nanochat.hub.threads import Cancellation, in_threads
-from nanochat.hub.transfer import DENIED, DownloadSource, Refused, RetryPolicy, retrying
+from nanochat.hub.transfer import DownloadSource
 
 PARQUET_EXPORT = "refs/convert/parquet"  # the revision where the hub keeps every dataset as parquet
 _FIRST_CONTACT_ATTEMPTS = 5  # a hub that never answered is given up sooner than one that fell silent

@@ -1,4 +1,4 @@
-"""Work in threads that may be left behind: a silent server must not keep an interrupt or a fault waiting."""
+"""Worker threads that can be abandoned, so that a stalled server cannot delay Ctrl-C or an error."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from typing import TypeVar
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
-_GRACE_S = 0.5  # in which the threads that are not stuck come to their end
+_GRACE_S = 0.5  # for threads that are not stuck to end
 
 
 class CancelledError(Exception):
-    """The whole work was given up; partial files stay for the next run."""
+    """The work was cancelled; partial files remain for the next run."""
 
 
 class Cancellation(Event):
-    """Tells threads to end. Once `set` has returned, what they do under `unless_set` is done or never begins."""
+    """Tells threads to end. After `set` returns, no thread is inside `unless_set`, and none can enter it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._writing = Lock()
 
     def set(self) -> None:
+        """Cancel. Waits for threads that are inside `unless_set`."""
         with self._writing:
             super().set()
 
     @contextmanager
     def unless_set(self) -> Iterator[None]:
-        """Hold `set` off for a change on the disk. Raises CancelledError where it came before."""
+        """Delay `set` during a change on the disk. Raises CancelledError if already cancelled."""
         with self._writing:
             if self.is_set():
                 raise CancelledError
@@ -42,16 +43,16 @@ class Cancellation(Event):
 def in_threads(
     work: Callable[[Work, Cancellation], Result], items: Sequence[Work], workers: int
 ) -> Iterator[list[Future[Result]]]:
-    """The futures of `work(item, cancellation)`, in the order of the items, `workers` at a time.
+    """Run `work(item, cancellation)` for each item on `workers` threads; yields the futures in the items' order.
 
-    Leaving before all are done sets the cancellation; a thread that is stuck in a read then stays behind, and
-    ends with the process. Not ThreadPoolExecutor: Python waits for its threads before it exits.
+    Leaving the context sets the cancellation. A thread stuck in a read is abandoned and ends with the process.
+    ThreadPoolExecutor would not do: Python waits for its threads at exit.
     """
     cancellation = Cancellation()
     futures: list[Future[Result]] = [Future() for _ in items]
     waiting = deque(zip(items, futures, strict=True))
 
-    def labour() -> None:
+    def worker() -> None:
         while True:
             try:
                 item, future = waiting.popleft()
@@ -64,7 +65,7 @@ def in_threads(
 
     try:
         for _ in range(min(workers, len(items))):
-            Thread(target=labour, name="download", daemon=True).start()
+            Thread(target=worker, name="download", daemon=True).start()
         yield futures
     finally:
         cancellation.set()

@@ -1,6 +1,7 @@
-"""Keys, values and smear state of decoding rows, in one block of memory a layer.
+"""The KV cache: keys, values and smear state of decoding rows.
 
-Rows have positions of their own: a row's token at position p lies in slot p. R rows, S slots, K key heads, D channels.
+Each row has its own positions: its token at position p is in slot p. L layers, R rows, S slots, K key heads,
+D channels of a head, C model width.
 """
 
 from collections.abc import Iterator
@@ -14,12 +15,12 @@ from nanochat.model.gpt_config import GPTConfig
 
 @dataclass
 class KVCache:
-    """All rows, or through `rows()` a window on some of them that shares their memory."""
+    """All rows, or a view on some of them (see `rows`)."""
 
     k_LRSKD: Tensor
     v_LRSKD: Tensor
     positions_RS: Tensor
-    """Position held by each slot, -1 where nothing is."""
+    """Position held by each slot, -1 if the slot is empty."""
     last_RC: Tensor
     """Smear state: the embedding of each row's latest token."""
 
@@ -42,11 +43,11 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        """Slots of a row."""
+        """Number of slots per row."""
         return self.positions_RS.size(1)
 
     def rows(self, start: int, stop: int, length: int | None = None) -> "KVCache":
-        """The rows start … stop-1, and of those the first `length` slots (all by default). Shares memory."""
+        """A view on rows start … stop-1 and their first `length` slots (default: all)."""
         slots = slice(0, length)
         return KVCache(
             self.k_LRSKD[:, start:stop, slots],
@@ -56,7 +57,7 @@ class KVCache:
         )
 
     def move(self, source: int, destination: int) -> None:
-        """Copy a row over another one, so that running rows stay side by side."""
+        """Copy row `source` over row `destination`, so that running rows stay contiguous."""
         for state in self._states():
             state[destination] = state[source]
 
@@ -69,7 +70,10 @@ class KVCache:
     def write(
         self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor, positions_BT: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Store the new tokens of each row at their positions (padding is dropped); returns the whole rows."""
+        """Store new tokens at their positions (-1 is padding and dropped).
+
+        Returns the layer's keys and values (R, S, K, D) and all positions (R, S).
+        """
         row_N, column_N = (positions_BT >= 0).nonzero(as_tuple=True)
         slot_N = positions_BT[row_N, column_N]
         self.k_LRSKD[layer][row_N, slot_N] = k_BTKD[row_N, column_N].to(self.k_LRSKD.dtype)
@@ -78,7 +82,10 @@ class KVCache:
         return self.k_LRSKD[layer], self.v_LRSKD[layer], self.positions_RS
 
     def previous(self, x_BTC: Tensor, positions_BT: Tensor) -> Tensor:
-        """Each token's predecessor: its neighbour in this call, or for the first the row's remembered one."""
+        """The embedding before each token: its left neighbour in this call, or the row's remembered last one.
+
+        Zero at position 0. Remembers each row's newest embedding for the next call.
+        """
         before_BTC = torch.cat((self.last_RC[:, None].to(x_BTC.dtype), x_BTC[:, :-1]), dim=1)
         before_BTC = torch.where((positions_BT > 0)[..., None], before_BTC, 0)
         count_B = (positions_BT >= 0).sum(dim=1)

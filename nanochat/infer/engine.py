@@ -1,7 +1,7 @@
 """The engine: prompts in, tokens out, many requests at once on one model and one cache.
 
-Every caller (chat, server, evaluation, reinforcement learning) answers through it. Each step runs either the
-prompts of newcomers or one token of every running request (continuous batching, Orca, OSDI 2022).
+Chat and evaluation share it. Each step runs either the prompts of new requests or one token of every running
+request (continuous batching, Orca, OSDI 2022).
 Shapes: N requests of a step, T their longest pending part, C model width, V vocabulary.
 """
 
@@ -19,21 +19,21 @@ from nanochat.model.gpt import GPT
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 _SLOT_BLOCK = 64
-"""Cache slots are read in multiples of this: shapes change seldom, and little is read in vain."""
+"""Cache slots are read in multiples of this, so that shapes rarely change and little is read unnecessarily."""
 
 
 class Engine:
     """Answers requests with a model.
 
     Args:
-        model: in the mode and on the device it shall run in.
-        tokenizer: the one the model was trained with.
-        max_rows: how many requests run at once; memory for their keys and values is taken at once.
-        max_seq_len: tokens of a prompt and its answer together; the model's context by default.
-        tools: what answers the model's calls; None for a model that shall have no tools.
-        prefill_tokens: the most prompt tokens, padding included, of one step (see Scheduler).
+        model: already in eval mode, on its device.
+        tokenizer: the tokenizer that the model was trained with.
+        max_rows: requests that run at once; memory for their keys and values is allocated immediately.
+        max_seq_len: tokens of a prompt and its answer together (default: the model's context).
+        tools: the tools that the model may call; None for no tools.
+        prefill_tokens: limit of prompt tokens, including padding, per step (see Scheduler).
 
-    Raises ValueError when the tokenizer is not the model's or max_seq_len is beyond its context.
+    Raises ValueError if the tokenizer does not match the model or max_seq_len exceeds the model's context.
     """
 
     def __init__(
@@ -64,30 +64,30 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Some request waits or runs."""
+        """Whether any request is waiting or running."""
         return self._scheduler.busy
 
     def submit(self, prompt_ids: Sequence[int], params: SamplingParams) -> int:
-        """Queue a prompt; `step` will answer it. Returns its request id. Raises ValueError as Request does."""
+        """Queue a prompt for `step` to answer; returns the request's id. Raises ValueError as Request does."""
         request = self._request(prompt_ids, params)
         self._scheduler.add(request)
         return request.id
 
     def step(self) -> list[Event]:
-        """Run the model once; one event for each request that took part (none when there is nothing to do)."""
+        """Run the model once. Returns one event per request in the step, none if the engine is idle."""
         batch = self._scheduler.schedule()
         if not batch.requests:
             return []
         tokens = self._run(batch)
         events = [request.accept(token) for request, token in zip(batch.requests, tokens, strict=True)]
-        # Highest row first: then the row that moves into a gap is never one that has finished itself.
+        # Highest row first, so that the row that fills a gap has not itself finished.
         for request, event in reversed(list(zip(batch.requests, events, strict=True))):
             if event.finished:
                 self._remove(request)
         return events
 
     def cancel(self, request_id: int) -> None:
-        """Forget a request, wherever it is; nothing happens when it has finished."""
+        """Drop a waiting or running request; no effect if it has finished."""
         request = self._scheduler.find(request_id)
         if request is not None:
             self._remove(request)
@@ -95,7 +95,10 @@ class Engine:
     def generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
     ) -> list[Completion]:
-        """Answer all prompts, in their order; `params` for all, or one for each. The engine must be idle."""
+        """Answer all prompts, in their order. `params`: one for all prompts, or one each. The engine must be idle.
+
+        Raises ValueError for a wrong number of `params`, and as Request does.
+        """
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
         if len(each) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many sampling parameters, not {len(each)}")
@@ -105,7 +108,10 @@ class Engine:
         return [request.completion() for request in requests]
 
     def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Generator[Event, None, None]:
-        """Answer one prompt, token by token. Closing the generator cancels it. The engine must be idle."""
+        """Answer one prompt, token by token. Closing the generator cancels the request. The engine must be idle.
+
+        Raises ValueError as Request does.
+        """
         return self._answer([self._request(prompt_ids, params)])
 
     def _request(self, prompt_ids: Sequence[int], params: SamplingParams) -> Request:
@@ -118,7 +124,7 @@ class Engine:
         try:
             while self.busy:
                 yield from self.step()
-        finally:  # given up half-way: by an exception, or because the caller closed the generator
+        finally:  # also after an exception, or when the caller closes the generator early
             for request in requests:
                 self.cancel(request.id)
 
@@ -129,7 +135,7 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self, batch: EngineStep) -> list[int]:
-        """The next token of each request of the batch, by the model and the sampler."""
+        """Run the model and sample the next token of each request in the batch."""
         pending = [request.pending for request in batch.requests]
         longest = max(map(len, pending))
         padding = [longest - len(tokens) for tokens in pending]

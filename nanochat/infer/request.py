@@ -1,4 +1,4 @@
-"""One request on its way through the engine: its tokens, and all that is decided from them without a tensor."""
+"""A request in the engine: its tokens, and everything decided from them without tensors."""
 
 import secrets
 from collections import deque
@@ -16,37 +16,37 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Event:
-    """One new token of a request, and the text that it makes certain."""
+    """One new token of a request, and the text that it completes."""
 
     request_id: int
     token: int
     forced: bool
-    """The tool put it there, not the model."""
+    """The token was forced by a tool, not sampled from the model."""
     finished: FinishReason | None
-    """`stop`: the model ended its answer, or a stop string came; `length`: no more tokens may follow."""
+    """`stop`: the model ended its answer or a stop string occurred; `length`: a token limit was reached."""
     part: Part
-    """What `text` is: the answer itself, the code of a tool call, or the tool's output."""
+    """What `text` belongs to: the answer, the code of a tool call, or the tool's output."""
     text: str
-    """Whole characters only, without special tokens; may be empty, and may hold text of earlier tokens."""
+    """Whole characters without special tokens; may be empty, and may include text of earlier tokens."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """All new tokens of a request, the one that ended it included."""
+    """All new tokens of a finished request, including the last one."""
 
     ids: list[int]
     forced_mask: list[bool]
-    """True where the tool put the token."""
+    """True for tokens forced by a tool."""
     finish_reason: FinishReason
     text: str
-    """The answer itself: without tool calls and outputs, special tokens, and anything from a stop string on."""
+    """The answer, without tool calls, tool outputs, special tokens, and the stop string and what follows it."""
 
 
 class Request:
-    """A prompt that is being answered.
+    """A prompt and the answer generated so far.
 
-    Raises ValueError for an empty prompt, one that leaves no room for an answer in `max_seq_len` tokens, or
-    ids outside the vocabulary.
+    Raises ValueError for an empty prompt, a prompt that leaves no room for an answer within `max_seq_len` tokens,
+    and ids outside the vocabulary.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Request:
             raise ValueError("the prompt is empty: it needs at least <|bos|>")
         if len(prompt) >= max_seq_len:
             raise ValueError(
-                f"the prompt has {len(prompt)} tokens and the context holds {max_seq_len}, an answer included: "
+                f"the prompt has {len(prompt)} tokens, but prompt and answer together may have {max_seq_len}: "
                 "shorten the prompt"
             )
         if not all(0 <= token < tokenizer.vocab_size for token in prompt):
@@ -73,7 +73,7 @@ class Request:
         self.params = params
         self.tokens = list(prompt)
         self.cached = 0
-        """How many of the tokens have their keys and values in the cache."""
+        """Number of tokens whose keys and values are in the cache."""
         self._prompt_length = len(prompt)
         self._max_seq_len = min(max_seq_len, len(prompt) + params.max_new_tokens)
         self._seed = secrets.randbits(64) if params.seed is None else params.seed
@@ -89,15 +89,15 @@ class Request:
 
     @property
     def pending(self) -> list[int]:
-        """Tokens that the model has yet to see: the prompt at first, then the latest token."""
+        """Tokens that the model has not seen: first the prompt, then always the latest token."""
         return self.tokens[self.cached :]
 
     def uniform(self) -> float:
-        """The random number that the next token is drawn with."""
+        """The random number in [0, 1) for sampling the next token."""
         return uniform(self._seed, len(self.tokens) - self._prompt_length)
 
     def accept(self, sampled: int) -> Event:
-        """Take the token that follows `pending`: `sampled`, unless a tool's output is due there."""
+        """Append the next token: `sampled`, or instead a pending token of a tool's output. Returns its event."""
         self.cached = len(self.tokens)
         forced = bool(self._due)
         token = self._due.popleft() if forced else sampled
@@ -116,7 +116,7 @@ class Request:
         return Event(self.id, token, forced, self._finished, part, text)
 
     def _read(self, token: int, part: Part) -> tuple[str, bool]:
-        """The text that a token makes certain, and whether a stop string ends the answer there."""
+        """(text that the token completes, whether a stop string ends the answer there)."""
         special = token in self._specials
         text = self._decoder.flush() if special else self._decoder.push(token)
         if part != "text":
@@ -134,14 +134,14 @@ class Request:
 
 
 class StopStrings:
-    """Finds stop strings in text that arrives in pieces, and holds back what may be the beginning of one."""
+    """Finds stop strings in text that arrives in pieces; holds back text that may be the start of one."""
 
     def __init__(self, stops: tuple[str, ...]):
         self._stops = stops
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
-        """(text that is certain now, whether a stop string was found; what follows it is dropped)."""
+        """Add text. Returns (text safe to show, whether a stop string was found); text after it is dropped."""
         text = self._held + text
         found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
@@ -153,6 +153,6 @@ class StopStrings:
         return text[: len(text) - held], False
 
     def flush(self) -> str:
-        """What was held back: no stop string came of it."""
+        """The text held back, which no stop string completed."""
         held, self._held = self._held, ""
         return held

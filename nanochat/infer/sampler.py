@@ -1,8 +1,7 @@
-"""Choosing the next token: temperature, top-k and top-p for every row of a batch at once.
+"""Sampling the next token: temperature, top-k and top-p, with separate parameters for each row of a batch.
 
-A row draws one uniform number, hashed from its own seed and how many tokens it has, and inverts its own
-distribution with it. There is no generator state, so a request's tokens do not depend on its neighbours.
-Shapes: N rows, V vocabulary.
+Each row inverts its cumulative distribution at one uniform number, a hash of its seed and token count. There is
+no generator state, so a request's tokens do not depend on the rest of the batch. Shapes: N rows, V vocabulary.
 """
 
 import math
@@ -14,21 +13,21 @@ import torch
 from torch import Tensor
 
 _GREEDY_BELOW = 1e-5
-"""Temperatures under this mean the most likely token: dividing by less would overflow fp32."""
+"""Temperatures below this mean greedy decoding: dividing by less would overflow fp32."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one request is answered. Raises ValueError for a value out of range."""
+    """How to sample one request. Raises ValueError for a value out of range."""
 
     temperature: float = 1.0
-    """0 takes the most likely token."""
+    """0: greedy."""
     top_k: int | None = None
-    """Only the k most likely tokens (and those tied with the last of them)."""
+    """Sample from the k most likely tokens, and those tied with the k-th."""
     top_p: float = 1.0
-    """Only the fewest tokens that hold this share of the probability, counted after top_k."""
+    """Sample from the smallest set of tokens with this share of the probability, after top_k."""
     seed: int | None = None
-    """The same prompt and seed give the same tokens; None draws a new seed for each request."""
+    """Equal prompts and seeds give equal tokens; None draws a new seed for each request."""
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these strings."""
@@ -47,17 +46,17 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """The most likely token is taken."""
+        """Whether the most likely token is taken."""
         return self.temperature < _GREEDY_BELOW
 
     @property
     def truncates(self) -> bool:
-        """Some tokens are left out of the draw."""
+        """Whether top_k or top_p excludes tokens."""
         return not self.greedy and (self.top_k is not None or self.top_p < 1)
 
 
 def uniform(seed: int, index: int) -> float:
-    """The index-th number of a seed's sequence, in [0, 1) and exact in fp32 (24 bits)."""
+    """The index-th random number of a seed, in [0, 1), exact in fp32 (24 bits)."""
     digest = blake2b(f"{seed}:{index}".encode(), digest_size=3).digest()
     return int.from_bytes(digest, "little") / 2**24
 
@@ -67,8 +66,8 @@ def sample(logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequen
 
     Args:
         logits_NV: fp32 logits of the last position of each row.
-        params: how each row is sampled.
-        uniforms: one number in [0, 1) per row; rows that are greedy ignore theirs.
+        params: sampling parameters of each row.
+        uniforms: one number in [0, 1) per row; greedy rows ignore it.
     """
     likeliest_N = logits_NV.argmax(dim=-1)
     if all(p.greedy for p in params):
@@ -88,23 +87,23 @@ def sample(logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequen
     cumulated_NV = weights_NV.cumsum(dim=-1)
     target_N1 = column(uniforms) * cumulated_NV[:, -1:]
     drawn_N1 = torch.searchsorted(cumulated_NV, target_N1, right=True).clamp_(max=logits_NV.size(1) - 1)
-    # A GPU's parallel scan may round upwards across a token without weight, and broken logits weigh nothing.
+    # A GPU's parallel scan may round up past a token of zero weight, and NaN logits have no weight at all.
     drawn_N = torch.where(weights_NV.gather(1, drawn_N1) > 0, drawn_N1, likeliest_N[:, None]).squeeze(1)
     greedy_N = torch.tensor([p.greedy for p in params], device=logits_NV.device)
     return torch.where(greedy_N, likeliest_N, drawn_N)
 
 
 def truncate(logits_NV: Tensor, top_k: Sequence[int | None], top_p: Sequence[float]) -> Tensor:
-    """Logits with -inf wherever a token is not among its row's top k, or not in its top-p nucleus of those.
+    """Logits with -inf for tokens outside their row's top k, or outside the top-p nucleus of those.
 
-    A token tied with the last one kept is kept: what is left depends on the values alone, never on the order
-    in which a kernel sorts ties. The nucleus is the one of Holtzman et al. (arXiv:1904.09751).
+    Tokens tied with the last one kept are kept, so that the result does not depend on how a kernel sorts ties.
+    Nucleus sampling: Holtzman et al. (arXiv:1904.09751).
     """
     vocab_size = logits_NV.size(1)
     limits = [min(k or vocab_size, vocab_size) for k in top_k]
     limit_N1 = torch.tensor(limits, device=logits_NV.device)[:, None]
     share_N1 = torch.tensor(top_p, device=logits_NV.device, dtype=torch.float32)[:, None]
-    # M candidates, best first: no more than the widest row needs, because sorting a whole vocabulary is slow
+    # M candidates, best first: only as many as the widest row needs, because sorting a whole vocabulary is slow
     best_NM = logits_NV.topk(max(limits), dim=-1).values
     candidate_NM = torch.arange(max(limits), device=logits_NV.device) < limit_N1
     weights_NM = (best_NM - best_NM[:, :1]).exp() * candidate_NM

@@ -1,4 +1,4 @@
-"""Which requests the model runs next, and in which rows of the cache. Holds no tensors."""
+"""Decides which requests the model runs next, and in which rows of the cache. Holds no tensors."""
 
 from collections import deque
 from typing import NamedTuple
@@ -7,19 +7,21 @@ from nanochat.infer.request import Request
 
 
 class EngineStep(NamedTuple):
-    """Requests in neighbouring rows of the cache, in row order."""
+    """The requests of one step; they occupy contiguous cache rows, in this order, from `first_row`."""
 
     first_row: int
     requests: list[Request]
 
 
 class Scheduler:
-    """Continuous batching: whoever waits gets the next free row; running requests fill the rows from 0 up.
+    """Continuous batching: waiting requests take the next free row; running requests occupy rows 0 … n-1.
 
     Args:
-        max_rows: how many requests run at once.
-        prefill_tokens: new prompts run together as long as, padded to the longest, they stay within this;
-            it bounds the memory of one step. A longer prompt runs alone.
+        max_rows: requests that run at once.
+        prefill_tokens: new prompts run in one step while their total, padded to the longest, stays within this
+            limit, which bounds the memory of a step. A longer prompt runs alone.
+
+    Raises ValueError for max_rows below 1.
     """
 
     def __init__(self, max_rows: int, prefill_tokens: int):
@@ -32,17 +34,17 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
-        """Something waits or runs."""
+        """Whether any request is waiting or running."""
         return bool(self._waiting or self._running)
 
     def add(self, request: Request) -> None:
-        """Queue a request behind those that wait."""
+        """Append a request to the queue."""
         self._waiting.append(request)
 
     def schedule(self) -> EngineStep:
-        """Newcomers with their whole prompts if there is room for any, else every running request's latest token.
+        """The next step: new requests if there is room for any (prefill), else all running ones (one token each).
 
-        Newcomers first, because a row that stands empty costs as much as one that runs.
+        New requests come first because an empty row costs as much as a running one.
         """
         first_row, longest = len(self._running), 0
         while self._waiting and len(self._running) < self._max_rows:
@@ -56,13 +58,13 @@ class Scheduler:
         return EngineStep(first_row, self._running[first_row:])
 
     def find(self, request_id: int) -> Request | None:
-        """The request of that id, if it waits or runs."""
+        """The waiting or running request with this id, or None."""
         return next((r for r in (*self._running, *self._waiting) if r.id == request_id), None)
 
     def remove(self, request: Request) -> tuple[int, int] | None:
-        """Take a request out. Returns (source, destination) when a row must move to close the gap.
+        """Remove a request. Returns (source, destination) if a cache row must move to close the gap, else None.
 
-        The last row moves into the free place, so that rows stay side by side at the cost of one copy.
+        The last row moves into the gap, which keeps the rows contiguous with a single copy.
         """
         if request not in self._running:
             self._waiting.remove(request)

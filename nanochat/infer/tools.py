@@ -1,9 +1,9 @@
-"""Tools that a model calls while it answers: which special tokens mark a call, and what runs it.
+"""Tools that a model calls while it answers: the special tokens that mark a call, and the function that runs it.
 
-The model writes <|python_start|> expression <|python_end|>; the result is then forced upon it between
-<|output_start|> and <|output_end|>. A call that is refused is answered with `error`, because a model left
-without an output would invent one. Only ids of special tokens open or close a call, so no text that a user
-or a model writes out can: the tokenizer never makes those ids from text.
+The model writes <|python_start|> expression <|python_end|>; the engine then forces the result between
+<|output_start|> and <|output_end|>. A refused call is answered with `error`, because a model left without an
+output would invent one. Only special token ids open or close a call, and the tokenizer never produces those from
+text, so text cannot call a tool.
 """
 
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from nanochat.tokenizer.special import OUTPUT_END, OUTPUT_START, PYTHON_END, PYT
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 REFUSED = "error"
-"""The output of a call that its tool does not answer."""
+"""The output of a refused call."""
 MAX_CALL_TOKENS = 256
 MAX_OUTPUT_TOKENS = 128
-"""A longer call, or a call with a longer output, is refused: either would eat the context."""
+"""Longer calls, and calls with longer outputs, are refused: they would fill the context."""
 
 Part = Literal["text", "python", "python_output"]
-"""What a token belongs to, in the words of nanochat.tokenizer.chat_format."""
+"""What a token belongs to, named as in nanochat.tokenizer.chat_format."""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """The special tokens of one kind of call, and what answers it: the text of a call → a result, or None."""
+    """The special tokens of one kind of call, and `run`: code → result, or None to refuse."""
 
     call_start: str
     call_end: str
@@ -41,7 +41,7 @@ DEFAULT_TOOLS: ToolTable = (Tool(PYTHON_START, PYTHON_END, OUTPUT_START, OUTPUT_
 
 
 class ToolUse:
-    """The tool state of one request: tells what part each token belongs to, and answers finished calls."""
+    """The tool state of one request: classifies each token and answers complete calls."""
 
     def __init__(self, tools: ToolTable, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
@@ -51,15 +51,15 @@ class ToolUse:
             self._opening[tokenizer.special(tool.call_start)] = ("python", tool)
             self._opening[tokenizer.special(tool.output_start)] = ("python_output", tool)
             self._closing |= {tokenizer.special(tool.call_end), tokenizer.special(tool.output_end)}
-        self._part: Part = "text"  # that the next token belongs to
-        self._tool: Tool  # whose part is open
+        self._part: Part = "text"  # of the next token
+        self._tool: Tool  # of the open part
         self._call: list[int] = []
 
     def push(self, token: int) -> tuple[Part, list[int]]:
-        """Take the next token of an answer; returns its part and the tokens that must follow, mostly none.
+        """Process the next token of an answer. Returns (its part, tokens to force next, usually none).
 
-        A special token belongs to the part that it ends. A call opened anew forgets what it had, and an end
-        without a beginning means nothing.
+        A special token belongs to the part that it ends. A second start token restarts the call; an end token
+        without a start is ignored.
         """
         part = self._part
         forced: list[int] = []

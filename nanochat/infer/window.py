@@ -1,4 +1,4 @@
-"""A chat that has outgrown the context goes on: the oldest turns are left out, whole."""
+"""Fits a chat into the context by dropping its oldest turns."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -9,18 +9,18 @@ from nanochat.tokenizer.chat_format import Message
 def fit_messages(
     messages: Sequence[Message], length: Callable[[Sequence[Message]], int], limit: int
 ) -> list[Message]:
-    """The messages that are kept so that `length(kept) <= limit`.
+    """The messages to keep so that `length(kept) <= limit`.
 
-    A turn is a user's message with the reply to it; a system message belongs to the first. All turns are
-    kept if they fit; else the first (it often says what the chat is about) and as many of the latest as fit;
-    else the system message and the last turn.
+    A turn is a user message with its reply; a system message belongs to the first turn. All turns are kept if
+    they fit; else the first (it often states the topic) and as many of the latest as fit; else the system message
+    and the last turn.
 
     Args:
-        messages: a chat that ends with the user's message to be answered.
-        length: tokens of the prompt made of some messages; leaving a turn out must not make it longer.
-        limit: the most tokens a prompt may have.
+        messages: a chat that ends with a user message.
+        length: number of tokens of the prompt for some messages; dropping a turn must not increase it.
+        limit: maximum number of prompt tokens.
 
-    Raises ValueError when not even the last message fits.
+    Raises ValueError if not even the last message fits.
     """
     if length(messages) <= limit:
         return list(messages)
@@ -31,6 +31,6 @@ def fit_messages(
     fits = bisect_left(shorter, True, key=lambda kept: length(kept) <= limit)
     if fits == len(shorter):
         raise ValueError(
-            f"the message takes {length(shorter[-1])} tokens, but only {limit} fit beside an answer: shorten it"
+            f"the message has {length(shorter[-1])} tokens, but at most {limit} leave room for an answer: shorten it"
         )
     return shorter[fits]

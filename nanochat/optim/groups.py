@@ -1,4 +1,4 @@
-"""Which parameter is stepped how: one table from parameter names to optimiser settings."""
+"""The table from parameter names to optimiser settings."""
 
 import fnmatch
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Peak learning rates by kind of parameter, and the decay of the matrices."""
+    """Peak learning rates by kind of parameter, and the weight decay of the matrices."""
 
     matrix: float
     embedding: float
@@ -17,7 +17,7 @@ class LearningRates:
     weight_decay: float
 
     def scaled(self, factor: float) -> "LearningRates":
-        """All rates times `factor`, the decay as it is."""
+        """All rates times `factor`; the weight decay is unchanged."""
         return LearningRates(
             matrix=self.matrix * factor,
             embedding=self.embedding * factor,
@@ -30,7 +30,7 @@ class LearningRates:
 
 @dataclass(frozen=True)
 class Rule:
-    """How the parameters whose name matches `pattern` are stepped."""
+    """The optimiser settings of parameters whose name matches `pattern`."""
 
     name: str
     pattern: str
@@ -40,18 +40,18 @@ class Rule:
     beta1: float = 0.8
     beta2: float = 0.95
     eps: float = 1e-10
-    """AdamW's, added to the root of the second moment."""
+    """Added to the root of AdamW's second moment."""
     decays: bool = False
     heads: Literal["rows", "columns"] | None = None
-    """Where a matrix of Muon's holds attention heads side by side, so that each can be orthogonalised by itself."""
+    """The side along which a matrix holds attention heads, so that Muon can orthogonalise each head separately."""
 
 
-# The final norm undoes a common factor, so at the start, where no block adds anything yet, the true gradient of most
-# scalars is zero and the computed one is rounding (3e-11). With the 1e-10 of the tables it would move them by a fifth
-# of the learning rate; true gradients are 1e-5 and more.
+# At the start no block contributes, and the final norm cancels a common factor: the true gradient of most scalars is
+# zero and the computed one is rounding error (3e-11). With an eps of 1e-10, AdamW would turn that into a fifth of a
+# full step. True gradients are 1e-5 and more.
 _SCALAR_EPS = 1e-8
 
-# The first matching rule applies. The residual scales sit in every path of the model: they move a hundred times slower.
+# The first matching rule applies. Residual scales act on every path through the model, so their rate is 100 × smaller.
 RULES = (
     Rule("embedding", "embedding.weight", "adamw", "embedding"),
     Rule("value embeddings", "value_embeddings.*", "adamw", "value_embedding"),
@@ -70,7 +70,7 @@ RULES = (
 
 
 def rule_of(name: str) -> Rule:
-    """The rule for a parameter. Raises KeyError for a name that no rule knows."""
+    """The first rule that matches a parameter's name. Raises KeyError if none does."""
     for rule in RULES:
         if fnmatch.fnmatchcase(name, rule.pattern):
             return rule

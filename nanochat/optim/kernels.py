@@ -1,10 +1,10 @@
-"""The arithmetic of both optimisers as pure functions of tensors. S stacked matrices, R rows, C columns."""
+"""The arithmetic of both optimisers as functions of tensors. S stacked matrices, R rows, C columns."""
 
 import torch
 from torch import Tensor
 
-# Odd polynomials a·x + b·x³ + c·x⁵ that push singular values in (0, 1] to 1, one after another: the optimal ones of
-# Polar Express (arXiv:2505.16932, l = 1e-3, five steps), with its cushion of 2 % against rounding.
+# Odd polynomials a·x + b·x³ + c·x⁵ that, applied in turn, move singular values in (0, 1] to 1: the optimal ones of
+# Polar Express (arXiv:2505.16932, l = 1e-3, five steps), with its safety factor of 2 % against rounding.
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
@@ -19,7 +19,7 @@ _TINY = 1e-12
 def orthogonalise(matrices_SRC: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly (singular values near 1), in the input's dtype.
 
-    `dtype` is what the products run in: bf16 where the device is fast at it.
+    `iterations`: polynomials applied, at most five. `dtype`: of the matrix products; bf16 where that is fast.
     """
     x = matrices_SRC.to(dtype)
     tall = x.size(-2) > x.size(-1)
@@ -34,13 +34,13 @@ def orthogonalise(matrices_SRC: Tensor, iterations: int, dtype: torch.dtype) -> 
 
 
 def equilibrate_rows(matrices_SRC: Tensor) -> Tensor:
-    """Scale every row to the matrix's mean row norm, so that no row dominates the orthogonalisation."""
+    """The matrices with every row scaled to the mean row norm, so that no row dominates the orthogonalisation."""
     norms_SR1 = matrices_SRC.norm(dim=-1, keepdim=True)
     return matrices_SRC * (norms_SR1.mean(dim=-2, keepdim=True) / (norms_SR1 + _TINY))
 
 
 def nesterov(gradients: Tensor, momentum_buffer: Tensor, momentum: float) -> Tensor:
-    """Updates the buffer in place (an average of gradients) and returns the look-ahead direction."""
+    """Update the buffer (a moving average of gradients) in place; returns the look-ahead direction."""
     momentum_buffer.lerp_(gradients, 1 - momentum)
     return gradients.lerp(momentum_buffer, momentum)
 
@@ -48,8 +48,8 @@ def nesterov(gradients: Tensor, momentum_buffer: Tensor, momentum: float) -> Ten
 def normalise_neurons(updates_SRC: Tensor, second_moment_SR1: Tensor, beta2: float) -> Tensor:
     """NorMuon (arXiv:2510.05491): divide each row by its running RMS, then restore each matrix's Frobenius norm.
 
-    Updates the second moment in place. It runs along the longer side's neurons: rows of a tall matrix, columns of a
-    wide one, so its shape is (S, R, 1) or (S, 1, C).
+    Updates the second moment in place. It has one entry per neuron of the longer side: the rows of a tall matrix,
+    shape (S, R, 1), or the columns of a wide one, shape (S, 1, C).
     """
     reduced = -1 if second_moment_SR1.size(-1) == 1 else -2
     second_moment_SR1.lerp_(updates_SRC.square().mean(dim=reduced, keepdim=True), 1 - beta2)

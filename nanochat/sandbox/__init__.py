@@ -1,1 +1,1 @@
-"""The model's tools, isolated: arithmetic by syntax tree, and Python in a process of its own."""
+"""The model's tools, isolated: arithmetic by syntax tree, and Python in a separate process."""

@@ -1,4 +1,4 @@
-"""The calculator tool: arithmetic and `'word'.count('x')`, evaluated by syntax tree, bounded in size and time."""
+"""The calculator tool: arithmetic and `'word'.count('x')`, evaluated from the syntax tree, bounded in size and time."""
 
 import ast
 import operator
@@ -10,17 +10,17 @@ from typing import Any
 from simpleeval import SimpleEval
 
 MAX_LENGTH = 512  # characters of an expression
-MAX_MAGNITUDE = 10**100  # of every number on the way
+MAX_MAGNITUDE = 10**100  # of every intermediate number
 MAX_EXPONENT = 400
-SIGNIFICANT_DIGITS = 12  # of a result that is no integer: 0.1 + 0.2 is 0.3
+SIGNIFICANT_DIGITS = 12  # of a non-integer result, so that 0.1 + 0.2 is 0.3
 
 _GROUPED_DIGITS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 
 
 def evaluate(expression: str) -> str | None:
-    """The value of `expression` as text, or None where it is refused: whatever a model writes, nothing raises.
+    """The value of `expression` as text, or None if it is refused. Never raises, whatever the model writes.
 
-    Accepted: integers (1,234,567 too) and decimals with + - * / // % ** and parentheses, and
+    Accepted: integers (also 1,234,567) and decimals with + - * / // % ** and parentheses, and
     `'text'.count('part')`. A division without remainder gives an integer.
     """
     if len(expression) > MAX_LENGTH:
@@ -29,17 +29,17 @@ def evaluate(expression: str) -> str | None:
         expression = _GROUPED_DIGITS.sub("", expression)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the parser's remarks on style
+            warnings.simplefilter("ignore")  # SyntaxWarning of the parser
             tree = ast.parse(expression.strip(), mode="eval")
         return _format(_number(_evaluator().eval(expression, previously_parsed=tree.body)))
-    except Exception:  # every way in which text can fail to be arithmetic ends here
+    except Exception:  # text can fail to be arithmetic in many ways
         return None
 
 
 def _number(value: Any) -> int | float:
-    """`value`, if it is a number of tolerable size; neither a truth value nor NaN is."""
+    """`value`, unchanged. Raises ValueError unless it is an int or float (no bool, no NaN) below MAX_MAGNITUDE."""
     if type(value) not in (int, float) or not abs(value) < MAX_MAGNITUDE:
-        raise ValueError(f"not a number of tolerable size: {value!r}")
+        raise ValueError(f"not a number below {MAX_MAGNITUDE:g}: {value!r}")
     return value
 
 
@@ -73,7 +73,7 @@ _NODES = (ast.BinOp, ast.UnaryOp, ast.Constant, ast.Call, ast.Attribute)
 
 
 def _evaluator() -> SimpleEval:
-    """simpleeval without names, functions, and all syntax but that of arithmetic and str.count."""
+    """simpleeval restricted to arithmetic and str.count: no names, no functions, no other syntax."""
     evaluator = SimpleEval(operators=_OPERATORS, functions={}, names={}, allowed_attrs={str: {"count"}})
     evaluator.nodes = {node: evaluator.nodes[node] for node in _NODES}
     return evaluator

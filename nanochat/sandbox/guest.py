@@ -1,9 +1,9 @@
-"""The first code of a sandboxed interpreter: takes powers away, then runs the program as `__main__`.
+"""Runs inside the sandboxed interpreter: installs an audit hook, then runs the program as `__main__`.
 
     python -I -S guest.py PROGRAM      (in the program's work folder; started by jail.py)
 
-An audit hook, which Python code cannot take off again, refuses sockets, new processes, signals to others,
-native code through ctypes, and changes to files outside the work folder.
+The hook, which Python code cannot remove, refuses sockets, new processes, signals to other processes, native code
+through ctypes, and changes to files outside the work folder.
 """
 
 import builtins
@@ -25,12 +25,12 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def audit_hook(work: str) -> Callable[[str, tuple[Any, ...]], None]:
-    """A hook for `sys.addaudithook` that raises PermissionError; `work` is where files may change."""
+    """A hook for `sys.addaudithook`. It raises PermissionError for what is refused; files may change below `work`."""
     inside = os.path.join(os.path.realpath(work), "")
 
     def outside(path: object) -> bool:
         if not isinstance(path, str | bytes):
-            return False  # an open file, whose opening was audited
+            return False  # a file descriptor; opening it was audited
         name = os.fsdecode(path)
         return name != os.devnull and not os.path.join(os.path.realpath(name), "").startswith(inside)
 
@@ -49,7 +49,7 @@ def audit_hook(work: str) -> Callable[[str, tuple[Any, ...]], None]:
 
 
 def main() -> None:
-    """Runs the program; an error ends it with a traceback that begins in its own code."""
+    """Run the program. An uncaught error ends it with a traceback that starts in the program's own code."""
     program = sys.argv[1]
     with open(program, encoding="utf-8") as file:
         source = file.read()
@@ -58,7 +58,7 @@ def main() -> None:
     sys.modules["__main__"] = module
     sys.argv = [program]
     sys.path.pop(0)  # the folder of this file
-    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site`, left out by -S, has them
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site` would, which -S leaves out
     sys.addaudithook(audit_hook(os.getcwd()))
     try:
         exec(compile(source, program, "exec"), module.__dict__)

@@ -1,17 +1,17 @@
-"""The process around an untrusted program: run as a script by `nanochat.sandbox.python`, standard library only.
+"""The supervisor of an untrusted program, run as a script by `nanochat.sandbox.python`; standard library only.
 
     python -I -S jail.py PROGRAM TIMEOUT_S MEMORY_BYTES namespaces|limits     (in the program's work folder)
 
-Resource limits hold on every system, and an audit hook in the program's interpreter (guest.py). Where the
-kernel allows (Linux with unprivileged user namespaces), the program moreover gets namespaces of its own: no
-network but a dead loopback, a read-only view of the files with a small private tmpfs on its work folder, no
-sight of any other process, no capability. It is process 1 of its namespace: what it started dies with it.
+On every system the program runs under resource limits and an audit hook in its interpreter (guest.py). If the
+kernel allows it (Linux with unprivileged user namespaces), the program also gets its own namespaces: no network
+but an unconnected loopback, a read-only file system with a small private tmpfs on the work folder, no view of
+other processes, no capabilities. It is process 1 of its namespace, so its children die with it.
 
-Without namespaces (macOS, most containers) limits and hook are a good guard against accidents, and a weak
-one against malice. Either way a program can read what the user can read.
+Without namespaces (macOS, most containers), limits and hook guard well against accidents and poorly against
+malice. In every case a program can read what the user can read.
 
-This supervisor, out of the program's reach, keeps the time. It ends with the program's exit status, with
-128 + signal where a signal ended the program, and by SIGALRM at the timeout.
+The supervisor, which the program cannot reach, enforces the timeout. It exits with the program's status, with
+128 + signal if a signal ended the program, and dies by SIGALRM at the timeout.
 """
 
 import ctypes
@@ -31,19 +31,19 @@ _MOUNT_ATTR_RDONLY, _AT_FDCWD, _AT_RECURSIVE = 1, -100, 0x8000
 _SYS_MOUNT_SETATTR = 442  # on every architecture
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
-# An id other than 0: the program would keep every capability inside its namespaces if it were 0.
+# Not 0: as root inside its namespaces the program would keep every capability there.
 _INNER_ID = 1000
 
 
 def main() -> None:
-    """Starts the program under every restriction there is, and outlives it."""
+    """Start the program under all available restrictions and supervise it."""
     program, timeout_s, memory_bytes = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     if sys.argv[4] == "namespaces":
         _enter_namespaces()
     child = os.fork()
     if child == 0:
         try:
-            os.setsid()  # a signal to its process group shall not meet the supervisor
+            os.setsid()  # so that a signal to its process group does not reach the supervisor
             _die_with_parent()
             _limit(int(timeout_s) + 1, memory_bytes)
             guest = str(Path(__file__).with_name("guest.py"))
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _supervise(child: int, timeout_s: float) -> None:
-    """Waits for the program, kills it when its time is over, and ends as it ended."""
+    """Wait for the program, kill it at the timeout, and exit with its status."""
     late = False
 
     def kill(*_: object) -> None:
@@ -78,11 +78,11 @@ def _limit(cpu_s: int, memory_bytes: int) -> None:
         try:
             resource.setrlimit(getattr(resource, name), (value, value))
         except (AttributeError, ValueError, OSError):
-            continue  # this system knows no such limit, or holds a lower one
+            continue  # the system lacks this limit or enforces a lower one
 
 
 def _enter_namespaces() -> None:
-    """As many restrictions of the kernel's as it grants, in the order of their weight."""
+    """Apply the kernel's restrictions, the most important first, until one is not permitted."""
     if sys.platform != "linux":
         return
     uid, gid = os.getuid(), os.getgid()
@@ -101,7 +101,7 @@ def _enter_namespaces() -> None:
 
 
 def _confine_files() -> None:
-    """Everything read-only, except for a tmpfs on the work folder, which vanishes with the namespace."""
+    """Make everything read-only except a tmpfs on the work folder, which vanishes with the namespace."""
     libc, work = _libc(), os.getcwd()
     _checked(libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))
     attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY)

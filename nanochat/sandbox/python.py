@@ -1,4 +1,4 @@
-"""Runs a Python program that nobody has vouched for: bounded, without network, leaving nothing behind."""
+"""Runs an untrusted Python program: bounded, without network, leaving nothing behind."""
 
 import os
 import signal
@@ -12,14 +12,14 @@ from typing import BinaryIO
 
 from nanochat.errors import EnvironmentFault
 
-MAX_OUTPUT_BYTES = 64 << 10  # of stdout and of stderr; the rest is dropped
+MAX_OUTPUT_BYTES = 64 << 10  # of stdout and of stderr each; the rest is dropped
 _JAIL = Path(__file__).with_name("jail.py")
-_GRACE_S = 10.0  # for the interpreters to start and end, beyond the program's own time
+_GRACE_S = 10.0  # for the interpreters to start and exit, on top of the program's timeout
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a program ended. `ok`: with exit status 0, in time. Output is cut at `MAX_OUTPUT_BYTES`."""
+    """How a program ended. `ok`: with exit status 0 before the timeout. Output is cut at `MAX_OUTPUT_BYTES`."""
 
     ok: bool
     stdout: str
@@ -35,15 +35,17 @@ def run_python(
     memory_bytes: int = 512 << 20,
     namespaces: bool = True,
 ) -> Execution:
-    """Runs `code` as a main program in a process of its own and waits for it.
+    """Run `code` as a main program in a separate process and wait for it.
 
-    The program sees the standard library, an empty work folder that vanishes afterwards, and an environment
-    without a single variable of ours. `nanochat.sandbox.jail` tells what it is kept from and how far that
-    holds; `namespaces=False` leaves out what only some kernels allow. Nothing it does raises here.
+    The program has the standard library, an empty work folder that is deleted afterwards, and none of our
+    environment variables. `nanochat.sandbox.jail` documents the restrictions and their limits;
+    `namespaces=False` skips those that only some kernels allow. Nothing the program does raises here.
 
     Args:
-        timeout_s: wall-clock seconds, after which it and all that it started are killed.
-        memory_bytes: address space of each of its processes; the interpreter itself takes some 30 MB.
+        timeout_s: wall-clock seconds until the program and its children are killed.
+        memory_bytes: address space of each of its processes; the interpreter itself takes about 30 MB.
+
+    Raises ValueError for a timeout that is not positive, EnvironmentFault if no process can be started.
     """
     if timeout_s <= 0:
         raise ValueError(f"timeout_s must be positive, not {timeout_s}")
@@ -70,7 +72,7 @@ def run_python(
 def _run_jail(
     base: Path, limits: tuple[str, ...], patience_s: float, streams: tuple[BinaryIO, BinaryIO, BinaryIO]
 ) -> int:
-    """The exit status of `base/main.py` run by jail.py; -SIGALRM when its time was over."""
+    """Run `base/main.py` under jail.py. Returns its exit status, -SIGALRM after the timeout."""
     work = str(base / "work")
     try:
         jail = subprocess.Popen(

@@ -1,0 +1,1 @@
+"""Text: datasets, readers, shards, download and packing."""

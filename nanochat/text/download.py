@@ -17,19 +17,19 @@ from nanochat.text.shards import shard_name
 
 @dataclass(frozen=True)
 class DownloadConfig:
-    """What to fetch. A run that was broken off goes on where it stopped; what is here is not fetched again."""
+    """Which shards to download. Interrupted downloads resume; complete files are not downloaded again."""
 
     dataset: str = "fineweb-edu"
     """fineweb-edu or climbmix"""
     num_shards: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 8
-    """training shards, from the first on; the validation shard comes with them"""
+    """training shards, starting with the first; the validation shard is always included"""
     workers: int = hub.WORKERS
-    """files at a time"""
+    """parallel downloads"""
 
 
 @dataclass(frozen=True)
 class DownloadResult:
-    """What now lies in `directory`: the validation shard, and `num_shards` training shards from the first on."""
+    """What is in `directory`: the validation shard and the first `num_shards` training shards."""
 
     dataset: str
     directory: Path
@@ -38,13 +38,13 @@ class DownloadResult:
 
 
 def run(config: DownloadConfig, paths: Paths) -> DownloadResult:
-    """Bring the shards. Raises ValueError for what the dataset does not have, EnvironmentFault for the rest."""
+    """Download the missing shards. Raises ValueError for wrong settings, EnvironmentFault for failed downloads."""
     remote = HUB_DATASETS.get(config.dataset)
     if remote is None:
-        raise ValueError(f"no dataset {config.dataset!r} to download: there are {', '.join(HUB_DATASETS)}")
+        raise ValueError(f"no dataset {config.dataset!r} to download: choose {' or '.join(HUB_DATASETS)}")
     if not 0 <= config.num_shards <= remote.val_index:
         raise ValueError(
-            f"{config.dataset} has {remote.val_index} training shards, cannot fetch {config.num_shards}"
+            f"{config.dataset} has {remote.val_index} training shards; cannot download {config.num_shards}"
         )
     if config.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {config.workers}")

@@ -1,13 +1,13 @@
-"""Any text into shuffled parquet shards, in bounded memory: an external shuffle in two passes.
+"""Pack any text into shuffled parquet shards, in bounded memory: an external shuffle in two passes.
 
-Scatter: every document goes to a random one of so many bucket files that each fits in memory. Gather: each
-bucket is read, shuffled, and written on into shards; one that came out too large is scattered once more.
-Together that is a uniform shuffle. The last shard holds the held-out share and is the validation split.
+Scatter: every document goes to a random bucket file; there are enough buckets for each to fit in memory. Gather:
+each bucket is read, shuffled and appended to the shards; a bucket that grew too large is scattered again. Together
+this is a uniform shuffle. The last shard holds the held-out share and is the validation split.
 
-Everything is made in a hidden folder, which no dataset sees, and moved out at the end. A manifest records the
-settings and, once the scatter is complete, the size of each bucket. A run that was broken off scatters again
-if it had not finished that, or its buckets are not whole, and otherwise keeps the shards that are there. Equal
-files, settings and seed give equal bytes.
+All files are made in a hidden folder, which no dataset sees, and moved out at the end. A manifest records the
+settings and, once the scatter is complete, the size of each bucket. A rerun after an interruption repeats the
+scatter if that was incomplete or its buckets are damaged, and otherwise keeps the finished shards. Equal files,
+settings and seed give equal bytes.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from nanochat.text.datasets import held_out_fraction
 from nanochat.text.readers import Counts, read_documents
 from nanochat.text.shards import shard_name, text_bytes, write_shard
 
-_TELL_BYTES = 1 << 20
+_PROGRESS_BYTES = 1 << 20
 _VAL_BUCKET = 0
-_MOST_SHARDS = 100_000  # whose names are in order
+_MOST_SHARDS = 100_000  # beyond this, names would not sort in order
 
 OnProgress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class PackSettings:
-    """What decides the bytes of the shards, the text itself apart."""
+    """What decides the bytes of the shards, besides the text."""
 
     text_column: str
-    shard_bytes: int  # of text, UTF-8; shards come out equal and at most about this large
-    val_fraction: float  # of the documents; no more than about one bucket's worth, at least one document
+    shard_bytes: int  # UTF-8 text per shard, an approximate maximum; all shards are about equally large
+    val_fraction: float  # of the documents; at least one document and at most about one bucket
     seed: int
 
 
@@ -59,15 +59,17 @@ class Manifest:
 
     @property
     def train_bytes(self) -> int:
+        """Bytes of training text."""
         return sum(bucket.bytes for bucket in self.buckets[1:])
 
     @property
     def train_shards(self) -> int:
+        """Number of training shards."""
         return max(-(-self.train_bytes // self.settings.shard_bytes), 1)
 
     @property
     def shard_names(self) -> list[str]:
-        """The last is for validation."""
+        """File names of all shards; the last is for validation."""
         return [shard_name(index) for index in range(self.train_shards + 1)]
 
 
@@ -76,10 +78,10 @@ def pack(
 ) -> tuple[Manifest, list[Path]]:
     """Shuffle the documents of `files` into shards in the folder `out`; returns the manifest and the shards.
 
-    `on_progress` hears bytes of text, each counted twice (scattered, gathered).
+    `on_progress` receives the bytes of text done so far, each counted twice (scattered, gathered).
 
-    Raises ValueError when `out` holds anything else, or when there is too little text for two splits;
-    EnvironmentFault when the disk refuses.
+    Raises ValueError if `out` holds other files or there is too little text for two splits; EnvironmentFault if
+    the disk is full or not writable.
     """
     try:
         begun = _manifest_file(out).exists()
@@ -100,7 +102,7 @@ def pack(
 
 
 def _read_manifest(out: Path, files: Sequence[Path], settings: PackSettings) -> Manifest | None:
-    """The manifest of this same pack, if there is one; ValueError for another's."""
+    """The manifest of this pack, or None if there is none. Raises ValueError for the manifest of another pack."""
     try:
         manifest = from_json(Manifest, json.loads(_manifest_file(out).read_text()))
     except FileNotFoundError:
@@ -117,7 +119,7 @@ def _is_finished(out: Path, manifest: Manifest) -> bool:
 
 
 def _is_scattered(out: Path, manifest: Manifest) -> bool:
-    """Whether all buckets are there and whole."""
+    """Whether all buckets exist with their full size."""
     try:
         return all(
             _bucket_file(out, index).stat().st_size == bucket.file_bytes
@@ -137,7 +139,7 @@ def _manifest_file(out: Path) -> Path:
 
 
 def _work_folder(out: Path) -> Path:
-    """Of buckets and shards in the making."""
+    """The hidden folder for buckets and unfinished shards."""
     return out / ".pack"
 
 
@@ -151,14 +153,16 @@ def _bucket_file(out: Path, index: int) -> Path:
 def _scatter_anew(
     files: Sequence[Path], out: Path, settings: PackSettings, on_progress: OnProgress
 ) -> Manifest:
-    """Every document into a bucket; the manifest, written last, makes it count."""
+    """Scatter every document into a bucket. The manifest is written last and commits the scatter."""
     total = sum(map(text_bytes, files))
     if total // settings.shard_bytes >= _MOST_SHARDS:
-        raise ValueError(f"{total / 1e9:.1f} GB of text would be too many shards: give a larger --shard-mb")
-    if shutil.disk_usage(out).free < 1.6 * total:  # the buckets, and the shards at 2:1 or better
+        raise ValueError(
+            f"{total / 1e9:.1f} GB of text would make too many shards: choose a larger --shard-mb"
+        )
+    if shutil.disk_usage(out).free < 1.6 * total:  # the buckets, and the shards compressed at 2:1 or better
         raise EnvironmentFault(f"{out}: the disk is too full to pack {total / 1e9:.1f} GB of text")
-    shutil.rmtree(_work_folder(out), ignore_errors=True)  # of a run that was killed
-    for shard in out.glob("shard_*.parquet"):  # of a pack that has lost others
+    shutil.rmtree(_work_folder(out), ignore_errors=True)  # left by a killed run
+    for shard in out.glob("shard_*.parquet"):  # left of an incomplete pack
         shard.unlink()
     _manifest_file(out).unlink(missing_ok=True)
     _work_folder(out).mkdir()
@@ -170,7 +174,7 @@ def _scatter_anew(
         if buckets[_VAL_BUCKET].documents in (0, counts.documents):
             share = _parting_share(files, settings.text_column, share)
             counts, buckets = _scatter(files, out, settings, share, train_buckets, on_progress)
-    except BaseException:  # half a scatter is of no use
+    except BaseException:  # an incomplete scatter is useless
         shutil.rmtree(_work_folder(out), ignore_errors=True)
         raise
     manifest = Manifest(settings, source, counts, tuple(buckets))
@@ -186,7 +190,7 @@ def _scatter(
     train_buckets: int,
     on_progress: OnProgress,
 ) -> tuple[Counts, list[Bucket]]:
-    """Every document into a bucket, those whose hash lies below `share` into the one for validation."""
+    """Scatter every document; those whose hash lies below `share` go to the validation bucket."""
     counts = Counts()
     drawn = draws([settings.seed], train_buckets)
 
@@ -196,7 +200,7 @@ def _scatter(
             for document in read_documents(path, settings.text_column, counts):
                 text = document.encode()
                 yield _VAL_BUCKET if held_out_fraction(document) < share else 1 + next(drawn), text
-                if (done + len(text)) // _TELL_BYTES > done // _TELL_BYTES:
+                if (done + len(text)) // _PROGRESS_BYTES > done // _PROGRESS_BYTES:
                     on_progress(done)
                 done += len(text)
 
@@ -210,13 +214,13 @@ def _scatter(
 
 
 def _parting_share(files: Sequence[Path], column: str, share: float) -> float:
-    """The share nearest to `share` that leaves neither split empty. Raises ValueError where none does."""
+    """The share nearest to `share` that leaves neither split empty. Raises ValueError if there is none."""
     counts, lowest, highest = Counts(), 1.0, 0.0
     for path in files:
         for fraction in map(held_out_fraction, read_documents(path, column, counts)):
             lowest, highest = min(lowest, fraction), max(highest, fraction)
     if not lowest < highest:
-        raise ValueError(f"{counts.documents} documents are too few to hold one out: give more text")
+        raise ValueError(f"{counts.documents} documents are too few to hold one out: add more text")
     return min(max(share, math.nextafter(lowest, 1)), highest)
 
 
@@ -224,22 +228,22 @@ def _parting_share(files: Sequence[Path], column: str, share: float) -> float:
 
 
 def _gather(out: Path, manifest: Manifest, on_progress: OnProgress) -> None:
-    """Write the shards that are not there, in the work folder."""
+    """Write the missing shards, in the work folder."""
     shards = [_work_folder(out) / name for name in manifest.shard_names]
-    there = [shard.exists() for shard in shards]
-    done = there.index(False) if False in there else len(there)
+    written = [shard.exists() for shard in shards]
+    done = written.index(False) if False in written else len(written)
     for index, stream in groupby(_train_stream(out, manifest, done, on_progress), key=itemgetter(0)):
         write_shard(shards[index], (text for _, text in stream))
-        there[index] = True
-    for shard, is_there in zip(shards[:-1], there, strict=False):
-        if not is_there:  # its share of the bytes lies within one huge document
+        written[index] = True
+    for shard, is_written in zip(shards[:-1], written, strict=False):
+        if not is_written:  # its share of the bytes lies within one huge document
             write_shard(shard, [])
-    if not there[-1]:
+    if not written[-1]:
         write_shard(shards[-1], _shuffled_bucket(out, manifest, _VAL_BUCKET))
 
 
 def _publish(out: Path, manifest: Manifest) -> None:
-    """Move the shards out: validation first, so that a move broken off never shows a training shard as last."""
+    """Move the shards out, validation first, so that an interrupted move never leaves a training shard as the last."""
     for name in reversed(manifest.shard_names):
         if (_work_folder(out) / name).exists():
             os.replace(_work_folder(out) / name, out / name)
@@ -249,7 +253,7 @@ def _publish(out: Path, manifest: Manifest) -> None:
 def _train_stream(
     out: Path, manifest: Manifest, done: int, on_progress: OnProgress
 ) -> Iterator[tuple[int, bytes]]:
-    """(shard, document) of all shards from `done` on: shard i begins with the i-th equal share of the bytes."""
+    """(shard index, document) pairs from shard `done` on; shard i begins with the i-th equal share of the bytes."""
     total, shards = manifest.train_bytes, manifest.train_shards
     position = 0
     for index, bucket in enumerate(manifest.buckets):
@@ -267,5 +271,5 @@ def _train_stream(
 
 
 def _shuffled_bucket(out: Path, manifest: Manifest, index: int) -> Iterator[bytes]:
-    seed = [manifest.settings.seed, 1 + index]  # never 0, which would be the seed without it
+    seed = [manifest.settings.seed, 1 + index]  # numpy ignores a trailing 0 in a seed sequence
     return shuffled(_bucket_file(out, index), manifest.buckets[index], seed)

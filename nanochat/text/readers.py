@@ -1,13 +1,13 @@
-"""Documents out of files: txt, md and jsonl (each also as .gz or .zst) and parquet, streamed.
+"""Documents from files, streamed: txt, md and jsonl (each also as .gz or .zst) and parquet.
 
 What a document is:
-- parquet, jsonl: one row or line (its text column); longer than MAX_DOCUMENT_CHARS it is cut in parts.
-- txt, md: one file; longer than MAX_TEXT_CHARS it is cut in parts, so that a book becomes many documents.
+- parquet, jsonl: one row or line (its text column), split into parts of at most MAX_DOCUMENT_CHARS.
+- txt, md: one file, split into parts of at most MAX_TEXT_CHARS, so that a book becomes many documents.
 
-Parts end at the last blank line before the limit, else at the last line end, else at the last space, else at
-the limit; put together again they are the document. Empty documents are dropped, bytes that are no UTF-8
-become U+FFFD, jsonl lines without a text are skipped, and all of it is counted. Memory: one chunk of a text
-file, one line of a jsonl file (no more than MAX_LINE_BYTES), one batch of rows of a parquet file.
+A part ends at the last blank line before the limit, else at the last line end, else at the last space, else at
+the limit; the parts concatenated are the document. Empty documents are dropped, invalid UTF-8 becomes U+FFFD,
+jsonl lines without text are skipped; each of these is counted. Memory: one chunk of a text file, one line of a
+jsonl file (at most MAX_LINE_BYTES), one batch of rows of a parquet file.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ import pyarrow.parquet as pq
 from nanochat.errors import EnvironmentFault
 
 TEXT_COLUMN = "text"
-"""Where parquet and jsonl files hold their text, unless told otherwise."""
+"""Default text column of parquet and jsonl files."""
 MAX_DOCUMENT_CHARS = 1_000_000
 MAX_TEXT_CHARS = 16_384
-MAX_LINE_BYTES = 256 << 20  # of jsonl; a longer line counts as malformed
-_HOPELESS_LINES = 1000  # of jsonl without one that has a text: the column is wrong
+MAX_LINE_BYTES = 256 << 20  # a longer jsonl line counts as malformed
+_HOPELESS_LINES = 1000  # if none of the first jsonl lines has text, the column is wrong
 _CHUNK_BYTES = 1 << 20
 _BATCH_ROWS = 256
 _SURROGATES = re.compile(r"[\ud800-\udfff]+")
@@ -46,38 +46,39 @@ _TEXT_TYPES = {
 
 
 class DamagedFile(ValueError):  # noqa: N818
-    """A file that cannot be read on; the documents before the damage have been given."""
+    """A damaged file; the documents before the damage have been yielded."""
 
 
 @dataclass
 class Counts:
-    """What was read and what had to be mended."""
+    """What was read, and what was dropped or repaired."""
 
     documents: int = 0
     characters: int = 0
     empty: int = 0  # dropped
     invalid: int = 0  # documents in which bytes or code points were replaced by U+FFFD
-    cut: int = 0  # documents cut in parts (each part counts as a document)
+    cut: int = 0  # documents split into parts (each part counts as a document)
     malformed: int = 0  # jsonl lines skipped: no JSON object, or no string in the text column
-    damaged: int = 0  # files that could be read up to a damaged place only
+    damaged: int = 0  # files read up to a damaged place only
 
     def add(self, other: Counts) -> None:
+        """Add the counts of `other` to these."""
         for counter in fields(self):
             setattr(self, counter.name, getattr(self, counter.name) + getattr(other, counter.name))
 
     def __str__(self) -> str:
-        mended = {"dropped as empty": self.empty, "with invalid UTF-8 mended": self.invalid}
-        mended |= {"cut in parts": self.cut, "malformed lines skipped": self.malformed}
-        mended |= {"damaged files left where the damage begins": self.damaged}
-        notes = [f"; {count:,} {what}" for what, count in mended.items() if count]
+        repairs = {"dropped as empty": self.empty, "with invalid UTF-8 replaced": self.invalid}
+        repairs |= {"split into parts": self.cut, "malformed lines skipped": self.malformed}
+        repairs |= {"damaged files read up to the damage": self.damaged}
+        notes = [f"; {count:,} {what}" for what, count in repairs.items() if count]
         return f"{self.documents:,} documents, {self.characters:,} characters" + "".join(notes)
 
 
 def read_documents(path: Path, column: str = TEXT_COLUMN, counts: Counts | None = None) -> Iterator[str]:
     """The documents of one file in order, never empty, always encodable as UTF-8.
 
-    Raises ValueError for a format that is not known and a parquet or jsonl file without `column`, DamagedFile
-    for a damaged file, EnvironmentFault for one that cannot be read.
+    Raises ValueError for an unknown format and for a parquet or jsonl file without `column`, DamagedFile for a
+    damaged file, EnvironmentFault for an unreadable one.
     """
     counts = Counts() if counts is None else counts
     kind = format_of(path)
@@ -90,7 +91,7 @@ def read_documents(path: Path, column: str = TEXT_COLUMN, counts: Counts | None 
 
 
 def format_of(path: Path) -> str | None:
-    """The file's format by its name, compression set aside: ".txt", ".parquet", …; None when unknown."""
+    """The file's format by its name, without the compression suffix: ".txt", ".parquet", …; None if unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] in _OPENERS:
         suffixes.pop()
@@ -99,14 +100,14 @@ def format_of(path: Path) -> str | None:
 
 
 def check_columns(files: Iterable[Path], column: str) -> None:
-    """Open every parquet file among `files`; raises as `parquet_file` does."""
+    """Check the text column of every parquet file in `files`. Raises as `parquet_file` does."""
     for path in files:
         if format_of(path) == ".parquet":
             parquet_file(path, column).close()
 
 
 def parquet_file(path: Path, column: str) -> pq.ParquetFile:
-    """The open file. Raises ValueError when it is no parquet file or has no such text column."""
+    """The opened file. Raises ValueError if it is no parquet file or has no such text column."""
     with _one_line(path):
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
@@ -125,20 +126,20 @@ def parquet_file(path: Path, column: str) -> pq.ParquetFile:
 
 @contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """What goes wrong in reading `path`, as a line that says what to do."""
+    """Turn errors of reading `path` into a DamagedFile or EnvironmentFault of one line."""
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise EnvironmentFault(f"cannot read {path}: {os.strerror(error.errno)}") from error
         reason = " ".join(str(error).split())
-        raise DamagedFile(f"{path} is damaged ({reason}): fetch or make it again, or remove it") from error
+        raise DamagedFile(f"{path} is damaged ({reason}): replace or remove it") from error
 
 
 def _parquet(path: Path, column: str, counts: Counts) -> Iterator[str]:
     with parquet_file(path, column) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column]):
-            # by way of bytes: Arrow does not check on reading that a string is UTF-8
+            # via bytes, because Arrow does not check that strings are UTF-8
             for raw in batch.column(0).cast(pa.large_binary()).to_pylist():
                 text = (raw or b"").decode("utf-8", "surrogateescape")
                 yield from _cleaned(text, MAX_DOCUMENT_CHARS, counts)
@@ -167,12 +168,12 @@ def _jsonl(path: Path, column: str, counts: Counts) -> Iterator[str]:
     if malformed and not usable:
         raise ValueError(
             f"{path}, line {first_malformed}: no JSON object with a text {column!r}; "
-            "name the right field with --text-column"
+            "choose the field with --text-column"
         )
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """The lines, each cut at MAX_LINE_BYTES: what that leaves of a longer one is no JSON."""
+    """The lines, each cut at MAX_LINE_BYTES; a line that was cut is no valid JSON."""
     while line := stream.readline(MAX_LINE_BYTES):
         yield line
         while not line.endswith(b"\n") and (line := stream.readline(_CHUNK_BYTES)):
@@ -195,7 +196,7 @@ def _text(path: Path, column: str, counts: Counts) -> Iterator[str]:
 
 
 def _cleaned(text: str, limit: int, counts: Counts) -> Iterator[str]:
-    """`text` as documents: cut to `limit`, mended where it cannot be encoded, dropped where it is empty."""
+    """`text` as documents: split at `limit`, surrogates replaced, empty parts dropped; updates `counts`."""
     if len(text) > limit:
         counts.cut += 1
     start = 0
@@ -207,15 +208,15 @@ def _cleaned(text: str, limit: int, counts: Counts) -> Iterator[str]:
             counts.empty += 1
             continue
         if not part.isascii():
-            part, mended = _SURROGATES.subn("\ufffd", part)
-            counts.invalid += mended > 0
+            part, replaced = _SURROGATES.subn("\ufffd", part)
+            counts.invalid += replaced > 0
         counts.documents += 1
         counts.characters += len(part)
         yield part
 
 
 def _cut(text: str, start: int, limit: int) -> int:
-    """Where the part that begins at `start` ends: at most `limit` further on, more than half of it if it can."""
+    """The end of the part that begins at `start`: at most `limit` characters, preferably more than half of that."""
     middle, end = start + limit // 2, start + limit
     for separator in _SEPARATORS:
         if (found := text.rfind(separator, middle, end)) >= 0:

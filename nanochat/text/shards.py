@@ -1,33 +1,35 @@
-"""Parquet shards: their names, writing them whole, and how much text files hold."""
+"""Parquet shards: their names, atomic writing, and how much text a file holds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.atomic import write_atomic
 
-ROW_GROUP = 256  # documents; what a reader holds at once
+ROW_GROUP = 256  # documents that a reader holds at once
 _SCHEMA = pa.schema([("text", pa.string())])
 
 
 def shard_name(index: int) -> str:
-    """The file name of a dataset's shard, as on the hub."""
+    """The file name of a dataset's shard, as the hub datasets name them."""
     return f"shard_{index:05d}.parquet"
 
 
 def write_shard(path: Path, documents: Iterable[str | bytes]) -> int:
-    """Write documents (text, or its UTF-8) as one zstd parquet shard, column `text`, whole or not at all.
+    """Atomically write documents (str or UTF-8 bytes) as one zstd parquet shard with the column `text`.
 
-    Returns their number. The same documents give the same bytes (under one version of pyarrow).
+    Returns the number of documents. Equal documents give equal bytes under one version of pyarrow. Raises
+    EnvironmentFault if the file cannot be written.
     """
     rows = 0
 
-    def fill(file) -> None:
+    def fill(file: BinaryIO) -> None:
         nonlocal rows
         remaining = iter(documents)
         with pq.ParquetWriter(file, _SCHEMA, compression="zstd", use_dictionary=False) as writer:
@@ -40,7 +42,7 @@ def write_shard(path: Path, documents: Iterable[str | bytes]) -> int:
 
 
 def chunked(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
-    """Lists of consecutive documents, each of at least `characters` in all but the last."""
+    """Lists of consecutive documents; each list but the last holds at least `characters` characters."""
     batch: list[str] = []
     held = 0
     for document in documents:
@@ -54,7 +56,7 @@ def chunked(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
 
 
 def text_bytes(path: Path) -> int:
-    """About how much text a file holds, in UTF-8: exact but for compressed jsonl and txt (taken as 3 : 1)."""
+    """Approximate UTF-8 bytes of text in a file, without reading it. Compressed txt and jsonl are taken as 3:1."""
     if path.suffix.lower() == ".parquet":
         metadata = pq.read_metadata(path)
         return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))

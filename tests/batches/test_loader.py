@@ -180,7 +180,7 @@ def test_a_state_of_other_text_is_refused(
         pretrain_loader(other, tokenizer, runtime(), batch_rows=6, max_seq_len=CONTEXT, seed=5, state=state)
 
 
-def test_an_empty_dataset_is_told_at_the_first_batch_and_ever_after(
+def test_an_empty_dataset_raises_at_the_first_batch_and_at_every_later_one(
     make_dataset: Callable[..., Dataset], tokenizer: Tokenizer, runtime: MakeRuntime
 ) -> None:
     empty = make_dataset(["", " "])

@@ -21,7 +21,7 @@ def make(lengths: list[int], context: int, policy: Policy, seed: int = 0) -> Pla
 
 
 def stream(planned: Plan) -> list[tuple[int, int]]:
-    """Every token laid down, as (document, position)."""
+    """Every token of the stream, as (document, position)."""
     columns = zip(planned.document.tolist(), planned.start.tolist(), planned.length.tolist(), strict=True)
     return [(document, start + i) for document, start, length in columns for i in range(length)]
 
@@ -42,7 +42,7 @@ def real(tokens: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 @given(LENGTHS, CONTEXTS)
-def test_contiguous_lays_every_token_down_once(lengths: list[int], context: int) -> None:
+def test_contiguous_places_every_token_once(lengths: list[int], context: int) -> None:
     planned = make(lengths, context, "contiguous")
     assert sorted(stream(planned)) == every_token(lengths)
     assert planned.row_dropped.sum() == planned.row_padded.sum() == planned.inserted == planned.cuts == 0
@@ -82,7 +82,7 @@ def test_bestfit_crop_uses_every_token_once(lengths: list[int], context: int) ->
 
 
 @given(LENGTHS, CONTEXTS)
-def test_bestfit_crop_puts_a_bos_before_every_rest_and_ends_rows_with_cuts(
+def test_bestfit_crop_puts_bos_before_every_rest_and_cuts_only_at_row_ends(
     lengths: list[int], context: int
 ) -> None:
     for row in make(lengths, context, "bestfit-crop").rows(context):
@@ -106,7 +106,9 @@ def test_bestfit_pad_never_cuts_what_fits_and_truncates_the_rest(lengths: list[i
 
 
 @given(LENGTHS, CONTEXTS, st.integers(0, 5))
-def test_bestfit_pad_makes_as_many_rows_in_every_order(lengths: list[int], context: int, seed: int) -> None:
+def test_bestfit_pad_makes_the_same_number_of_rows_in_every_order(
+    lengths: list[int], context: int, seed: int
+) -> None:
     count = len(make(lengths, context, "bestfit-pad").row_padded)
     assert len(make(lengths, context, "bestfit-pad", seed).row_padded) == count
 

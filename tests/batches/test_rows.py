@@ -1,4 +1,4 @@
-"""The stream of rows against plain Python: the same tokens, in an order that nothing but the seed decides."""
+"""The stream of rows against plain Python: the same tokens, in an order that only the seed decides."""
 
 from itertools import islice, pairwise
 from typing import get_args
@@ -16,7 +16,7 @@ BOS = 0
 
 
 class Store:
-    """Token pieces in memory, as a TokenStore gives them: `shards[s][p]` is a list of documents."""
+    """Token pieces in memory with the interface of a TokenStore: `shards[s][p]` is a list of documents."""
 
     def __init__(self, shards: list[list[list[list[int]]]]):
         self._shards = shards
@@ -146,7 +146,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids (unique but for BOS), masks with a target early on, offsets."""
+    """Ids (unique except BOS), masks with an early target, offsets."""
     masks = draw(st.lists(st.lists(st.booleans(), min_size=0, max_size=8), min_size=1, max_size=20))
     masks = [[False, True, *mask] for mask in masks]
     token = iter(range(1, 65536))
@@ -156,7 +156,7 @@ def conversations(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @given(conversations(), CONTEXTS, SEEDS)
-def test_conversation_rows_target_what_is_learnt_and_nothing_else(
+def test_conversation_rows_target_exactly_the_masked_tokens(
     data: tuple[np.ndarray, np.ndarray, np.ndarray], context: int, seed: int
 ) -> None:
     ids, mask, offsets = data

@@ -46,7 +46,7 @@ def dataset(make_dataset: Callable[..., Dataset]) -> Dataset:
 
 
 def read(store: TokenStore, tokenizer: Tokenizer, pieces: int = 2) -> list[list[str]]:
-    """Every document of every shard, decoded; each must begin with BOS. Shards have at least so many pieces."""
+    """Every document of every shard, decoded. Asserts that each starts with BOS and shards have at least `pieces`."""
     shards = []
     for shard in range(len(store)):
         shards.append([])
@@ -66,7 +66,7 @@ def files(paths: Paths, dataset: Dataset, tokenizer: Tokenizer, ending: str) -> 
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_made_on_demand_the_cache_holds_every_document(
+def test_a_cache_made_on_demand_holds_every_document(
     dataset: Dataset, tokenizer: Tokenizer, paths: Paths, workers: int
 ) -> None:
     store = open_tokens(dataset, tokenizer, paths, workers=workers)
@@ -79,7 +79,7 @@ def test_made_on_demand_the_cache_holds_every_document(
     store.close()
 
 
-def test_made_ahead_it_is_the_same_and_is_made_once(
+def test_a_cache_made_ahead_is_the_same_and_is_made_once(
     dataset: Dataset, tokenizer: Tokenizer, paths: Paths
 ) -> None:
     heard: list[float] = []
@@ -101,7 +101,7 @@ def test_the_validation_split_has_its_own_files(dataset: Dataset, tokenizer: Tok
     assert (info.counts.documents, info.tokens) == (1, len("validation") + 1)
 
 
-def test_a_held_out_share_is_tokenised_apart(tokenizer: Tokenizer, paths: Paths, tmp_path: Path) -> None:
+def test_a_held_out_share_is_tokenised_separately(tokenizer: Tokenizer, paths: Paths, tmp_path: Path) -> None:
     source = tmp_path / "all.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in SHARDS[0]))
     dataset = open_dataset(str(source), paths, val_fraction=0.3)
@@ -129,10 +129,10 @@ def test_damaged_files_are_made_again(
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_changed_text_is_tokenised_anew(
+def test_changed_text_is_tokenised_again(
     tokenizer: Tokenizer, paths: Paths, tmp_path: Path, ending: str
 ) -> None:
-    """Also where neither size nor statistics give the change away."""
+    """Also if size and statistics are unchanged."""
     source = tmp_path / f"own.{ending}"
     own = Dataset("own", (source,), ())
     for text in ("a cat sat", "a bat sat"):
@@ -204,7 +204,7 @@ def test_damage_in_the_middle_of_a_file_costs_only_the_rest_of_it(
     assert [info.counts.damaged for info in infos] == [1, 0]
 
 
-def test_an_interrupted_shard_goes_on_from_its_last_piece(
+def test_an_interrupted_shard_resumes_after_its_last_piece(
     dataset: Dataset, tokenizer: Tokenizer, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(Exception):  # noqa: N818
@@ -228,7 +228,7 @@ def test_an_interrupted_shard_goes_on_from_its_last_piece(
     )
 
 
-def test_a_shard_that_another_process_makes_is_read_as_it_appears(
+def test_a_shard_made_by_another_process_is_read_as_it_appears(
     dataset: Dataset, tokenizer: Tokenizer, paths: Paths
 ) -> None:
     waiting = open_tokens(dataset, tokenizer, paths)
@@ -245,7 +245,7 @@ def test_a_shard_that_another_process_makes_is_read_as_it_appears(
     waiting.close()
 
 
-def test_a_fault_of_the_maker_reaches_the_reader(
+def test_an_error_of_the_background_thread_reaches_the_reader(
     dataset: Dataset, tokenizer: Tokenizer, paths: Paths
 ) -> None:
     folder = paths.tokens(dataset.name, tokenizer.hash)
@@ -283,13 +283,15 @@ def test_a_large_vocabulary_takes_uint32(paths: Paths, make_dataset: Callable[..
     store.close()
 
 
-def test_the_limit_of_uint16() -> None:
+def test_uint16_holds_vocabularies_up_to_65536() -> None:
     assert token_dtype(65536) == np.uint16
     assert token_dtype(65537) == np.uint32
 
 
-def test_a_killed_maker_is_replaced(dataset: Dataset, tokenizer: Tokenizer, paths: Paths) -> None:
-    """Another process gets as far as its first piece and is killed there with the shard's lock in its hand."""
+def test_a_shard_of_a_killed_process_is_finished_by_another(
+    dataset: Dataset, tokenizer: Tokenizer, paths: Paths
+) -> None:
+    """Another process makes its first piece and is killed while it holds the shard's lock."""
     script = """
 import sys, time
 from pathlib import Path
@@ -314,7 +316,7 @@ store.make_all(lambda characters: time.sleep(600) if characters > 1600 else None
         deadline = time.monotonic() + 60
         while not list(folder.glob("*.0000.idx")):
             assert other.poll() is None
-            assert time.monotonic() < deadline, "waited in vain"
+            assert time.monotonic() < deadline, "timed out"
             time.sleep(0.01)
         store.expect([0], 0)
         assert store.piece(0, 0) is not None  # read while the other one has the lock

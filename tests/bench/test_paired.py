@@ -56,7 +56,7 @@ def test_measures_memory_and_cpu_of_children_too():
         (python("import sys; print('the reason')"), ["--metric", r"speed (\d+)"], "no number for"),
     ],
 )
-def test_a_failing_command_ends_it_with_its_output(command, options, line):
+def test_a_failing_command_ends_the_comparison_and_shows_its_output(command, options, line):
     done = run(command, command, *options)
     assert done.returncode == 1
     assert "the reason" in done.stderr

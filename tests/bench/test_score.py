@@ -110,7 +110,7 @@ def parquet(tmp_path):
 
 
 @given(st.lists(st.integers(1, 40), max_size=6), st.integers(1, 12), st.data())
-def test_windows_score_every_token_once_and_see_all_they_may(lengths, context, data):
+def test_windows_score_every_token_once_with_as_much_context_as_allowed(lengths, context, data):
     stride = data.draw(st.integers(1, context))
     scored = []
     for w in scorer.windows_of(lengths, context, stride):
@@ -121,7 +121,7 @@ def test_windows_score_every_token_once_and_see_all_they_may(lengths, context, d
     assert scored == [(d, target) for d, length in enumerate(lengths) for target in range(1, length)]
 
 
-def test_a_uniform_model_of_bytes_needs_eight_bits(tmp_path, parquet):
+def test_a_uniform_byte_model_scores_eight_bits_per_byte(tmp_path, parquet):
     (tmp_path / "adapters.py").write_text(UNIFORM)
     text = [document for document in DOCUMENTS if document]
     done = run(
@@ -195,7 +195,7 @@ def test_both_sides_in_one_comparison(tmp_path, parquet, checkpoint):
 
 
 @pytest.mark.slow
-def test_a_peer_that_is_not_where_it_was_said_to_be_is_refused(tmp_path, parquet):
+def test_a_missing_peer_is_refused(tmp_path, parquet):
     (tmp_path / "empty").mkdir()
     done = run(
         parquet, "--context", 16, "--peer-path", tmp_path / "empty", "--peer-checkpoint", tmp_path / "a" / "b"

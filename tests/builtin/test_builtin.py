@@ -1,4 +1,4 @@
-"""Documents, conversations and evaluation: the same everywhere, well-formed, and strictly apart."""
+"""Documents, conversations and evaluation: reproducible, well-formed, and disjoint."""
 
 import re
 from hashlib import sha256
@@ -135,7 +135,7 @@ def test_no_held_out_sum_or_letter_count_in_training(train_documents, train_conv
         assert not list(held_out_counts(text)), text
 
 
-def test_the_search_would_find_held_out_items(items):
+def test_the_leak_search_finds_held_out_items(items):
     for item in items[0]["builtin-arithmetic"]:
         a, op, b = (item.meta[key] for key in ("a", "op", "b"))
         assert list(held_out_sums(f"We know that {a} {op} {b} = {item.answer}."))
@@ -167,7 +167,7 @@ FACT_TASKS = ("builtin-facts", "builtin-facts-novel", "builtin-choice")
 
 
 def test_no_held_out_question_in_training_text(items, train_documents, train_conversations):
-    """Not even after another opening, inside a choice question or in a dialogue of the documents."""
+    """Also not with another opening, inside a choice question, or in a dialogue of the documents."""
     held_out = {fact.fill(core).casefold() for _, fact, core in questions_of(items, *FACT_TASKS)}
     pieces = set()
     for text in (text for c in train_conversations for role, text in texts(c) if role == "user"):
@@ -225,6 +225,6 @@ def test_evaluation_items(items):
 
 
 def test_double_quotes_keep_the_tokens_of_words_apart(train_documents):
-    """A double quote follows a space in documents, so that no tokenizer learns to join it to a word."""
+    """In documents a double quote follows a space, so that no tokenizer learns to join it to a word."""
     text = "\n".join(train_documents[:2000])
     assert not re.search(r'(?<![\s\w.?!,(])"[a-z]{2}', text)

@@ -1,4 +1,4 @@
-"""The hold-out rule is stable, fair and blind to the order of sums."""
+"""The hold-out rule is stable, holds out the stated shares, and ignores the order of operands."""
 
 from hypothesis import given
 from hypothesis import strategies as st

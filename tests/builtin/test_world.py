@@ -1,4 +1,4 @@
-"""The world holds one true answer to each question, and every wording fits every fact."""
+"""The world has one true answer per question, and every wording fits every fact."""
 
 import re
 

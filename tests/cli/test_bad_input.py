@@ -1,4 +1,4 @@
-"""Every mistake costs one clear line, the right exit status, and leaves nothing half-written."""
+"""Every mistake gives one clear line and the right exit status, and leaves no partial files."""
 
 import resource
 import subprocess
@@ -36,7 +36,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def complaint(capsys: pytest.CaptureFixture, arguments: list[str], status: int) -> str:
-    """The one line that a failing command says last."""
+    """The last line that a failing command prints."""
     capsys.readouterr()
     assert main(arguments) == status
     lines = capsys.readouterr().err.strip().splitlines()

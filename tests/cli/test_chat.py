@@ -1,4 +1,4 @@
-"""The terminal chat: answers on stdout alone, several turns, tools shown, and nothing a user does ends it badly."""
+"""The terminal chat: only answers on stdout, several turns, tools shown, and no input that crashes it."""
 
 import io
 import json
@@ -36,7 +36,7 @@ CONTEXT = 128
 
 
 class Scripted(GPT):
-    """Says the next token of its script whatever it is asked, and keeps every prompt that it was given."""
+    """Generates the next token of its script regardless of the prompt, and records every prompt."""
 
     def __init__(self, config: GPTConfig):
         super().__init__(config, REFERENCE)
@@ -77,7 +77,7 @@ def model(tokenizer):
 
 @pytest.fixture
 def say(model, tokenizer):
-    """Adds an answer to the model's script: text, or (code,) for a tool call with the output it will be given."""
+    """Adds an answer to the model's script: text, or (code, output) for a tool call and its expected output."""
 
     def add(*pieces: str | tuple[str, str]) -> None:
         for piece in pieces:
@@ -103,7 +103,7 @@ def runtime(base_dir):
 
 @pytest.fixture
 def start(model, tokenizer, runtime, monkeypatch):
-    """Runs the chat with these lines on stdin."""
+    """Runs the chat with the given lines on stdin."""
 
     def start(*lines: str, **config):
         monkeypatch.setattr(module, "load_model", lambda *_: LoadedModel(model, tokenizer, {}, 7, Path()))
@@ -113,7 +113,7 @@ def start(model, tokenizer, runtime, monkeypatch):
     return start
 
 
-def test_a_question_on_the_command_line_gets_the_answer_alone(start, say, capsys):
+def test_a_question_on_the_command_line_prints_only_the_answer(start, say, capsys):
     say("So ", ("12*34", "408"), "it is 408.")
     result = start(prompt="What is 12*34?")
     out, err = capsys.readouterr()
@@ -158,7 +158,7 @@ def test_new_forgets_quit_leaves_and_help_lists(start, say, model, tokenizer, ca
     assert all(name in err for name in ("/new", "/help", "/quit", "unknown command /nonsense"))
 
 
-def test_a_chat_longer_than_the_context_goes_on(start, say, model, capsys):
+def test_a_chat_longer_than_the_context_continues(start, say, model, capsys):
     for _ in range(30):
         say("An answer.")
     result = start(*[f"question {n}" for n in range(30)], max_new_tokens=20)
@@ -168,7 +168,7 @@ def test_a_chat_longer_than_the_context_goes_on(start, say, model, capsys):
     assert b"question 29" in bytes(token for token in model.prompts[-1] if token < 256)
 
 
-def test_a_message_too_long_is_refused_and_the_chat_goes_on(start, say, capsys):
+def test_a_message_too_long_is_refused_and_the_chat_continues(start, say, capsys):
     say("Fine.")
     result = start("x" * CONTEXT, "short")
     out, err = capsys.readouterr()
@@ -202,13 +202,13 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(start, say, model, tokenizer, 
     assert capsys.readouterr().out == "012!\nNext.\n"
 
 
-def test_an_answer_as_long_as_allowed_is_cut(start, say):
+def test_an_answer_stops_at_the_token_limit(start, say):
     say("0123456789")
     assert start(prompt="count", max_new_tokens=4).turns[0].answer == "0123"
     assert start(prompt="count", max_new_tokens=4).turns[0].finish_reason == "length"
 
 
-def test_a_terminal_is_not_given_control_characters(monkeypatch, start, say, capsys):
+def test_control_characters_do_not_reach_the_terminal(monkeypatch, start, say, capsys):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     say("a\x1b[31mb\x07c\td\n")
     start(prompt="colour")
@@ -231,7 +231,7 @@ def test_closing_a_reply_keeps_what_was_said(model, tokenizer, say):
 
 @pytest.fixture
 def checkpoint(tokenizer, base_dir):
-    """A run `sft` on the disk: a small model that talks nonsense, and never of itself comes to an end."""
+    """A run `sft` on disk: a small random model that never ends its answer."""
     config = GPTConfig(
         max_seq_len=8192,
         vocab_size=tokenizer.vocab_size,
@@ -265,7 +265,7 @@ def test_the_command_line_answers_from_a_checkpoint(checkpoint, capsys):
     assert capsys.readouterr().out == answer
 
 
-def test_without_a_model_one_line_tells_what_to_run(capsys):
+def test_without_a_model_one_line_says_what_to_run(capsys):
     assert main(["chat", "-p", "Hi", "--device", "cpu"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -273,7 +273,7 @@ def test_without_a_model_one_line_tells_what_to_run(capsys):
 
 
 @pytest.mark.slow
-def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(checkpoint):
+def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_quits(checkpoint):
     ours, theirs = pty.openpty()
     chat = subprocess.Popen(
         [sys.executable, "-m", "nanochat", "chat", "--device", "cpu", "--max-new-tokens", "4000"],

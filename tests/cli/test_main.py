@@ -1,4 +1,4 @@
-"""From argv to a stage and back: what is printed where, and with which exit status it ends."""
+"""From argv to a stage and back: what is printed where, and the exit status."""
 
 import json
 import os
@@ -73,7 +73,7 @@ _NO_MEMORY = (
 
 @pytest.fixture(autouse=True)
 def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two verbs of our own, one that gets the paths and one that gets a runtime."""
+    """Two verbs for these tests: one that needs the paths and one that needs a runtime."""
     (tmp_path / "probe_stage.py").write_text(_STAGE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "probe_stage", raising=False)
@@ -93,7 +93,7 @@ def test_json_is_the_last_line_of_stdout(capsys, base_dir: Path, verb: str, argu
     assert err == "a human line\n"
 
 
-def test_without_json_stdout_is_the_stages_own(capsys):
+def test_without_json_only_the_stage_writes_to_stdout(capsys):
     assert main(["probe"]) == 0
     assert capsys.readouterr().out == ""
 
@@ -111,7 +111,7 @@ def test_without_json_stdout_is_the_stages_own(capsys):
         ("gpu", 1, _NO_MEMORY),
     ],
 )
-def test_every_bad_end_is_one_line_and_a_status(capsys, monkeypatch, ending: str, status: int, line: str):
+def test_every_error_is_one_line_and_an_exit_status(capsys, monkeypatch, ending: str, status: int, line: str):
     assert main(["probe", "--ending", ending, "--json"]) == status
     assert capsys.readouterr() == ("", f"a human line\n{line}\n")
     monkeypatch.setenv("NANOCHAT_DEBUG", "1")
@@ -215,7 +215,7 @@ def test_a_misspelt_verb_gets_the_nearest(capsys, arguments: list[str], says: st
     assert err.count("\n") == 1
 
 
-def test_only_the_first_process_prints_the_result_and_the_others_sign_their_errors(capsys, monkeypatch):
+def test_rank_0_prints_the_result_and_other_ranks_name_themselves_in_errors(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "3")
     assert main(["probe", "--json"]) == 0
     assert capsys.readouterr().out == ""
@@ -224,7 +224,7 @@ def test_only_the_first_process_prints_the_result_and_the_others_sign_their_erro
 
 
 def _command(tmp_path: Path, code: str, *arguments: str, **options) -> subprocess.Popen:
-    """The command line in its own process, with the probe's module at hand."""
+    """The command line in its own process, with the probe's module importable."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
@@ -252,7 +252,7 @@ def test_ctrl_c_ends_with_130_and_one_line(tmp_path: Path):
     assert (process.returncode, err) == (130, "nanochat: interrupted\n")
 
 
-def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path):
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path):
     code = "import sys\nfrom nanochat.cli.main import main\nsys.stdin.read()\nsys.exit(main(['--help']))"
     with _command(tmp_path, code, stdin=subprocess.PIPE) as process:
         process.stdout.close()

@@ -1,4 +1,4 @@
-"""The table of verbs and the stages agree: every verb can be asked for its options."""
+"""The table of verbs matches the stages, and every verb has help."""
 
 import dataclasses
 import importlib
@@ -10,7 +10,7 @@ from nanochat.cli.main import main
 from nanochat.cli.verbs import GROUPS, VERBS
 
 
-def test_groups_and_verbs_fit():
+def test_every_two_word_verb_has_a_group():
     assert {name[0] for name in VERBS if len(name) == 2} == set(GROUPS)
     assert not {name[0] for name in VERBS if len(name) == 1} & set(GROUPS)
 

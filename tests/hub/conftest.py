@@ -1,4 +1,4 @@
-"""The loopback hub, and patience counted in milliseconds."""
+"""The loopback hub, and a retry policy with pauses of milliseconds."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Many files: one process at a time, room on the disk, one bad file among good ones."""
+"""Many files: one process at a time, disk space, one bad file among good ones."""
 
 import re
 import threading
@@ -35,10 +35,10 @@ def test_the_first_file_is_whole_before_the_others_begin(jobs, hub, policy, tmp_
     assert sorted(asked[4:]) == NAMES[1:]
 
 
-def test_one_bad_file_does_not_keep_the_others_from_coming(jobs, hub, policy, tmp_path):
+def test_one_bad_file_does_not_stop_the_others(jobs, hub, policy, tmp_path):
     hub.state(NAMES[2], sha256="0" * 64)
     stated = [file.to(tmp_path / "data") for file in describe("owner/name", NAMES, policy)]
-    with pytest.raises(EnvironmentFault, match=f"{NAMES[2]}: its sha256 is not") as caught:
+    with pytest.raises(EnvironmentFault, match=f"{NAMES[2]}: its sha256 differs") as caught:
         bring(stated, tmp_path, policy)
     assert "\n" not in str(caught.value)
     here = sorted(path.name for path in (tmp_path / "data").glob("file_*"))
@@ -52,7 +52,7 @@ def test_a_silent_server_ends_the_whole_download(jobs, hub, policy, tmp_path):
     assert [path.name for path in (tmp_path / "data").glob("*.bin")] == [NAMES[0]]
 
 
-def test_too_little_room_is_said_before_anything_is_fetched(hub, policy, jobs, tmp_path):
+def test_too_little_disk_space_is_an_error_before_any_download(hub, policy, jobs, tmp_path):
     hub.state(NAMES[1], size=10**18)
     huge = [file.to(tmp_path / "data") for file in describe("owner/name", NAMES, policy)]
     with pytest.raises(EnvironmentFault, match=r"5 files still need 1000000000\.\d+ GB, but .* GB free"):
@@ -70,8 +70,10 @@ def test_progress_shows_bytes_rate_and_time_left(jobs, policy, tmp_path, capsys,
 
 
 @pytest.mark.parametrize("version", [None, "1"])
-def test_progress_counts_what_is_kept_of_an_earlier_run(version, hub, policy, tmp_path, capsys, monkeypatch):
-    """Half a file of unknown version is thrown away, of a known one gone on with: in the end it is one file."""
+def test_progress_includes_bytes_kept_from_an_earlier_run(
+    version, hub, policy, tmp_path, capsys, monkeypatch
+):
+    """A partial file of unknown version is discarded, one of a known version resumed; both end as one file."""
     monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0.0)
     hub.add("plain", "file.bin", bytes(60_000))
     source = DownloadSource("file.bin", f"{hub.url}/plain/file.bin", size=60_000, version=version)
@@ -87,10 +89,8 @@ def test_progress_counts_what_is_kept_of_an_earlier_run(version, hub, policy, tm
     assert hub.content_requests()[-1].range == ("bytes=30000-" if version else None)
 
 
-def test_waits_for_another_process_only_until_it_has_brought_what_is_wanted(
-    jobs, hub, policy, tmp_path, capsys
-):
-    """The other process, which still holds the lock, brings the two files wanted here and goes on."""
+def test_waits_for_another_process_only_until_the_wanted_files_exist(jobs, hub, policy, tmp_path, capsys):
+    """The other process downloads the two files wanted here and keeps the lock."""
     directory, ours = tmp_path / "data", jobs[:2]
     directory.mkdir()
     with FileLock(directory / LOCK_NAME):
@@ -103,7 +103,7 @@ def test_waits_for_another_process_only_until_it_has_brought_what_is_wanted(
     assert not hub.content_requests()
 
 
-def test_takes_over_from_a_process_that_died(jobs, hub, policy, tmp_path):
+def test_takes_over_from_a_killed_process(jobs, hub, policy, tmp_path):
     directory = tmp_path / "data"
     directory.mkdir()
     lock = FileLock(directory / LOCK_NAME, thread_local=False)
@@ -115,7 +115,7 @@ def test_takes_over_from_a_process_that_died(jobs, hub, policy, tmp_path):
     assert all(job.is_done(None) for job in jobs)
 
 
-def test_what_is_done_needs_neither_the_server_nor_the_lock(jobs, hub, policy, tmp_path):
+def test_complete_files_need_neither_the_server_nor_the_lock(jobs, hub, policy, tmp_path):
     bring(jobs, tmp_path, policy)
     hub.vanish()
     (tmp_path / "data" / LOCK_NAME).unlink()

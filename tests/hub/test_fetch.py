@@ -1,4 +1,4 @@
-"""What other code calls: files of the hub, exported splits, plain addresses."""
+"""The functions that other packages call: files of the hub, exported splits, plain URLs."""
 
 import hashlib
 import io
@@ -92,7 +92,7 @@ def test_without_stated_hashes_size_and_format_are_checked(served, policy, tmp_p
     assert read(fetch(tmp_path, policy)) == SHARDS
 
 
-def test_offline_uses_what_is_there(served, policy, tmp_path, monkeypatch):
+def test_offline_uses_existing_files(served, policy, tmp_path, monkeypatch):
     paths = fetch(tmp_path, policy, NAMES[:2])
     served.requests.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -104,7 +104,7 @@ def test_offline_uses_what_is_there(served, policy, tmp_path, monkeypatch):
     assert not served.requests
 
 
-def test_a_silent_hub_is_no_matter_when_all_is_there(served, policy, tmp_path):
+def test_an_unreachable_hub_does_not_matter_if_all_files_exist(served, policy, tmp_path):
     paths = fetch(tmp_path, policy, NAMES[:2])
     served.vanish()
     assert fetch(tmp_path, policy, NAMES[:2]) == paths
@@ -154,7 +154,7 @@ def test_plain_addresses(has_head, sha256, hub, policy, tmp_path):
     assert not hub.requests
 
 
-def test_a_plain_address_with_another_hash_keeps_what_was_there(hub, policy, tmp_path):
+def test_a_plain_address_with_a_wrong_hash_keeps_the_old_file(hub, policy, tmp_path):
     hub.add("plain", "bundle.zip", DATA)
     target = tmp_path / "bundle.zip"
     target.write_bytes(b"older")
@@ -164,7 +164,7 @@ def test_a_plain_address_with_another_hash_keeps_what_was_there(hub, policy, tmp
 
 
 def test_a_plain_address_is_checked_by_its_reader(hub, policy, tmp_path):
-    """A zip whose end is missing, where the server's own sizes agree."""
+    """A truncated zip whose size matches what the server states."""
     hub.add("plain", "bundle.zip", DATA)
 
     def check(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the hub states, and how mirrors differ."""
+"""Listings of the hub, and how mirrors differ."""
 
 import hashlib
 import time
@@ -9,7 +9,7 @@ import pytest
 from nanochat.errors import EnvironmentFault
 from nanochat.hub import RetryPolicy, list_files
 from nanochat.hub.listing import describe, describe_url, endpoint, exported, is_offline
-from nanochat.hub.transfer import Refused
+from nanochat.hub.retry import Refused
 from tests.hub_server import PAGE, TOKEN, LoopbackHub
 
 NAMES = [f"shard_{index:05d}.parquet" for index in range(2 * PAGE + 1)]
@@ -34,8 +34,8 @@ def test_lists_every_page(hub, policy):
 @pytest.mark.parametrize(
     "link", ["{other}{path}?{query}", "{other}/api/x?{query}", "{path}?{query}", "?{query}"]
 )
-def test_the_next_page_is_asked_of_the_mirror_that_gave_the_first(link, prefix, hub, policy, monkeypatch):
-    """Its links may name the hub that it mirrors, which must not see the token."""
+def test_the_next_page_is_requested_from_the_same_mirror(link, prefix, hub, policy, monkeypatch):
+    """Links of a mirror may name the original hub, which must not receive the token."""
     fill(hub)
     other = LoopbackHub()
     other.start()
@@ -49,7 +49,7 @@ def test_the_next_page_is_asked_of_the_mirror_that_gave_the_first(link, prefix, 
     assert [request.path for request in hub.requests] == [f"{prefix}/api/datasets/owner/name/tree/main"] * 3
 
 
-def test_pages_that_lead_in_a_circle_are_no_listing(hub, policy):
+def test_a_cycle_of_pages_is_an_error(hub, policy):
     fill(hub)
     listed = describe("owner/name", NAMES, policy)
     hub.next_link = "{path}?recursive=true"
@@ -67,7 +67,7 @@ def test_pages_that_lead_in_a_circle_are_no_listing(hub, policy):
         ("/plain/", "silence", lambda hub, policy: describe_url(f"{hub.url}/plain/x", "x", None, policy)),
     ],
 )
-def test_a_silent_server_is_given_up_within_the_policy(stalled, fault, ask, hub, policy):
+def test_a_stalled_server_is_given_up_within_the_policy(stalled, fault, ask, hub, policy):
     fill(hub)
     hub.lists = stalled == "/api/"
     hub.faults = {stalled: fault}
@@ -80,13 +80,13 @@ def test_a_silent_server_is_given_up_within_the_policy(stalled, fault, ask, hub,
     assert len(asked) == 5
 
 
-def test_git_identifiers_are_no_sha256(hub, policy):
+def test_git_object_ids_are_not_taken_for_sha256(hub, policy):
     fill(hub)
     hub.states_hashes = False
     assert {file.sha256 for file in list_files("owner/name", policy=policy).values()} == {None}
 
 
-def test_a_hub_in_trouble_is_asked_again(hub, policy):
+def test_transient_errors_of_the_hub_are_retried(hub, policy):
     fill(hub)
     hub.break_share(0.5, seed=2)
     assert len(list_files("owner/name", policy=policy)) == len(NAMES)
@@ -94,7 +94,7 @@ def test_a_hub_in_trouble_is_asked_again(hub, policy):
 
 
 @pytest.mark.parametrize("states_hashes", [True, False])
-def test_a_mirror_that_does_not_list_is_asked_file_by_file(states_hashes, hub, policy):
+def test_a_mirror_without_listing_is_queried_per_file(states_hashes, hub, policy):
     fill(hub)
     hub.states_hashes = states_hashes
     listed = describe("owner/name", NAMES, policy)
@@ -128,8 +128,8 @@ def test_finds_every_file_of_an_exported_split(lists, hub):
         exported("owner/name", "all/none")
 
 
-def test_a_refusal_is_not_the_end_of_an_exported_split(hub):
-    """A part of a split must not pass for the whole."""
+def test_a_refused_file_does_not_end_the_listing_of_an_exported_split(hub):
+    """Part of a split must not pass for the whole."""
     for index in range(3):
         hub.add("owner/name", f"all/train/{index:04d}.parquet", b"", revision="refs/convert/parquet")
     hub.lists = False
@@ -138,7 +138,7 @@ def test_a_refusal_is_not_the_end_of_an_exported_split(hub):
         exported("owner/name", "all/train")
 
 
-def test_reads_the_environment_when_asked(monkeypatch, hub):
+def test_reads_the_environment_at_call_time(monkeypatch, hub):
     assert endpoint() == hub.url
     assert not is_offline()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -148,7 +148,7 @@ def test_reads_the_environment_when_asked(monkeypatch, hub):
 @pytest.mark.parametrize(
     "address", ["hub.example.org", "ftp://hub", "https://", "https://[hub", "http://hub:99999"]
 )
-def test_an_endpoint_that_is_none_is_the_users_mistake(address, monkeypatch):
+def test_an_invalid_endpoint_is_a_users_mistake(address, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", address)
     with pytest.raises(ValueError, match="HF_ENDPOINT must be an address like https://"):
         endpoint()

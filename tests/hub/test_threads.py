@@ -1,4 +1,4 @@
-"""Threads that may be left behind: prompt to leave, and without effect from then on."""
+"""Threads that can be abandoned: leaving is prompt, and afterwards they change nothing."""
 
 import threading
 import time
@@ -6,15 +6,16 @@ from concurrent.futures import wait
 
 import pytest
 
+from nanochat.hub.retry import RetryPolicy
 from nanochat.hub.threads import Cancellation, CancelledError, in_threads
-from nanochat.hub.transfer import DownloadSource, RetryPolicy, download
+from nanochat.hub.transfer import DownloadSource, download
 
 DATA = b"0123456789" * 10_000
 HALF = len(DATA) // 2
 
 
 @pytest.mark.parametrize("workers", [1, 3, 100])
-def test_every_item_is_done_by_so_many_workers(workers):
+def test_every_item_is_done_by_the_given_number_of_workers(workers):
     names, met = set(), threading.Barrier(min(workers, 20), timeout=60)
 
     def work(item: int, cancelled: Cancellation) -> int:
@@ -28,7 +29,7 @@ def test_every_item_is_done_by_so_many_workers(workers):
     assert len(names) == met.parties
 
 
-def test_a_fault_of_the_work_is_the_futures():
+def test_an_error_of_the_work_is_stored_in_its_future():
     def work(item: int, cancelled: Cancellation) -> float:
         return 1 / item
 
@@ -37,8 +38,8 @@ def test_a_fault_of_the_work_is_the_futures():
     assert [future.exception() is None for future in futures] == [True, False, True]
 
 
-def test_nothing_is_changed_after_leaving(hub, tmp_path):
-    """The server stalls, the work is left, and then the server goes on: the rest is not written any more."""
+def test_no_file_changes_after_leaving(hub, tmp_path):
+    """The server stalls, the work is abandoned, the server continues: the rest is no longer written."""
     hub.add("plain", "file.bin", DATA)
     hub.break_next("stall")
     target = tmp_path / "file.bin"

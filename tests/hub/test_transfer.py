@@ -1,4 +1,4 @@
-"""One file through every fault a server can have: in the end it is whole, or it is not there."""
+"""One file through every fault of a server: it ends up complete or absent."""
 
 import hashlib
 import random
@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.errors import EnvironmentFault
+from nanochat.hub.retry import Refused, RetryPolicy
 from nanochat.hub.threads import Cancellation, CancelledError
-from nanochat.hub.transfer import DownloadSource, Refused, Rejected, RetryPolicy, download
+from nanochat.hub.transfer import DownloadSource, Rejected, download
 from tests.hub_server import FAULTS, LoopbackHub
 
 DATA = random.Random(7).randbytes(200_000)
@@ -34,7 +35,7 @@ def parts(directory: Path) -> list[Path]:
 
 
 class Pauses(Cancellation):
-    """A cancellation that never comes: notes how long it is asked to wait, and does not."""
+    """A cancellation that is never set; records the waits instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,14 +89,14 @@ def test_a_server_without_ranges_sends_all_again(hub, policy, tmp_path):
     assert download(source_of(hub), tmp_path / "file.bin", policy=policy).read_bytes() == DATA
 
 
-def test_failures_are_forgiven_while_the_file_grows(hub, policy, tmp_path):
+def test_growth_of_the_file_resets_the_failure_count(hub, policy, tmp_path):
     hub.break_next(*["cut"] * 8)
     download(source_of(hub), tmp_path / "file.bin", policy=replace(policy, attempts=2))
     assert len(hub.content_requests()) == 9
 
 
-def test_cuts_without_growth_end(hub, policy, tmp_path):
-    """A server that ignores ranges and always cuts at the same place must not be asked for ever."""
+def test_interruptions_without_growth_end_the_download(hub, policy, tmp_path):
+    """A server that ignores ranges and always truncates at the same byte must not be retried forever."""
     hub.ignores_ranges = True
     hub.break_next(*["cut"] * 20)
     with pytest.raises(EnvironmentFault, match="4 times in a row"):
@@ -120,7 +121,7 @@ def test_bad_copies_are_bounded_and_thrown_away(hub, policy, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_copy_that_cannot_be_read_is_bad(hub, policy, tmp_path):
+def test_a_copy_that_fails_its_check_is_bad(hub, policy, tmp_path):
     def check(path: Path) -> None:
         raise ValueError("no such format")
 
@@ -156,7 +157,7 @@ def test_pauses_grow_and_are_bounded(failures, asked):
     assert max(grown / 2, obeyed) <= pause <= max(grown, obeyed)
 
 
-def test_a_missing_file_is_asked_for_once(hub, policy, tmp_path):
+def test_a_missing_file_is_requested_once(hub, policy, tmp_path):
     source = replace(source_of(hub), url=f"{hub.url}/plain/other.bin")
     with pytest.raises(Refused, match="HTTP 404"):
         download(source, tmp_path / "file.bin", policy=policy)
@@ -194,7 +195,7 @@ def test_cancelling_keeps_the_partial_file(hub, policy, tmp_path):
     assert len(parts(tmp_path)) == 1
 
 
-def test_a_vanished_server_ends_in_one_line_and_the_next_run_goes_on(hub, policy, tmp_path):
+def test_a_vanished_server_is_one_line_and_the_next_run_resumes(hub, policy, tmp_path):
     hub.break_next("vanish")
     with pytest.raises(EnvironmentFault, match="3 times in a row") as caught:
         download(source_of(hub), tmp_path / "file.bin", policy=replace(policy, attempts=3))
@@ -204,7 +205,7 @@ def test_a_vanished_server_ends_in_one_line_and_the_next_run_goes_on(hub, policy
     assert hub.content_requests()[-1].range == f"bytes={HALF}-"
 
 
-def test_a_server_that_comes_back_is_met_again(hub, policy, tmp_path):
+def test_a_download_survives_a_server_restart(hub, policy, tmp_path):
     def come_back() -> None:
         hub.vanished.wait()
         hub.start()
@@ -217,7 +218,7 @@ def test_a_server_that_comes_back_is_met_again(hub, policy, tmp_path):
     assert path.read_bytes() == DATA
 
 
-def test_a_disk_that_refuses_is_one_line(hub, policy, tmp_path):
+def test_a_write_error_is_one_line(hub, policy, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, hard))
     try:

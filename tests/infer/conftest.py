@@ -17,7 +17,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def new_model():
-    """Makes a model with random weights; none is zero, as many are at first, so that every part has a say."""
+    """Makes a model with random weights; none is zero, unlike at initialisation, so that every part has an effect."""
 
     def make(config: GPTConfig, kind: type[GPT] = GPT) -> GPT:
         model = kind(config)
@@ -33,7 +33,7 @@ def new_model():
 
 @pytest.fixture(scope="session")
 def whole_config(tokenizer) -> GPTConfig:
-    """Every part of the model at work: windows of 16, grouped queries, value embeddings, smear, backout."""
+    """Every part of the model enabled: windows of 16, grouped queries, value embeddings, smear, backout."""
     return GPTConfig(
         max_seq_len=64,
         vocab_size=tokenizer.vocab_size,

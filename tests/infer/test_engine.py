@@ -1,4 +1,4 @@
-"""The engine by equivalence: cached, batched and rearranged it answers as the plain model does, one token at a time."""
+"""The engine by equivalence: cached, batched and rearranged, it equals the plain model one token at a time."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -43,7 +43,7 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 
 
 def params(index: int, **changes) -> SamplingParams:
-    """Greedy, plain, truncated in turn, each with a seed and a length of its own."""
+    """Greedy, unrestricted and truncated sampling in turn, each with its own seed and length."""
     kinds = (
         {"temperature": 0.0},
         {"temperature": 1.0},
@@ -57,7 +57,7 @@ def params(index: int, **changes) -> SamplingParams:
 def answer_plainly(
     model: GPT, tokenizer, ids: list[int], params: SamplingParams, tools=DEFAULT_TOOLS
 ) -> Completion:
-    """The reference: the whole sequence through the model again for every token; no cache, no batch."""
+    """The reference: the whole sequence through the model for every token, without cache or batch."""
     request = Request(0, ids, params, tokenizer, tools, model.config.max_seq_len)
     while True:
         logits = model.logits(model(torch.tensor([request.tokens]))[:, -1])
@@ -66,7 +66,7 @@ def answer_plainly(
 
 
 class Caller(GPT):
-    """A model with a strong urge to write short sums in tool calls."""
+    """A model biased towards short sums in tool calls."""
 
     urges: ClassVar = {
         **dict.fromkeys(b"1234+*", 6.0),
@@ -102,7 +102,7 @@ def test_cached_logits_equal_uncached_ones_token_by_token(any_model):
                 torch.testing.assert_close(logits[row], expected[row][n + step], atol=1e-4, rtol=1e-4)
 
 
-def test_a_full_engine_answers_as_the_plain_model_does(any_model, tokenizer):
+def test_a_full_engine_equals_the_plain_model(any_model, tokenizer):
     """Eight requests of all kinds through three rows: prefill in batches, rows reused and moved."""
     model = any_model
     prompts, each = [prompt(n) for n in LENGTHS], [params(i) for i in range(len(LENGTHS))]
@@ -174,7 +174,7 @@ def test_cancelled_requests_leave_the_others_undisturbed(model, tokenizer):
         assert seen[ids[i]] == expected.ids
 
 
-def test_a_stream_tells_the_same_as_generate_and_can_be_closed(model, tokenizer):
+def test_stream_equals_generate_and_can_be_closed(model, tokenizer):
     engine = Engine(model, tokenizer, max_rows=2)
     p = params(1, max_new_tokens=12)
     expected = engine.generate([prompt(9)], p)[0]
@@ -192,7 +192,7 @@ def test_a_stream_tells_the_same_as_generate_and_can_be_closed(model, tokenizer)
 def test_a_prompt_as_long_as_the_context_is_refused_before_anything_runs(model, tokenizer):
     engine = Engine(model, tokenizer, max_seq_len=32)
     for ids in (prompt(32), prompt(50)):
-        with pytest.raises(ValueError, match="the context holds 32"):
+        with pytest.raises(ValueError, match="prompt and answer together may have 32"):
             engine.submit(ids, SamplingParams())
         with pytest.raises(ValueError, match="shorten"):
             engine.stream(ids, SamplingParams())
@@ -202,7 +202,7 @@ def test_a_prompt_as_long_as_the_context_is_refused_before_anything_runs(model, 
     assert len(engine.generate([prompt(31)], SamplingParams())[0].ids) == 1
 
 
-def test_an_engine_that_cannot_be_is_refused(new_model, whole_config, model, tokenizer):
+def test_impossible_engine_settings_are_refused(new_model, whole_config, model, tokenizer):
     with pytest.raises(ValueError, match="tokenizer"):
         Engine(new_model(replace(whole_config, vocab_size=300)), tokenizer)
     with pytest.raises(ValueError, match="context of 64"):

@@ -1,4 +1,4 @@
-"""What one request makes of its tokens: text, stop strings, ends, tool outputs."""
+"""How a request processes its tokens: text, stop strings, ends, tool outputs."""
 
 import pytest
 from hypothesis import given
@@ -52,7 +52,7 @@ def test_the_answer_ends_at_max_new_tokens_or_where_the_context_does(tokenizer):
     assert [event.finished for event in events] == [None, None, None, "length"]
 
 
-def test_an_answer_cut_inside_a_character_or_a_stop_string_shows_what_there_is(tokenizer):
+def test_an_answer_cut_inside_a_character_or_stop_string_shows_the_text_so_far(tokenizer):
     r = request(tokenizer, max_new_tokens=3, stop=("ab!",))
     play(r, tokenizer.encode("abé"))
     assert r.completion().text == "ab�"
@@ -79,7 +79,7 @@ def test_a_tool_output_is_forced_verbatim_and_kept_out_of_the_answer(tokenizer):
     assert done.text == "So it is."
 
 
-def test_events_tell_text_code_and_output_apart(tokenizer):
+def test_events_distinguish_text_code_and_output(tokenizer):
     r = request(tokenizer)
     script = [tokenizer.special(PYTHON_START), *tokenizer.encode("1+1"), tokenizer.special(PYTHON_END)]
     events = play(r, [*tokenizer.encode("a"), *script, 0, 0, 0, *tokenizer.encode("b")])
@@ -113,7 +113,7 @@ def test_requests_without_a_seed_draw_different_numbers_and_those_with_one_the_s
     st.lists(st.integers(1, 3), min_size=20, max_size=20),
 )
 def test_stop_strings_do_not_depend_on_how_text_is_cut(text, stops, cuts):
-    """In pieces or at once: the same text before the first stop string that is complete."""
+    """In pieces or at once: the same text before the first complete stop string."""
     finder = StopStrings(tuple(stops))
     seen, stopped, at = "", False, 0
     for size in cuts:

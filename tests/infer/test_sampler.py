@@ -1,4 +1,4 @@
-"""Sampling: the draw follows the softmax, truncation keeps what it says, and rows are strangers to each other."""
+"""Sampling: draws follow the softmax, truncation keeps the right tokens, and rows are independent."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_truncated_draws_follow_the_renormalised_softmax():
 
 
 @given(st.integers(0, 1000), st.lists(st.sampled_from(PARAMS), min_size=1, max_size=8))
-def test_a_row_gets_the_same_token_alone_and_in_any_company(seed, params):
+def test_a_row_gets_the_same_token_in_any_batch(seed, params):
     logits = random_logits(len(params), 97, seed)
     uniforms = [uniform(seed, row) for row in range(len(params))]
     together = sample(logits, params, uniforms).tolist()

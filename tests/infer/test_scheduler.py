@@ -1,4 +1,4 @@
-"""Rows stay side by side, nobody waits for ever, and no step is larger than asked for."""
+"""Rows stay contiguous, every request runs eventually, and no step exceeds its limit."""
 
 from collections import Counter
 
@@ -59,8 +59,8 @@ def test_the_last_row_moves_into_the_gap(new_request):
     st.integers(1, 5),
     st.integers(1, 60),
 )
-def test_everyone_is_answered_whatever_arrives_when(new_request, arrivals, max_rows, budget):
-    """The cache is played by a list: after every move row i must hold the request that runs in row i."""
+def test_every_request_is_answered_in_any_order_of_arrival(new_request, arrivals, max_rows, budget):
+    """A list plays the cache: after every move row i must hold the request that runs in row i."""
     scheduler = Scheduler(max_rows, budget)
     cache: list[Request | None] = [None] * max_rows
     steps = Counter()

@@ -1,4 +1,4 @@
-"""The tool state machine: special tokens alone open a call, and every call gets an output."""
+"""The tool state machine: only special tokens start a call, and every call gets an output."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def output(tokenizer, text: str) -> list[int]:
 
 
 def feed(use: ToolUse, tokens: list[int]) -> list[int]:
-    """What the last token forces; none of the earlier ones may force anything."""
+    """The tokens forced by the last token; earlier ones must not force any."""
     *earlier, last = tokens
     for token in earlier:
         assert use.push(token)[1] == []
@@ -48,7 +48,7 @@ def test_a_second_call_does_not_remember_the_first(tokenizer):
     assert feed(use, call(tokenizer, "2+2")) == output(tokenizer, "4")
 
 
-def test_a_call_opened_anew_forgets_what_it_had(tokenizer):
+def test_a_second_start_token_restarts_the_call(tokenizer):
     use = ToolUse(DEFAULT_TOOLS, tokenizer)
     assert feed(use, call(tokenizer, "9*9")[:-1]) == []
     assert feed(use, call(tokenizer, "2+2")) == output(tokenizer, "4")
@@ -61,7 +61,7 @@ def test_text_never_calls_a_tool(tokenizer, text):
     assert all(use.push(token) == ("text", []) for token in tokenizer.encode(written))
 
 
-def test_an_end_without_a_beginning_means_nothing(tokenizer):
+def test_an_end_token_without_a_start_is_ignored(tokenizer):
     use = ToolUse(DEFAULT_TOOLS, tokenizer)
     assert feed(use, [*tokenizer.encode("1+1"), tokenizer.special(PYTHON_END)]) == []
     assert (
@@ -87,7 +87,7 @@ def test_calls_and_outputs_beyond_their_bounds_are_refused(tokenizer):
     assert calls == [fits, too_long]
 
 
-def test_each_token_knows_its_part(tokenizer):
+def test_each_token_is_assigned_its_part(tokenizer):
     use = ToolUse(DEFAULT_TOOLS, tokenizer)
     tokens = [*tokenizer.encode("a"), *call(tokenizer, "1"), *output(tokenizer, "1"), *tokenizer.encode("b")]
     parts = [use.push(token)[0] for token in tokens]

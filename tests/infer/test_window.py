@@ -35,14 +35,14 @@ def test_the_oldest_turns_after_the_first_go_first(limit, kept):
 
 
 def test_a_last_message_that_does_not_fit_is_refused_with_both_figures():
-    with pytest.raises(ValueError, match=r"takes 2 tokens, but only 1 fit"):
+    with pytest.raises(ValueError, match=r"has 2 tokens, but at most 1 leave room"):
         fit_messages(chat(4, system=True), len, 1)
     with pytest.raises(ValueError, match="shorten"):
         fit_messages(chat(1), len, 0)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.booleans(), st.integers(1, 120))
-def test_what_is_kept_fits_in_order_and_is_as_much_as_possible(sizes, system, limit):
+def test_kept_messages_fit_are_in_order_and_are_as_many_as_possible(sizes, system, limit):
     messages = [message | {"size": size} for message, size in zip(chat(20, system), sizes, strict=False)]
     while messages[-1]["role"] != "user":
         messages.pop()

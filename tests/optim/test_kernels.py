@@ -99,7 +99,7 @@ def test_adamw_equals_torch(decay: float) -> None:
 
 
 def test_polar_express_maps_every_singular_value_near_one() -> None:
-    """The polynomials alone, from the smallest value they were made for."""
+    """The polynomials alone, from the smallest value they are designed for."""
     x = torch.logspace(math.log10(3e-3), 0, 200, dtype=torch.float64)
     for a, b, c in kernels.POLAR_EXPRESS:
         x = a * x + b * x**3 + c * x**5

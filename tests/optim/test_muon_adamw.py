@@ -1,4 +1,4 @@
-"""The optimiser as a whole: learns, resumes exactly, refuses foreign states, covers every parameter once."""
+"""The whole optimiser: learns, resumes exactly, refuses states of other models, covers every parameter once."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def test_per_head_equals_each_head_by_itself(heads: str) -> None:
         torch.testing.assert_close(together[index], alone)
 
 
-def test_a_restored_run_goes_on_bit_for_bit() -> None:
+def test_a_restored_run_continues_bit_for_bit() -> None:
     model, optimizer = make()
     steps(model, optimizer, range(5))
     saved = {k: v.clone() for k, v in model.state_dict().items()}

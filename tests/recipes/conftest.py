@@ -35,7 +35,7 @@ with open(base / "calls.txt", "a") as calls:
 def wait(condition):
     deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 if options.wait_for:

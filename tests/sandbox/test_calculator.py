@@ -1,4 +1,4 @@
-"""The calculator is right where it answers, silent where it must not answer, and quick in any case."""
+"""The calculator gives right answers, refuses everything else, and is always quick."""
 
 import math
 import warnings

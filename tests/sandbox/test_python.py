@@ -1,4 +1,4 @@
-"""What a sandboxed program can do, and what becomes of it when it does what it must not."""
+"""What a sandboxed program can do, and what happens when it tries forbidden operations."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ def namespaces(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def kernel_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Leaves the audit hook out, so that only the kernel stands in the way; skips where it does not."""
+    """Disables the audit hook, so that only the kernel protects; skips if the kernel does not."""
     if run_python("import os; print(os.getpid())").stdout != "1\n":
         pytest.skip("this kernel, or the container, allows no user namespaces")
     jail = Path(shutil.copy(python._JAIL, tmp_path / "jail.py"))
@@ -74,7 +74,7 @@ def test_an_endless_loop_is_killed(namespaces: bool) -> None:
     assert result == Execution(ok=False, stdout="begun\n", stderr="", timed_out=True)
 
 
-def test_an_endless_sleep_that_hears_no_signal_is_killed(namespaces: bool) -> None:
+def test_an_endless_sleep_that_ignores_signals_is_killed(namespaces: bool) -> None:
     code = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(100)"
     assert run_python(code, timeout_s=0.5, namespaces=namespaces).timed_out
 
@@ -104,7 +104,7 @@ FORBIDDEN = (
 )
 
 
-def test_what_a_program_must_not_do_fails_in_its_face(namespaces: bool) -> None:
+def test_forbidden_operations_raise_in_the_program(namespaces: bool) -> None:
     code = (
         f"for act in {FORBIDDEN!r}:\n"
         "    try: exec(act)\n"
@@ -116,7 +116,7 @@ def test_what_a_program_must_not_do_fails_in_its_face(namespaces: bool) -> None:
     assert [line for line in lines if "not allowed in the sandbox" not in line] == []
 
 
-def test_files_live_in_the_work_folder_and_vanish(namespaces: bool) -> None:
+def test_files_stay_in_the_work_folder_and_are_deleted(namespaces: bool) -> None:
     code = (
         "import os, tempfile\n"
         "open('a', 'w').write('x'); os.mkdir('b'); os.rename('a', 'b/a')\n"
@@ -173,7 +173,7 @@ def test_the_kernel_alone_leaves_no_process_behind(kernel_alone: Path) -> None:
     assert left_behind(kernel_alone) == []
 
 
-def test_the_kernel_alone_lets_no_signal_out(kernel_alone: Path) -> None:
+def test_the_kernel_alone_blocks_signals_to_other_processes(kernel_alone: Path) -> None:
     code = (
         "import os\n"
         "for target in (0, -1, os.getppid()):\n"

@@ -15,7 +15,7 @@ def make_bucket(folder: Path, documents: list[bytes]) -> tuple[Path, Bucket]:
     return path, bucket
 
 
-def test_a_bucket_too_large_for_memory_is_shuffled_all_the_same(
+def test_a_bucket_too_large_for_memory_is_shuffled_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents = [f"{number} ".encode() + b"x" * 4000 for number in range(5000)]
@@ -35,7 +35,7 @@ def test_a_bucket_too_large_for_memory_is_shuffled_all_the_same(
 
 
 @pytest.mark.parametrize("size", [60, 1_000_000])
-def test_every_order_is_as_likely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_every_order_is_equally_likely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(buckets, "BUCKET_BYTES", size)
     path, bucket = make_bucket(tmp_path, [b"a", b"b", b"c"])
     orders = Counter(b"".join(shuffled(path, bucket, [seed, 1])) for seed in range(900))

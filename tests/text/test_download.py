@@ -40,7 +40,7 @@ def asked(hub: LoopbackHub) -> list[str]:
     return [request.path.rsplit("/", 1)[-1] for request in hub.content_requests()]
 
 
-def test_brings_the_validation_shard_first(hub, tmp_path):
+def test_downloads_the_validation_shard_first(hub, tmp_path):
     paths = Paths(tmp_path)
     result = run(DownloadConfig(num_shards=3, workers=1), paths)
     assert asked(hub) == [VAL, *TRAIN[:3]]
@@ -62,14 +62,14 @@ def test_more_shards_later_fetches_only_those(hub, tmp_path):
     [
         (
             DownloadConfig(dataset="fineweb"),
-            "no dataset 'fineweb' to download: there are fineweb-edu, climbmix",
+            "no dataset 'fineweb' to download: choose fineweb-edu or climbmix",
         ),
-        (DownloadConfig(num_shards=1823), "has 1822 training shards, cannot fetch 1823"),
-        (DownloadConfig(num_shards=-1), "cannot fetch -1"),
+        (DownloadConfig(num_shards=1823), "has 1822 training shards; cannot download 1823"),
+        (DownloadConfig(num_shards=-1), "cannot download -1"),
         (DownloadConfig(workers=0), "--workers must be at least 1"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_asked(config, complaint, hub, tmp_path):
+def test_mistakes_are_reported_before_any_request(config, complaint, hub, tmp_path):
     with pytest.raises(ValueError, match=complaint):
         run(config, Paths(tmp_path))
     assert not hub.requests
@@ -92,8 +92,8 @@ def test_two_processes_fetch_every_file_once(hub, base_dir: Path):
 
 
 @pytest.mark.slow
-def test_a_killed_download_is_gone_on_with(hub, base_dir: Path):
-    """SIGKILL while a shard has come half; the next run asks for its other half only."""
+def test_a_killed_download_is_resumed(hub, base_dir: Path):
+    """SIGKILL when half a shard has arrived; the next run requests only the other half."""
     hub.break_next("ok", "stall")
     first = start("-n", "1")
     folder = base_dir / "data" / "fineweb-edu"
@@ -112,7 +112,7 @@ def test_a_killed_download_is_gone_on_with(hub, base_dir: Path):
 
 
 def interrupt(process: subprocess.Popen) -> None:
-    """Ctrl-C must end it long before the patience with a silent server would."""
+    """Ctrl-C must end it long before the timeouts for a stalled server."""
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
@@ -146,7 +146,7 @@ def test_ctrl_c_leaves_a_stalled_shard_at_once_and_a_rerun_completes_it(hub, bas
 @pytest.mark.slow
 @pytest.mark.parametrize("silent", ["/api/", "/datasets/", "/content/"])
 def test_ctrl_c_leaves_a_silent_server_at_once(silent, hub):
-    """While it lists, where a mirror is asked file by file, and where no byte of a file has come."""
+    """During the listing, during requests per file to a mirror, and before the first byte of a file."""
     hub.lists = silent != "/datasets/"
     hub.faults = {silent: "silence"}
     process = start("-n", "3")
@@ -165,8 +165,8 @@ def test_a_hub_that_refuses_is_one_line_and_status_1(hub):
 
 
 @pytest.mark.slow
-def test_stages_work_on_what_is_here_and_wait_for_what_is_coming(hub, base_dir: Path):
-    """The overview's way: shards arrive in the background while the tokenizer trains on the first of them."""
+def test_stages_use_existing_shards_and_wait_for_missing_ones(hub, base_dir: Path):
+    """As in the overview: shards arrive in the background while the tokenizer trains on the first ones."""
     hub.break_next("ok", "ok", "stall")
     download = start("-n", "2", "--workers", "1")
 

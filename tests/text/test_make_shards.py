@@ -19,12 +19,12 @@ SETTINGS = PackSettings("text", shard_bytes=6_000, val_fraction=0.1, seed=3)
 def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (make_shards, buckets):
         monkeypatch.setattr(module, "BUCKET_BYTES", 4_000)
-    monkeypatch.setattr(make_shards, "_TELL_BYTES", 1_000)
+    monkeypatch.setattr(make_shards, "_PROGRESS_BYTES", 1_000)
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> list[Path]:
-    """Text of three formats, some 30 KB in 600 documents."""
+    """Text in three formats, about 30 KB in 600 documents."""
     folder = tmp_path / "sources"
     folder.mkdir()
     lines = [json.dumps({"text": f"Zeile {number}: {'größer ' * (number % 11)}"}) for number in range(598)]
@@ -43,14 +43,14 @@ class Broken(Exception):  # noqa: N818
 
 
 def pack_until(stop_at: int, sources: list[Path], out: Path) -> None:
-    """Break a pack off when that many bytes are done."""
+    """Interrupt a pack after `stop_at` bytes."""
 
-    def break_off(done: int) -> None:
+    def interrupt(done: int) -> None:
         if done >= stop_at:
             raise Broken
 
     with pytest.raises(Broken):
-        pack(sources, out, SETTINGS, break_off)
+        pack(sources, out, SETTINGS, interrupt)
 
 
 def read_all(shards: list[Path]) -> list[str]:
@@ -99,7 +99,7 @@ def test_the_held_out_documents_do_not_depend_on_the_seed(sources: list[Path], t
 
 
 @pytest.mark.parametrize("stop_at", [1, 4_000, 20_000, 40_000, 55_000])
-def test_a_broken_run_shows_no_shard_and_goes_on_to_the_same_bytes(
+def test_an_interrupted_pack_shows_no_shard_and_resumes_to_the_same_bytes(
     sources: list[Path], tmp_path: Path, stop_at: int
 ) -> None:
     whole = contents(pack(sources, tmp_path / "whole", SETTINGS)[1])
@@ -115,7 +115,7 @@ def test_a_broken_run_shows_no_shard_and_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.parametrize("moves", [0, 1, 3])
-def test_a_run_broken_while_it_moves_the_shards(
+def test_an_interruption_while_shards_are_moved(
     sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
 ) -> None:
     whole = contents(pack(sources, tmp_path / "whole", SETTINGS)[1])
@@ -146,9 +146,7 @@ def test_a_shard_that_was_deleted_is_made_again(sources: list[Path], tmp_path: P
 
 
 @pytest.mark.parametrize("damage", ["gone", "short", "altered"])
-def test_buckets_that_are_not_what_was_written_are_made_again(
-    sources: list[Path], tmp_path: Path, damage: str
-) -> None:
+def test_damaged_buckets_are_made_again(sources: list[Path], tmp_path: Path, damage: str) -> None:
     whole = contents(pack(sources, tmp_path / "whole", SETTINGS)[1])
     out = tmp_path / "broken"
     pack_until(40_000, sources, out)
@@ -158,12 +156,14 @@ def test_buckets_that_are_not_what_was_written_are_made_again(
     if damage != "gone":
         bucket.write_bytes(raw[:-1] if damage == "short" else bytes(len(raw)))
     if damage == "altered":
-        with pytest.raises(EnvironmentFault, match="0007 has been damaged: give the same command again"):
+        with pytest.raises(
+            EnvironmentFault, match="0007 is damaged and has been removed: run the same command again"
+        ):
             pack(sources, out, SETTINGS)
     assert contents(pack(sources, out, SETTINGS)[1]) == whole
 
 
-def test_buckets_are_synced_before_the_manifest_counts_on_them(
+def test_buckets_are_synced_before_the_manifest_is_written(
     sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced, fsync = [], os.fsync
@@ -183,7 +183,7 @@ def test_buckets_are_synced_before_the_manifest_counts_on_them(
     assert {(bucket.st_ino, bucket.st_size) for bucket in written} <= set(before)
 
 
-def test_text_that_is_far_more_than_its_files_promise(tmp_path: Path) -> None:
+def test_text_far_larger_than_estimated_from_its_files(tmp_path: Path) -> None:
     source = tmp_path / "a.jsonl.gz"
     texts = [f"{number} " + "again " * 50 for number in range(3_000)]
     source.write_bytes(gzip.compress("\n".join(json.dumps({"text": text}) for text in texts).encode()))
@@ -192,7 +192,7 @@ def test_text_that_is_far_more_than_its_files_promise(tmp_path: Path) -> None:
     assert sorted(read_all(shards)) == sorted(text.strip() + " " for text in texts)
 
 
-def test_a_finished_pack_is_not_done_again(sources: list[Path], tmp_path: Path) -> None:
+def test_a_finished_pack_is_kept(sources: list[Path], tmp_path: Path) -> None:
     manifest, shards = pack(sources, tmp_path / "out", SETTINGS)
     before = [shard.stat().st_mtime_ns for shard in shards]
     assert pack(sources, tmp_path / "out", SETTINGS) == (manifest, shards)
@@ -252,11 +252,11 @@ def test_too_few_documents(tmp_path: Path, texts: list[str]) -> None:
 
 def test_too_many_shards(sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(make_shards, "_MOST_SHARDS", 100)
-    with pytest.raises(ValueError, match="too many shards: give a larger --shard-mb"):
+    with pytest.raises(ValueError, match="too many shards: choose a larger --shard-mb"):
         pack(sources, tmp_path / "out", PackSettings("text", 100, 0.1, 0))
 
 
-def test_a_full_disk_is_seen_before_anything_is_written(
+def test_a_full_disk_is_detected_before_anything_is_written(
     sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = make_shards.shutil.disk_usage(tmp_path)

@@ -104,7 +104,7 @@ def test_reads_parquet_text_of_every_type(
     assert counts.invalid == sum(readers._SURROGATES.search(text) is not None for text in texts)
 
 
-def test_mends_invalid_utf8_and_counts_it(tmp_path: Path) -> None:
+def test_replaces_invalid_utf8_and_counts_it(tmp_path: Path) -> None:
     latin1 = "ein schöner Tag".encode("latin-1")
     mended = "ein sch\ufffdner Tag"
     (tmp_path / "a.txt").write_bytes(latin1)
@@ -126,7 +126,7 @@ def test_a_lone_surrogate_of_json_becomes_encodable(tmp_path: Path) -> None:
     assert counts.invalid == 1
 
 
-def test_byte_order_marks_are_no_text(tmp_path: Path) -> None:
+def test_byte_order_marks_are_removed(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfhello")
     (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "hello"}\n')
     assert read(tmp_path / "a.txt")[0] == read(tmp_path / "b.jsonl")[0] == ["hello"]
@@ -142,7 +142,7 @@ def test_empty_files_and_documents_are_dropped_and_counted(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("place", range(5))
-def test_lines_without_a_text_are_skipped_wherever_they_stand(tmp_path: Path, place: int) -> None:
+def test_lines_without_text_are_skipped_anywhere_in_a_file(tmp_path: Path, place: int) -> None:
     bad = ['{"text": 3}', "[1]", "not json", '{"other": "x"}']
     (tmp_path / "a.jsonl").write_text(
         "\n".join([*bad[:place], '{"text": "a"}', *bad[place:], '{"text": "b"}'])
@@ -164,7 +164,7 @@ def test_a_wrong_column_is_reported_after_a_thousand_lines(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("ending", COMPRESSIONS)
-def test_a_line_too_long_is_malformed_and_not_held(
+def test_a_line_too_long_is_malformed_and_not_kept_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     monkeypatch.setattr(readers, "MAX_LINE_BYTES", 1 << 20)
@@ -188,7 +188,9 @@ def test_other_columns(tmp_path: Path) -> None:
     words=st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=60),
     separators=st.lists(st.sampled_from([" ", "\n", "\n\n", "\r\n\r\n", ""]), min_size=60, max_size=60),
 )
-def test_parts_of_a_long_text_are_bounded_and_add_up_to_it(words: list[str], separators: list[str]) -> None:
+def test_parts_of_a_long_text_are_bounded_and_concatenate_to_it(
+    words: list[str], separators: list[str]
+) -> None:
     limit = 40
     text = "".join(word + separator for word, separator in zip(words, separators, strict=False))
     counts = Counts()
@@ -210,7 +212,7 @@ def test_a_long_text_file_is_cut_at_blank_lines(tmp_path: Path) -> None:
     assert counts.cut == 0  # of a text file that is no mending
 
 
-def test_a_text_without_any_blank_is_cut_all_the_same(tmp_path: Path) -> None:
+def test_a_text_without_blanks_is_cut_too(tmp_path: Path) -> None:
     text = "ab🙂" * 2_000_000
     (tmp_path / "a.txt").write_text(text)
     assert "".join(read(tmp_path / "a.txt")[0]) == text
@@ -285,7 +287,7 @@ def test_any_damage_of_a_parquet_file_is_one_line_or_harmless(tmp_path: Path) ->
     assert all(str(path) in line and "\n" not in line for line in lines)
 
 
-def test_a_file_that_cannot_be_read_is_no_damage(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_not_reported_as_damaged(tmp_path: Path) -> None:
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(EnvironmentFault, match=r"cannot read .*a\.txt: Is a directory"):
         read(tmp_path / "a.txt")
