@@ -1,0 +1,1 @@
+"""Sources of conversations, and mixtures of them."""

@@ -1,0 +1,1 @@
+"""The transformer: layers, attention kernels, loss, cost, and the backend that computes it."""

@@ -5,6 +5,8 @@ each use. Where the device has no fp8 units the same arithmetic is emulated (cas
 so that tests on a CPU see the rounding that a GPU would make.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,7 @@ def scaled_matmul(a_MK: Tensor, b_KN: Tensor, scale_a: Tensor, scale_b: Tensor, 
 
 class _Fp8Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
+    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
         x8, x_scale = quantise(x_NI, FORWARD)
         w8, w_scale = quantise(weight_OI, FORWARD)
         ctx.save_for_backward(x8, x_scale, w8, w_scale)
@@ -60,7 +62,7 @@ class _Fp8Linear(torch.autograd.Function):
         return scaled_matmul(x8, w8.t(), x_scale, w_scale, x_NI.dtype)
 
     @staticmethod
-    def backward(ctx, grad_NO: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         x8, x_scale, w8, w_scale = ctx.saved_tensors
         g8, g_scale = quantise(grad_NO, BACKWARD)
         grad_x = scaled_matmul(g8, w8, g_scale, w_scale, grad_NO.dtype)

@@ -41,6 +41,7 @@ class Linear(nn.Module):
         self.multiply: LinearFunction = backend.linear(role, n_in, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(…, n_in) → (…, n_out)."""
         return self.multiply(x, self.weight)
 
 
@@ -86,6 +87,7 @@ class Attention(nn.Module):
         positions_BT: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
+        """Attend within the rows of x_BTC, or through `cache` also to the tokens before them; returns (B, T, C)."""
         q_BTHD, k_BTKD, v_BTKD = (
             project(x_BTC).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v)
         )
@@ -111,6 +113,7 @@ class MLP(nn.Module):
         self.down = Linear(backend, "block", config.mlp_ratio * config.n_embd, config.n_embd)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
+        """(B, T, C) → (B, T, C)."""
         return self.down(F.relu(self.up(x_BTC)).square())
 
 
@@ -133,6 +136,7 @@ class Block(nn.Module):
         positions_BT: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
+        """The stream after this layer, (B, T, C)."""
         if scales is not None:
             x_BTC = scales[0] * x_BTC + scales[1] * x0_BTC
         x_BTC = x_BTC + self.attention(norm(x_BTC), value_embedding_BTKD, cos, sin, positions_BT, cache)

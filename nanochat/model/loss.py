@@ -5,6 +5,7 @@ its gradients at once and drops the logits. N rows, C channels, V vocabulary.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,16 @@ def chunk_loss(raw_NV: Tensor, targets_N: Tensor, cap: float) -> tuple[Tensor, T
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_NC, weight_VC, targets_N, cap, chunk, kernel, product):
+    def forward(
+        ctx: Any,
+        x_NC: Tensor,
+        weight_VC: Tensor,
+        targets_N: Tensor,
+        cap: float,
+        chunk: int,
+        kernel: ChunkLoss,
+        product: Product,
+    ) -> Tensor:
         weight = weight_VC.to(x_NC.dtype)
         grad_x_NC = torch.empty_like(x_NC)
         grad_weight_VC = torch.zeros_like(weight_VC)
@@ -65,7 +75,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, grad_output: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         grad_x_NC, grad_weight_VC = ctx.saved_tensors
         return grad_x_NC * grad_output, grad_weight_VC * grad_output, None, None, None, None, None
 

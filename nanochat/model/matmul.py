@@ -6,7 +6,7 @@ multiplies as the interrupted one did. M, N rows of the factors, K their common 
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,12 +49,12 @@ def weight_gradient(product: Product, grad_NO: Tensor, x_NI: Tensor) -> Tensor:
 
 class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
+    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
         ctx.save_for_backward(x_NI, weight_OI)
         return onednn_product(x_NI, weight_OI)
 
     @staticmethod
-    def backward(ctx, grad_NO: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         x_NI, weight_OI = ctx.saved_tensors
         return onednn_product(grad_NO, weight_OI.t()), weight_gradient(onednn_product, grad_NO, x_NI)
 

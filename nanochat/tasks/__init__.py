@@ -1,0 +1,1 @@
+"""Benchmarks: questions, and checks of answers."""

@@ -1,0 +1,1 @@
+"""Training: plan, tokenizer, pretraining and fine-tuning over one loop."""
