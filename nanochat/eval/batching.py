@@ -1,4 +1,4 @@
-"""Rows of unlike length, gathered into right-padded batches under a cap of tokens."""
+"""Right-padded batches of rows of different lengths, with a limit of tokens per batch."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 BATCH_TOKENS = {"cuda": 65_536, "mps": 8_192, "cpu": 8_192}
-"""Tokens in one forward by kind of device, where nothing else is asked for."""
+"""Default number of tokens per forward pass, by kind of device."""
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices of rows in batches of rows x longest <= `max_tokens`; one row where even that is too much.
+    """Batches of row indices with rows x longest <= `max_tokens`; a longer row is a batch of its own.
 
-    Longest first: little padding, and a batch that does not fit into memory fails at once, not at the end.
+    Longest first: little padding, and a batch that does not fit into memory fails at the start.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
@@ -23,7 +23,7 @@ def length_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int
 
 
 def pad_right(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> Tensor:
-    """int64 (B, T) with each row at the left and `fill` after it. Causal attention never looks at the padding."""
+    """int64 (B, T): each row, padded on the right with `fill`. Causal attention never sees the padding."""
     longest = max(len(row) for row in rows)
     padded = [[*row, *([fill] * (longest - len(row)))] for row in rows]
     return torch.tensor(padded, dtype=torch.int64, device=device)

@@ -1,10 +1,10 @@
-"""Checks of options that the evaluation verbs share."""
+"""Checks of options shared by the evaluation verbs."""
 
 from typing import Any
 
 
 def require_positive(config: Any, *names: str) -> None:
-    """Raises ValueError, naming the flag, for an option that is set and below 1."""
+    """Raise ValueError, naming the flag, for an option that is set and below 1."""
     for name in names:
         value = getattr(config, name)
         if value is not None and value < 1:

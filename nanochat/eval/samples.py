@@ -1,4 +1,4 @@
-"""What a model says: a few continuations to read, because no single number shows a broken model as fast."""
+"""Samples: a few continuations to read, because they reveal a broken model faster than any number."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ PROMPTS = (
     "A young dog is called a",
     "Early one morning the fisherman went down to the harbour and",
 )
-"""Beginnings for a base model to go on from."""
+"""Prompts for a base model to continue."""
 
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=32)
 
@@ -34,7 +34,7 @@ def sample(
     prompts: Sequence[str] = PROMPTS,
     params: SamplingParams = GREEDY,
 ) -> list[Sample]:
-    """Continue each prompt as the beginning of a document; of one that fills the context, its last words."""
+    """Continue each prompt as the beginning of a document; too long a prompt is truncated from the left."""
     room = engine.max_seq_len - 2  # one for BOS, one to answer
     starts = [[tokenizer.bos, *tokenizer.encode(prompt)[-room:]] for prompt in prompts]
     completions = engine.generate(starts, params)

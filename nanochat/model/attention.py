@@ -1,7 +1,7 @@
-"""Causal attention with sliding windows: one `attend()` over a table of kernels, chosen by running each once.
+"""Causal attention with sliding windows: a table of kernels, chosen by a trial of each.
 
 Shapes: B rows, T queries, S keys, H query heads, K key heads, D channels of a head.
-Every kernel means the same: query t sees the keys t - window + 1 … t.
+All kernels compute the same: query t sees the keys t - window + 1 … t.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _band_mask(length: int, window: int, device: torch.device) -> Tensor:
 
 
 def sdpa(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int) -> Tensor:
-    """PyTorch's own attention, on any device. Windows shorter than the sequence cost a T x T mask."""
+    """PyTorch's own attention, on any device. Windows shorter than the sequence need a T x T mask."""
     length = q_BTHD.size(1)
     masked = window < length
     y_BHTD = F.scaled_dot_product_attention(
@@ -72,7 +72,7 @@ def attend_cached(
     key_positions_BS: Tensor,
     window: int,
 ) -> Tensor:
-    """Attention of new tokens to a cache. Rows have their own positions; a key position of -1 holds nothing."""
+    """Attention of new tokens to a cache. Each row has its own positions; -1 marks an empty key slot."""
     distance_BTS = positions_BT[:, :, None] - key_positions_BS[:, None, :]
     visible_BTS = (distance_BTS >= 0) & (distance_BTS < window) & (key_positions_BS[:, None, :] >= 0)
     visible_BTS |= (positions_BT < 0)[:, :, None]  # padding attends anywhere: a row of nothing would be NaN
@@ -88,7 +88,7 @@ def attend_cached(
 
 @dataclass(frozen=True)
 class KernelProbe:
-    """What happened when a kernel was tried on this machine."""
+    """The result of trying a kernel on this machine."""
 
     name: KernelName
     usable: bool
@@ -103,7 +103,7 @@ def _activate_fa3() -> None:
 
 @dataclass(frozen=True)
 class KernelCandidate:
-    """A kernel, and what must happen before its first use."""
+    """A kernel, and the set-up it needs before its first use."""
 
     run: AttentionKernel
     activate: Callable[[], None] = lambda: None

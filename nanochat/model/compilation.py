@@ -1,4 +1,4 @@
-"""Whether training steps go through torch.compile: tried first, and eager where it does not work."""
+"""Whether to use torch.compile for training steps: tried first; eager if it does not work."""
 
 from typing import Literal
 
@@ -32,9 +32,9 @@ def probe_compile(device: torch.device) -> tuple[bool, str]:
 
 
 def choose_compile(mode: CompileMode, device: torch.device, training_flops: float) -> tuple[bool, str]:
-    """(compile or not, reason) for a run of so many FLOPs.
+    """(compile or not, reason) for a run of `training_flops` FLOPs.
 
-    Raises EnvironmentFault when it was demanded and does not work.
+    Raises EnvironmentFault if compilation is required and does not work.
     """
     if mode == "off":
         return False, "only training is compiled, and not with --compile off"

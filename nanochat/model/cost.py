@@ -1,4 +1,4 @@
-"""What a model costs: parameters by group, FLOPs a token, bytes of memory."""
+"""The costs of a model: parameters by kind, FLOPs per token, bytes of memory."""
 
 import torch
 
@@ -8,12 +8,12 @@ from nanochat.model.gpt_config import GPTConfig
 
 
 def meta_model(config: GPTConfig) -> GPT:
-    """The model without memory behind it."""
+    """The model on the meta device: shapes without memory."""
     with torch.device("meta"):
         return GPT(config, REFERENCE)
 
 
-# By the first part of a parameter's name; whatever is not named here is a handful of scalars and a narrow gate.
+# By the first part of a parameter's name; parameters not named here are a few scalars and a narrow gate.
 _KINDS = {
     "embedding": "embedding",
     "value_embeddings": "value embeddings",
@@ -31,15 +31,15 @@ def parameter_counts(config: GPTConfig) -> dict[str, int]:
 
 
 def horizon_parameters(config: GPTConfig) -> int:
-    """What the training horizon is counted in: the transformer's matrices and the head."""
+    """The parameters that the training horizon is proportional to: the transformer's matrices and the head."""
     counts = parameter_counts(config)
     return counts["matrices"] + counts["head"]
 
 
 def flops_per_token(config: GPTConfig) -> float:
-    """Forward and backward, PaLM's way of counting (arXiv:2204.02311, appendix B).
+    """FLOPs of forward and backward per token, counted as in PaLM (arXiv:2204.02311, appendix B).
 
-    6 for each parameter that is multiplied, and 12 · heads · head_dim · visible positions a layer for attention.
+    6 per parameter in a matrix product, plus 12 · heads · head_dim · visible positions per layer for attention.
     """
     multiplied = horizon_parameters(config)
     visible = sum(min(config.window(layer), config.max_seq_len) for layer in range(config.n_layer))
@@ -53,7 +53,7 @@ _SAVED_PER_LAYER = {"eager": 16 + 3 * 4, "compiled": 10 + 4}
 
 
 def training_bytes(config: GPTConfig, device_tokens: int, world_size: int, memory: MemoryModel) -> int:
-    """An estimate of one device's memory while training on micro-batches of `device_tokens`."""
+    """Estimated bytes of one device's memory while training on micro-batches of `device_tokens` tokens."""
     counts = parameter_counts(config)
     total = sum(counts.values())
     weights_and_gradients = 8 * total

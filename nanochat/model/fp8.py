@@ -1,8 +1,8 @@
 """fp8 matrix multiplication for Hopper and later: tensorwise scaled, e4m3 forward, e5m2 gradients.
 
-After "FP8 Formats for Deep Learning" (arXiv:2209.05433). One scale a tensor, taken from its largest magnitude at
-each use. Where the device has no fp8 units the same arithmetic is emulated (cast to fp8 and back, then multiply),
-so that tests on a CPU see the rounding that a GPU would make.
+After "FP8 Formats for Deep Learning" (arXiv:2209.05433). One scale per tensor, from its largest magnitude at each
+use. On devices without fp8 units the same arithmetic is emulated (cast to fp8 and back, then multiply), so that tests
+on a CPU see the rounding of a GPU.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def choose_fp8(asked: bool, device: torch.device) -> tuple[bool, str]:
-    """(fp8 or not, reason). Raises ValueError when it is asked for on a device without fp8 units."""
+    """(fp8 or not, reason). Raises ValueError if it is requested on a device without fp8 units."""
     if asked and not has_fp8(device):
         raise ValueError("--fp8 needs a GPU with fp8 units (Hopper, Ada or later): leave it out here")
     if asked:
@@ -40,7 +40,7 @@ def has_fp8(device: torch.device) -> bool:
 def scaled_matmul(a_MK: Tensor, b_KN: Tensor, scale_a: Tensor, scale_b: Tensor, dtype: torch.dtype) -> Tensor:
     """(a * scale_a) @ (b * scale_b) in `dtype`, a and b in fp8."""
     if has_fp8(a_MK.device):
-        column_major = b_KN.t().contiguous().t()  # what the hardware wants of its second operand
+        column_major = b_KN.t().contiguous().t()  # the hardware requires it for the second operand
         return torch._scaled_mm(
             a_MK.contiguous(),
             column_major,
@@ -71,10 +71,10 @@ class _Fp8Linear(torch.autograd.Function):
 
 
 def fp8_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
-    """x @ weight.T with both in fp8. Sizes must be multiples of 16, as the hardware asks."""
+    """x @ weight.T with both in fp8. The hardware requires sizes that are multiples of 16."""
     return _Fp8Linear.apply(x.flatten(0, -2), weight_OI).unflatten(0, x.shape[:-1])
 
 
 def fits_fp8(n_in: int, n_out: int) -> bool:
-    """Whether the sides of a weight suit the hardware."""
+    """Whether the hardware can multiply a weight of these sizes."""
     return n_in % 16 == 0 and n_out % 16 == 0

@@ -1,4 +1,4 @@
-"""The model, from token ids to hidden states, and the two ways out of it: loss and logits.
+"""The model, from token ids to hidden states, and from those to the loss or to logits.
 
 Shapes: B rows, T tokens, C model width, K key heads, D head channels, V vocabulary, N = B·T tokens.
 """
@@ -59,12 +59,12 @@ class GPT(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Of the activations."""
+        """The dtype of activations."""
         return self.backend.compute_dtype
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Start values; the same for a seed on every device."""
+        """Initialise all weights; the same for a seed on every device."""
         config = self.config
         generator = torch.Generator().manual_seed(seed)
         uniform = (3.0 / config.n_embd) ** 0.5  # a uniform of this bound has std 1/√width
@@ -105,7 +105,7 @@ class GPT(nn.Module):
         """Hidden states (B, T, C) in the compute dtype, normalised for the head.
 
         positions_BT: each token's place in its row, -1 for padding; None means 0 … T-1.
-        cache: where earlier tokens of the rows are kept; positions are then required.
+        cache: keys and values of the rows' earlier tokens; requires positions.
         Raises ValueError for more tokens than the context.
         """
         T = ids_BT.size(1)

@@ -1,13 +1,13 @@
-"""The shape of a model, and the switches of its parts."""
+"""The shape of a model, and switches for its parts."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Everything that decides a model's parameters and arithmetic. Raises ValueError when parts do not fit.
+    """Everything that decides a model's parameters and arithmetic. Raises ValueError for sizes that do not fit.
 
-    Each switch takes one part out for an experiment; the defaults are the whole model.
+    Each switch removes one part for an experiment; by default all parts are on.
     """
 
     max_seq_len: int = 2048
@@ -53,11 +53,11 @@ class GPTConfig:
         return -(-self.vocab_size // 64) * 64
 
     def window(self, layer: int) -> int:
-        """How many positions a query of this layer sees, itself included."""
+        """Number of positions that a query of this layer sees, including its own."""
         last = layer == self.n_layer - 1
         kind = "L" if last else self.window_pattern[layer % len(self.window_pattern)]
         return self.max_seq_len if kind == "L" else max(1, self.max_seq_len // 4)
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Alternate layers, the last always among them."""
+        """Whether this layer has value embeddings: every other layer, including the last."""
         return self.value_embeddings and (self.n_layer - 1 - layer) % 2 == 0

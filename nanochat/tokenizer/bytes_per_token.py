@@ -1,4 +1,4 @@
-"""Bytes per token by domain, of a tokenizer of ours and of GPT-2's and GPT-4's where their files are at hand."""
+"""Bytes per token by domain, of our tokenizer and of GPT-2's and GPT-4's if their files are cached."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ _ADDRESS = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
 
 @dataclass(frozen=True)
 class Peer:
-    """A published encoding: what people call it, tiktoken's name, the sha256 of its file, and its pattern."""
+    """A published encoding: its common name, tiktoken's name, the sha256 of its file, and its pattern."""
 
     name: str
     encoding: str
@@ -45,7 +45,7 @@ PEERS = (
 
 @dataclass(frozen=True)
 class Compression:
-    """How well one tokenizer does: UTF-8 bytes per token in each domain (more is better)."""
+    """UTF-8 bytes per token of one tokenizer in each domain (more is better)."""
 
     name: str
     vocab_size: int
@@ -54,7 +54,7 @@ class Compression:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`tokenizers[0]` is ours; `skipped` are the peers whose files are not here; `bytes` is by domain."""
+    """`tokenizers[0]` is ours; `skipped` names the peers whose files are not cached; `bytes` is by domain."""
 
     bytes: dict[str, int]
     tokenizers: tuple[Compression, ...]
@@ -62,7 +62,7 @@ class Comparison:
 
 
 def compare(tokenizer: Tokenizer, texts: Mapping[str, str] = EVAL_TEXTS) -> Comparison:
-    """Measures `tokenizer` and every peer whose file tiktoken has cached; never asks the network."""
+    """Measure `tokenizer` and every peer whose file tiktoken has cached; never uses the network."""
     compressions = [_measure("ours", tokenizer, tokenizer.vocab_size, texts)]
     skipped = []
     for peer in PEERS:
@@ -76,7 +76,7 @@ def compare(tokenizer: Tokenizer, texts: Mapping[str, str] = EVAL_TEXTS) -> Comp
 
 
 def cached_encoding(peer: Peer) -> tiktoken.Encoding | None:
-    """The peer's encoding from tiktoken's cache; None when its file is not there, or is not the true one."""
+    """The peer's encoding from tiktoken's cache; None if its file is missing or has another hash."""
     path = _cache_folder() / hashlib.sha1(_ADDRESS.format(peer.encoding).encode()).hexdigest()
     if not path.is_file():
         return None
@@ -89,7 +89,7 @@ def cached_encoding(peer: Peer) -> tiktoken.Encoding | None:
 
 
 def how_to_fetch(skipped: tuple[str, ...]) -> str:
-    """The command that puts the files of the skipped peers into tiktoken's cache."""
+    """The command that downloads the files of the skipped peers into tiktoken's cache."""
     names = [peer.encoding for peer in PEERS if peer.name in skipped]
     return f'python -c "import tiktoken; [tiktoken.get_encoding(name) for name in {names}]"'
 
@@ -106,6 +106,6 @@ def _measure(
 
 
 def _cache_folder() -> Path:
-    """Where tiktoken keeps what it has downloaded (tiktoken/load.py)."""
+    """tiktoken's cache folder (as in tiktoken/load.py)."""
     named = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     return Path(named) if named else Path(tempfile.gettempdir()) / "data-gym-cache"

@@ -1,4 +1,4 @@
-"""Small texts of our own, by domain, to measure tokenizers on. Changing one changes every figure: append only."""
+"""Small texts by domain, on which tokenizers are measured. Changing one changes every figure: only append."""
 
 _PROSE = """\
 The ferry left the island at seven, as it had done every morning since the war, and old Marta stood at the \

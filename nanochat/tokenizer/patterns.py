@@ -1,7 +1,7 @@
-"""Split patterns: how text is cut into chunks before byte pairs are merged; no token spans two chunks.
+"""Split patterns: how text is split into chunks before byte pairs are merged; no token spans two chunks.
 
-They mean the same to fancy-regex (tiktoken, rustbpe), to Oniguruma (HF tokenizers) and to Python's `regex`
-in its version-1 syntax. Each matches every character of every text: what a pattern skipped would be lost.
+They have the same meaning in fancy-regex (tiktoken, rustbpe), Oniguruma (HF tokenizers) and Python's `regex` in its
+version-1 syntax. Each matches every character of every text: skipped characters would be lost.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class SplitPattern:
 def _pattern(letters: str, digits: str, *, word: str = "", runs: str = "") -> str:
     """The alternatives of GPT-4's pattern, tried in this order.
 
-    `letters` is what makes words, as the inside of a character class; `word` replaces a run of them;
-    `runs` are alternatives tried before words.
+    `letters`: the characters of words, as the inside of a character class; `word`: a pattern instead of a run of
+    letters; `runs`: alternatives tried before words.
     """
     alternatives = (
         r"'(?i:[sdmt]|ll|ve|re)",  # an English contraction
@@ -34,7 +34,7 @@ def _pattern(letters: str, digits: str, *, word: str = "", runs: str = "") -> st
     return "|".join(alternative for alternative in alternatives if alternative)
 
 
-# Scripts without spaces between words. The long-vowel mark ー, to Unicode of no script, goes with Katakana.
+# Scripts without spaces between words. The long-vowel mark ー has no script in Unicode; it belongs to Katakana.
 _UNSPACED = (
     *(rf"\p{{{name}}}" for name in ("Han", "Hiragana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")),
     r"\p{Katakana}ー",
@@ -70,7 +70,7 @@ SPLIT_PATTERNS: dict[str, SplitPattern] = {
 
 
 def split_pattern(name: str) -> str:
-    """The regular expression of the preset `name`; ValueError names the presets there are."""
+    """The regular expression of the preset `name`. Raises ValueError for an unknown one."""
     if name not in SPLIT_PATTERNS:
         raise ValueError(f"unknown split pattern {name!r}: choose one of {', '.join(SPLIT_PATTERNS)}")
     return SPLIT_PATTERNS[name].regex

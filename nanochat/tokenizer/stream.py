@@ -1,14 +1,14 @@
-"""Text from tokens as they arrive. A token may end inside a character; a reader must not see half of one."""
+"""Text from a stream of tokens. A token may end inside a character; the output never contains half of one."""
 
 import codecs
 from collections.abc import Callable, Iterable
 
 
 class StreamDecoder:
-    """Turns token ids into text one at a time; the pieces joined equal `Tokenizer.decode` of all the ids.
+    """Decodes token ids one at a time; the concatenated text equals `Tokenizer.decode` of all ids.
 
-    Bytes of an unfinished character wait for the next token. Bytes that no character can contain come out
-    as U+FFFD, as they do in `decode`.
+    Bytes of an incomplete character are held back until the next token. Invalid bytes become U+FFFD, as in
+    `decode`.
     """
 
     def __init__(self, decode_bytes: Callable[[Iterable[int]], bytes]):
@@ -16,11 +16,11 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; empty while a character is unfinished."""
+        """The text that `token` completes; empty while a character is incomplete."""
         return self._utf8.decode(self._decode_bytes((token,)))
 
     def flush(self) -> str:
-        """What an unfinished character leaves behind (U+FFFD or nothing); afterwards it starts anew."""
+        """The rest of an incomplete character (U+FFFD or nothing). Resets the decoder."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         return rest
