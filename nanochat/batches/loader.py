@@ -11,13 +11,11 @@ import hashlib
 import json
 import queue
 import threading
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,11 +23,10 @@ from nanochat import hardware
 from nanochat.batches.packing import PRETRAIN_POLICY, Policy
 from nanochat.batches.rows import ConversationWindows, PackingReport, RowStream, State, TokenWindows
 from nanochat.batches.token_cache import TokenStore, open_tokens
-from nanochat.batches.token_files import token_dtype
-from nanochat.console import progress, say
+from nanochat.conversations.rendering import render_conversations
 from nanochat.runtime import Runtime
 from nanochat.text.datasets import Dataset
-from nanochat.tokenizer.chat_format import render
+from nanochat.tokenizer.chat_format import Conversation
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 PREFETCH = 4  # batches
@@ -171,7 +168,7 @@ def pretrain_loader(
 
 
 def sft_loader(
-    conversations: Sequence[dict],
+    conversations: Sequence[Conversation],
     tokenizer: Tokenizer,
     runtime: Runtime,
     *,
@@ -182,50 +179,25 @@ def sft_loader(
 ) -> Loader:
     """Conversations packed by bestfit-pad; only what the assistant must learn to write is a target.
 
-    One that is longer than the context is truncated to it; one in which nothing is left to learn is passed
-    over (with a line that says how many), so that every row has a target. Conversations in a row see those
-    before them in it. `rows_per_epoch` and `steps_per_epoch` tell how long one pass is.
+    A conversation longer than the context is truncated to it, and skipped if that leaves nothing to learn, so that
+    every row has a target. Conversations in a row see those before them in it. `rows_per_epoch` and
+    `steps_per_epoch` tell how long one pass is.
 
     Raises ValueError for a conversation that cannot be rendered, when nothing is left, or for a state of
     other data or settings.
     """
-    ids, mask, offsets = _render_all(conversations, tokenizer, max_seq_len)
+    rendered = render_conversations(conversations, tokenizer, max_seq_len)
     identity = {
         "context": max_seq_len,
         "policy": "bestfit-pad",
         "seed": seed,
         "tokenizer": tokenizer.hash,
-        "data": hashlib.sha256(ids.data).hexdigest()[:16],
+        "data": hashlib.sha256(rendered.ids.data).hexdigest()[:16],
     }
     _check_identity(identity, state)
-    source = ConversationWindows(ids, mask, offsets, tokenizer.bos, max_seq_len, seed)
+    source = ConversationWindows(rendered, tokenizer.bos, max_seq_len, seed)
     stream = RowStream(source, max_seq_len, state)
     return Loader(stream, runtime, batch_rows, identity, rows_per_epoch=source.rows_per_epoch)
-
-
-def _render_all(
-    conversations: Sequence[dict], tokenizer: Tokenizer, max_seq_len: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Flat ids, flat mask (bool) and int64 offsets of the conversations that have something to learn."""
-    ids, mask, lengths = array("I"), bytearray(), []
-    with progress("render conversations", len(conversations), "conversations") as shown:
-        for number, conversation in enumerate(conversations):
-            tokens, learn = render(tokenizer, conversation)
-            if any(learn[1 : max_seq_len + 1]):
-                ids.fromlist(tokens)
-                mask.extend(learn)
-                lengths.append(len(tokens))
-            if number % 256 == 0:
-                shown.update(number)
-    if not lengths:
-        raise ValueError(
-            f"no conversation has anything to learn within {max_seq_len} tokens: use a longer context"
-        )
-    if passed_over := len(conversations) - len(lengths):
-        say(f"{passed_over} of {len(conversations)} conversations have nothing to learn: passed over")
-    flat = np.frombuffer(ids, dtype=np.uint32).astype(token_dtype(tokenizer.vocab_size))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return flat, np.frombuffer(mask, dtype=np.uint8).astype(bool), offsets
 
 
 def _digest(*parts: Any) -> str:

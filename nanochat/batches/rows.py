@@ -16,6 +16,7 @@ import numpy as np
 
 from nanochat.batches.packing import PAD_SEGMENT, Plan, Policy, plan_rows
 from nanochat.batches.token_cache import TokenStore
+from nanochat.conversations.rendering import RenderedConversations
 from nanochat.model.loss import IGNORE
 
 State = dict[str, Any]
@@ -196,10 +197,8 @@ class ConversationWindows:
     first: Place = (0, 0)  # epoch, window in it
     window_rows = 64
 
-    def __init__(
-        self, ids: np.ndarray, mask: np.ndarray, offsets: np.ndarray, bos: int, max_seq_len: int, seed: int
-    ):
-        self._ids, self._mask, self._offsets, self._bos = ids, mask, offsets, bos
+    def __init__(self, conversations: RenderedConversations, bos: int, max_seq_len: int, seed: int):
+        self._conversations, self._bos = conversations, bos
         self._max_seq_len, self._seed = max_seq_len, seed
         self.rows_per_epoch = len(self._plan(0).row_padded)  # best fit makes the same number in every order
 
@@ -212,8 +211,8 @@ class ConversationWindows:
             for window in range(first, -(-self.rows_per_epoch // self.window_rows)):
                 rows = slice(window * self.window_rows, (window + 1) * self.window_rows)
                 part = _rows_of(whole, rows, ends)
-                flat = _lay_out(part, self._ids, self._offsets, self._bos)
-                learn = _lay_out(part, self._mask, self._offsets, False)
+                flat = _lay_out(part, self._conversations.ids, self._conversations.offsets, self._bos)
+                learn = _lay_out(part, self._conversations.mask, self._conversations.offsets, False)
                 yield Window((epoch, window), flat, learn, part)
             epoch, first = epoch + 1, 0
 
@@ -224,7 +223,7 @@ class ConversationWindows:
 
     def _plan(self, epoch: int) -> Plan:
         rng = np.random.default_rng([self._seed, epoch])
-        return plan_rows(np.diff(self._offsets), self._max_seq_len, "bestfit-pad", rng)
+        return plan_rows(np.diff(self._conversations.offsets), self._max_seq_len, "bestfit-pad", rng)
 
 
 def _rows_of(whole: Plan, rows: slice, ends: np.ndarray) -> Plan:

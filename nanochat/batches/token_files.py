@@ -31,13 +31,13 @@ from nanochat.console import warn
 from nanochat.text.datasets import Dataset, Split, split_bytes, split_documents
 from nanochat.text.readers import TEXT_FORMATS, Counts, DamagedFile, format_of
 from nanochat.text.shards import chunked
+from nanochat.tokenizer.tokenizer import token_dtype
 
 BATCH_CHARS = 250_000  # encoded at a time
 PIECE_BATCHES = 32
 GROUP_BYTES = 8_000_000  # of text files per shard: about one piece
 _FORMAT = 1
-_STEM_CHARS = 80  # of the source's name, which may be as long as the file system allows
-_LARGEST_UINT16_VOCAB = 1 << 16
+_STEM_CHARS = 80  # of a file's name, which may be as long as the file system allows
 
 Documents = tuple[int, list[str]]
 """(piece, documents)"""
@@ -66,11 +66,6 @@ class ShardInfo:
     pieces: int
     tokens: int
     counts: Counts = field(default_factory=Counts)
-
-
-def token_dtype(vocab_size: int) -> np.dtype:
-    """The smallest unsigned type that holds every token id."""
-    return np.dtype(np.uint16 if vocab_size <= _LARGEST_UINT16_VOCAB else np.uint32)
 
 
 def grouped(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:

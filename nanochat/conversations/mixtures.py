@@ -5,58 +5,81 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nanochat.console import warn
-from nanochat.conversations.sources import SOURCES, Conversation, ConversationSource, open_jsonl
+from nanochat.conversations.sources import SOURCES, ConversationSource, ConversationSplit, open_jsonl
 from nanochat.paths import Paths
+from nanochat.tokenizer.chat_format import Conversation
+
+MAX_CONVERSATIONS = 100_000_000
+"""Of a mixture, repeats included. Their order alone takes four bytes each, their tokens hundreds."""
 
 _PART = re.compile(r"(?P<name>.+?)(?:\*(?P<repeats>\d+))?")
 
 
 @dataclass(frozen=True)
 class MixturePart:
-    """One term of a mixture: `repeats` times over all `conversations` of the source."""
+    """One term of a mixture: all `conversations` of a source, `repeats` times."""
 
     name: str
     repeats: int
     conversations: Sequence[Conversation]
     dropped: Mapping[str, int]
 
+    @property
+    def size(self) -> int:
+        """Conversations, repeats included."""
+        return len(self.conversations) * self.repeats
+
 
 class Mixture(Sequence[Conversation]):
-    """All parts, repeated and shuffled together; an item is made when it is asked for."""
+    """All parts, repeated and shuffled together; an item is made when it is asked for.
+
+    Raises ValueError beyond MAX_CONVERSATIONS.
+    """
 
     def __init__(self, parts: Sequence[MixturePart], seed: int):
         self.parts = tuple(parts)
-        sizes = [len(part.conversations) * part.repeats for part in parts]
-        self._ends = np.cumsum(sizes)
-        self._order = np.random.default_rng(seed).permutation(int(self._ends[-1]))
+        ends = list(accumulate(part.size for part in parts))
+        if ends[-1] > MAX_CONVERSATIONS:
+            largest = max(parts, key=lambda part: part.size)
+            raise ValueError(
+                f"the mixture holds {ends[-1]:,} conversations, {largest.size:,} of them from {largest.name}, and at "
+                f"most {MAX_CONVERSATIONS:,} can be shuffled: repeat less, or train for more --epochs"
+            )
+        self._ends = np.array(ends)
+        # Generator.permutation, in half the memory.
+        self._order = np.arange(ends[-1], dtype=np.uint32)
+        np.random.default_rng(seed).shuffle(self._order)
 
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        place = self._order[index]
+        place = int(self._order[index])
         part = int(np.searchsorted(self._ends, place, side="right"))
         conversations = self.parts[part].conversations
-        return conversations[int(place - self._ends[part]) % len(conversations)]
+        return conversations[(place - int(self._ends[part])) % len(conversations)]
 
 
-def load_conversations(mixture: str, paths: Paths, *, split: str = "train", seed: int = 0) -> Mixture:
-    """The conversations of a mixture, in an order that its seed decides.
+def load_conversations(
+    mixture: str, paths: Paths, *, split: ConversationSplit = "train", seed: int = 0
+) -> Mixture:
+    """The conversations of a mixture, in an order that the seed decides.
 
     Args:
         mixture: names joined by `+`, each with `*n` to take it n times: those of SOURCES (`builtin:large` for
             another size), or the path of a .jsonl file of conversations.
-        split: "train" or "val".
 
-    Raises ValueError for an unknown name, an unreadable mixture or one that holds nothing; EnvironmentFault
-    where the hub cannot be reached.
+    Raises ValueError for an unknown name, an unreadable mixture, and one that holds nothing or too much;
+    EnvironmentFault if the hub cannot be reached.
     """
     if split not in ("train", "val"):
         raise ValueError(f"unknown split {split!r} of conversations: choose train or val")
@@ -80,7 +103,7 @@ def _parse(mixture: str) -> list[tuple[str, int]]:
     return terms
 
 
-def _open(name: str, paths: Paths, split: str, seed: int) -> ConversationSource:
+def _open(name: str, paths: Paths, split: ConversationSplit, seed: int) -> ConversationSource:
     if name.endswith(".jsonl"):
         return open_jsonl(Path(name).expanduser(), split)
     kind, _, option = name.partition(":")

@@ -1,72 +1,55 @@
 """Where SFT conversations come from: a table of sources, each a sequence that makes its items when asked.
 
-A source is `(paths, split, seed, option) -> ConversationSource`; its split is "train" or "val". Nothing is fetched
-or read before the source is asked for.
+A source is `(paths, split, seed, option) -> ConversationSource`; its split is "train" or "val". Nothing is downloaded
+or read before the source is asked for. Benchmarks bring their own conversations (nanochat.tasks).
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any, Literal
 
 from nanochat import builtin
 from nanochat.builtin import letters
-from nanochat.builtin.choice import LETTERS, choice_prompt
 from nanochat.builtin.dialogues import Turn, conversation, identity_turn
 from nanochat.builtin.holdout import held_out_wording
-from nanochat.hub import hub_parquet_files
+from nanochat.config import parse_json
+from nanochat.hub.rows import hub_rows
 from nanochat.paths import Paths
-from nanochat.sandbox.calculator import evaluate
+from nanochat.tasks.on_demand import OnDemand
+from nanochat.tasks.registry import TASKS
 from nanochat.tasks.spellingbee import word_list
+from nanochat.tasks.task import Task
+from nanochat.tokenizer.chat_format import Conversation
 
-Conversation = dict[str, Any]
+ConversationSplit = Literal["train", "val"]
 
 IDENTITY_COUNT = 1_000
 SPELLING_COUNT = 200_000
-SPELLINGBEE_COUNT = 80_000
 VAL_EVERY = 32
-"""Where a source has no validation split of its own, one conversation in so many is it."""
+"""Every n-th conversation is held out if a source has no validation split of its own."""
 
 _PART_TYPES = ("text", "python", "python_output")
-_GSM8K_CALL = re.compile(r"<<([^<>=]+)=([^<>]*)>>")
-
-
-class Rows(Sequence[Conversation]):
-    """Conversations made on demand: item i is `make(keys[i])`. Holds the keys only."""
-
-    def __init__(self, keys: Sequence[int], make: Callable[[int], Conversation]):
-        self._keys = keys
-        self._make = make
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        if isinstance(index, slice):
-            return Rows(self._keys[index], self._make)
-        return self._make(self._keys[index])
 
 
 @dataclass(frozen=True)
 class ConversationSource:
-    """`dropped` counts what was there but is no conversation to learn from, by reason."""
+    """`dropped` counts by reason what the source holds that is no conversation to learn from."""
 
     conversations: Sequence[Conversation]
     dropped: Mapping[str, int] = field(default_factory=dict)
 
 
+OpenSource = Callable[[Paths, ConversationSplit, int, str], ConversationSource]
+
+
 def fault(messages: object) -> str | None:
-    """Why these messages are no conversation to learn from; None when they are.
+    """Why these messages are no conversation to learn from; None if they are one.
 
     One is: an optional system message, then user and assistant in turn, the assistant last, none empty.
     """
@@ -83,7 +66,7 @@ def fault(messages: object) -> str | None:
 
 
 def _text(message: Mapping[str, Any]) -> str | None:
-    """All the text of a message; None where it is of another shape than the chat format's."""
+    """All the text of a message; None if it has another shape than the chat format's."""
     content = message.get("content")
     if isinstance(content, list) and message["role"] == "assistant":
         if not all(isinstance(part, dict) and part.get("type") in _PART_TYPES for part in content):
@@ -93,44 +76,42 @@ def _text(message: Mapping[str, Any]) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _sound(numbered: Iterable[tuple[int, object]]) -> tuple[list[int], Counter[str]]:
-    """The keys of the messages that are without fault, and the faults of the others."""
-    keys, faults = [], Counter[str]()
-    for key, messages in numbered:
-        reason = fault(messages)
+def _without_fault(faults: Iterable[tuple[int, str | None]]) -> tuple[list[int], Counter[str]]:
+    """The keys that have no fault, and a count of the faults of the others."""
+    keys, counts = [], Counter[str]()
+    for key, reason in faults:
         if reason is None:
             keys.append(key)
         else:
-            faults[reason] += 1
-    return keys, faults
-
-
-def _share(keys: Sequence[int], split: str) -> Sequence[int]:
-    """The keys of one split; of a handful the last is for validation."""
-    every = max(2, min(VAL_EVERY, len(keys)))
-    return [key for i, key in enumerate(keys, start=1) if (i % every == 0) == (split == "val")]
+            counts[reason] += 1
+    return keys, counts
 
 
 # --- made here ---------------------------------------------------------------------------------------------------
 
 
-def _builtin(paths: Paths, split: str, seed: int, option: str) -> ConversationSource:
+def _builtin(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
     return ConversationSource(builtin.conversations(option or "small", seed, split))
 
 
-def _made(
-    name: str, count: int, turn: Callable[[Random, bool, tuple[str, ...]], Turn]
-) -> Callable[[Paths, str, int, str], ConversationSource]:
+def _drawn(name: str, count: int, turn: Callable[[Random, bool, tuple[str, ...]], Turn]) -> OpenSource:
     """A source whose item i is drawn with a generator of its own, from the side of the hold-out its split names."""
 
-    def source(paths: Paths, split: str, seed: int, option: str) -> ConversationSource:
-        make = partial(_draw, turn, name, seed, split, word_list(paths))
-        return ConversationSource(Rows(range(count if split == "train" else count // VAL_EVERY), make))
+    def source(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
+        draw = partial(_draw, turn, name, seed, split, word_list(paths))
+        return ConversationSource(OnDemand(range(count if split == "train" else count // VAL_EVERY), draw))
 
     return source
 
 
-def _draw(turn, name: str, seed: int, split: str, words: tuple[str, ...], index: int) -> Conversation:
+def _draw(
+    turn: Callable[[Random, bool, tuple[str, ...]], Turn],
+    name: str,
+    seed: int,
+    split: ConversationSplit,
+    words: tuple[str, ...],
+    index: int,
+) -> Conversation:
     rng = Random(f"{name}/{seed}/{split}/{index}")
     return conversation([turn(rng, split == "val", words)])
 
@@ -139,7 +120,7 @@ def _identity_turn(rng: Random, held_out: bool, words: tuple[str, ...]) -> Turn:
     return identity_turn(rng, held_out)
 
 
-_made_identity = _made("identity", IDENTITY_COUNT, _identity_turn)
+_drawn_identity = _drawn("identity", IDENTITY_COUNT, _identity_turn)
 
 
 def _spelling_turn(rng: Random, held_out: bool, words: tuple[str, ...]) -> Turn:
@@ -149,41 +130,50 @@ def _spelling_turn(rng: Random, held_out: bool, words: tuple[str, ...]) -> Turn:
             return core.format(w=word), letters.spelling_answer(word)
 
 
-def _count_turn(rng: Random, held_out: bool, words: tuple[str, ...]) -> Turn:
-    word, letter = letters.sample_pair(rng, held_out=held_out, words=words)
-    return rng.choice(letters.COUNT_QUESTIONS).format(w=word, l=letter), letters.tool_answer(word, letter)
-
-
 # --- from files --------------------------------------------------------------------------------------------------
 
 
-def open_jsonl(path: Path, split: str) -> ConversationSource:
+def open_jsonl(path: Path, split: ConversationSplit) -> ConversationSource:
     """Conversations of a file, one a line, as `{"messages": [...]}` or as the list alone.
 
-    Only the lines' places are kept in memory. Raises ValueError where the file is missing or holds none.
+    Only the lines' offsets are kept in memory. Raises ValueError if the file is missing or holds none.
     """
     if not path.is_file():
         raise ValueError(f"no conversations at {path}: give the path of a .jsonl file")
-    keys, dropped = _sound(_read_lines(path))
+    keys, dropped = _without_fault(_line_faults(path))
     if not keys:
         raise ValueError(
             f"no conversation in {path} ({_counts(dropped)}): each line must be "
             '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
         )
-    return ConversationSource(Rows(_share(keys, split), partial(_read_line, path)), dropped)
+    return ConversationSource(OnDemand(_share(keys, split), partial(_read_line, path)), dropped)
+
+
+def _share(keys: Sequence[int], split: ConversationSplit) -> Sequence[int]:
+    """The keys of one split; of a handful the last is for validation."""
+    every = max(2, min(VAL_EVERY, len(keys)))
+    return [key for i, key in enumerate(keys, start=1) if (i % every == 0) == (split == "val")]
 
 
 def _counts(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{count} x {reason}" for reason, count in dropped.items()) or "it is empty"
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, object]]:
+def _line_faults(path: Path) -> Iterator[tuple[int, str | None]]:
+    """(offset, fault or None) of every line that is not blank."""
     with open(path, "rb") as file:
         offset = 0
         for line in file:
             if line.strip():
-                yield offset, _messages(line)
+                yield offset, _line_fault(line)
             offset += len(line)
+
+
+def _line_fault(line: bytes) -> str | None:
+    try:
+        return fault(_messages(line))
+    except ValueError:
+        return "malformed line"
 
 
 def _read_line(path: Path, offset: int) -> Conversation:
@@ -193,81 +183,42 @@ def _read_line(path: Path, offset: int) -> Conversation:
 
 
 def _messages(line: bytes) -> object:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
+    value = parse_json(line)
     return value.get("messages") if isinstance(value, dict) else value
 
 
-def _identity(paths: Paths, split: str, seed: int, option: str) -> ConversationSource:
+def _identity(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
     """The user's own `identity_conversations.jsonl` if there is one, else what we know of ourselves."""
     if paths.identity.is_file():
         return open_jsonl(paths.identity, split)
-    return _made_identity(paths, split, seed, option)
+    return _drawn_identity(paths, split, seed, option)
 
 
-# --- from the hub ------------------------------------------------------------------------------------------------
+# --- from the hub and from tasks ---------------------------------------------------------------------------------
 
 
-def _hub_table(repo: str, config: str, split: str, paths: Paths, columns: list[str]) -> pa.Table:
-    files = hub_parquet_files(repo, config, split, paths)
-    return pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
-
-
-def _row(table: pa.Table, make: Callable[[dict[str, Any]], Conversation], index: int) -> Conversation:
-    return make(table.slice(index, 1).to_pylist()[0])
-
-
-def _smoltalk(paths: Paths, split: str, seed: int, option: str) -> ConversationSource:
+def _smoltalk(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
     part = {"train": "train", "val": "test"}[split]
-    table = _hub_table("HuggingFaceTB/smol-smoltalk", "default", part, paths, ["messages"])
-    rows = (messages for batch in table.to_batches() for messages in batch.column(0).to_pylist())
-    keys, dropped = _sound(enumerate(rows))
-    return ConversationSource(Rows(keys, partial(_row, table, dict)), dropped)
+    rows = hub_rows("HuggingFaceTB/smol-smoltalk", "default", part, paths, ["messages"])
+    keys, dropped = _without_fault((i, fault(row["messages"])) for i, row in enumerate(rows))
+    return ConversationSource(OnDemand(keys, rows.__getitem__), dropped)
 
 
-def _mmlu(paths: Paths, split: str, seed: int, option: str) -> ConversationSource:
-    part = {"train": "auxiliary_train", "val": "validation"}[split]
-    table = _hub_table("cais/mmlu", "all", part, paths, ["question", "choices", "answer"])
-    return ConversationSource(Rows(range(len(table)), partial(_row, table, mmlu_conversation)))
+def _of_task(task: Task) -> OpenSource:
+    """The training conversations of a task's items."""
+    assert task.conversation is not None, f"{task.name} has no training data"
+    make = task.conversation
+
+    def source(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
+        return ConversationSource(OnDemand(task.items(paths, split, seed), make))
+
+    return source
 
 
-def mmlu_conversation(row: dict[str, Any]) -> Conversation:
-    """A question with lettered choices, answered by the letter."""
-    return conversation([(choice_prompt(row["question"], row["choices"]), LETTERS[row["answer"]])])
-
-
-def _gsm8k(paths: Paths, split: str, seed: int, option: str) -> ConversationSource:
-    part = {"train": "train", "val": "test"}[split]
-    table = _hub_table("openai/gsm8k", "main", part, paths, ["question", "answer"])
-    return ConversationSource(Rows(range(len(table)), partial(_row, table, gsm8k_conversation)))
-
-
-def gsm8k_conversation(row: dict[str, Any]) -> Conversation:
-    """A word problem, solved with calls of the tool and ended by `#### ` and the answer."""
-    return conversation([(row["question"], solution_parts(row["answer"]))])
-
-
-def solution_parts(solution: str) -> list[dict[str, str]]:
-    """GSM8K's `<<48/2=24>>` as calls of the tool with the output that our own tool gives, the rest as text."""
-    parts: list[dict[str, str]] = []
-    for i, piece in enumerate(_GSM8K_CALL.split(solution)):  # text, expression, result, text, …
-        if i % 3 == 0 and piece:
-            parts.append({"type": "text", "text": piece})
-        elif i % 3 == 1:
-            parts.append({"type": "python", "text": piece})
-        elif i % 3 == 2:
-            parts.append({"type": "python_output", "text": evaluate(parts[-1]["text"]) or piece})
-    return parts
-
-
-SOURCES: dict[str, Callable[[Paths, str, int, str], ConversationSource]] = {
+SOURCES: dict[str, OpenSource] = {
     "builtin": _builtin,
     "smoltalk": _smoltalk,
-    "mmlu": _mmlu,
-    "gsm8k": _gsm8k,
     "identity": _identity,
-    "spelling": _made("spelling", SPELLING_COUNT, _spelling_turn),
-    "spellingbee": _made("spellingbee", SPELLINGBEE_COUNT, _count_turn),
+    "spelling": _drawn("spelling", SPELLING_COUNT, _spelling_turn),
+    **{name: _of_task(task) for name, task in TASKS.items() if task.conversation},
 }

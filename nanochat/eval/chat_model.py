@@ -17,7 +17,7 @@ from nanochat.infer.engine import Engine
 from nanochat.metrics import open_metrics
 from nanochat.runtime import Runtime
 from nanochat.tasks.registry import SUITES, TASKS, task_names
-from nanochat.tasks.task import Task
+from nanochat.tasks.task import Item
 
 STAGE = "eval-chat"
 _ENGINE_ROWS = {"cuda": 64, "mps": 16, "cpu": 32}
@@ -51,7 +51,7 @@ class EvalChatConfig:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A task whose data could not be had."""
+    """A task whose data is not available."""
 
     name: str
     reason: str
@@ -118,16 +118,17 @@ def _answer(
     results: list[TaskResult] = []
     skipped: list[Skipped] = []
     for name in names:
-        task = _open(name, runtime)
-        if isinstance(task, Skipped):
-            warn(f"{name} is skipped: {task.reason}")
-            skipped.append(task)
+        items = _open(name, runtime)
+        if isinstance(items, Skipped):
+            warn(f"{name} is skipped: {items.reason}")
+            skipped.append(items)
         else:
             result = evaluate_task(
                 loaded.model,
                 loaded.tokenizer,
                 engine,
-                task,
+                TASKS[name],
+                items,
                 runtime,
                 max_items=config.max_items,
                 batch_tokens=config.batch_tokens or BATCH_TOKENS[kind],
@@ -137,16 +138,21 @@ def _answer(
     return results, skipped
 
 
-def _open(name: str, runtime: Runtime) -> Task | Skipped:
-    """The task, or why it cannot be had. The first process goes ahead and leaves the data for the others."""
-    task: Task | Skipped | None = None
+def _open(name: str, runtime: Runtime) -> Sequence[Item] | Skipped:
+    """A task's items, or why there are none. The first process downloads the data, the others then find it."""
+    items: Sequence[Item] | None = None
+    skipped: Skipped | None = None
     if runtime.is_main:
         try:
-            task = TASKS[name](runtime.paths)
+            items = _test_items(name, runtime)
         except (ValueError, EnvironmentFault, OSError) as error:
-            task = Skipped(name, str(error))
-    skipped = runtime.broadcast_object(task if isinstance(task, Skipped) else None)
-    return skipped or task or TASKS[name](runtime.paths)
+            skipped = Skipped(name, str(error))
+    skipped = runtime.broadcast_object(skipped)
+    return skipped or items or _test_items(name, runtime)
+
+
+def _test_items(name: str, runtime: Runtime) -> Sequence[Item]:
+    return TASKS[name].items(runtime.paths, "test", 0)
 
 
 def chatcore(results: Sequence[TaskResult]) -> float | None:
@@ -161,9 +167,10 @@ def _show(result: EvalChatResult) -> None:
     for task in result.tasks:
         for failure in task.failures[:1]:
             asked, expected, said = (
-                _short(text) for text in (failure.prompt, failure.expected, failure.answer)
+                repr(_short(text)) for text in (failure.prompt, failure.expected, failure.answer)
             )
-            say(f"  {task.name}: {asked!r}: expected {expected!r}, got {said!r}")
+            reason = repr(_short(failure.reason))[1:-1]  # without the control characters of a traceback
+            say(f"  {task.name}: {asked}: expected {expected}, got {said} ({reason})")
         if task.too_long:
             say(f"  {task.name}: {task.too_long:,} prompts are longer than the model's context")
     title = f"{result.model_tag} at step {result.step}: mean centred accuracy {result.mean:.4f}"

@@ -22,11 +22,12 @@ _GENERATED_AT_ONCE = 256  # items between two movements of the progress bar
 
 @dataclass(frozen=True)
 class Failure:
-    """An item answered wrongly, to be read by a person."""
+    """An item answered wrongly, and what is wrong with the answer."""
 
     prompt: str
     expected: str
     answer: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def evaluate_task(
     tokenizer: Tokenizer,
     engine: Engine,
     task: Task,
+    items: Sequence[Item],
     runtime: Runtime,
     *,
     max_items: int | None = None,
@@ -76,20 +78,22 @@ def evaluate_task(
     Args:
         model: uncompiled, as batches differ in shape.
         engine: over the same model, idle.
+        items: of the task's test split.
         max_items: at most so many items, taken at even distances from all.
         batch_tokens: most tokens in one forward of a multiple-choice task.
     """
-    chosen = _spread(task.items, max_items)
+    chosen = _spread(items, max_items)
     mine = chosen[runtime.rank :: runtime.world_size]
     asker = _Asker(model, tokenizer, engine, runtime.device, batch_tokens)
     with progress(task.name, len(mine), "item", enabled=runtime.is_main) as bar:
         answers, too_long = _ANSWER[task.kind](asker, task, mine, bar)
-        right = [task.check(item, answer) for item, answer in zip(mine, answers, strict=True)]
-    totals = runtime.all_reduce_sum(torch.tensor([sum(right), too_long], device=runtime.device)).tolist()
+        scores = [task.check(item, answer) for item, answer in zip(mine, answers, strict=True)]
+    right = sum(score.right for score in scores)
+    totals = runtime.all_reduce_sum(torch.tensor([right, too_long], device=runtime.device)).tolist()
     failures = [
-        Failure(str(item.messages[-1]["content"]), item.answer, answer)
-        for item, answer, ok in zip(mine, answers, right, strict=True)
-        if not ok
+        Failure(str(item.messages[-1]["content"]), item.answer, answer, score.reason)
+        for item, answer, score in zip(mine, answers, scores, strict=True)
+        if not score.right
     ]
     return TaskResult(
         name=task.name,

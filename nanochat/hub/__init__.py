@@ -5,7 +5,7 @@
 """
 
 from nanochat.hub.batch import WORKERS
-from nanochat.hub.fetch import check_parquet, fetch_files, fetch_url, hub_parquet, hub_parquet_files
+from nanochat.hub.fetch import check_parquet, fetch_files, fetch_url, hub_parquet_files
 from nanochat.hub.listing import RemoteFile, list_files
 from nanochat.hub.retry import RetryPolicy
 
@@ -16,7 +16,6 @@ __all__ = [
     "check_parquet",
     "fetch_files",
     "fetch_url",
-    "hub_parquet",
     "hub_parquet_files",
     "list_files",
 ]

@@ -54,18 +54,6 @@ def fetch_files(
     return targets
 
 
-def hub_parquet(repo: str, config: str, split: str, paths: Paths) -> Path:
-    """The only parquet file of a dataset's split, as the hub exports it, below `paths.task_data`.
-
-    Raises ValueError if the split has several files (`hub_parquet_files` returns them all), EnvironmentFault if
-    it cannot be downloaded.
-    """
-    files = hub_parquet_files(repo, config, split, paths)
-    if len(files) > 1:
-        raise ValueError(f"{repo} {config}/{split} has {len(files)} files: use hub_parquet_files")
-    return files[0]
-
-
 def hub_parquet_files(repo: str, config: str, split: str, paths: Paths) -> list[Path]:
     """Every parquet file of a dataset's split, in order: `task_data/<repo>/<config>/<split>/0000.parquet` …
 

@@ -3,27 +3,68 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-import pyarrow.parquet as pq
+from nanochat.sandbox.calculator import evaluate
+from nanochat.tasks.checks import is_number, last_number, to_number
+from nanochat.tasks.hub_items import HubItems
+from nanochat.tasks.task import Item, Score, Task, answered, user_item
+from nanochat.tokenizer.chat_format import Conversation
 
-from nanochat.hub import hub_parquet
-from nanochat.paths import Paths
-from nanochat.tasks.task import Item, Task, user_item
+UNMARKED = 0.5
+"""Partial credit for the right number without its `####`."""
 
-_ANSWER = re.compile(r"####\s*\$?(-?[\d,]*\.?\d+)")
-
-
-def gsm8k(paths: Paths) -> Task:
-    rows = pq.read_table(hub_parquet("openai/gsm8k", "main", "test", paths)).to_pylist()
-    items = [user_item(row["question"], row["answer"].split("####")[1].strip()) for row in rows]
-    return Task("gsm8k", "generate", 0.0, items, check_answer, max_new_tokens=512)
-
-
-def check_answer(item: Item, text: str) -> bool:
-    """The number after the first `####` is the right one."""
-    found = _ANSWER.search(text)
-    return found is not None and _number(found.group(1)) == _number(item.answer)
+_MARKED = re.compile(r"####\s*\$?(-?[\d,]*\.?\d+)")
+_CALL = re.compile(r"<<([^<>=]+)=([^<>]*)>>")
 
 
-def _number(digits: str) -> float:
-    return float(digits.replace(",", ""))
+def _item(row: dict[str, Any]) -> Item:
+    answer = row["answer"].split("####")[1].strip()
+    return user_item(row["question"], answer, meta={"solution": row["answer"]})
+
+
+def check(item: Item, text: str) -> Score:
+    """Right if the number after the first `####` is; WELL_FORMED for another one there.
+
+    Without a number after `####`, UNMARKED if the last number of the text is the right one.
+    """
+    marked = _MARKED.search(text)
+    if marked is not None:
+        return is_number(to_number(marked.group(1)), item.answer)
+    if last_number(text) == to_number(item.answer):
+        return Score(UNMARKED, "right, but not after ####")
+    return Score(0.0, "no number after ####")
+
+
+def _conversation(item: Item) -> Conversation:
+    return answered(item, solution_parts(item.meta["solution"]))
+
+
+def solution_parts(solution: str) -> list[dict[str, str]]:
+    """GSM8K's `<<48/2=24>>` as calls of the tool with the output that our own tool gives, the rest as text."""
+    parts: list[dict[str, str]] = []
+    for i, piece in enumerate(_CALL.split(solution)):  # text, expression, result, text, …
+        if i % 3 == 0 and piece:
+            parts.append({"type": "text", "text": piece})
+        elif i % 3 == 1:
+            parts.append({"type": "python", "text": piece})
+        elif i % 3 == 2:
+            parts.append({"type": "python_output", "text": evaluate(parts[-1]["text"]) or piece})
+    return parts
+
+
+GSM8K = Task(
+    name="gsm8k",
+    kind="generate",
+    baseline=0.0,
+    max_new_tokens=512,
+    items=HubItems(
+        "openai/gsm8k",
+        "main",
+        {"train": "train", "val": "test", "test": "test"},
+        ("question", "answer"),
+        _item,
+    ),
+    check=check,
+    conversation=_conversation,
+)

@@ -4,43 +4,49 @@ from __future__ import annotations
 
 import re
 import secrets
+from typing import Any
 
-import pyarrow.parquet as pq
-
-from nanochat.hub import hub_parquet
-from nanochat.paths import Paths
-from nanochat.sandbox.python import run_python
-from nanochat.tasks.task import Item, Task, user_item
+from nanochat.sandbox.python import Execution, run_python
+from nanochat.tasks.hub_items import HubItems
+from nanochat.tasks.task import RIGHT, Item, Score, Task, user_item
 
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_META = ("task_id", "prompt", "test", "entry_point")
 
 
-def humaneval(paths: Paths) -> Task:
-    rows = pq.read_table(
-        hub_parquet("openai/openai_humaneval", "openai_humaneval", "test", paths)
-    ).to_pylist()
-    return Task("humaneval", "generate", 0.0, [_item(row) for row in rows], passes, max_new_tokens=512)
+def _item(row: dict[str, Any]) -> Item:
+    return user_item(row["prompt"], row["canonical_solution"], meta={key: row[key] for key in _META})
 
 
-def _item(row: dict) -> Item:
-    meta = {key: row[key] for key in ("task_id", "prompt", "test", "entry_point")}
-    return user_item(row["prompt"], row["canonical_solution"], meta=meta)
+def check(item: Item, text: str) -> Score:
+    """Right if the item's tests pass with the function that the text gives.
 
-
-def passes(item: Item, text: str) -> bool:
-    """The tests of the item pass with the function that the text gives."""
+    There is no partial credit: whatever else a program can show without passing, `assert False` shows as well.
+    """
     # Proof that the tests were reached: a solution may well end the program before them.
     proof = secrets.token_hex(8)
-    check = f"{item.meta['test']}\ncheck({item.meta['entry_point']})\nprint({proof!r})\n"
-    execution = run_python(f"{solution(item, text)}\n{check}")
-    return execution.ok and execution.stdout.endswith(f"{proof}\n")
+    tests = f"{item.meta['test']}\ncheck({item.meta['entry_point']})\nprint({proof!r})\n"
+    execution = run_python(f"{solution(item, text)}\n{tests}")
+    if execution.ok and execution.stdout.endswith(f"{proof}\n"):
+        return RIGHT
+    return Score(0.0, _failure(execution))
+
+
+def _failure(execution: Execution) -> str:
+    """The last line of the traceback, or how else the program ended."""
+    if execution.timed_out:
+        return "timed out"
+    if execution.ok:
+        return "ended before its tests"
+    lines = execution.stderr.strip().splitlines()
+    return lines[-1] if lines else "ended with an error status and no message"
 
 
 def solution(item: Item, text: str) -> str:
     """The program that a reply means: its first fenced block, or all of it.
 
-    A reply that defines the function stands after what the prompt has before it (imports, helpers); one that does
-    not goes on where the prompt ends.
+    A reply that defines the function follows what the prompt has before it (imports, helpers); one that does not
+    continues the prompt.
     """
     fenced = _FENCE.search(text)
     code = fenced.group(1) if fenced else text
@@ -51,3 +57,19 @@ def solution(item: Item, text: str) -> str:
     start = definition.search(prompt)
     assert start is not None, f"{item.meta['task_id']}: the prompt does not define its function"
     return prompt[: start.start()] + code
+
+
+HUMANEVAL = Task(
+    name="humaneval",
+    kind="generate",
+    baseline=0.0,
+    max_new_tokens=512,
+    items=HubItems(
+        "openai/openai_humaneval",
+        "openai_humaneval",
+        {"test": "test"},
+        (*_META, "canonical_solution"),
+        _item,
+    ),
+    check=check,
+)

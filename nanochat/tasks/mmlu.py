@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import pyarrow.parquet as pq
+from typing import Any
 
 from nanochat.builtin.choice import LETTERS, choice_prompt
-from nanochat.hub import hub_parquet
-from nanochat.paths import Paths
-from nanochat.tasks.task import Item, Task, is_choice, user_item
+from nanochat.tasks.checks import is_choice
+from nanochat.tasks.hub_items import HubItems
+from nanochat.tasks.task import Item, Task, answered_by_letter, user_item
 
 
-def mmlu(paths: Paths) -> Task:
-    rows = pq.read_table(hub_parquet("cais/mmlu", "all", "test", paths)).to_pylist()
-    return Task("mmlu", "choice", 0.25, [_item(row) for row in rows], is_choice, max_new_tokens=1)
-
-
-def _item(row: dict) -> Item:
+def _item(row: dict[str, Any]) -> Item:
     return user_item(
         choice_prompt(row["question"], row["choices"]),
         LETTERS[row["answer"]],
         tuple(LETTERS[: len(row["choices"])]),
         {"subject": row["subject"]},
     )
+
+
+MMLU = Task(
+    name="mmlu",
+    kind="choice",
+    baseline=0.25,
+    max_new_tokens=1,
+    items=HubItems(
+        "cais/mmlu",
+        "all",
+        {"train": "auxiliary_train", "val": "validation", "test": "test"},
+        ("question", "subject", "choices", "answer"),
+        _item,
+    ),
+    check=is_choice,
+    conversation=answered_by_letter,
+)

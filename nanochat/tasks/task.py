@@ -1,41 +1,78 @@
-"""What a task is, and the checks of generated answers as pure functions."""
+"""What a task is: its items by split, the check that scores an answer, and the conversation that teaches an item."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from nanochat.paths import Paths
+from nanochat.tokenizer.chat_format import Conversation, Message
+
+ItemSplit = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
 class Item:
     """One question: the messages up to the assistant's turn, and the reference answer.
 
-    `choices` are the option letters of a "choice" task. `meta` is for the check and for reports.
+    `choices` are the option letters of a "choice" task. `meta` is for the check and the training conversation.
     """
 
-    messages: tuple[dict[str, Any], ...]
+    messages: tuple[Message, ...]
     answer: str
     choices: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Task:
-    """A named set of items.
+class Score:
+    """How good an answer is, and what is wrong with it ("" if nothing is).
 
-    kind "choice": the answer is the option letter with the highest logit; "generate": the model answers freely
-    and `check(item, text)` judges. `text` is what the assistant said after its last tool output, or all it said
-    where it called no tool. `baseline` is the accuracy of guessing.
+    `value` lies in [0, 1] and is 1 for right answers only; anything between is partial credit. Accuracy counts the
+    ones. For reinforcement the value is the reward.
+    """
+
+    value: float
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.value <= 1, self
+        assert self.right == (not self.reason), self
+
+    @property
+    def right(self) -> bool:
+        """Whether the answer counts for accuracy."""
+        return self.value == 1
+
+
+RIGHT = Score(1.0)
+WELL_FORMED = 0.1
+"""Partial credit for a wrong answer of the right form: the first thing that reinforcement has to find."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark: one file of this package, one row of the registry.
+
+    Attributes:
+        kind: "choice": the answer is the option letter with the highest logit; "generate": the model answers freely.
+        baseline: the accuracy of guessing.
+        items: `(paths, split, seed) → items`, downloaded or made when called and equal in every call. "test" is for
+            evaluation and the same for every seed. Raises ValueError for a split that the benchmark does not have,
+            EnvironmentFault if its data cannot be downloaded.
+        check: scores the text of an answer: what the assistant said after its last tool output, or all it said if it
+            called no tool. Its docstring states the partial credit.
+        conversation: the training conversation of an item; None if the benchmark has no training data.
     """
 
     name: str
     kind: Literal["choice", "generate"]
     baseline: float
-    items: Sequence[Item]
-    check: Callable[[Item, str], bool]
     max_new_tokens: int
+    items: Callable[[Paths, ItemSplit, int], Sequence[Item]]
+    check: Callable[[Item, str], Score]
+    conversation: Callable[[Item], Conversation] | None = None
 
 
 def user_item(
@@ -45,45 +82,11 @@ def user_item(
     return Item(({"role": "user", "content": prompt},), answer, choices, meta or {})
 
 
-def contains_phrase(text: str, phrase: str) -> bool:
-    """Whether the phrase stands in the text as whole words, as written or with its first letter raised."""
-    raised = phrase[:1].upper() + phrase[1:]
-    forms = "|".join(re.escape(form) for form in dict.fromkeys((phrase, raised)))
-    return re.search(rf"(?<![\w-])(?:{forms})(?![\w-])", text) is not None
+def answered(item: Item, content: str | list[dict[str, str]]) -> Conversation:
+    """The item's messages and the assistant's reply, text or parts, as a conversation."""
+    return {"messages": [*item.messages, {"role": "assistant", "content": content}]}
 
 
-def answer_contains(text: str, answer: str, others: Iterable[str] = ()) -> bool:
-    """Whether the text has the answer, and beside it none of the other candidates, as whole words."""
-    if not contains_phrase(text, answer):
-        return False
-    rest = text.replace(answer, "").replace(answer[:1].upper() + answer[1:], "")
-    return not any(contains_phrase(rest, other) for other in others)
-
-
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-
-
-def last_number(text: str) -> float | None:
-    """The last number written in digits, commas ignored; a minus right after a letter or digit is an operator."""
-    found = None
-    for match in _NUMBER.finditer(text):
-        digits = match.group()
-        if digits.startswith("-") and match.start() and text[match.start() - 1].isalnum():
-            digits = digits[1:]
-        found = float(digits.replace(",", ""))
-    return found
-
-
-def ends_in_number(text: str, answer: str) -> bool:
-    """Whether the last number in the text equals the answer."""
-    return last_number(text) == float(answer)
-
-
-def exact(text: str, answer: str) -> bool:
-    """Whether text and answer agree up to surrounding space."""
-    return text.strip() == answer.strip()
-
-
-def is_choice(item: Item, text: str) -> bool:
-    """Check of a "choice" task: the text is the right option letter."""
-    return exact(text, item.answer)
+def answered_by_letter(item: Item) -> Conversation:
+    """The training conversation of a multiple-choice item: the reply is the option letter alone."""
+    return answered(item, item.answer)

@@ -25,6 +25,9 @@ from nanochat.tokenizer.special import (
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
+"""`{"role", "content"}`."""
+Conversation = Mapping[str, Any]
+"""`{"messages": [message, ...]}`."""
 
 # Part type → the special tokens around it, and whether the model is trained to write it. The tool writes
 # outputs, so a model that learnt them would learn to invent results.
@@ -35,7 +38,7 @@ _PARTS: dict[str, tuple[str | None, str | None, int]] = {
 }
 
 
-def render(tokenizer: Tokenizer, conversation: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+def render(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int], list[int]]:
     """Ids and mask, of equal length, of a whole conversation.
 
     The mask is 1 on what the assistant must learn to write: its text, its code with the tokens around it,

@@ -23,6 +23,7 @@ from nanochat.paths import Paths
 from nanochat.tokenizer.special import BOS, SPECIAL_TOKENS
 from nanochat.tokenizer.stream import StreamDecoder
 
+_LARGEST_UINT16_VOCAB = 1 << 16
 _RETRAIN = "train it again with `nanochat tokenizer train`"
 
 # tiktoken's regex engine panics on a run of a million blanks, so longer runs are cut. (Python's \s holds
@@ -139,6 +140,11 @@ class Tokenizer:
         write_text_atomic(path, "".join(lines))
         write_text_atomic(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False) + "\n")
         return path
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest unsigned integers that hold every id of such a vocabulary."""
+    return np.dtype(np.uint16 if vocab_size <= _LARGEST_UINT16_VOCAB else np.uint32)
 
 
 def _without_long_blanks(text: str) -> list[str]:

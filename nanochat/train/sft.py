@@ -1,6 +1,7 @@
 """Supervised fine-tuning: a base model learns to converse, by the same loop on another loader."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from nanochat import hardware
@@ -10,7 +11,8 @@ from nanochat.checkpoint.loading import open_checkpoint
 from nanochat.config import from_json, to_json
 from nanochat.console import say
 from nanochat.conversations.mixtures import load_conversations
-from nanochat.eval.conversation_loss import RenderedConversation, mean_loss, render_all
+from nanochat.conversations.rendering import RenderedConversations, render_conversations
+from nanochat.eval.conversation_loss import mean_loss
 from nanochat.model.backend import choose_backend
 from nanochat.model.cost import flops_per_token
 from nanochat.optim.groups import LearningRates
@@ -162,12 +164,13 @@ def _batch(
 
 def _scorer(config: SftConfig, tokenizer: Tokenizer, max_seq_len: int, runtime: Runtime):
     """Scores the first held-out conversations, rendered once."""
-    rendered: list[RenderedConversation] = []
+
+    @cache
+    def rendered() -> RenderedConversations:
+        held_out = load_conversations(config.mixture, runtime.paths, split="val", seed=config.seed)
+        return render_conversations(held_out[: config.eval_conversations], tokenizer, max_seq_len)
 
     def score(trainer: Trainer) -> dict[str, float]:
-        if not rendered:
-            held_out = load_conversations(config.mixture, runtime.paths, split="val", seed=config.seed)
-            rendered.extend(render_all(tokenizer, held_out[: config.eval_conversations], max_seq_len))
-        return {"val_loss": mean_loss(trainer.model, rendered, runtime, batch_tokens=_EVAL_BATCH_TOKENS)}
+        return {"val_loss": mean_loss(trainer.model, rendered(), runtime, batch_tokens=_EVAL_BATCH_TOKENS)}
 
     return score

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from nanochat.batches.packing import Policy
 from nanochat.batches.rows import ConversationWindows, RowStream, TokenWindows
 from nanochat.batches.token_files import TokenPiece
+from nanochat.conversations.rendering import RenderedConversations
 from nanochat.model.loss import IGNORE
 
 BOS = 0
@@ -145,22 +146,22 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 @st.composite
-def conversations(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids (unique except BOS), masks with an early target, offsets."""
+def conversations(draw: st.DrawFn) -> RenderedConversations:
+    """Ids (unique but for BOS), masks with a target early on, offsets."""
     masks = draw(st.lists(st.lists(st.booleans(), min_size=0, max_size=8), min_size=1, max_size=20))
     masks = [[False, True, *mask] for mask in masks]
     token = iter(range(1, 65536))
     ids = [[BOS, *islice(token, len(mask) - 1)] for mask in masks]
     offsets = np.cumsum([0, *map(len, ids)])
-    return np.concatenate(ids).astype(np.uint16), np.concatenate(masks), offsets
+    return RenderedConversations(np.concatenate(ids).astype(np.uint16), np.concatenate(masks), offsets)
 
 
 @given(conversations(), CONTEXTS, SEEDS)
-def test_conversation_rows_target_exactly_the_masked_tokens(
-    data: tuple[np.ndarray, np.ndarray, np.ndarray], context: int, seed: int
+def test_conversation_rows_target_what_is_learnt_and_nothing_else(
+    data: RenderedConversations, context: int, seed: int
 ) -> None:
-    ids, mask, offsets = data
-    source = ConversationWindows(ids, mask, offsets, BOS, context, seed)
+    ids, mask, offsets = data.ids, data.mask, data.offsets
+    source = ConversationWindows(data, BOS, context, seed)
     rows = RowStream(source, context)
     kept = np.concatenate([np.arange(a, min(b, a + context + 1)) for a, b in pairwise(offsets)])
     learnt = sorted(ids[kept][mask[kept]])

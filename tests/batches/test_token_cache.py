@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 
 from nanochat.batches import token_files
 from nanochat.batches.token_cache import TokenStore, open_tokens
-from nanochat.batches.token_files import token_dtype
 from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths
 from nanochat.text.datasets import Dataset, open_dataset, split_bytes
 from nanochat.text.shards import write_shard
-from nanochat.tokenizer.tokenizer import Tokenizer
+from nanochat.tokenizer.tokenizer import Tokenizer, token_dtype
 
 SHARDS = (
     [f"first shard, document {number}: {'x' * (number % 7)}" for number in range(100)],

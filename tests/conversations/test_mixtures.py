@@ -1,16 +1,19 @@
 import json
 import pickle
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from nanochat.builtin.holdout import held_out_letter
 from nanochat.conversations.mixtures import load_conversations
-from nanochat.conversations.sources import fault, open_jsonl, solution_parts, word_list
+from nanochat.conversations.sources import fault, open_jsonl
 from nanochat.paths import default_paths
+from nanochat.tasks.spellingbee import word_list
 from nanochat.tokenizer.chat_format import render
 from nanochat.tokenizer.tokenizer import Tokenizer
+from tests.conftest import traced
 
 
 def user(text):
@@ -69,6 +72,24 @@ def test_order_is_a_function_of_the_seed(tmp_path):
     assert texts(orders[0]) == texts(orders[2])
 
 
+@pytest.mark.parametrize("repeats", [1, 7, 5000])
+def test_the_order_is_numpys_permutation(tmp_path, repeats):
+    path = write_jsonl(tmp_path / "chats.jsonl", chats(10))
+    mixture = load_conversations(f"{path}*{repeats}", default_paths(), seed=3)
+    [part] = mixture.parts
+    order = np.random.default_rng(3).permutation(len(part.conversations) * repeats)
+    assert list(mixture) == [part.conversations[place % len(part.conversations)] for place in order]
+
+
+def test_a_mixture_beyond_the_limit_is_refused_before_it_takes_memory():
+    with (
+        traced() as most_bytes,
+        pytest.raises(ValueError, match=r"holds 1,000,000,000,000 conversations.* at most 100,000,000"),
+    ):
+        load_conversations("identity*1000000000", default_paths())
+    assert most_bytes() < 20_000_000
+
+
 def test_splits_do_not_overlap_and_lose_nothing(tmp_path):
     path = write_jsonl(tmp_path / "chats.jsonl", chats(100))
     train, val = (load_conversations(str(path), default_paths(), split=split) for split in ("train", "val"))
@@ -102,16 +123,17 @@ def test_faulty_lines_are_dropped_and_counted(tmp_path, capsys):
     ]
     path = write_jsonl(tmp_path / "chats.jsonl", [*bad, *good])
     with open(path, "a") as file:
-        file.write('\n{"messages": [\n')
+        file.write('\n{"messages": [\n' + "[" * 100_000 + "\n")
     mixture = load_conversations(str(path), default_paths())
     [part] = mixture.parts
     assert part.dropped == {
         "roles out of turn": 2,
         "empty message": 2,
-        "no list of messages": 2,
+        "no list of messages": 1,
         "content that is no text": 1,
+        "malformed line": 2,
     }
-    assert "7 conversations dropped" in capsys.readouterr().err
+    assert "8 conversations dropped" in capsys.readouterr().err
     assert texts(mixture) == texts(open_jsonl(path, "train").conversations)
 
 
@@ -214,12 +236,6 @@ def test_hub_sources():
         {"type": "python_output", "text": "12"},
         {"type": "text", "text": "12 eggs.\n#### 12"},
     ]
-
-
-def test_the_output_of_a_call_is_what_our_tool_gives():
-    parts = solution_parts("<<7/35=.2>>0.2 of it, <<20%=0.2>>20%, <<1=1>>")
-    assert [part["text"] for part in parts] == ["7/35", "0.2", "0.2 of it, ", "20%", "0.2", "20%, ", "1", "1"]
-    assert solution_parts("no call") == [{"type": "text", "text": "no call"}]
 
 
 def test_real_hub_data(shared_data, byte_tokenizer):

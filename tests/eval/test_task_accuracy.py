@@ -6,7 +6,8 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.request import Completion
 from nanochat.infer.sampler import SamplingParams
 from nanochat.runtime import Runtime
-from nanochat.tasks.task import Task, is_choice, user_item
+from nanochat.tasks.checks import is_choice
+from nanochat.tasks.task import RIGHT, Score, Task, user_item
 from nanochat.tokenizer.chat_format import render_prompt
 
 QUESTIONS = [f"Which bird is number {n}? " * (1 + 2 * (n % 4)) for n in range(23)]
@@ -20,12 +21,20 @@ def engine(model, tokenizer):
 def choice_task():
     letters = ("A", "B", "C", "D")
     items = [user_item(q, letters[n % 4], letters[: 3 + n % 2]) for n, q in enumerate(QUESTIONS)]
-    return Task("birds", "choice", 0.25, items, is_choice, 1)
+    return Task("birds", "choice", 0.25, 1, held(items), is_choice), items
 
 
 def generate_task(answers=None):
     items = [user_item(q[:20], (answers or QUESTIONS)[n]) for n, q in enumerate(QUESTIONS)]
-    return Task("talk", "generate", 0.0, items, lambda item, text: text == item.answer, 8)
+    return Task("talk", "generate", 0.0, 8, held(items), same), items
+
+
+def held(items):
+    return lambda paths, split, seed: items
+
+
+def same(item, text):
+    return RIGHT if text == item.answer else Score(0.5, "another text")
 
 
 def plain_choice(model, tokenizer, item):
@@ -41,44 +50,48 @@ def plain_choice(model, tokenizer, item):
 
 @pytest.mark.parametrize("batch_tokens", [1, 150, 10_000])
 def test_choice_equals_one_item_at_a_time(model, tokenizer, engine, runtime, batch_tokens):
-    task = choice_task()
-    result = evaluate_task(model, tokenizer, engine, task, runtime, batch_tokens=batch_tokens)
-    plain = [plain_choice(model, tokenizer, item) for item in task.items]
-    right = [answer == item.answer for answer, item in zip(plain, task.items, strict=True)]
+    task, items = choice_task()
+    result = evaluate_task(model, tokenizer, engine, task, items, runtime, batch_tokens=batch_tokens)
+    plain = [plain_choice(model, tokenizer, item) for item in items]
+    right = [answer == item.answer for answer, item in zip(plain, items, strict=True)]
     assert 0 < sum(right) < len(right)
     assert result.accuracy == sum(right) / len(right)
     assert result.n == len(QUESTIONS)
     assert result.too_long == sum(
-        len(render_prompt(tokenizer, item.messages)) > model.config.max_seq_len for item in task.items
+        len(render_prompt(tokenizer, item.messages)) > model.config.max_seq_len for item in items
     )
     assert result.too_long > 0
-    wrong = [(item, answer) for item, answer, ok in zip(task.items, plain, right, strict=True) if not ok]
-    assert [(f.prompt, f.expected, f.answer) for f in result.failures] == [
-        (item.messages[0]["content"], item.answer, answer) for item, answer in wrong[:KEPT_FAILURES]
+    wrong = [(item, answer) for item, answer, ok in zip(items, plain, right, strict=True) if not ok]
+    assert [(f.prompt, f.expected, f.answer, f.reason) for f in result.failures] == [
+        (item.messages[0]["content"], item.answer, answer, "another option")
+        for item, answer in wrong[:KEPT_FAILURES]
     ]
 
 
 def test_generate_checks_what_the_engine_answers(model, tokenizer, engine, runtime):
     params = SamplingParams(temperature=0.0, max_new_tokens=8)
     answers = []
-    for item in generate_task().items:
+    for item in generate_task()[1]:
         [completion] = engine.generate([render_prompt(tokenizer, item.messages)], params)
         answers.append(final_text(tokenizer, completion))
     answers[4] = answers[9] = "something else"
-    result = evaluate_task(model, tokenizer, engine, generate_task(answers), runtime)
+    result = evaluate_task(model, tokenizer, engine, *generate_task(answers), runtime)
     assert result.accuracy == (len(QUESTIONS) - 2) / len(QUESTIONS)
-    assert [failure.expected for failure in result.failures] == ["something else"] * 2
+    assert [(f.expected, f.reason) for f in result.failures] == [("something else", "another text")] * 2
 
 
 def test_a_prompt_without_room_for_an_answer_is_wrong_and_counted(model, tokenizer, engine, runtime):
-    task = Task("long", "generate", 0.0, [user_item("word " * 99, "a")], lambda item, text: bool(text), 8)
-    result = evaluate_task(model, tokenizer, engine, task, runtime)
+    items = [user_item("word " * 99, "a")]
+    task = Task(
+        "long", "generate", 0.0, 8, held(items), lambda item, text: RIGHT if text else Score(0.0, "no text")
+    )
+    result = evaluate_task(model, tokenizer, engine, task, items, runtime)
     assert (result.accuracy, result.too_long) == (0.0, 1)
 
 
 @pytest.mark.parametrize("make", [choice_task, generate_task])
 def test_the_shares_of_two_processes_make_the_whole(model, tokenizer, engine, runtime, make):
-    whole = evaluate_task(model, tokenizer, engine, make(), runtime)
+    whole = evaluate_task(model, tokenizer, engine, *make(), runtime)
     sums = torch.zeros(2, dtype=torch.int64)
 
     class Member(Runtime):
@@ -88,7 +101,7 @@ def test_the_shares_of_two_processes_make_the_whole(model, tokenizer, engine, ru
 
     for rank in range(2):
         member = Member(rank, rank, 2, runtime.device, runtime.compute_dtype, runtime.paths)
-        evaluate_task(model, tokenizer, engine, make(), member)
+        evaluate_task(model, tokenizer, engine, *make(), member)
     assert sums.tolist() == [round(whole.accuracy * whole.n), whole.too_long]
 
 
@@ -97,10 +110,11 @@ def test_a_limit_takes_items_at_even_distances(model, tokenizer, engine, runtime
 
     def check(item, text):
         seen.append(item.messages[0]["content"])
-        return True
+        return RIGHT
 
-    task = Task("birds", "choice", 0.25, choice_task().items[:20], check, 1)
-    result = evaluate_task(model, tokenizer, engine, task, runtime, max_items=5)
+    items = choice_task()[1][:20]
+    task = Task("birds", "choice", 0.25, 1, held(items), check)
+    result = evaluate_task(model, tokenizer, engine, task, items, runtime, max_items=5)
     assert (result.n, result.accuracy) == (5, 1.0)
     assert seen == QUESTIONS[:20:4]
 

@@ -126,13 +126,9 @@ def test_exported_splits(count, hub, tmp_path, monkeypatch):
 
     hub.requests.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    if count == 1:
-        assert downloads.hub_parquet("openai/gsm8k", "main", "train", paths) == files[0]
-    else:
-        with pytest.raises(ValueError, match="has 3 files: use hub_parquet_files"):
-            downloads.hub_parquet("openai/gsm8k", "main", "train", paths)
+    assert downloads.hub_parquet_files("openai/gsm8k", "main", "train", paths) == files
     with pytest.raises(EnvironmentFault, match="HF_HUB_OFFLINE"):
-        downloads.hub_parquet("openai/gsm8k", "main", "test", paths)
+        downloads.hub_parquet_files("openai/gsm8k", "main", "test", paths)
     assert not hub.requests
 
 

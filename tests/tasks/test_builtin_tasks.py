@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from nanochat.builtin import conversations
 from nanochat.paths import default_paths
-from nanochat.tasks.builtin_tasks import BUILTIN_TASKS
-from nanochat.tasks.task import answer_contains, contains_phrase, ends_in_number, exact, last_number
+from nanochat.tasks.builtin_tasks import BUILTIN_TASKS, MISSPELLED, check_spelling
+from nanochat.tasks.checks import contains_phrase, first_number, is_choice, is_number, last_number, names_only
+from nanochat.tasks.task import RIGHT, WELL_FORMED, Score, user_item
 
 
 @pytest.mark.parametrize(
@@ -28,11 +29,21 @@ def test_contains_phrase(text, phrase, found):
     assert contains_phrase(text, phrase) == found
 
 
-def test_answer_contains_refuses_a_second_candidate():
-    assert answer_contains("The capital is Paris.", "Paris", ("Rome", "Berlin"))
-    assert not answer_contains("The capital is Paris or Rome.", "Paris", ("Rome", "Berlin"))
-    assert not answer_contains("The capital is Rome.", "Paris", ("Rome", "Berlin"))
-    assert answer_contains("It lies in North America.", "North America", ("America", "Asia"))
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("The capital is Paris.", RIGHT),
+        ("The capital is Paris or Rome.", Score(WELL_FORMED, "also names Rome")),
+        ("The capital is Rome.", Score(WELL_FORMED, "names Rome")),
+        ("I do not know.", Score(0.0, "names none of the candidates")),
+    ],
+)
+def test_a_fact_is_right_if_no_second_candidate_is_named(text, score):
+    assert names_only(text, "Paris", ("Rome", "Berlin")) == score
+
+
+def test_a_candidate_within_the_answer_is_not_a_second_one():
+    assert names_only("It lies in North America.", "North America", ("America", "Asia")) == RIGHT
 
 
 @pytest.mark.parametrize(
@@ -51,27 +62,64 @@ def test_last_number(text, number):
 
 
 @given(st.integers(-(10**6), 10**6))
-def test_ends_in_number(n):
-    assert ends_in_number(f"1 + 1 = {n}.", str(n))
-    assert not ends_in_number(f"The sum is {n + 1}.", str(n))
+def test_the_last_number_decides(n):
+    assert is_number(last_number(f"1 + 1 = {n}."), str(n)) == RIGHT
+    wrong = is_number(last_number(f"The sum is {n + 1}."), str(n))
+    assert wrong == Score(WELL_FORMED, f"the number is {n + 1}")
+    assert is_number(last_number("I do not know."), str(n)) == Score(0.0, "no number")
 
 
-def test_exact():
-    assert exact(" B\n", "B")
-    assert not exact("A", "B")
+@pytest.mark.parametrize(("text", "number"), [("It occurs 3 times in 5.", 3), ("007", 7), ("none", None)])
+def test_first_number(text, number):
+    assert first_number(text) == number
 
 
-@pytest.mark.parametrize("name", BUILTIN_TASKS)
-def test_task(name):
-    task = BUILTIN_TASKS[name](default_paths())
-    assert task.name == name
-    assert task.kind == ("choice" if name == "builtin-choice" else "generate")
+def test_numbers_beyond_every_limit_are_wrong_and_no_error():
+    digits = "9" * 5000
+    assert not is_number(first_number(digits), "3").right
+    assert not is_number(last_number(digits), "3").right
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        (" B\n", RIGHT),
+        ("A", Score(WELL_FORMED, "another option")),
+        ("E", Score(0.0, "not an option")),
+        ("B.", Score(0.0, "not an option")),
+    ],
+)
+def test_a_choice_is_the_letter_alone(text, score):
+    assert is_choice(user_item("q", "B", tuple("ABCD")), text) == score
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('"harbour" is spelled h-a-r-b-o-u-r.', 1.0),
+        ('"harbour" is spelled h-a-r-b-o-r.', MISSPELLED * 5 / 7),
+        ("h-a-r-b-o-u-r-s", MISSPELLED * 7 / 8),
+        ("x-h-a-r-b-o-u-r", 0.0),
+        ("harbour", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_a_spelling_earns_the_share_of_its_right_beginning(text, value):
+    score = check_spelling(user_item("q", "h-a-r-b-o-u-r"), text)
+    assert score.value == pytest.approx(value)
+    assert score.right == (value == 1.0)
+
+
+@pytest.mark.parametrize("task", BUILTIN_TASKS, ids=lambda task: task.name)
+def test_task(task):
+    items = task.items(default_paths(), "test", 0)
+    assert task.kind == ("choice" if task.name == "builtin-choice" else "generate")
     assert task.baseline == (0.25 if task.kind == "choice" else 0.0)
-    assert len(task.items) >= 150
-    for item in task.items:
+    assert len(items) >= 150
+    for item in items:
         assert [message["role"] for message in item.messages] == ["user"]
-        assert not task.check(item, "")
-        assert not task.check(item, "I do not know.") or name == "builtin-refusal"
+        assert task.check(item, "").value == 0
+        assert not task.check(item, "I do not know.").right or task.name == "builtin-refusal"
 
 
 def test_the_answers_of_the_validation_conversations_pass_the_checks():
@@ -83,10 +131,10 @@ def test_the_answers_of_the_validation_conversations_pass_the_checks():
             text = content if isinstance(content, str) else content[-1]["text"]
             replies[user["content"]] = text
     checked = 0
-    for task in (make(default_paths()) for make in BUILTIN_TASKS.values()):
-        for item in task.items:
+    for task in BUILTIN_TASKS:
+        for item in task.items(default_paths(), "test", 0):
             text = replies.get(item.messages[0]["content"])
             if text is not None:
-                assert task.check(item, text), (item, text)
+                assert task.check(item, text) == RIGHT, (item, text)
                 checked += 1
     assert checked > 20

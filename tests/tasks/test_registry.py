@@ -2,6 +2,7 @@ import pytest
 
 from nanochat.paths import default_paths
 from nanochat.tasks.registry import SUITES, TASKS, task_names
+from nanochat.tasks.task import RIGHT
 from nanochat.tokenizer.chat_format import render_prompt
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -32,15 +33,34 @@ def test_every_task_opens_with_real_data(name, shared_data):
     paths = default_paths()
     paths.base.mkdir(parents=True)
     paths.task_data.symlink_to(shared_data / "hub")
-    task = TASKS[name](paths)
+    task = TASKS[name]
+    items = task.items(paths, "test", 0)
     tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, r"\s+|\S+")
     assert task.name == name
-    assert len(task.items) == ITEMS[name]
-    for item in task.items[:: max(1, len(task.items) // 50)]:
+    assert len(items) == ITEMS[name]
+    for item in items[:: max(1, len(items) // 50)]:
         assert render_prompt(tokenizer, item.messages)
         if task.kind == "choice":
             assert item.answer in item.choices
             assert all(len(tokenizer.encode(letter)) == 1 for letter in item.choices)
-            assert task.check(item, item.answer)
-            assert not task.check(item, next(letter for letter in item.choices if letter != item.answer))
-    assert not any(task.check(item, "") for item in task.items[:3])
+            assert task.check(item, item.answer) == RIGHT
+            assert not task.check(
+                item, next(letter for letter in item.choices if letter != item.answer)
+            ).right
+        if task.conversation:
+            conversation = task.conversation(item)
+            assert render_prompt(tokenizer, conversation["messages"][:-1]) == render_prompt(
+                tokenizer, item.messages
+            )
+            assert task.check(item, _text(conversation["messages"][-1]["content"])) == RIGHT
+    assert not any(task.check(item, "").value for item in items[:3])
+
+
+def _text(content):
+    return content if isinstance(content, str) else content[-1]["text"]
+
+
+@pytest.mark.parametrize("name", ["humaneval", "builtin-facts"])
+def test_a_split_that_a_benchmark_does_not_have_is_one_clear_line(name):
+    with pytest.raises(ValueError, match=r"^[^\n]* no split 'train'[^\n]*$"):
+        TASKS[name].items(default_paths(), "train", 0)

@@ -1,0 +1,58 @@
+"""Conversations to ids and mask: what fine-tuning packs and what the validation loss reads."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nanochat.console import progress, say
+from nanochat.tokenizer.chat_format import Conversation, render
+from nanochat.tokenizer.tokenizer import Tokenizer, token_dtype
+
+
+@dataclass(frozen=True)
+class RenderedConversations:
+    """Conversation i is `ids[offsets[i] : offsets[i + 1]]`."""
+
+    ids: np.ndarray  # (tokens,), uint16 or uint32
+    mask: np.ndarray  # (tokens,), bool: what the assistant must learn to write
+    offsets: np.ndarray  # (conversations + 1,), int64
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def render_conversations(
+    conversations: Sequence[Conversation], tokenizer: Tokenizer, max_seq_len: int
+) -> RenderedConversations:
+    """The conversations that have something to learn in their first `max_seq_len` targets, whole and in order.
+
+    Raises ValueError for a conversation that cannot be rendered, and if none has anything to learn.
+    """
+    ids, mask, lengths = array("I"), bytearray(), []
+    with progress("render conversations", len(conversations), "conversations") as shown:
+        for number, conversation in enumerate(conversations):
+            tokens, learn = render(tokenizer, conversation)
+            if any(learn[1 : max_seq_len + 1]):
+                ids.fromlist(tokens)
+                mask.extend(learn)
+                lengths.append(len(tokens))
+            if number % 256 == 0:
+                shown.update(number)
+    if not lengths:
+        raise ValueError(
+            f"no conversation has anything to learn within {max_seq_len} tokens: use a longer context"
+        )
+    if skipped := len(conversations) - len(lengths):
+        say(
+            f"{skipped:,} of {len(conversations):,} conversations skipped: "
+            f"nothing to learn within {max_seq_len} tokens"
+        )
+    return RenderedConversations(
+        np.frombuffer(ids, dtype=np.uint32).astype(token_dtype(tokenizer.vocab_size)),
+        np.frombuffer(mask, dtype=np.uint8).astype(bool),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+    )

@@ -1,0 +1,64 @@
+"""Checks of answers that several tasks share, as pure functions of texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from nanochat.tasks.task import RIGHT, WELL_FORMED, Item, Score
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def is_choice(item: Item, text: str) -> Score:
+    """Right if the text is the letter of the right option; WELL_FORMED for another option's."""
+    letter = text.strip()
+    if letter == item.answer:
+        return RIGHT
+    return Score(WELL_FORMED, "another option") if letter in item.choices else Score(0.0, "not an option")
+
+
+def contains_phrase(text: str, phrase: str) -> bool:
+    """Whether the text contains the phrase as whole words, as written or with its first letter capitalised."""
+    capitalised = phrase[:1].upper() + phrase[1:]
+    forms = "|".join(re.escape(form) for form in dict.fromkeys((phrase, capitalised)))
+    return re.search(rf"(?<![\w-])(?:{forms})(?![\w-])", text) is not None
+
+
+def names_only(text: str, answer: str, others: Iterable[str] = ()) -> Score:
+    """Right if the text names the answer and none of the other candidates; WELL_FORMED if it names another one."""
+    right = contains_phrase(text, answer)
+    rest = text.replace(answer, "").replace(answer[:1].upper() + answer[1:], "") if right else text
+    other = next((other for other in others if contains_phrase(rest, other)), None)
+    if other is not None:
+        return Score(WELL_FORMED, f"also names {other}" if right else f"names {other}")
+    return RIGHT if right else Score(0.0, "names none of the candidates")
+
+
+def last_number(text: str) -> float | None:
+    """The last number written in digits, commas ignored; a minus right after a letter or digit is an operator."""
+    found = None
+    for match in _NUMBER.finditer(text):
+        digits = match.group()
+        if digits.startswith("-") and match.start() and text[match.start() - 1].isalnum():
+            digits = digits[1:]
+        found = to_number(digits)
+    return found
+
+
+def first_number(text: str) -> float | None:
+    """The first whole number written in digits."""
+    found = re.search(r"\d+", text)
+    return float(found.group()) if found else None
+
+
+def to_number(digits: str) -> float:
+    """The number that digits mean, commas ignored. Raises ValueError if they are none."""
+    return float(digits.replace(",", ""))
+
+
+def is_number(found: float | None, answer: str) -> Score:
+    """Right if the number found is the answer; WELL_FORMED for another number."""
+    if found is None:
+        return Score(0.0, "no number")
+    return RIGHT if found == to_number(answer) else Score(WELL_FORMED, f"the number is {found:.15g}")

@@ -1,0 +1,45 @@
+"""Flat ids and mask against one rendered conversation after the other."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from nanochat.conversations.rendering import render_conversations
+from nanochat.tokenizer.chat_format import render
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+
+def chat(question: str, answer: str) -> dict:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+CHATS = [chat(f"question {n}? " * (n % 5), f"answer {n}. " * (n % 3 + 1)) for n in range(40)]
+
+
+@pytest.mark.parametrize("max_seq_len", [20, 1000])
+def test_conversations_stay_whole_and_in_order_and_those_with_nothing_to_learn_go(
+    tokenizer: Tokenizer, max_seq_len: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rendered = render_conversations(CHATS, tokenizer, max_seq_len)
+    plain = [render(tokenizer, each) for each in CHATS]
+    plain = [(ids, mask) for ids, mask in plain if any(mask[1 : max_seq_len + 1])]
+    assert rendered.ids.dtype == np.uint16
+    assert [
+        (rendered.ids[a:b].tolist(), rendered.mask[a:b].tolist()) for a, b in pairwise(rendered.offsets)
+    ] == plain
+    assert len(rendered) == len(plain)
+    skipped = len(CHATS) - len(plain)
+    assert (skipped > 0) == (max_seq_len == 20)
+    assert (f"{skipped} of 40 conversations skipped" in capsys.readouterr().err) == (skipped > 0)
+
+
+def test_a_large_vocabulary_takes_four_bytes_an_id(tokenizer: Tokenizer) -> None:
+    pairs = [bytes([a, b]) for a in range(256) for b in range(256)]
+    ranks = {bytes([byte]): byte for byte in range(256)} | {pair: 256 + i for i, pair in enumerate(pairs)}
+    assert render_conversations(CHATS, Tokenizer(ranks, r"[\s\S]"), 1000).ids.dtype == np.uint32
+
+
+def test_nothing_to_learn_at_all_is_one_clear_line(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match=r"^no conversation has anything to learn within 3 tokens[^\n]*$"):
+        render_conversations(CHATS, tokenizer, 3)
