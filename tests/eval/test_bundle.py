@@ -1,9 +1,11 @@
+import json
 import threading
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import yaml
 
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.bundle import CORE_TASKS, fetch_bundle, load_bundle
@@ -59,3 +61,95 @@ def test_the_real_bundle(shared_data):
     assert by_label["arc_easy"].delimiter == "\nAnswer: "
     assert (by_label["winograd"].shots, by_label["winograd"].delimiter) == (0, " ")
     assert len(by_label["bigbench_qa_wikidata"].items) == 20321
+
+
+ENTRY = {
+    "label": "birds",
+    "dataset_uri": "a/birds.jsonl",
+    "num_fewshot": [1],
+    "icl_task_type": "multiple_choice",
+    "has_categories": False,
+}
+ITEM = {"query": "Which?", "choices": ["this", "that"], "gold": 1}
+
+
+@pytest.fixture
+def make_bundle(tmp_path):
+    """A bundle of one task with three items, but for what is given."""
+
+    def make(listing=None, items=None, baseline="50", **entry):
+        folder = tmp_path / "bundle"
+        (folder / "eval_data" / "a").mkdir(parents=True)
+        if listing is None:
+            listing = yaml.safe_dump({"icl_tasks": [ENTRY | entry]})
+        (folder / "core.yaml").write_text(listing)
+        (folder / "eval_meta_data.csv").write_text(f"Eval Task,Random baseline\nbirds,{baseline}\n")
+        lines = [json.dumps(ITEM)] * 3 if items is None else items
+        (folder / "eval_data" / "a" / "birds.jsonl").write_text("\n".join(lines))
+        return folder
+
+    return make
+
+
+def test_a_task_is_read(make_bundle):
+    [task] = load_bundle(make_bundle())
+    assert (task.label, task.shots, task.delimiter, task.baseline) == ("birds", 1, " ", 0.5)
+    assert task.items == [ITEM] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"listing": "- a\n- b\n"}, "core.yaml has no list of tasks under icl_tasks"),
+        ({"listing": "icl_tasks: 3\n"}, "core.yaml has no list of tasks under icl_tasks"),
+        ({"listing": "icl_tasks: [3]\n"}, "core.yaml, entry 1: CoreEntry: expected the fields"),
+        ({"listing": "a: b: c\n  d"}, "core.yaml is not YAML"),
+        ({"listing": "[" * 5000}, "core.yaml is not YAML"),
+        ({"listing": "!!python/object/apply:os.getcwd []"}, "core.yaml is not YAML"),
+        (
+            {"listing": "icl_tasks: [{label: birds}]"},
+            "entry 1: CoreEntry: missing dataset_uri, icl_task_type",
+        ),
+        ({"label": 5}, "entry 1: CoreEntry.label: expected str, got 5"),
+        ({"icl_task_type": "essay"}, "entry 1: CoreEntry.icl_task_type: 'essay' is none of"),
+        ({"num_fewshot": 10}, "entry 1: CoreEntry.num_fewshot: expected a list, got 10"),
+        ({"num_fewshot": []}, "entry 1: num_fewshot must begin with a number of examples"),
+        ({"num_fewshot": [-1]}, "entry 1: num_fewshot must begin with a number of examples"),
+        ({"num_fewshot": [3]}, "birds.jsonl holds 3 items, too few for 3 examples"),
+        (
+            {"dataset_uri": "../../secrets.jsonl"},
+            "core.yaml: the data of 'birds', '../../secrets.jsonl', lies outside",
+        ),
+        ({"dataset_uri": "/etc/passwd"}, "core.yaml: the data of 'birds', '/etc/passwd', lies outside"),
+        ({"dataset_uri": "a\0b"}, "lies outside"),
+        ({"label": "fish"}, "eval_meta_data.csv has no baseline for 'fish'"),
+        ({"baseline": "100"}, "eval_meta_data.csv, line 2: each row needs"),
+        ({"baseline": "half"}, "eval_meta_data.csv, line 2: each row needs"),
+        ({"items": [json.dumps(ITEM), "{"]}, "birds.jsonl, line 2 is not JSON"),
+        (
+            {"items": [json.dumps(ITEM), "", "[" * 100_000]},
+            "birds.jsonl, line 3 is not JSON: nested too deeply",
+        ),
+        ({"items": ["[1]"]}, "birds.jsonl, line 1: a multiple_choice item has query, choices, gold"),
+        ({"items": [json.dumps(ITEM | {"gold": 2})]}, "line 1: a multiple_choice item has"),
+        ({"items": [json.dumps(ITEM | {"choices": ["this", 2]})]}, "line 1: a multiple_choice item has"),
+        ({"items": []}, "birds.jsonl holds 0 items"),
+    ],
+)
+def test_a_faulty_bundle_is_one_clear_line(make_bundle, changes, line):
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        load_bundle(make_bundle(**changes))
+    assert line in str(error.value)
+
+
+def test_a_link_out_of_the_bundle_is_refused(make_bundle, tmp_path):
+    bundle = make_bundle(dataset_uri="a/link.jsonl")
+    (tmp_path / "secrets.jsonl").write_text(json.dumps(ITEM))
+    (bundle / "eval_data" / "a" / "link.jsonl").symlink_to(tmp_path / "secrets.jsonl")
+    with pytest.raises(ValueError, match=r"^[^\n]*the data of 'birds', 'a/link.jsonl', lies outside[^\n]*$"):
+        load_bundle(bundle)
+
+
+def test_a_bundle_may_itself_be_a_link(make_bundle, tmp_path):
+    (tmp_path / "linked").symlink_to(make_bundle())
+    assert [task.label for task in load_bundle(tmp_path / "linked")] == ["birds"]
