@@ -30,7 +30,7 @@ class LearningRates:
 
 @dataclass(frozen=True)
 class Rule:
-    """The optimiser settings of parameters whose name matches `pattern`."""
+    """The optimiser settings of parameters whose name matches `pattern`; Muon decays its matrices, AdamW nothing."""
 
     name: str
     pattern: str
@@ -41,9 +41,11 @@ class Rule:
     beta2: float = 0.95
     eps: float = 1e-10
     """Added to the root of AdamW's second moment."""
-    decays: bool = False
     heads: Literal["rows", "columns"] | None = None
     """The side along which a matrix holds attention heads, so that Muon can orthogonalise each head separately."""
+
+    def __post_init__(self) -> None:
+        assert self.algorithm == "muon" or self.heads is None, self
 
 
 # At the start no block contributes, and the final norm cancels a common factor: the true gradient of most scalars is
@@ -62,10 +64,10 @@ RULES = (
     Rule(
         "smear and backout", "backout_scale", "adamw", "scalar", rate_factor=0.2, beta2=0.99, eps=_SCALAR_EPS
     ),
-    Rule("value gates", "blocks.*.value_gate.weight", "muon", "matrix", decays=True),
-    Rule("attention in", "blocks.*.attention.[qkv].weight", "muon", "matrix", decays=True, heads="rows"),
-    Rule("attention out", "blocks.*.attention.out.weight", "muon", "matrix", decays=True, heads="columns"),
-    Rule("mlp", "blocks.*.mlp.*.weight", "muon", "matrix", decays=True),
+    Rule("value gates", "blocks.*.value_gate.weight", "muon", "matrix"),
+    Rule("attention in", "blocks.*.attention.[qkv].weight", "muon", "matrix", heads="rows"),
+    Rule("attention out", "blocks.*.attention.out.weight", "muon", "matrix", heads="columns"),
+    Rule("mlp", "blocks.*.mlp.*.weight", "muon", "matrix"),
 )
 
 

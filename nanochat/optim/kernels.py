@@ -77,12 +77,9 @@ def adamw_step(
     beta1: float,
     beta2: float,
     eps: float,
-    weight_decay: float,
 ) -> None:
-    """One AdamW step (arXiv:1711.05101) in place; `step` counts from 1."""
+    """One AdamW step (arXiv:1711.05101) in place, without decay: Muon's matrices alone decay. `step` counts from 1."""
     first_moment.lerp_(gradients, 1 - beta1)
     second_moment.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
     denominator = (second_moment / (1 - beta2**step)).sqrt_().add_(eps)
-    if weight_decay:
-        weights.mul_(1 - lr * weight_decay)
     weights.addcdiv_(first_moment, denominator, value=-lr / (1 - beta1**step))

@@ -111,7 +111,6 @@ class MuonAdamW:
                 beta1=entry.rule.beta1,
                 beta2=entry.rule.beta2,
                 eps=entry.rule.eps,
-                weight_decay=self.rates.weight_decay * weight_decay if entry.rule.decays else 0.0,
             )
 
     def _rate(self, rule: Rule) -> float:
@@ -128,7 +127,7 @@ class MuonAdamW:
             updates_SRC = kernels.normalise_neurons(updates_SRC, stack.second_moment_SR1, self.options.beta2)
             R, C = updates_SRC.shape[-2:]
             shape_factor = max(1.0, R / C) ** 0.5
-            decay = self.rates.weight_decay * weight_decay if stack.rule.decays else 0.0
+            decay = self.rates.weight_decay * weight_decay
             for weight, update in zip(owned, updates_SRC, strict=True):
                 kernels.cautious_step(weight, update, self._rate(stack.rule) * lr * shape_factor, decay)
         if self.world_size > 1:

@@ -83,18 +83,15 @@ def test_cautious_decay_pulls_only_where_it_agrees_with_the_update() -> None:
     torch.testing.assert_close(weights, torch.tensor([1 - 0.25, -1 - 0.05, 1 + 0.05, -1 + 0.25]))
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_adamw_equals_torch(decay: float) -> None:
+def test_adamw_equals_torch() -> None:
     ours, theirs = random(6).clone(), torch.nn.Parameter(random(6).clone())
     moments = torch.zeros(6), torch.zeros(6)
-    reference = torch.optim.AdamW([theirs], lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=decay)
+    reference = torch.optim.AdamW([theirs], lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0)
     for step in range(1, 8):
         gradient = random(6, seed=step)
         theirs.grad = gradient.clone()
         reference.step()
-        kernels.adamw_step(
-            ours, gradient, *moments, step=step, lr=0.01, beta1=0.8, beta2=0.95, eps=1e-10, weight_decay=decay
-        )
+        kernels.adamw_step(ours, gradient, *moments, step=step, lr=0.01, beta1=0.8, beta2=0.95, eps=1e-10)
     torch.testing.assert_close(ours, theirs.data)
 
 
