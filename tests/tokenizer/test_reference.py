@@ -1,6 +1,7 @@
 """Training and encoding, merge for merge and id for id, against the algorithm in its plainest form."""
 
 import itertools
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -34,9 +35,20 @@ SCRIPTS = (
     "!?.,;:-_()[]{}<|bos|>",
     "😀👩‍👩‍👧🇰🇷👍🏽❤️",
 )
+
+
+def is_settled(character: str) -> bool:
+    """Whether Python's Unicode tables and `regex`'s agree on a character's category.
+
+    The trainer's and tiktoken's tables are newer than the former and older than the latter, so they agree with both.
+    """
+    return regex.fullmatch(rf"\p{{{unicodedata.category(character)}}}", character) is not None
+
+
+CHARACTERS = st.characters(exclude_categories=["Cs"]).filter(is_settled)
 WORDS = st.one_of(
     *(st.text(st.sampled_from(script), min_size=1, max_size=6) for script in SCRIPTS),
-    st.text(max_size=3),
+    st.text(CHARACTERS, max_size=3),
 )
 # Words drawn from a small pool repeat, so that there is something to merge and counts tie often.
 TEXTS = st.lists(WORDS, min_size=1, max_size=8).flatmap(
@@ -126,7 +138,7 @@ def trained(request: pytest.FixtureRequest) -> tuple[Tokenizer, dict[bytes, int]
 
 
 @settings(max_examples=100, deadline=None)
-@given(text=st.one_of(TEXTS, st.text()))
+@given(text=st.one_of(TEXTS, st.text(CHARACTERS)))
 def test_encoding_is_the_plain_algorithm_and_tiktoken(
     trained: tuple[Tokenizer, dict[bytes, int]], text: str
 ) -> None:
