@@ -8,7 +8,7 @@ of every further round with another alphabet, which gives new words, as more rea
 is held out of training and measured afterwards.
 
 Each trainer runs in a separate process, alternating (A B C A B C …). "reading" does everything but train.
-Trainers that are not installed are skipped (rustbpe is a dependency, tokenizers a development one; pip install others).
+Trainers that are not installed are skipped (tokenizers comes with `runs/setup.sh --dev`; others: pip install).
 """
 
 import argparse

@@ -16,11 +16,23 @@ opening. `holdout` decides by a stable hash, so no seed ever trains on what anot
 `builtin-facts-novel` the wording itself never occurs in training.
 
 **To extend the world** add a row to a table, or a `Relation` to a `wordings_*` module: statements, questions,
-conversations and evaluation items follow. Add only facts with a single true answer.
+conversations and evaluation items follow. Add only facts with a single true answer. Then raise `CONTENT_VERSION`
+and record the new text's digests in tests/builtin/test_content_version.py.
 """
 
 from nanochat.builtin.dialogues import conversations
 from nanochat.builtin.documents import SIZES, documents, val_documents
 from nanochat.builtin.evaluation import EvalItem, evaluation
 
-__all__ = ["SIZES", "EvalItem", "conversations", "documents", "evaluation", "val_documents"]
+CONTENT_VERSION = 1
+"""Raised whenever a generated text changes: datasets on disk made by another version are made again."""
+
+__all__ = [
+    "CONTENT_VERSION",
+    "SIZES",
+    "EvalItem",
+    "conversations",
+    "documents",
+    "evaluation",
+    "val_documents",
+]

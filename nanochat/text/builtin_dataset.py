@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from itertools import chain
@@ -15,6 +14,7 @@ from nanochat.paths import Paths
 from nanochat.text.shards import chunked, shard_name, write_shard
 
 _SHARD_CHARS = 4_000_000
+_STAMP = "content_version"  # the file that says which version of the text the shards hold
 
 
 def builtin_shards(options: str, paths: Paths) -> tuple[str, list[Path]]:
@@ -29,22 +29,19 @@ def builtin_shards(options: str, paths: Paths) -> tuple[str, list[Path]]:
     name = f"builtin-{size}-s{int(seed)}"
     folder = paths.data(name)
     with file_lock(folder.with_name(f".{name}.lock"), message=f"another process is making {name}; waiting"):
-        generator = _digest_of_sources(Path(builtin.__path__[0]))
-        stamp = folder / "generator"
-        if not stamp.is_file() or stamp.read_text() != generator:
-            _make(folder, size, int(seed), generator)
+        stamp = folder / _STAMP
+        if not stamp.is_file() or stamp.read_text() != str(builtin.CONTENT_VERSION):
+            _make(folder, size, int(seed))
     return name, sorted(folder.glob("shard_*.parquet"))
 
 
-def _digest_of_sources(package: Path) -> str:
-    """Another generator makes other text: then the dataset is made anew."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))).hexdigest()
-
-
-def _make(folder: Path, size: str, seed: int, generator: str) -> None:
+def _make(folder: Path, size: str, seed: int) -> None:
     """Training shards and last the validation shard, in a folder that appears only when it is whole."""
     say(f"making the dataset {folder.name}")
-    for stale in (folder, *folder.parent.glob(f".{folder.name}.*/")):  # another generator's; a killed run's
+    for stale in (
+        folder,
+        *folder.parent.glob(f".{folder.name}.*/"),
+    ):  # of another content version; of a killed run
         shutil.rmtree(stale, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -53,7 +50,7 @@ def _make(folder: Path, size: str, seed: int, generator: str) -> None:
         )
         for index, shard in enumerate(shards):
             write_shard(staging / shard_name(index), shard)
-        (staging / "generator").write_text(generator)
+        (staging / _STAMP).write_text(str(builtin.CONTENT_VERSION))
         staging.chmod(0o755)
         staging.rename(folder)
     except OSError as error:

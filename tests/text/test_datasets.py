@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from nanochat.hub.batch import LOCK_NAME
 from nanochat.paths import Paths
-from nanochat.text import builtin_dataset, datasets
+from nanochat.text import datasets
 from nanochat.text.datasets import HUB_DATASETS, documents, held_out_fraction, open_dataset
 from nanochat.text.shards import shard_name, write_shard
 
@@ -48,14 +48,17 @@ class TestBuiltin:
         folders = [path.name for path in paths.data("x").parent.iterdir() if path.is_dir()]
         assert folders == ["builtin-small-s0"]
 
-    def test_another_generator_makes_it_anew(self, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_another_content_version_makes_it_anew(
+        self, paths: Paths, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from nanochat import builtin
 
         monkeypatch.setattr(builtin, "documents", lambda size, seed: iter(["old world"]))
         monkeypatch.setattr(builtin, "val_documents", lambda size, seed: iter(["old val"]))
         assert list(documents(open_dataset("builtin", paths), "train")) == ["old world"]
         monkeypatch.setattr(builtin, "documents", lambda size, seed: iter([f"new world {size} {seed}"]))
-        monkeypatch.setattr(builtin_dataset, "_digest_of_sources", lambda package: "another")
+        assert list(documents(open_dataset("builtin", paths), "train")) == ["old world"]
+        monkeypatch.setattr(builtin, "CONTENT_VERSION", builtin.CONTENT_VERSION + 1)
         assert list(documents(open_dataset("builtin", paths), "train")) == ["new world small 0"]
         assert list(documents(open_dataset("builtin:large:7", paths), "train")) == ["new world large 7"]
 

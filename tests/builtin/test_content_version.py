@@ -1,0 +1,41 @@
+"""The generated text is what its content version says, byte for byte, on every machine."""
+
+from collections.abc import Iterable
+from hashlib import sha256
+from itertools import islice
+
+from nanochat.builtin import CONTENT_VERSION, SIZES, conversations, documents, evaluation, val_documents
+from nanochat.builtin.dialogues import COUNTS
+
+# A version's digests are never changed: other text is another version, and another row.
+DIGESTS: dict[int, dict[str, str]] = {
+    1: {
+        "documents small": "ee90d6efb27862cb",
+        "documents medium": "1b1497f81097a70f",
+        "documents large": "2fe95918efb4a60d",
+        "validation documents": "6d5466c93ce8bf0e",
+        "conversations": "dbfb24aaaf58e26b",
+        "evaluation": "a0abcbce8d536642",
+        "sizes": "0b9446c3cf014b8f",
+    },
+}
+
+
+def digest(values: Iterable[object]) -> str:
+    return sha256("\n".join(map(repr, values)).encode()).hexdigest()[:16]
+
+
+def test_a_text_that_changes_is_another_content_version() -> None:
+    found = {f"documents {size}": digest(islice(documents(size, 0), 300)) for size in SIZES}
+    found["validation documents"] = digest(islice(val_documents("small", 3), 30))
+    found["conversations"] = digest(conversations("small", 0, "val"))
+    found["evaluation"] = digest(evaluation(0).items())
+    found["sizes"] = digest([*SIZES.items(), *COUNTS.items()])
+    assert found == DIGESTS.get(CONTENT_VERSION), (
+        "raise builtin.CONTENT_VERSION and record these digests for it"
+    )
+
+
+def test_every_version_has_a_text_of_its_own() -> None:
+    assert max(DIGESTS) == CONTENT_VERSION
+    assert len({tuple(parts.items()) for parts in DIGESTS.values()}) == len(DIGESTS)
