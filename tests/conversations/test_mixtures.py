@@ -222,12 +222,18 @@ def test_hub_sources():
     write_hub("cais/mmlu", "all", "auxiliary_train", [mmlu])
     gsm = {"question": "6 x 2?", "answer": "She has 6*2=<<6*2=12.0>>12 eggs.\n#### 12"}
     write_hub("openai/gsm8k", "main", "train", [gsm])
-    mixture = load_conversations("smoltalk+mmlu*3+gsm8k*4", paths)
-    assert len(mixture) == 9 + 3 + 4
+    arc = {"question": "Why?", "choices": {"text": ["so", "no"], "label": ["1", "2"]}, "answerKey": "2"}
+    write_hub("allenai/ai2_arc", "ARC-Easy", "train", [arc])
+    mixture = load_conversations("smoltalk+mmlu*3+gsm8k*4+arc-easy*2", paths)
+    assert len(mixture) == 9 + 3 + 4 + 2
     assert mixture.parts[0].dropped == {"roles out of turn": 1}
     assert texts(mixture.parts[0].conversations) == texts(chats(9))
     assert mixture.parts[1].conversations[0]["messages"] == [
         user("Which is odd?\nA. 2\nB. 3\nC. 4\nD. 8\nAnswer with the letter."),
+        assistant("B"),
+    ]
+    assert mixture.parts[3].conversations[0]["messages"] == [
+        user("Why?\nA. so\nB. no\nAnswer with the letter."),
         assistant("B"),
     ]
     assert mixture.parts[2].conversations[0]["messages"][1]["content"] == [
