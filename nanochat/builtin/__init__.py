@@ -22,15 +22,17 @@ and record the new text's digests in tests/builtin/test_content_version.py.
 
 from nanochat.builtin.dialogues import conversations
 from nanochat.builtin.documents import SIZES, documents, val_documents
-from nanochat.builtin.evaluation import EvalItem, evaluation
+from nanochat.builtin.evaluation import evaluation
+from nanochat.builtin.exercises import EXERCISES, Exercise
 
 CONTENT_VERSION = 1
 """Raised whenever a generated text changes: datasets on disk made by another version are made again."""
 
 __all__ = [
     "CONTENT_VERSION",
+    "EXERCISES",
     "SIZES",
-    "EvalItem",
+    "Exercise",
     "conversations",
     "documents",
     "evaluation",

@@ -6,74 +6,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
-from nanochat.builtin import arithmetic, letters, stories, talk
-from nanochat.builtin.choice import LETTERS, choice_prompt
-from nanochat.builtin.holdout import held_out_wording
-from nanochat.builtin.lexicon import WORDS
-from nanochat.builtin.phrasing import PREFIXES, with_prefix
-from nanochat.builtin.questions import fact_question, sample_choice, sample_fact
+from nanochat.builtin import stories, talk
+from nanochat.builtin.exercises import EXERCISES, Content
+from nanochat.builtin.questions import fact_question, sample_fact
 
 # Conversations per size.
 COUNTS: dict[str, int] = {"small": 25_000, "medium": 100_000, "large": 400_000}
 _VALIDATION_SHARE = 0.02
 
-Content = str | list[dict[str, str]]
 Turn = tuple[str, Content]
 _MakeTurn = Callable[[Random, bool], Turn]
 
 
-def fact_turn(rng: Random, held_out: bool) -> Turn:
-    """A question about a fact and its answer."""
-    r, fact, core = sample_fact(rng, held_out=held_out)
-    return fact_question(rng, fact, core), fact.fill(r.reply)
-
-
-def arithmetic_turn(rng: Random, held_out: bool) -> Turn:
-    """An arithmetic problem and an answer that calls the Python tool."""
-    problem = arithmetic.sample_problem(rng, held_out=held_out)
-    return arithmetic.ask(rng, problem), arithmetic.tool_answer(problem)
-
-
-def letters_turn(rng: Random, held_out: bool) -> Turn:
-    """A letter-counting question and an answer that calls the Python tool."""
-    word, letter = letters.sample_pair(rng, held_out=held_out)
-    question = rng.choice(letters.COUNT_QUESTIONS).format(w=word, l=letter)
-    return with_prefix(rng.choice(PREFIXES), question), letters.tool_answer(word, letter)
-
-
-def spelling_turn(rng: Random, held_out: bool) -> Turn:
-    """A request to spell a word and its answer."""
-    while True:
-        word, core = rng.choice(WORDS), rng.choice(letters.SPELL_QUESTIONS)
-        if held_out_wording("spell", word, core) == held_out:
-            question = with_prefix(rng.choice(PREFIXES), core.format(w=word))
-            return question, letters.spelling_answer(word)
-
-
-def choice_turn(rng: Random, held_out: bool) -> Turn:
-    """A multiple-choice question and the letter of its answer."""
-    _, fact, core, options = sample_choice(rng, held_out=held_out)
-    return choice_prompt(fact.fill(core), options), LETTERS[options.index(fact.answer)]
-
-
-def identity_turn(rng: Random, held_out: bool) -> Turn:
-    """A question about nanochat and its reply."""
-    message, intent, _ = talk.intent_turn(rng, "identity", talk.IDENTITY, held_out=held_out)
-    return message, intent.reply
+def exercise_turn(kind: str, rng: Random, held_out: bool) -> Turn:
+    """An exercise and the reply that training teaches."""
+    exercise = EXERCISES[kind](rng, held_out)
+    return exercise.prompt, exercise.reply
 
 
 def talk_turn(rng: Random, held_out: bool) -> Turn:
     """Small talk; nothing of it is held out."""
     message, intent, _ = talk.intent_turn(rng, "talk", talk.SMALL_TALK)
-    return message, intent.reply
-
-
-def refusal_turn(rng: Random, held_out: bool) -> Turn:
-    """A question that cannot be answered and the refusal."""
-    message, intent, _ = talk.refusal_turn(rng, held_out=held_out)
     return message, intent.reply
 
 
@@ -86,14 +43,14 @@ def story_turn(rng: Random, held_out: bool) -> Turn:
 
 # Makers of turns, with their share of all turns in percent.
 _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
-    (fact_turn, 31),
-    (arithmetic_turn, 24),
-    (letters_turn, 16),
-    (spelling_turn, 9),
-    (choice_turn, 8),
-    (identity_turn, 5),
+    (partial(exercise_turn, "facts"), 31),
+    (partial(exercise_turn, "arithmetic"), 24),
+    (partial(exercise_turn, "letters"), 16),
+    (partial(exercise_turn, "spelling"), 9),
+    (partial(exercise_turn, "choice"), 8),
+    (partial(exercise_turn, "identity"), 5),
     (talk_turn, 3),
-    (refusal_turn, 3),
+    (partial(exercise_turn, "refusal"), 3),
     (story_turn, 1),
 )
 

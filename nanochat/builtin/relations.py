@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from nanochat.builtin.holdout import held_out_fact
 
@@ -39,7 +40,7 @@ class Relation:
     weight: float = 1.0
     follow_up: str = "And what about {s}?"
 
-    @property
+    @cached_property
     def answers(self) -> tuple[str, ...]:
         """The distinct answers of the relation in order: the candidates for a question's options."""
         return tuple(dict.fromkeys(fact.answer for fact in self.facts))

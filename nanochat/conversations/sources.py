@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from nanochat import builtin
 from nanochat.builtin import letters
-from nanochat.builtin.dialogues import Turn, conversation, identity_turn
+from nanochat.builtin.dialogues import Turn, conversation, exercise_turn
 from nanochat.builtin.holdout import held_out_wording
 from nanochat.config import parse_json
 from nanochat.hub.rows import hub_rows
@@ -117,7 +117,7 @@ def _draw(
 
 
 def _identity_turn(rng: Random, held_out: bool, words: tuple[str, ...]) -> Turn:
-    return identity_turn(rng, held_out)
+    return exercise_turn("identity", rng, held_out)
 
 
 _drawn_identity = _drawn("identity", IDENTITY_COUNT, _identity_turn)

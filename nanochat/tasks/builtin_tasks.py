@@ -1,4 +1,4 @@
-"""The tasks of the embedded dataset: held-out combinations of what it teaches."""
+"""The tasks of the builtin world. Those for test and validation are held-out combinations of what it teaches."""
 
 from __future__ import annotations
 
@@ -6,16 +6,29 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import takewhile
+from random import Random
 
-from nanochat.builtin import EvalItem, evaluation
+from nanochat.builtin import EXERCISES, Exercise, evaluation
 from nanochat.paths import Paths
 from nanochat.tasks.checks import contains_phrase, first_number, is_choice, is_number, last_number, names_only
-from nanochat.tasks.task import RIGHT, Item, ItemSplit, Score, Task, user_item
+from nanochat.tasks.on_demand import OnDemand
+from nanochat.tasks.task import (
+    RIGHT,
+    Item,
+    ItemSplit,
+    Score,
+    Task,
+    answered,
+    answered_by_letter,
+    user_item,
+)
+from nanochat.tokenizer.chat_format import Conversation
 
 MISSPELLED = 0.5
 """Partial credit for a spelling, times the share of its letters that are right up to the first wrong one."""
 
-_SEED = 0
+_TEST_SEED = 0
+_DRAWN_ITEMS: dict[ItemSplit, int] = {"train": 10_000, "val": 250}
 _MAX_NEW_TOKENS = 64
 _SPELLED = re.compile(r"\w(?:-\w)+")
 
@@ -53,30 +66,49 @@ def check_phrase(item: Item, text: str) -> Score:
 
 
 @cache
-def _evaluation() -> dict[str, list[EvalItem]]:
-    return evaluation(_SEED)
+def _evaluation() -> dict[str, list[Exercise]]:
+    return evaluation(_TEST_SEED)
 
 
-def _items(name: str, paths: Paths, split: ItemSplit, seed: int) -> Sequence[Item]:
+def _item(exercise: Exercise) -> Item:
+    meta = {**exercise.meta, "others": exercise.others, "reply": exercise.reply}
+    return user_item(exercise.prompt, exercise.answer, exercise.choices, meta)
+
+
+def _test_items(name: str, paths: Paths, split: ItemSplit, seed: int) -> Sequence[Item]:
     if split != "test":
-        raise ValueError(f"{name} has no split {split!r}: train on the conversations `builtin`")
-    return [
-        user_item(item.prompt, item.answer, item.choices, {**item.meta, "others": item.others})
-        for item in _evaluation()[name]
-    ]
+        raise ValueError(f"{name} has no split {split!r}: its wordings are in no training text")
+    return [_item(exercise) for exercise in _evaluation()[name]]
 
 
-def _generated(name: str, check: Callable[[Item, str], Score]) -> Task:
-    return Task(name, "generate", 0.0, _MAX_NEW_TOKENS, partial(_items, name), check)
+def _items(kind: str, paths: Paths, split: ItemSplit, seed: int) -> Sequence[Item]:
+    if split == "test":
+        return _test_items(f"builtin-{kind}", paths, split, seed)
+    return OnDemand(range(_DRAWN_ITEMS[split]), partial(_draw, kind, split, seed))
 
+
+def _draw(kind: str, split: ItemSplit, seed: int, index: int) -> Item:
+    return _item(EXERCISES[kind](Random(f"builtin-{kind}/{seed}/{split}/{index}"), split == "val"))
+
+
+def _conversation(item: Item) -> Conversation:
+    return answered(item, item.meta["reply"])
+
+
+def _generated(kind: str, check: Callable[[Item, str], Score]) -> Task:
+    items = partial(_items, kind)
+    return Task(f"builtin-{kind}", "generate", 0.0, _MAX_NEW_TOKENS, items, check, _conversation)
+
+
+_NOVEL = "builtin-facts-novel"
 
 BUILTIN_TASKS = (
-    _generated("builtin-facts", check_fact),
-    _generated("builtin-facts-novel", check_fact),
-    _generated("builtin-arithmetic", check_number),
-    _generated("builtin-letters", check_letter_count),
-    _generated("builtin-spelling", check_spelling),
-    _generated("builtin-identity", check_phrase),
-    _generated("builtin-refusal", check_phrase),
-    Task("builtin-choice", "choice", 0.25, 1, partial(_items, "builtin-choice"), is_choice),
+    _generated("facts", check_fact),
+    Task(_NOVEL, "generate", 0.0, _MAX_NEW_TOKENS, partial(_test_items, _NOVEL), check_fact),
+    _generated("arithmetic", check_number),
+    _generated("letters", check_letter_count),
+    _generated("spelling", check_spelling),
+    _generated("identity", check_phrase),
+    _generated("refusal", check_phrase),
+    Task("builtin-choice", "choice", 0.25, 1, partial(_items, "choice"), is_choice, answered_by_letter),
 )

@@ -20,15 +20,19 @@ def is_choice(item: Item, text: str) -> Score:
 
 def contains_phrase(text: str, phrase: str) -> bool:
     """Whether the text contains the phrase as whole words, as written or with its first letter capitalised."""
+    return re.search(_whole_words(phrase), text) is not None
+
+
+def _whole_words(phrase: str) -> str:
     capitalised = phrase[:1].upper() + phrase[1:]
     forms = "|".join(re.escape(form) for form in dict.fromkeys((phrase, capitalised)))
-    return re.search(rf"(?<![\w-])(?:{forms})(?![\w-])", text) is not None
+    return rf"(?<![\w-])(?:{forms})(?![\w-])"
 
 
 def names_only(text: str, answer: str, others: Iterable[str] = ()) -> Score:
     """Right if the text names the answer and none of the other candidates; WELL_FORMED if it names another one."""
     right = contains_phrase(text, answer)
-    rest = text.replace(answer, "").replace(answer[:1].upper() + answer[1:], "") if right else text
+    rest = re.sub(_whole_words(answer), "", text)
     other = next((other for other in others if contains_phrase(rest, other)), None)
     if other is not None:
         return Score(WELL_FORMED, f"also names {other}" if right else f"names {other}")

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.builtin import conversations
 from nanochat.paths import default_paths
 from nanochat.tasks.builtin_tasks import BUILTIN_TASKS, MISSPELLED, check_spelling
 from nanochat.tasks.checks import contains_phrase, first_number, is_choice, is_number, last_number, names_only
@@ -44,6 +43,7 @@ def test_a_fact_is_right_if_no_second_candidate_is_named(text, score):
 
 def test_a_candidate_within_the_answer_is_not_a_second_one():
     assert names_only("It lies in North America.", "North America", ("America", "Asia")) == RIGHT
+    assert names_only("The opposite of without is with.", "with", ("in", "out")) == RIGHT
 
 
 @pytest.mark.parametrize(
@@ -122,19 +122,28 @@ def test_task(task):
         assert not task.check(item, "I do not know.").right or task.name == "builtin-refusal"
 
 
-def test_the_answers_of_the_validation_conversations_pass_the_checks():
-    """The reply that training teaches is right by the task's own check, for whatever it asks."""
-    replies = {}
-    for conversation in conversations("small", 0, "val"):
-        for user, reply in zip(*[iter(conversation["messages"])] * 2, strict=True):
-            content = reply["content"]
-            text = content if isinstance(content, str) else content[-1]["text"]
-            replies[user["content"]] = text
-    checked = 0
-    for task in BUILTIN_TASKS:
-        for item in task.items(default_paths(), "test", 0):
-            text = replies.get(item.messages[0]["content"])
-            if text is not None:
-                assert task.check(item, text) == RIGHT, (item, text)
-                checked += 1
-    assert checked > 20
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("task", BUILTIN_TASKS, ids=lambda task: task.name)
+def test_the_reply_that_training_teaches_is_right(task, split):
+    if task.conversation is None:
+        pytest.skip("no training data")
+    for item in task.items(default_paths(), split, 0)[:250]:
+        *asked, reply = task.conversation(item)["messages"]
+        assert tuple(asked) == item.messages
+        content = reply["content"]
+        text = content if isinstance(content, str) else content[-1]["text"]
+        assert task.check(item, text) == RIGHT, (item, text)
+
+
+def prompts(task, split, seed=0):
+    return [item.messages[0]["content"] for item in task.items(default_paths(), split, seed)]
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "letters", "facts"])
+def test_no_training_item_is_a_test_item_and_every_seed_has_its_own(name):
+    [task] = [task for task in BUILTIN_TASKS if task.name == f"builtin-{name}"]
+    train = prompts(task, "train")
+    assert train == prompts(task, "train")
+    assert train != prompts(task, "train", seed=1)
+    assert not {*train, *prompts(task, "train", seed=1)} & {*prompts(task, "test"), *prompts(task, "val")}
+    assert prompts(task, "test") == prompts(task, "test", seed=1)

@@ -60,7 +60,7 @@ def _text(content):
     return content if isinstance(content, str) else content[-1]["text"]
 
 
-@pytest.mark.parametrize("name", ["humaneval", "builtin-facts"])
+@pytest.mark.parametrize("name", ["humaneval", "builtin-facts-novel"])
 def test_a_split_that_a_benchmark_does_not_have_is_one_clear_line(name):
     with pytest.raises(ValueError, match=r"^[^\n]* no split 'train'[^\n]*$"):
         TASKS[name].items(default_paths(), "train", 0)

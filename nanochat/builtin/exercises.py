@@ -1,0 +1,114 @@
+"""Questions with their answers, of every kind that is both taught and evaluated.
+
+An exercise is drawn from the training side of the hold-out or from the held-out side (see `holdout`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from nanochat.builtin import arithmetic, letters, talk
+from nanochat.builtin.choice import LETTERS, choice_prompt
+from nanochat.builtin.holdout import held_out_wording
+from nanochat.builtin.lexicon import WORDS
+from nanochat.builtin.phrasing import PREFIXES, with_prefix
+from nanochat.builtin.questions import fact_question, sample_choice, sample_fact
+from nanochat.builtin.relations import Fact, Relation
+from nanochat.builtin.world import question_weights, relations
+
+Content = str | list[dict[str, str]]
+"""What an assistant says: a text, or parts with calls of the Python tool."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One question. `reply` is what training teaches to say, `answer` what makes a reply right.
+
+    `others` are wrong answers of the same kind that a right reply does not contain; `choices` the option letters of a
+    multiple-choice question; `meta` names the combination.
+    """
+
+    prompt: str
+    reply: Content
+    answer: str
+    others: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    meta: dict[str, str] = field(default_factory=dict)
+
+
+def fact_exercise(rng: Random, held_out: bool) -> Exercise:
+    """A question about a fact; held out is the fact with this wording."""
+    return _about_fact(rng, *sample_fact(rng, held_out=held_out))
+
+
+def novel_fact_exercise(rng: Random) -> Exercise:
+    """A question about a fact in a wording that no training text has for any."""
+    r = rng.choices(relations(), question_weights())[0]
+    fact, core = rng.choice(r.facts), rng.choice(r.novel)
+    return _about_fact(rng, r, fact, core)
+
+
+def _about_fact(rng: Random, r: Relation, fact: Fact, core: str) -> Exercise:
+    others = tuple(answer for answer in r.answers if answer not in (fact.answer, fact.subject))
+    meta = {"relation": r.name, "subject": fact.subject, "core": core}
+    return Exercise(fact_question(rng, fact, core), fact.fill(r.reply), fact.answer, others, meta=meta)
+
+
+def arithmetic_exercise(rng: Random, held_out: bool) -> Exercise:
+    """A problem to be worked out with the tool; held out are its two numbers with the operation."""
+    problem = arithmetic.sample_problem(rng, held_out=held_out)
+    meta = {"a": str(problem.a), "op": problem.op, "b": str(problem.b)}
+    prompt, reply = arithmetic.ask(rng, problem), arithmetic.tool_answer(problem)
+    return Exercise(prompt, reply, str(problem.result), meta=meta)
+
+
+def letters_exercise(rng: Random, held_out: bool) -> Exercise:
+    """How often a letter occurs in a word, to be counted with the tool; held out are the two together."""
+    word, letter = letters.sample_pair(rng, held_out=held_out)
+    question = rng.choice(letters.COUNT_QUESTIONS).format(w=word, l=letter)
+    prompt, reply = with_prefix(rng.choice(PREFIXES), question), letters.tool_answer(word, letter)
+    return Exercise(prompt, reply, str(word.count(letter)), meta={"word": word, "letter": letter})
+
+
+def spelling_exercise(rng: Random, held_out: bool) -> Exercise:
+    """A word to spell; held out is the word with this wording."""
+    while True:
+        word, core = rng.choice(WORDS), rng.choice(letters.SPELL_QUESTIONS)
+        if held_out_wording("spell", word, core) == held_out:
+            prompt = with_prefix(rng.choice(PREFIXES), core.format(w=word))
+            meta = {"word": word, "core": core}
+            return Exercise(prompt, letters.spelling_answer(word), letters.spell(word), meta=meta)
+
+
+def identity_exercise(rng: Random, held_out: bool) -> Exercise:
+    """A question about nanochat itself; held out is a wording with an opening."""
+    prompt, intent, core = talk.intent_turn(rng, "identity", talk.IDENTITY, held_out=held_out)
+    return Exercise(prompt, intent.reply, intent.key, meta={"core": core})
+
+
+def refusal_exercise(rng: Random, held_out: bool) -> Exercise:
+    """A question that nanochat cannot answer, as it has to say."""
+    prompt, intent, core = talk.refusal_turn(rng, held_out=held_out)
+    return Exercise(prompt, intent.reply, intent.key, meta={"core": core})
+
+
+def choice_exercise(rng: Random, held_out: bool) -> Exercise:
+    """A fact question with four options; the reply is the letter of the right one."""
+    r, fact, core, options = sample_choice(rng, held_out=held_out)
+    meta = {"relation": r.name, "subject": fact.subject, "core": core}
+    letter = LETTERS[options.index(fact.answer)]
+    return Exercise(choice_prompt(fact.fill(core), options), letter, letter, choices=tuple("ABCD"), meta=meta)
+
+
+EXERCISES: dict[str, Callable[[Random, bool], Exercise]] = {
+    "facts": fact_exercise,
+    "arithmetic": arithmetic_exercise,
+    "letters": letters_exercise,
+    "spelling": spelling_exercise,
+    "identity": identity_exercise,
+    "refusal": refusal_exercise,
+    "choice": choice_exercise,
+}
+"""`(rng, held_out) → exercise` by kind."""
