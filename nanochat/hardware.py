@@ -14,9 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from nanochat.config import to_json
+from typing import Literal
 
 Precision = Literal["fp32", "bf16", "fp8"]
 
@@ -111,6 +109,15 @@ class Accelerator:
     capability: str | None
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """What a process may use of this machine."""
+
+    cpu: Cpu
+    memory: Memory
+    accelerators: tuple[Accelerator, ...]
+
+
 def cpu() -> Cpu:
     """The processor."""
     import psutil
@@ -166,12 +173,12 @@ def accelerators() -> list[Accelerator]:
     return []
 
 
-def describe() -> dict[str, Any]:
-    """The hardware as plain containers, for metrics and reports."""
-    return to_json({"cpu": cpu(), "memory": memory(), "accelerators": accelerators()})
+def describe() -> Hardware:
+    """All of the above, for metrics and reports."""
+    return Hardware(cpu(), memory(), tuple(accelerators()))
 
 
-def software() -> dict[str, Any]:
+def software() -> dict[str, str | None]:
     """Versions of everything a result depends on. `revision`: the checkout's commit, with "+" if it is modified."""
     packages = ("nanochat", "torch", "numpy", "pyarrow", "tiktoken", "huggingface-hub")
     versions = {name: _version(name) for name in packages}

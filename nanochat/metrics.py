@@ -1,17 +1,21 @@
-"""Every figure of every stage, one JSON object a line; to Weights & Biases as well, when asked."""
+"""The metrics file: every figure of every stage, one row a line; to Weights & Biases as well, when asked."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from nanochat.atomic import write_fault
-from nanochat.config import json_line
+from nanochat.config import json_line, to_json
 from nanochat.console import warn
+from nanochat.errors import EnvironmentFault
+from nanochat.metrics_rows import LoggedRow, Row, WandbRow, parse_row
+
+R = TypeVar("R", bound=Row)
 
 WANDB_PROJECT = "nanochat"
 NO_WANDB = "dummy"  # the run name that means: no Weights & Biases
@@ -25,14 +29,14 @@ class Metrics:
         self._file = file
         self._wandb: Any = None
 
-    def log(self, kind: str, **values: Any) -> None:
-        """Append one row. Dataclasses, paths and numpy scalars are taken; NaN and infinity become null."""
+    def log(self, row: Row) -> None:
+        """Append one row. A number that is not finite becomes null."""
         if self._file is None:
             return
-        row = {"kind": kind, "stage": self.stage, "time": time.time(), **values}
+        logged = LoggedRow(self.stage, time.time(), row).to_json()
         # One write per row: whatever kills the process, at most the last line is torn.
-        self._file.write(json_line(row).encode("utf-8") + b"\n")
-        if self._wandb is not None and (numbers := _numbers(kind, values)):
+        self._file.write(json_line(logged).encode("utf-8") + b"\n")
+        if self._wandb is not None and (numbers := _numbers(row)):
             self._wandb.log(numbers)
 
     def start_wandb(self, run: str, config: dict[str, Any], run_id: str | None) -> None:
@@ -50,7 +54,7 @@ class Metrics:
             self._wandb = None
             warn(f"wandb did not start, metrics go to the local file only: {error}")
         else:
-            self.log("wandb", id=self._wandb.id)
+            self.log(WandbRow(self._wandb.id))
 
     def close(self) -> None:
         """Close the file and finish the remote run."""
@@ -93,23 +97,58 @@ def open_metrics(
     metrics = Metrics(stage, file)
     run = wandb_run or os.environ.get("WANDB_RUN") or NO_WANDB
     if run != NO_WANDB:
-        earlier = [row["id"] for row in read_metrics(path) if (row["kind"], row["stage"]) == ("wandb", stage)]
-        metrics.start_wandb(run, config, run_id=earlier[-1] if earlier else None)
+        earlier = rows_of(path, WandbRow, stage)
+        metrics.start_wandb(run, config, run_id=earlier[-1].id if earlier else None)
     return metrics
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file in order; lines torn by a crash are left out, a missing file has none."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_bytes().splitlines():
+@dataclass(frozen=True)
+class LeftOut:
+    """Lines of a metrics file that are no rows: how many, which is the first, and what is wrong with that one."""
+
+    count: int
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        where = f"line {self.line}" if self.count == 1 else f"{self.count} lines from line {self.line} on"
+        return f"{where} ({self.reason})"
+
+
+def scan_metrics(path: Path) -> tuple[list[LoggedRow], LeftOut | None]:
+    """The rows of a metrics file in order, and what is left out of them; a missing file has none.
+
+    Raises OSError where the file cannot be read.
+    """
+    rows: list[LoggedRow] = []
+    faults: list[tuple[int, str]] = []
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        rows.append(row)
+            rows.append(parse_row(line))
+        except ValueError as error:
+            faults.append((number, str(error)))
+    return rows, LeftOut(len(faults), *faults[0]) if faults else None
+
+
+def read_metrics(path: Path) -> list[LoggedRow]:
+    """The rows of a metrics file in order; a warning tells of lines left out.
+
+    Raises EnvironmentFault where the file cannot be read.
+    """
+    try:
+        rows, left_out = scan_metrics(path)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot read {path}: {error.strerror}") from error
+    if left_out is not None:
+        warn(f"{path}: left out {left_out}")
     return rows
+
+
+def rows_of(path: Path, kind: type[R], stage: str | None = None) -> list[R]:
+    """The rows of one kind in a metrics file, of one stage or of all."""
+    logged = (entry for entry in read_metrics(path) if stage is None or entry.stage == stage)
+    return [entry.row for entry in logged if isinstance(entry.row, kind)]
 
 
 def _torn(path: Path) -> bool:
@@ -129,12 +168,12 @@ def _set_aside(path: Path) -> None:
         path.rename(older)
 
 
-def _numbers(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+def _numbers(row: Row) -> dict[str, Any]:
     """The numbers of a row under `kind/name`; one level of tables is flattened."""
     flat: dict[str, Any] = {}
-    for name, value in values.items():
+    for name, value in to_json(row).items():
         items = value.items() if isinstance(value, dict) else [(None, value)]
         for key, item in items:
             if isinstance(item, Real):
-                flat["step" if name == "step" else f"{kind}/{name}" + (f"/{key}" if key else "")] = item
+                flat["step" if name == "step" else f"{row.kind}/{name}" + (f"/{key}" if key else "")] = item
     return flat

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanochat import hardware
+from nanochat.config import json_line, to_json
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_peaks_by_device_name(name: str, bf16: float | None, fp8: float | None):
 
 
 def test_the_description_is_plain_data_that_makes_sense():
-    described = json.loads(json.dumps({**hardware.describe(), **hardware.software()}))
+    described = json.loads(json_line({**to_json(hardware.describe()), **hardware.software()}))
     assert described["cpu"]["model"]
     assert 0 < described["cpu"]["usable"] <= described["cpu"]["threads"]
     assert 0 < described["memory"]["available"] <= described["memory"]["total"]

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.metrics import Metrics, open_metrics, read_metrics
+from nanochat.errors import EnvironmentFault
+from nanochat.metrics import Metrics, open_metrics, read_metrics, rows_of
+from nanochat.metrics_rows import EvalRow, PackingRow, SampleRow, TasksRow
 
 
 def _open(path: Path, **changes) -> Metrics:
@@ -19,53 +21,84 @@ def _open(path: Path, **changes) -> Metrics:
     return open_metrics(path, "pretrain", **options)
 
 
+def _steps(path: Path) -> list[int]:
+    return [row.step for row in rows_of(path, SampleRow)]
+
+
 def test_rows_come_back_in_order(tmp_path: Path):
     path = tmp_path / "runs" / "baserun" / "metrics.jsonl"
     with _open(path) as metrics:
-        metrics.log("train", step=1, loss=np.float32(2.5), where=Path("/x"))
+        metrics.log(EvalRow(1, val_bpb=np.float32(2.5)))
         assert len(read_metrics(path)) == 1, "a row is on the disk as soon as it is logged"
-        metrics.log("sample", step=2, text="two\nlines, äöü")
+        metrics.log(SampleRow(2, "go on", "two\nlines, äöü"))
     first, second = read_metrics(path)
-    assert (first["kind"], first["stage"], first["step"], first["loss"]) == ("train", "pretrain", 1, 2.5)
-    assert first["time"] <= second["time"]
-    assert second["text"] == "two\nlines, äöü"
+    assert (first.stage, first.row) == ("pretrain", EvalRow(1, val_bpb=2.5))
+    assert first.time <= second.time
+    assert second.row == SampleRow(2, "go on", "two\nlines, äöü")
+
+
+def test_a_line_is_one_flat_object(tmp_path: Path):
+    with _open(tmp_path / "m.jsonl") as metrics:
+        metrics.log(PackingRow(used=3, cropped=2, padded=1, epochs=0.5))
+    (row,) = [json.loads(line) for line in (tmp_path / "m.jsonl").open()]
+    assert list(row) == ["kind", "stage", "time", "used", "cropped", "padded", "epochs"]
+    assert (row["kind"], row["stage"], row["epochs"]) == ("packing", "pretrain", 0.5)
 
 
 def test_numbers_that_are_not_finite_stay_valid_json(tmp_path: Path):
     with _open(tmp_path / "m.jsonl") as metrics:
-        metrics.log("train", loss=math.nan, grad_norm=math.inf)
+        metrics.log(EvalRow(1, val_bpb=math.nan, val_loss=math.inf))
     (row,) = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "m.jsonl").open()]
-    assert row["loss"] is None
-    assert row["grad_norm"] is None
+    assert row["val_bpb"] is None
+    assert row["val_loss"] is None
 
 
 @given(cut=st.integers(1, 60), text=st.text(max_size=10))
 def test_a_line_torn_anywhere_costs_that_line_only(tmp_path_factory, cut: int, text: str):
     path = tmp_path_factory.mktemp("metrics") / "m.jsonl"
     with _open(path) as metrics:
-        metrics.log("train", step=1)
-        metrics.log("train", step=2, text=text, padding="x" * 60)
+        metrics.log(SampleRow(1, "", ""))
+        metrics.log(SampleRow(2, text, "x" * 60))
     path.write_bytes(path.read_bytes()[:-cut])
     kept = [1, 2] if cut == 1 else [1]  # without its newline alone a row is still whole
-    assert [row["step"] for row in read_metrics(path)] == kept
+    assert _steps(path) == kept
     with _open(path, resume=True) as metrics:
-        metrics.log("train", step=3)
-    assert [row["step"] for row in read_metrics(path)] == [*kept, 3]
+        metrics.log(SampleRow(3, "", ""))
+    assert _steps(path) == [*kept, 3]
+
+
+def test_lines_left_out_cost_one_warning_with_file_and_line(tmp_path: Path, capsys):
+    path = tmp_path / "m.jsonl"
+    with _open(path) as metrics:
+        metrics.log(SampleRow(1, "", ""))
+    with path.open("a") as file:
+        file.write('null\n[1]\n{"kind": "sample"}\n')
+    with _open(path, resume=True) as metrics:
+        metrics.log(SampleRow(2, "", ""))
+    assert _steps(path) == [1, 2]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {path}: left out 3 lines from line 2 on (")
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path):
+    (tmp_path / "m.jsonl").mkdir()
+    with pytest.raises(EnvironmentFault, match=r"cannot read .*m\.jsonl: Is a directory"):
+        read_metrics(tmp_path / "m.jsonl")
 
 
 def test_a_new_run_sets_the_old_file_aside(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     for step in range(3):
         with _open(path) as metrics:
-            metrics.log("train", step=step)
-    assert [row["step"] for row in read_metrics(path)] == [2]
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.1.jsonl")] == [0]
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.2.jsonl")] == [1]
+            metrics.log(SampleRow(step, "", ""))
+    assert _steps(path) == [2]
+    assert _steps(tmp_path / "metrics.1.jsonl") == [0]
+    assert _steps(tmp_path / "metrics.2.jsonl") == [1]
 
 
 def test_the_other_processes_write_nothing(tmp_path: Path):
     with _open(tmp_path / "runs" / "metrics.jsonl", enabled=False) as metrics:
-        metrics.log("train", step=1)
+        metrics.log(SampleRow(1, "", ""))
     assert list(tmp_path.glob("runs")) == []
 
 
@@ -76,7 +109,7 @@ def test_a_missing_file_has_no_rows(tmp_path: Path):
 def test_a_missing_wandb_costs_one_warning(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with _open(tmp_path / "m.jsonl", wandb_run="mine") as metrics:
-        metrics.log("train", step=1)
+        metrics.log(SampleRow(1, "", ""))
     assert capsys.readouterr().err.count("\n") == 1
     assert len(read_metrics(tmp_path / "m.jsonl")) == 1
 
@@ -129,9 +162,9 @@ def test_wandb_gets_the_numbers_and_a_resumed_run_goes_on_in_the_same_place(tmp_
     wandb = _FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     with _open(tmp_path / "m.jsonl", wandb_run="mine") as metrics:
-        metrics.log("train", step=3, loss=2.5, text="no number")
-        metrics.log("tasks", step=3, scores={"facts": 0.5})
-    assert {"step": 3, "train/loss": 2.5} in wandb.rows
+        metrics.log(SampleRow(3, "no number", "but the step"))
+        metrics.log(TasksRow(3, scores={"facts": 0.5}, counts={}, baselines={}))
+    assert {"step": 3} in wandb.rows
     assert {"step": 3, "tasks/scores/facts": 0.5} in wandb.rows
     assert wandb.starts[0]["config"] == {"depth": 4}
     _open(tmp_path / "m.jsonl", wandb_run="mine", resume=True).close()
@@ -141,6 +174,6 @@ def test_wandb_gets_the_numbers_and_a_resumed_run_goes_on_in_the_same_place(tmp_
 def test_a_wandb_that_fails_to_start_does_not_end_the_run(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", _FakeWandb(broken=True))
     with _open(tmp_path / "m.jsonl", wandb_run="mine") as metrics:
-        metrics.log("train", step=1)
+        metrics.log(SampleRow(1, "", ""))
     assert "no route to host" in capsys.readouterr().err
     assert len(read_metrics(tmp_path / "m.jsonl")) == 1

@@ -86,7 +86,7 @@ def _software(visit: _Visit) -> Iterator[Finding]:
     found = hardware.software()
     revision = f"commit {found['revision']}" if found["revision"] else "no git checkout"
     yield Finding("nanochat", str(found["nanochat"]), revision)
-    yield Finding("python", found["python"], sys.executable)
+    yield Finding("python", str(found["python"]), sys.executable)
     built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built without CUDA"
     yield Finding("torch", str(found["torch"]), built)
 

@@ -17,6 +17,7 @@ from nanochat.eval.samples import PROMPTS, Sample, sample
 from nanochat.flags import ModelTag, WandbRun
 from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics, open_metrics
+from nanochat.metrics_rows import ConfigRow, DoneRow, EvalRow, SampleRow, TasksRow
 from nanochat.runtime import Runtime
 from nanochat.text.datasets import Dataset, Split, TextSource, documents
 from nanochat.text.readers import TEXT_COLUMN
@@ -93,9 +94,9 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
         enabled=runtime.is_main,
         resume=True,
     ) as metrics:
-        metrics.log("config", config=to_json(config))
+        metrics.log(ConfigRow(to_json(config)))
         _log(metrics, result)
-        metrics.log("done", step=result.step, wall_s=time.monotonic() - began)
+        metrics.log(DoneRow(step=result.step, wall_s=time.monotonic() - began))
     _show(result)
     return result
 
@@ -161,22 +162,24 @@ def _bundle(config: EvalBaseConfig, runtime: Runtime) -> Path | None:
 def _log(metrics: Metrics, result: EvalBaseResult) -> None:
     core = result.core
     metrics.log(
-        "eval",
-        step=result.step,
-        val_bpb=result.val.bpb,
-        train_bpb=result.train.bpb,
-        core=core.core if core else None,
-        core_partial=core.partial if core else None,
+        EvalRow(
+            step=result.step,
+            val_bpb=result.val.bpb,
+            train_bpb=result.train.bpb,
+            core=core.core if core else None,
+            core_partial=core.partial if core else None,
+        )
     )
     for text in result.samples:
-        metrics.log("sample", step=result.step, prompt=text.prompt, text=text.text)
+        metrics.log(SampleRow(result.step, text.prompt, text.text))
     if core:
         metrics.log(
-            "tasks",
-            step=result.step,
-            scores={task.label: task.accuracy for task in core.tasks},
-            counts={task.label: task.n for task in core.tasks},
-            baselines={task.label: task.baseline for task in core.tasks},
+            TasksRow(
+                step=result.step,
+                scores={task.label: task.accuracy for task in core.tasks},
+                counts={task.label: task.n for task in core.tasks},
+                baselines={task.label: task.baseline for task in core.tasks},
+            )
         )
 
 

@@ -15,6 +15,7 @@ from nanochat.eval.task_accuracy import TaskResult, evaluate_task
 from nanochat.flags import ModelTag, WandbRun
 from nanochat.infer.engine import Engine
 from nanochat.metrics import open_metrics
+from nanochat.metrics_rows import ConfigRow, DoneRow, TasksRow
 from nanochat.runtime import Runtime
 from nanochat.tasks.registry import SUITES, TASKS, task_names
 from nanochat.tasks.task import Item
@@ -96,16 +97,17 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
         enabled=runtime.is_main,
         resume=True,
     ) as metrics:
-        metrics.log("config", config=to_json(config))
+        metrics.log(ConfigRow(to_json(config)))
         metrics.log(
-            "tasks",
-            step=result.step,
-            scores={task.name: task.accuracy for task in results},
-            counts={task.name: task.n for task in results},
-            baselines={task.name: task.baseline for task in results},
-            chatcore=result.chatcore,
+            TasksRow(
+                step=result.step,
+                scores={task.name: task.accuracy for task in results},
+                counts={task.name: task.n for task in results},
+                baselines={task.name: task.baseline for task in results},
+                chatcore=result.chatcore,
+            )
         )
-        metrics.log("done", step=result.step, wall_s=time.monotonic() - began)
+        metrics.log(DoneRow(step=result.step, wall_s=time.monotonic() - began))
     _show(result)
     return result
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from itertools import islice
 
-from nanochat.config import to_json
+from nanochat.config import from_json, to_json
 from nanochat.console import say, table
 from nanochat.metrics import open_metrics
+from nanochat.metrics_rows import CompressionRow, ConfigRow
 from nanochat.paths import Paths
 from nanochat.text.datasets import documents, open_dataset
 from nanochat.text.readers import TEXT_COLUMN
@@ -56,8 +57,8 @@ def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
         enabled=True,
         resume=True,
     ) as metrics:
-        metrics.log("config", config=to_json(config))
-        metrics.log("compression", hash=tokenizer.hash, **to_json(comparison))
+        metrics.log(ConfigRow(to_json(config)))
+        metrics.log(from_json(CompressionRow, {"hash": tokenizer.hash, **to_json(comparison)}))
     return TokenizerEvalResult(tokenizer.vocab_size, tokenizer.hash, comparison)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from nanochat.atomic import write_text_atomic
 from nanochat.console import say
 from nanochat.metrics import read_metrics
+from nanochat.metrics_rows import DoneRow, TrainRow
 from nanochat.paths import Paths
 
 STARTED, DONE = "started", "done"
@@ -64,11 +65,12 @@ class Recipe:
 def training_ended(paths: Paths, run: str) -> bool:
     """Whether the training run came to its last step and that step's checkpoint is there."""
     rows = read_metrics(paths.metrics(run))
-    train = [row for row in rows if row.get("kind") == "train"]
+    train = [(entry.stage, entry.row) for entry in rows if isinstance(entry.row, TrainRow)]
     if not train:
         return False
-    ends = [row["step"] for row in rows if (row["kind"], row["stage"]) == ("done", train[-1]["stage"])]
-    if not ends or ends[-1] < train[-1]["total_steps"]:
+    stage, last = train[-1]
+    ends = [entry.row.step for entry in rows if isinstance(entry.row, DoneRow) and entry.stage == stage]
+    if not ends or ends[-1] is None or ends[-1] < last.total_steps:
         return False
     return (paths.checkpoints(run) / f"step_{ends[-1]:06d}_meta.pt").exists()
 

@@ -14,6 +14,7 @@ from typing import IO
 from nanochat.atomic import file_lock
 from nanochat.console import duration, say
 from nanochat.metrics import Metrics, open_metrics
+from nanochat.metrics_rows import StageRow
 from nanochat.paths import Paths
 from nanochat.recipes.recipe import DONE, STARTED, Record, Stage, dependents, stage_keys
 from nanochat.report.archive import set_aside
@@ -152,8 +153,8 @@ class Runner:
             self._results[stage.name] = result
             if result.status == "done":
                 record.set(stage.name, self._keys[stage.name], DONE)
-            row = {"name": stage.name, "key": self._keys[stage.name], "argv": stage.argv}
-            metrics.log("stage", **row, status=result.status, wall_s=result.wall_s)
+            key = self._keys[stage.name]
+            metrics.log(StageRow(stage.name, key, stage.argv, result.status, result.wall_s))
             say(f"{stage.name}: {result.status} after {duration(result.wall_s)}")
 
     def _verdict(self, running: _Running, code: int) -> tuple[str, float, int]:

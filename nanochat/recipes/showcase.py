@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from nanochat.console import say, table
-from nanochat.metrics import open_metrics, read_metrics
+from nanochat.metrics import open_metrics, rows_of
+from nanochat.metrics_rows import SampleRow
 from nanochat.paths import Paths
 
 STAGE = "showcase"
@@ -48,7 +49,7 @@ def ask(run: str, questions: Sequence[str] = QUESTIONS) -> list[tuple[str, str]]
             path, STAGE, wandb_run="dummy", config={}, enabled=runtime.is_main, resume=True
         ) as metrics:
             for question, answer in pairs:
-                metrics.log("sample", step=loaded.step, prompt=question, text=answer)
+                metrics.log(SampleRow(loaded.step, question, answer))
     return pairs
 
 
@@ -60,10 +61,8 @@ def spoken(parts: Sequence[dict[str, str]]) -> str:
 
 def recorded(paths: Paths, run: str) -> list[tuple[str, str]]:
     """The newest answers of a run, as (question, answer)."""
-    rows = [
-        row for row in read_metrics(paths.metrics(run)) if (row["kind"], row["stage"]) == ("sample", STAGE)
-    ]
-    return list({row["prompt"]: row["text"] for row in rows}.items())
+    rows = rows_of(paths.metrics(run), SampleRow, STAGE)
+    return list({row.prompt: row.text for row in rows}.items())
 
 
 def show(pairs: Sequence[tuple[str, str]]) -> None:

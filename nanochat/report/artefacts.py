@@ -1,18 +1,67 @@
-"""Reads what the stages left behind: their metrics and the timings of recipes. Runs nothing, changes nothing."""
+"""Reads what the stages left behind: their metrics and the timings of recipes. Runs nothing, changes nothing.
+
+What is malformed is left out and named in `Findings.left_out`; all the rest is typed and within bounds.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
-from nanochat.metrics import read_metrics
+from nanochat.config import from_json
+from nanochat.hardware import Hardware
+from nanochat.metrics import scan_metrics
+from nanochat.metrics_rows import (
+    ConfigRow,
+    DoneRow,
+    LoggedRow,
+    Row,
+    StageRow,
+    StepRow,
+    TasksRow,
+    TrainRow,
+    parse_figures,
+)
 from nanochat.paths import Paths
 
-MetricsRow = dict[str, Any]
-RECIPE = "recipe"  # the run under which recipes keep their timings
+R = TypeVar("R", bound=Row)
+S = TypeVar("S", bound=StepRow)
+T = TypeVar("T")
+
 TRAINING = ("pretrain", "sft", "rl")  # stages that train, in their natural order
+CORE_STAGE = "eval-base"  # its tasks are those of CORE
+
+
+@dataclass(frozen=True)
+class System:
+    """What `report reset` wrote down: the time, and the machine as it was then."""
+
+    time: float
+    hardware: Hardware | None = None
+    software: dict[str, str | None] | None = None
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a model that the report shows."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    head_dim: int
+    max_seq_len: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """The share of right answers, that of guessing, and the number of items (None where it is not known)."""
+
+    score: float
+    chance: float
+    count: int | None
 
 
 @dataclass(frozen=True)
@@ -21,19 +70,19 @@ class StageRows:
 
     run: str
     stage: str
-    rows: tuple[MetricsRow, ...]
+    logged: tuple[LoggedRow, ...]
 
-    def of(self, kind: str) -> list[MetricsRow]:
+    def of(self, kind: type[R]) -> list[R]:
         """The rows of a kind, in the order of their steps."""
-        return [row for row in self.rows if row["kind"] == kind]
+        return [entry.row for entry in self.logged if isinstance(entry.row, kind)]
 
-    def last(self, kind: str) -> MetricsRow | None:
+    def last(self, kind: type[R]) -> R | None:
         """The newest row of a kind."""
         return next(reversed(self.of(kind)), None)
 
-    def series(self, kind: str, name: str) -> tuple[list[float], list[float]]:
+    def series(self, kind: type[S], figure: Callable[[S], float | None]) -> tuple[list[int], list[float]]:
         """Steps and values of one figure, where it is known."""
-        known = [(row["step"], row[name]) for row in self.of(kind) if row.get(name) is not None]
+        known = [(row.step, value) for row in self.of(kind) if (value := figure(row)) is not None]
         return [step for step, _ in known], [value for _, value in known]
 
 
@@ -52,93 +101,147 @@ class Findings:
 
     stages: tuple[StageRows, ...]
     timings: tuple[Timing, ...]
-    system: MetricsRow  # hardware, software and commit as `report reset` found them; may be empty
+    system: System | None
+    shape: ModelShape | None
+    left_out: tuple[str, ...]
+    """What was malformed: where, and why."""
 
     def training(self) -> list[StageRows]:
         """The stages that train, in their natural order."""
-        found = [stage for stage in self.stages if stage.stage in TRAINING and stage.of("train")]
+        found = [stage for stage in self.stages if stage.stage in TRAINING and stage.of(TrainRow)]
         return sorted(found, key=lambda stage: TRAINING.index(stage.stage))
 
-    def every(self, kind: str) -> list[MetricsRow]:
+    def every(self, kind: type[R]) -> list[R]:
         """All rows of a kind, in the order of the stages."""
         return [row for stage in self.stages for row in stage.of(kind)]
 
-    def newest(self, name: str) -> MetricsRow:
-        """The newest table of this name among the configurations that the stages wrote down; empty if none did."""
-        return next((row[name] for row in reversed(self.every("config")) if row.get(name)), {})
+    def newest(self, fact: Callable[[ConfigRow], T | None]) -> T | None:
+        """The newest value of a fact that stages write down when they begin."""
+        return _newest(self.stages, fact)
 
-    def scores(self, *, core: bool = False) -> dict[str, dict[str, MetricsRow]]:
+    def scores(self, *, core: bool = False) -> dict[str, dict[str, TaskScore]]:
         """For each run, in the order in which they were made, its newest score on every task: of CORE or of chat."""
-        scores: dict[str, dict[str, MetricsRow]] = {}
+        scores: dict[str, dict[str, TaskScore]] = {}
         for stage in self.stages:
-            if (stage.stage == "eval-base") != core:
+            if (stage.stage == CORE_STAGE) != core:
                 continue
-            for row in sorted(stage.of("tasks"), key=lambda row: row.get("time", 0.0)):
-                counts, chances = row.get("counts") or {}, row.get("baselines") or {}
-                for task, score in row["scores"].items():
-                    fact = {"score": score, "count": counts.get(task), "chance": chances.get(task, 0.0)}
-                    scores.setdefault(stage.run, {})[task] = fact
+            for entry in sorted(stage.logged, key=lambda entry: entry.time):
+                if isinstance(entry.row, TasksRow):
+                    scores.setdefault(stage.run, {}).update(_task_scores(entry.row))
         return scores
 
 
 def collect(paths: Paths) -> Findings:
     """Read every run below the base directory, leaving out what is older than the last `report reset`."""
-    system = read_system(paths)
-    since = system.get("time", 0.0)
-    runs = {
-        path.parent.name: [row for row in read_metrics(path) if row.get("time", since) >= since]
-        for path in paths.base.glob("runs/*/metrics.jsonl")
-    }
-    timings = _recipe_timings(runs.pop(RECIPE, []))
-    stages = [
-        StageRows(run, stage, tuple(_merged(row for row in rows if row["stage"] == stage)))
-        for run, rows in sorted(runs.items(), key=lambda item: _begun(item[1]))
-        for stage in dict.fromkeys(row["stage"] for row in rows)
+    left_out: list[str] = []
+    system = _system(paths, left_out)
+    since = system.time if system else float("-inf")
+    files = [
+        (run, [entry for entry in _logged(run, path, left_out) if entry.time >= since])
+        for run, path in sorted((_printable(path.parent.name), path) for path in _metrics_files(paths))
     ]
-    return Findings(tuple(stages), tuple(timings or _own_timings(stages)), system)
+    timings = [timing for _, rows in files for timing in _recipe_timings(rows)]
+    stages = [
+        StageRows(run, stage, tuple(_merged(entry for entry in rows if entry.stage == stage)))
+        for run, rows in sorted(files, key=lambda file: _begun(file[1]))
+        for stage in dict.fromkeys(entry.stage for entry in rows if not isinstance(entry.row, StageRow))
+    ]
+    shape = _shape(stages, left_out)
+    return Findings(tuple(stages), tuple(timings or _own_timings(stages)), system, shape, tuple(left_out))
 
 
-def read_system(paths: Paths) -> MetricsRow:
-    """What `report reset` wrote down; empty when it never ran or its file is damaged."""
+def read_system(paths: Paths) -> System | None:
+    """What `report reset` wrote down; None when it never ran. Raises ValueError or OSError for a damaged file."""
+    path = paths.report / "system.json"
+    if not path.exists():
+        return None
+    return from_json(System, parse_figures(path.read_bytes()), ignore_unknown=True)
+
+
+def _system(paths: Paths, left_out: list[str]) -> System | None:
     try:
-        return json.loads((paths.report / "system.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        return read_system(paths)
+    except (OSError, ValueError) as error:
+        left_out.append(f"report/system.json ({_reason(error)})")
+        return None
 
 
-def _begun(rows: list[MetricsRow]) -> float:
+def _metrics_files(paths: Paths) -> Iterable[Path]:
+    return paths.base.glob("runs/*/metrics.jsonl")
+
+
+def _logged(run: str, path: Path, left_out: list[str]) -> list[LoggedRow]:
+    try:
+        rows, faults = scan_metrics(path)
+    except OSError as error:
+        left_out.append(f"runs/{run}/metrics.jsonl ({_reason(error)})")
+        return []
+    if faults is not None:
+        left_out.append(f"runs/{run}/metrics.jsonl {faults}")
+    return rows
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the path of this machine that an OSError names."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def _printable(name: str) -> str:
+    """A folder's name as text that can be written, whatever bytes it is made of."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _shape(stages: Sequence[StageRows], left_out: list[str]) -> ModelShape | None:
+    """The sizes of the newest model that a plan names."""
+    sizes = _newest(stages, lambda row: row.plan and row.plan.get("model"))
+    try:
+        return sizes and from_json(ModelShape, sizes, ignore_unknown=True)
+    except ValueError as error:
+        left_out.append(f"the sizes of the model in its plan ({error})")
+        return None
+
+
+def _newest(stages: Sequence[StageRows], fact: Callable[[ConfigRow], T | None]) -> T | None:
+    known = (fact(row) for stage in reversed(stages) for row in reversed(stage.of(ConfigRow)))
+    return next((value for value in known if value), None)
+
+
+def _task_scores(row: TasksRow) -> dict[str, TaskScore]:
+    return {
+        task: TaskScore(score, row.baselines.get(task, 0.0), row.counts.get(task))
+        for task, score in row.scores.items()
+    }
+
+
+def _begun(rows: Sequence[LoggedRow]) -> float:
     """When a run's first row was written, so that runs come in the order in which they were made."""
-    return next((row.get("time", 0.0) for row in rows), 0.0)
+    return rows[0].time if rows else 0.0
 
 
-def _merged(rows: Iterable[MetricsRow]) -> list[MetricsRow]:
-    """The last row for each (kind, step): what a resumed run repeated replaces what came before the break."""
-    newest: dict[tuple[Any, ...], MetricsRow] = {}
-    for row in rows:
-        newest[row["kind"], row.get("step"), row.get("prompt")] = row
-    return sorted(newest.values(), key=lambda row: row.get("step") or 0)
+def _merged(rows: Iterable[LoggedRow]) -> list[LoggedRow]:
+    """The last of the rows that tell of the same: what a resumed run repeated replaces what came before the break."""
+    newest = {(entry.row.kind, entry.row.place()): entry for entry in rows}
+    return sorted(newest.values(), key=lambda entry: entry.row.step if isinstance(entry.row, StepRow) else 0)
 
 
-def _recipe_timings(rows: list[MetricsRow]) -> list[Timing]:
+def _recipe_timings(rows: Iterable[LoggedRow]) -> list[Timing]:
     """The time of each stage's present result: its last attempt and the unfinished ones that it continues."""
-    attempts: dict[str, list[MetricsRow]] = {}
-    for row in rows:
-        if row["kind"] != "stage":
+    attempts: dict[str, list[StageRow]] = {}
+    for row in (entry.row for entry in rows):
+        if not isinstance(row, StageRow):
             continue
-        earlier = attempts.setdefault(row["name"], [])
-        if earlier and (earlier[-1]["key"] != row["key"] or earlier[-1]["status"] == "done"):
+        earlier = attempts.setdefault(row.name, [])
+        if earlier and (earlier[-1].key != row.key or earlier[-1].status == "done"):
             earlier.clear()
         earlier.append(row)
-    return [
-        Timing(name, sum(row["wall_s"] for row in own), len(own)) for name, own in attempts.items() if own
-    ]
+    return [Timing(name, sum(row.wall_s for row in own), len(own)) for name, own in attempts.items()]
 
 
-def _own_timings(stages: list[StageRows]) -> list[Timing]:
+def _own_timings(stages: Sequence[StageRows]) -> list[Timing]:
     """Without a recipe: the time that each stage measured itself; of a resumed one at least that of its steps."""
-    ends = [(stage, stage.last("done")) for stage in stages]
+    ends = [(stage, stage.last(DoneRow)) for stage in stages]
     return [
-        Timing(f"{stage.stage} ({stage.run})", max(end["wall_s"], end.get("train_s") or 0.0), 1)
+        Timing(f"{stage.stage} ({stage.run})", max(end.wall_s, end.train_s or 0.0), 1)
         for stage, end in ends
         if end
     ]

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from nanochat.config import json_line
 from nanochat.console import amount, duration
+from nanochat.hardware import Hardware
+from nanochat.metrics_rows import (
+    CompressionRow,
+    ConfigRow,
+    EvalRow,
+    PackingRow,
+    SampleRow,
+    StepRow,
+    TokenizerRow,
+    TrainRow,
+)
 from nanochat.report import figures
-from nanochat.report.artefacts import Findings, MetricsRow, StageRows
+from nanochat.report.artefacts import Findings, StageRows, TaskScore
 from nanochat.report.blocks import Image, ReportBlock, SampleText, Section, Table
 from nanochat.report.figures import Curve, Panel
 from nanochat.report.summary import summarise
 
+S = TypeVar("S", bound=StepRow)
+
 SAMPLES_SHOWN = 12  # of each run, the newest
+TASKS_DRAWN, RUNS_DRAWN = 60, 8  # in the plot, the newest runs; the table beside it has them all
 TITLES = {"pretrain": "Pretraining", "sft": "Supervised fine-tuning", "rl": "Reinforcement learning"}
 
 
@@ -40,18 +54,20 @@ def compose(findings: Findings, dollars_per_hour: float | None = None) -> list[S
 
 
 def _tokenizer(findings: Findings) -> Iterable[ReportBlock]:
-    for row in findings.every("tokenizer")[-1:]:
-        read = f"{amount(row['characters'])} characters in {row['documents']:,} documents"
+    for trained in findings.every(TokenizerRow)[-1:]:
         rows = (
-            ("vocabulary", f"{row['vocab_size']:,}"),
-            ("learnt from", read),
-            ("bytes per token", f"{row['bytes_per_token']:.2f} on validation text"),
+            ("vocabulary", f"{trained.vocab_size:,}"),
+            ("learnt from", f"{amount(trained.characters)} characters in {trained.documents:,} documents"),
+            ("bytes per token", f"{trained.bytes_per_token:.2f} on validation text"),
         )
         yield Table(("", ""), rows)
-    for row in findings.every("compression")[-1:]:
-        names = [f"{one['name']} ({one['vocab_size']:,})" for one in row["tokenizers"]]
-        rates = [one["bytes_per_token"] for one in row["tokenizers"]]
-        domains = tuple((domain, *(f"{rate[domain]:.2f}" for rate in rates)) for domain in row["bytes"])
+    for compared in findings.every(CompressionRow)[-1:]:
+        names = [f"{one.name} ({one.vocab_size:,})" for one in compared.tokenizers]
+        rates = [one.bytes_per_token for one in compared.tokenizers]
+        domains = tuple(
+            (domain, *(f"{rate[domain]:.2f}" if domain in rate else "" for rate in rates))
+            for domain in compared.bytes
+        )
         yield Table(("text", *names), domains, "Bytes per token, more is better")
 
 
@@ -59,38 +75,44 @@ def _tokenizer(findings: Findings) -> Iterable[ReportBlock]:
 
 
 def _training(stage: StageRows) -> Iterable[ReportBlock]:
-    losses = _curves(stage, "train", {"loss": "training"}, smooth=True)
+    loss = _curve(stage, TrainRow, "training", lambda row: row.loss, smooth=True)
+    val_loss = _curve(stage, EvalRow, "validation", lambda row: row.val_loss)
+    val_bpb = _curve(stage, EvalRow, "validation", lambda row: row.val_bpb)
+    train_bpb = _curve(stage, EvalRow, "training", lambda row: row.train_bpb)
+    lr = _curve(stage, TrainRow, "lr", lambda row: row.lr)
+    tok_per_s = _curve(stage, TrainRow, "tok/s", lambda row: row.tok_per_s, smooth=True)
     panels = [
-        Panel("loss (nats per token)", losses + _curves(stage, "eval", {"val_loss": "validation"})),
-        Panel("bits per byte", _curves(stage, "eval", {"val_bpb": "validation", "train_bpb": "training"})),
-        Panel("learning rate (share of its peak)", _curves(stage, "train", {"lr": "lr"}), from_zero=True),
-        Panel(
-            "tokens per second", _curves(stage, "train", {"tok_per_s": "tok/s"}, smooth=True), from_zero=True
-        ),
+        Panel("loss (nats per token)", loss + val_loss),
+        Panel("bits per byte", val_bpb + train_bpb),
+        Panel("learning rate (share of its peak)", lr, from_zero=True),
+        Panel("tokens per second", tok_per_s, from_zero=True),
     ]
     drawn = [panel for panel in panels if panel.curves]
     alt = f"{TITLES[stage.stage]}: {', '.join(panel.title for panel in drawn)} over the steps"
     yield Image(figures.curves(f"{stage.run}-{stage.stage}", drawn), alt)
-    packing = stage.last("packing")
+    packing = stage.last(PackingRow)
     if packing:
         yield _packing(packing)
-    config = stage.last("config")
+    config = stage.last(ConfigRow)
     if config:
-        yield Table(("setting", "value"), _flat(config.get("config") or {}), "Settings", folded=True)
-        if stage.stage == "pretrain" and config.get("plan"):  # later stages carry their base model's
-            yield Table(("decided by the plan", "value"), _flat(config["plan"]), "Plan", folded=True)
+        yield Table(("setting", "value"), _flat(config.config), "Settings", folded=True)
+        if stage.stage == "pretrain" and config.plan:  # later stages carry their base model's
+            yield Table(("decided by the plan", "value"), _flat(config.plan), "Plan", folded=True)
 
 
-def _curves(stage: StageRows, kind: str, names: dict[str, str], smooth: bool = False) -> tuple[Curve, ...]:
-    drawn = (Curve(label, *stage.series(kind, name), smooth) for name, label in names.items())
-    return tuple(curve for curve in drawn if curve.steps)
+def _curve(
+    stage: StageRows, kind: type[S], label: str, figure: Callable[[S], float | None], smooth: bool = False
+) -> tuple[Curve, ...]:
+    """The curve of a figure; none where it was never measured."""
+    steps, values = stage.series(kind, figure)
+    return (Curve(label, steps, values, smooth),) if steps else ()
 
 
-def _packing(row: MetricsRow) -> Table:
-    counts = {name: row.get(name) or 0 for name in ("used", "cropped", "padded")}
+def _packing(row: PackingRow) -> Table:
+    counts = {"used": row.used, "cropped": row.cropped, "padded": row.padded}
     total = sum(counts.values()) or 1
     rows = [(name, f"{count:,}", f"{count / total:.2%}") for name, count in counts.items()]
-    rows.append(("epochs", f"{row.get('epochs') or 0:.2f}", ""))
+    rows.append(("epochs", f"{row.epochs:.2f}", ""))
     return Table(("tokens", "count", "share"), tuple(rows), "How the text filled the rows")
 
 
@@ -99,13 +121,14 @@ def _packing(row: MetricsRow) -> Table:
 
 def _tasks(findings: Findings) -> Iterable[ReportBlock]:
     scores = findings.scores()
-    names, facts = _known_tasks(scores)
-    if not names:
+    facts = _known_tasks(scores)
+    if not facts:
         return
+    names, runs = list(facts)[:TASKS_DRAWN], list(scores)[-RUNS_DRAWN:]
     groups = {
-        run: [own[task]["score"] if task in own else None for task in names] for run, own in scores.items()
+        run: [scores[run][task].score if task in scores[run] else None for task in names] for run in runs
     }
-    chances = [facts[task]["chance"] for task in names]
+    chances = [facts[task].chance for task in names]
     yield Image(figures.bars("tasks", names, groups, chances), "share of right answers for each task and run")
     yield _score_table(scores)
 
@@ -116,33 +139,35 @@ def _core(findings: Findings) -> Iterable[ReportBlock]:
         yield _score_table(scores)
 
 
-def _known_tasks(scores: dict[str, dict[str, MetricsRow]]) -> tuple[list[str], dict[str, MetricsRow]]:
-    """Every task that some run has answered, and what does not depend on the run."""
-    facts = {task: row for own in scores.values() for task, row in own.items()}
-    return list(facts), facts
+def _known_tasks(scores: dict[str, dict[str, TaskScore]]) -> dict[str, TaskScore]:
+    """Every task that some run has answered, with the newest run's score."""
+    return {task: score for own in scores.values() for task, score in own.items()}
 
 
-def _score_table(scores: dict[str, dict[str, MetricsRow]]) -> Table:
-    names, facts = _known_tasks(scores)
+def _score_table(scores: dict[str, dict[str, TaskScore]]) -> Table:
     rows = (
         (
             task,
-            " / ".join(dict.fromkeys(str(own[task]["count"]) for own in scores.values() if task in own)),
-            f"{facts[task]['chance']:.0%}",
-            *(f"{own[task]['score']:.1%}" if task in own else "" for own in scores.values()),
+            " / ".join(dict.fromkeys(_count(own[task]) for own in scores.values() if task in own)),
+            f"{newest.chance:.0%}",
+            *(f"{own[task].score:.1%}" if task in own else "" for own in scores.values()),
         )
-        for task in names
+        for task, newest in _known_tasks(scores).items()
     )
     return Table(("task", "items", "guessing", *scores), tuple(rows))
 
 
+def _count(score: TaskScore) -> str:
+    return "unknown" if score.count is None else str(score.count)
+
+
 def _samples(findings: Findings) -> Iterable[ReportBlock]:
-    newest: dict[str, dict[str, MetricsRow]] = {}
+    newest: dict[str, dict[str, SampleRow]] = {}
     for stage in findings.stages:
-        newest.setdefault(stage.run, {}).update({row["prompt"]: row for row in stage.of("sample")})
+        newest.setdefault(stage.run, {}).update({row.prompt: row for row in stage.of(SampleRow)})
     for run, samples in newest.items():
         for row in list(samples.values())[-SAMPLES_SHOWN:]:
-            yield SampleText(f"{run}, step {row.get('step') or 0:,}", row["prompt"], row["text"])
+            yield SampleText(f"{run}, step {row.step:,}", row.prompt, row.text)
 
 
 # --- time and machine ---
@@ -160,23 +185,21 @@ def _time(findings: Findings) -> Iterable[ReportBlock]:
 
 
 def _machine(findings: Findings) -> Iterable[ReportBlock]:
-    hardware = findings.newest("hardware") or findings.system.get("hardware") or {}
-    software = findings.newest("software") or findings.system.get("software") or {}
-    rows = (*_hardware(hardware), *_flat({name: value for name, value in software.items() if value}))
+    system = findings.system
+    hardware = findings.newest(lambda row: row.hardware) or (system and system.hardware)
+    software = findings.newest(lambda row: row.software) or (system and system.software) or {}
+    machine = _hardware(hardware) if hardware else ()
+    rows = (*machine, *((name, version) for name, version in software.items() if version))
     if rows:
         yield Table(("", ""), rows)
 
 
-def _hardware(known: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    """What `nanochat.hardware.describe` found, for people."""
-    names = [f"{gpu['name']} ({gpu['memory'] / 2**30:.0f} GiB)" for gpu in known.get("accelerators") or ()]
-    for name, count in Counter(names).items():
+def _hardware(known: Hardware) -> Iterable[tuple[str, str]]:
+    names = Counter(f"{gpu.name} ({gpu.memory / 2**30:.0f} GiB)" for gpu in known.accelerators)
+    for name, count in names.items():
         yield "accelerators", f"{count} × {name}"
-    if "cpu" in known:
-        cpu = known["cpu"]
-        yield "processor", f"{cpu['model']}, {cpu['usable']:g} of {cpu['threads']} threads usable"
-    if "memory" in known:
-        yield "memory", f"{known['memory']['total'] / 2**30:.1f} GiB"
+    yield "processor", f"{known.cpu.model}, {known.cpu.usable:g} of {known.cpu.threads} threads usable"
+    yield "memory", f"{known.memory.total / 2**30:.1f} GiB"
 
 
 # --- helpers ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's text colour; no plotted thing has it
 COLOURS = ("#3b82c4", "#dd7a3a", "#4f9d69", "#a06cc4", "#c24d5a")
+LABEL_CHARS = 48  # drawn of a name
 MARKED_POINTS = 25  # a curve of fewer points shows them
 SMOOTHING_POINTS = 50  # the smoothed curve averages over about this fraction of the run
 STYLE: dict[Any, Any] = {
@@ -35,6 +37,7 @@ STYLE: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "text.color": INK,
+    "text.parse_math": False,  # a $ in a name is a $
     "legend.frameon": False,
     "savefig.dpi": 110,
     "svg.fonttype": "none",
@@ -62,7 +65,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawn figure in both of its forms; `name` is the stem of its files."""
+    """A drawn figure in both of its forms; `name` is the stem of its file."""
 
     name: str
     svg: str
@@ -93,15 +96,24 @@ def bars(
         axes = figure.add_subplot()
         for number, (label, values) in enumerate(groups.items()):
             places = [row + (number - (len(groups) - 1) / 2) * height for row in range(len(rows))]
-            lengths = [value or 0.0 for value in values]
-            axes.barh(places, lengths, height * 0.9, color=COLOURS[number % len(COLOURS)], label=label)
-            for place, value in zip(places, values, strict=True):
+            lengths = [_share(value or 0.0) for value in values]
+            colour = COLOURS[number % len(COLOURS)]
+            axes.barh(places, lengths, height * 0.9, color=colour, label=_label(label))
+            for place, length, value in zip(places, lengths, values, strict=True):
                 text = "not measured" if value is None else f"{value:.0%}"
-                axes.text((value or 0.0) + 0.008, place, text, va="center", fontsize=8)
+                axes.text(length + 0.008, place, _label(text), va="center", fontsize=8)
         middles = range(len(rows))
         lower, upper = ([row + end for row in middles] for end in (-0.45, 0.45))
-        axes.vlines(chance, lower, upper, color=INK, linestyle="dotted", linewidth=1.2, label="guessing")
-        axes.set_yticks(middles, rows)
+        axes.vlines(
+            [_share(value) for value in chance],
+            lower,
+            upper,
+            color=INK,
+            linestyle="dotted",
+            linewidth=1.2,
+            label="guessing",
+        )
+        axes.set_yticks(middles, [_label(row) for row in rows])
         axes.invert_yaxis()
         axes.set_xlim(0, 1.08)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
@@ -127,6 +139,26 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.legend()
 
 
+def _share(value: float) -> float:
+    """`value` where the axes of `bars` can show it."""
+    return min(max(value, 0.0), 1.0)
+
+
+def _label(text: str) -> str:
+    """A name as it can be drawn: short, and without what has no glyph."""
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    shown = shown if len(shown) <= LABEL_CHARS else shown[: LABEL_CHARS - 1] + "…"
+    return f" {shown}" if shown.startswith("_") else shown  # matplotlib keeps a leading _ out of legends
+
+
+def _file_stem(name: str) -> str:
+    """`name` if it is a plain one, else as much of it as every file system takes, told apart by a hash."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:60].strip('-.')}-{digest}".lstrip("-")
+
+
 def _smoothed(values: Sequence[float]) -> list[float]:
     """An exponential average, corrected for its start."""
     keep = 1 - 1 / max(1, len(values) / SMOOTHING_POINTS)
@@ -142,7 +174,7 @@ def _plot(name: str, figure: Figure) -> Plot:
     figure.savefig(png, format="png", facecolor="white", metadata={"Software": None})
     svg = io.StringIO()
     figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Plot(name, _for_page(svg.getvalue()), png.getvalue())
+    return Plot(_file_stem(name), _for_page(svg.getvalue()), png.getvalue())
 
 
 def _for_page(svg: str) -> str:

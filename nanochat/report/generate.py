@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from nanochat.atomic import write_atomic, write_text_atomic
 from nanochat.config import json_line
-from nanochat.console import say
+from nanochat.console import say, warn
 from nanochat.paths import Paths
 from nanochat.report.archive import set_aside
 
@@ -33,12 +33,13 @@ def run_reset(config: ResetConfig, paths: Paths) -> ResetResult:
     The runs themselves are left alone; `report generate` only looks at what they record from here on.
     """
     from nanochat import hardware
+    from nanochat.report.artefacts import System
 
     earlier = {"report": paths.report} if (paths.report / "report.md").exists() else {}
     archived = set_aside(paths, "report", earlier)
     if archived is not None:
         say(f"the earlier report is in {archived}")
-    system = {"time": time.time(), "hardware": hardware.describe(), "software": hardware.software()}
+    system = System(time.time(), hardware.describe(), hardware.software())
     write_text_atomic(paths.report / "system.json", json_line(system) + "\n")
     say(f"a new report begins in {paths.report}")
     return ResetResult(archived)
@@ -68,12 +69,15 @@ class GenerateResult:
 def run_generate(config: GenerateConfig, paths: Paths) -> GenerateResult:
     """Write `report/report.md`, `report/report.html` and `report/plots/`; the same artefacts give the same bytes.
 
-    Raises ValueError when no stage has recorded anything yet.
+    Whatever is malformed is left out, and the report says so. Raises ValueError when no stage has recorded
+    anything yet.
     """
     from nanochat.report.artefacts import collect
 
     findings = collect(paths)
-    if not findings.stages:
+    for what in findings.left_out:
+        warn(f"left out of the report: {what}")
+    if not findings.stages and not findings.left_out:
         raise ValueError(
             f"nothing to report: no stage has run in {paths.base}"
             + (" since the last `nanochat report reset`" if findings.system else "")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from statistics import fmean, median
 
 from nanochat.console import amount, duration
+from nanochat.metrics_rows import DoneRow, EvalRow, TasksRow, TrainRow
 from nanochat.report.artefacts import Findings
 from nanochat.report.blocks import ReportBlock, Table
 
@@ -13,7 +14,7 @@ from nanochat.report.blocks import ReportBlock, Table
 def summarise(findings: Findings, dollars_per_hour: float | None) -> Iterable[ReportBlock]:
     """What is known, a line each; what is not known is left out."""
     wall_s = sum(timing.wall_s for timing in findings.timings)
-    peaks = [row["peak_rss_bytes"] for row in findings.every("done") if row.get("peak_rss_bytes")]
+    peaks = [row.peak_rss_bytes for row in findings.every(DoneRow) if row.peak_rss_bytes]
     told = {
         "model": _model(findings),
         "parameters": _parameters(findings),
@@ -31,6 +32,8 @@ def summarise(findings: Findings, dollars_per_hour: float | None) -> Iterable[Re
     missing = [name for name, present in _expected(findings).items() if not present]
     if missing:
         yield f"Not done yet: {', '.join(missing)}."
+    if findings.left_out:
+        yield f"Left out as malformed: {'; '.join(findings.left_out)}."
 
 
 def _expected(findings: Findings) -> dict[str, bool]:
@@ -47,56 +50,61 @@ def _expected(findings: Findings) -> dict[str, bool]:
 
 
 def _model(findings: Findings) -> str | None:
-    model = findings.newest("plan").get("model")
-    return model and (
-        f"{model['n_layer']} layers, width {model['n_embd']}, {model['n_head']} heads of {model['head_dim']}, "
-        f"context {model['max_seq_len']:,}, vocabulary {model['vocab_size']:,}"
+    shape = findings.shape
+    if shape is None:
+        return None
+    return (
+        f"{shape.n_layer} layers, width {shape.n_embd}, {shape.n_head} heads of {shape.head_dim}, "
+        f"context {shape.max_seq_len:,}, vocabulary {shape.vocab_size:,}"
     )
 
 
 def _parameters(findings: Findings) -> str | None:
-    counts: dict[str, int] = findings.newest("parameters")
+    counts = findings.newest(lambda row: row.parameters) or {}
     groups = ", ".join(f"{name} {amount(count)}" for name, count in counts.items() if count)
     return f"{amount(sum(counts.values()))} ({groups})" if counts else None
 
 
 def _trained_on(findings: Findings) -> str | None:
-    ends = [(stage.stage, stage.of("train")[-1]) for stage in findings.training()]
-    told = (f"{amount(end['tokens'])} tokens in {end['step']:,} steps ({name})" for name, end in ends)
+    ends = [(stage.stage, stage.of(TrainRow)[-1]) for stage in findings.training()]
+    told = (f"{amount(end.tokens)} tokens in {end.step:,} steps ({name})" for name, end in ends)
     return ", then ".join(told) or None
 
 
 def _validation(findings: Findings) -> str | None:
-    values = [value for stage in findings.stages for value in stage.series("eval", "val_bpb")[1]]
+    values = [
+        value for stage in findings.stages for value in stage.series(EvalRow, lambda row: row.val_bpb)[1]
+    ]
     return f"{values[-1]:.4f} bits per byte" if values else None
 
 
 def _core_score(findings: Findings) -> str | None:
-    for row in reversed(findings.every("eval")):
-        if row.get("core") is not None:
+    for row in reversed(findings.every(EvalRow)):
+        if row.core is not None:
             from nanochat.eval.core import GPT2_CORE  # loads torch: only where there is something to compare
 
-            partial = ", from a part of its tasks" if row.get("core_partial") else ""
-            return f"{row['core']:.4f}{partial} (GPT-2: {GPT2_CORE:.4f})"
+            partial = ", from a part of its tasks" if row.core_partial else ""
+            return f"{row.core:.4f}{partial} (GPT-2: {GPT2_CORE:.4f})"
     return None
 
 
 def _chatcore(findings: Findings) -> str | None:
-    known = [row["chatcore"] for row in findings.every("tasks") if row.get("chatcore") is not None]
+    known = [row.chatcore for row in findings.every(TasksRow) if row.chatcore is not None]
     return f"{known[-1]:.4f}" if known else None
 
 
 def _task_means(findings: Findings) -> str | None:
     scores = findings.scores()
     shared = set.intersection(*map(set, scores.values())) if scores else set()
-    means = (f"{fmean(own[task]['score'] for task in shared):.1%} ({run})" for run, own in scores.items())
+    means = (f"{fmean(own[task].score for task in shared):.1%} ({run})" for run, own in scores.items())
     return f"{' → '.join(means)}, mean of {len(shared)} tasks" if shared else None
 
 
 def _speed(findings: Findings) -> str | None:
     told = []
     for stage in findings.training():
-        tok_per_s, mfu = stage.series("train", "tok_per_s")[1], stage.series("train", "mfu")[1]
+        tok_per_s = stage.series(TrainRow, lambda row: row.tok_per_s)[1]
+        mfu = stage.series(TrainRow, lambda row: row.mfu)[1]
         if tok_per_s:
             share = f", {median(mfu):.1%} of peak FLOPs" if mfu else ""
             told.append(f"{amount(median(tok_per_s))} tokens/s ({stage.stage}{share})")

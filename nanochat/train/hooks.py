@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from nanochat.console import ProgressBar, amount, duration, say, warn
 from nanochat.eval.samples import sample
 from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics
+from nanochat.metrics_rows import EvalRow, SampleRow, TrainRow
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult, agree
 
@@ -95,7 +96,7 @@ class Evaluate:
         trainer.model.eval()
         try:
             self.latest = self.score(trainer)
-            self.metrics.log("eval", step=trainer.progress.step, **self.latest)
+            self.metrics.log(EvalRow.of(trainer.progress.step, self.latest))
             figures = ", ".join(f"{name} {value:.4f}" for name, value in self.latest.items())
             say(f"step {trainer.progress.step}: {figures}")
         except Exception as error:  # out of memory above all, but nothing here may end a training run
@@ -122,7 +123,7 @@ class SampleText:
         try:
             engine = Engine(trainer.model, trainer.tokenizer, max_rows=len(self.prompts), tools=None)
             for text in sample(engine, trainer.tokenizer, self.prompts):
-                self.metrics.log("sample", step=trainer.progress.step, **asdict(text))
+                self.metrics.log(SampleRow(trainer.progress.step, text.prompt, text.text))
                 say(f"  {text.prompt}|{text.text}")
         except Exception as error:
             warn(f"sampling failed at step {trainer.progress.step}, training goes on: {error}")
@@ -153,17 +154,18 @@ class Log:
             before = self.smooth_loss if self.smooth_loss is not None else result.loss
             self.smooth_loss = _LOSS_SMOOTHING * before + (1 - _LOSS_SMOOTHING) * result.loss
         self.metrics.log(
-            "train",
-            step=progress.step,
-            total_steps=trainer.schedule.total_steps,
-            tokens=progress.tokens,
-            loss=result.loss,
-            lr=result.lr,
-            grad_norm=result.grad_norm,
-            tok_per_s=rate,
-            mfu=mfu,
-            elapsed_s=progress.elapsed_s,
-            skipped_steps=progress.skipped_steps,
+            TrainRow(
+                step=progress.step,
+                total_steps=trainer.schedule.total_steps,
+                tokens=progress.tokens,
+                loss=result.loss,
+                lr=result.lr,
+                grad_norm=result.grad_norm,
+                tok_per_s=rate,
+                mfu=mfu,
+                elapsed_s=progress.elapsed_s,
+                skipped_steps=progress.skipped_steps,
+            )
         )
         shown = {"loss": f"{self.smooth_loss or result.loss:.3f}", "tok/s": amount(rate)}
         if mfu is not None:

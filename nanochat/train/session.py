@@ -19,6 +19,7 @@ from nanochat.console import say
 from nanochat.errors import EnvironmentFault
 from nanochat.flags import WandbRun
 from nanochat.metrics import open_metrics
+from nanochat.metrics_rows import ConfigRow, DoneRow, PackingRow
 from nanochat.model.compilation import CompileMode
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import LearningRates
@@ -169,12 +170,13 @@ class Session:
             resume=resumed,
         ) as metrics:
             metrics.log(
-                "config",
-                config=config,
-                hardware=hardware.describe(),
-                software=hardware.software(),
-                world_size=runtime.world_size,
-                **self.facts,
+                ConfigRow(
+                    config=config,
+                    hardware=hardware.describe(),
+                    software=hardware.software(),
+                    world_size=runtime.world_size,
+                    **self.facts,
+                )
             )
             for choice in trainer.model.backend.describe():
                 say(str(choice))
@@ -204,15 +206,16 @@ class Session:
                 wall_s=time.monotonic() - began,
                 peak_rss_bytes=hardware.peak_rss_bytes(),
             )
-            metrics.log("packing", **to_json(packing))
+            metrics.log(PackingRow(**to_json(packing)))
             if finished:
                 metrics.log(
-                    "done",
-                    step=result.step,
-                    wall_s=result.wall_s,
-                    train_s=result.train_s,
-                    peak_rss_bytes=result.peak_rss_bytes,
-                    compile_s=compile_s,
+                    DoneRow(
+                        step=result.step,
+                        wall_s=result.wall_s,
+                        train_s=result.train_s,
+                        peak_rss_bytes=result.peak_rss_bytes,
+                        compile_s=compile_s,
+                    )
                 )
         self._close(result)
         return result

@@ -9,6 +9,7 @@ from nanochat import hardware
 from nanochat.config import to_json
 from nanochat.console import say, table
 from nanochat.metrics import open_metrics
+from nanochat.metrics_rows import ConfigRow, DoneRow, TokenizerRow
 from nanochat.paths import Paths
 from nanochat.text.datasets import TextSource, documents
 from nanochat.tokenizer.bpe import check_training, train_tokenizer
@@ -91,9 +92,9 @@ def _log(config: TokenizerTrainConfig, result: TokenizerTrainResult, paths: Path
         enabled=True,
         resume=False,
     ) as metrics:
-        metrics.log("config", config=to_json(config))
-        metrics.log("tokenizer", **to_json(result))
-        metrics.log("done", wall_s=result.wall_s, peak_rss_bytes=result.peak_rss_bytes)
+        metrics.log(ConfigRow(to_json(config)))
+        metrics.log(TokenizerRow(**to_json(result)))
+        metrics.log(DoneRow(wall_s=result.wall_s, peak_rss_bytes=result.peak_rss_bytes))
 
 
 def _show(result: TokenizerTrainResult) -> None:

@@ -7,7 +7,8 @@ from nanochat.config import from_json, to_json
 from nanochat.eval.base_model import EvalBaseConfig, EvalBaseResult, run
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.eval.samples import PROMPTS
-from nanochat.metrics import read_metrics
+from nanochat.metrics import read_metrics, rows_of
+from nanochat.metrics_rows import EvalRow, TasksRow, WandbRow
 from nanochat.text.datasets import TextSource, documents
 from tests.eval.conftest import save
 
@@ -33,18 +34,14 @@ def test_scores_what_the_model_was_trained_on(checkpoint, model, tokenizer, runt
 def test_the_metrics_of_the_run_gain_its_figures(checkpoint, runtime):
     path = runtime.paths.metrics("tiny")
     path.parent.mkdir(parents=True)
-    path.write_text('{"kind": "train", "stage": "pretrain", "step": 7}\n')
+    path.write_text('{"kind": "wandb", "stage": "pretrain", "time": 1.0, "id": "a"}\n')
     result = run(CONFIG, runtime)
-    rows = read_metrics(path)
-    assert [row["kind"] for row in rows] == ["train", "config", "eval", *["sample"] * len(PROMPTS), "done"]
-    assert {row["stage"] for row in rows[1:]} == {"eval-base"}
-    [scored] = [row for row in rows if row["kind"] == "eval"]
-    assert (scored["step"], scored["val_bpb"], scored["train_bpb"], scored["core"]) == (
-        7,
-        result.val.bpb,
-        result.train.bpb,
-        None,
-    )
+    logged = read_metrics(path)
+    kinds = [entry.row.kind for entry in logged]
+    assert kinds == ["wandb", "config", "eval", *["sample"] * len(PROMPTS), "done"]
+    assert logged[0].row == WandbRow("a")
+    assert {entry.stage for entry in logged[1:]} == {"eval-base"}
+    assert rows_of(path, EvalRow) == [EvalRow(7, val_bpb=result.val.bpb, train_bpb=result.train.bpb)]
 
 
 def test_core_is_taken_when_the_bundle_is_there(checkpoint, runtime, shared_data, capsys):
@@ -53,9 +50,9 @@ def test_core_is_taken_when_the_bundle_is_there(checkpoint, runtime, shared_data
     assert result.core is not None
     assert result.core.partial
     assert "squad" in result.core.missing
-    [row] = [row for row in read_metrics(runtime.paths.metrics("tiny")) if row["kind"] == "tasks"]
-    assert row["scores"] == {task.label: task.accuracy for task in result.core.tasks}
-    assert set(row["counts"].values()) == {2}
+    [row] = rows_of(runtime.paths.metrics("tiny"), TasksRow)
+    assert row.scores == {task.label: task.accuracy for task in result.core.tasks}
+    assert set(row.counts.values()) == {2}
     shown = capsys.readouterr().err
     assert "(partial)" in shown
     assert "missing from the bundle" in shown

@@ -8,6 +8,7 @@ from nanochat.errors import EnvironmentFault
 from nanochat.eval.chat_model import EvalChatConfig, EvalChatResult, chatcore, run
 from nanochat.eval.task_accuracy import TaskResult
 from nanochat.metrics import read_metrics
+from nanochat.metrics_rows import TasksRow
 from nanochat.tasks.registry import SUITES
 
 CONFIG = EvalChatConfig(model_tag="tiny", suite="builtin-choice,builtin-letters", max_items=5)
@@ -23,10 +24,13 @@ def test_scores_tasks_and_logs_them(checkpoint, runtime, capsys):
     assert result.mean == pytest.approx(sum(task.centred for task in result.tasks) / 2)
     assert from_json(EvalChatResult, json.loads(json.dumps(to_json(result)))) == result
     config, tasks, done = read_metrics(runtime.paths.metrics("tiny"))
-    assert (config["kind"], done["kind"], tasks["stage"]) == ("config", "done", "eval-chat")
-    assert tasks["scores"] == {task.name: task.accuracy for task in result.tasks}
-    assert tasks["counts"] == {"builtin-choice": 5, "builtin-letters": 5}
-    assert tasks["baselines"] == {"builtin-choice": 0.25, "builtin-letters": 0.0}
+    assert (config.row.kind, done.row.kind, tasks.stage) == ("config", "done", "eval-chat")
+    assert tasks.row == TasksRow(
+        step=7,
+        scores={task.name: task.accuracy for task in result.tasks},
+        counts={"builtin-choice": 5, "builtin-letters": 5},
+        baselines={"builtin-choice": 0.25, "builtin-letters": 0.0},
+    )
     shown = capsys.readouterr().err
     assert "tiny at step 7: mean centred accuracy" in shown
     [task, *_] = [task for task in result.tasks if task.failures]

@@ -50,15 +50,17 @@ if options.train:
     first = max((int(path.name[5:11]) for path in folder.iterdir()), default=0)
     with open(home, "a" if first else "w") as metrics:
         def log(kind, **values):
-            print(json.dumps({"kind": kind, "stage": "pretrain", **values}), file=metrics, flush=True)
+            row = {"kind": kind, "stage": "pretrain", "time": time.time(), **values}
+            print(json.dumps(row), file=metrics, flush=True)
         for step in range(first + 1, options.steps + 1):
-            log("train", step=step, total_steps=options.steps)
+            log("train", step=step, total_steps=options.steps, tokens=step, loss=1.0, lr=1.0, grad_norm=1.0,
+                tok_per_s=1.0, mfu=None, elapsed_s=1.0, skipped_steps=0)
             if options.until_signal:
                 wait(lambda: stopped)
             if stopped:
                 break
         (folder / f"step_{step:06d}_meta.pt").write_text("a checkpoint")
-        log("done", step=step)
+        log("done", step=step, wall_s=1.0)
 elif options.until_signal:
     wait(lambda: stopped)
 sys.exit(options.exit)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.metrics import rows_of
+from nanochat.metrics_rows import TrainRow
+
 TINY = (
     "pretrain.depth=1",
     "pretrain.num-iterations=200",
@@ -64,11 +67,7 @@ def test_quickstart_from_nothing_to_answers(environment: Path) -> None:
     assert "Not done yet" not in report
     for words in ("1 layers, width 64", "builtin-arithmetic", "Who are you?", "| pretrain |"):
         assert words in report
-    steps = [
-        row["step"]
-        for row in map(json.loads, (base / "runs" / "baserun" / "metrics.jsonl").read_text().splitlines())
-        if row["kind"] == "train"
-    ]
+    steps = [row.step for row in rows_of(base / "runs" / "baserun" / "metrics.jsonl", TrainRow)]
     assert steps == list(range(1, 201)), "the steps before the break were kept, none was done twice"
 
     again = subprocess.run(COMMAND, capture_output=True, text=True, timeout=60)

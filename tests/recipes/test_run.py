@@ -13,6 +13,7 @@ from nanochat.cli.main import _parse, main
 from nanochat.cli.verbs import VERBS
 from nanochat.config import from_json
 from nanochat.metrics import open_metrics
+from nanochat.metrics_rows import SampleRow
 from nanochat.paths import Paths
 from nanochat.recipes import run as run_command
 from nanochat.recipes import showcase
@@ -119,7 +120,7 @@ def test_the_newest_answers_are_the_ones_recorded(paths: Paths) -> None:
         with open_metrics(
             paths.metrics("sft"), "showcase", wandb_run="dummy", config={}, enabled=True, resume=True
         ) as metrics:
-            metrics.log("sample", step=1, prompt="Who are you?", text=answer)
+            metrics.log(SampleRow(1, "Who are you?", answer))
     assert showcase.recorded(paths, "sft") == [("Who are you?", "second")]
 
 

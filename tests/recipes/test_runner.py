@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from nanochat.metrics import read_metrics
+from nanochat.metrics import rows_of
+from nanochat.metrics_rows import StageRow
 from nanochat.paths import Paths
 from nanochat.recipes.recipe import Stage, with_changes
 from nanochat.recipes.runner import Runner
@@ -124,14 +125,14 @@ def test_a_failure_stops_what_runs_in_the_background(paths: Paths) -> None:
 
 def test_times_are_recorded_for_the_report(paths: Paths) -> None:
     statuses(with_changes(PIPELINE, ["report.exit=1"]), paths)
-    rows = [row for row in read_metrics(paths.metrics("recipe")) if row["kind"] == "stage"]
-    assert [(row["name"], row["status"]) for row in rows] == [
+    rows = rows_of(paths.metrics("recipe"), StageRow)
+    assert [(row.name, row.status) for row in rows] == [
         ("tokenizer", "done"),
         ("pretrain", "done"),
         ("sft", "done"),
         ("report", "failed"),
     ]
-    assert all(row["wall_s"] > 0 for row in rows)
+    assert all(row.wall_s > 0 for row in rows)
 
 
 INTERRUPTED = """

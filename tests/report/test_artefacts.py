@@ -1,29 +1,29 @@
 """Reading the artefacts: resumed runs merged, timings of recipes summed, what is older than a reset left out."""
 
-import json
-
-from nanochat.metrics import open_metrics
+from nanochat.metrics import open_metrics, rows_of
+from nanochat.metrics_rows import SampleRow, StageRow, TrainRow
 from nanochat.paths import Paths
-from nanochat.report.artefacts import collect
+from nanochat.report.artefacts import Findings, collect
 
 
 def test_repeated_steps_of_a_resumed_run_count_once(pipeline: Paths) -> None:
     stage = next(stage for stage in collect(pipeline).training() if stage.stage == "pretrain")
-    steps, losses = stage.series("train", "loss")
+    steps, losses = stage.series(TrainRow, lambda row: row.loss)
     assert steps == list(range(1, 81))
-    rows = [json.loads(line) for line in pipeline.metrics("baserun").read_text().splitlines()]
-    newest = {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
+    newest = {row.step: row.loss for row in rows_of(pipeline.metrics("baserun"), TrainRow)}
     assert losses == [newest[step] for step in steps]
-    assert stage.last("train")["total_steps"] == 80
+    last = stage.last(TrainRow)
+    assert last is not None
+    assert last.total_steps == 80
 
 
 def test_figures_that_are_not_known_leave_no_points(pipeline: Paths) -> None:
-    assert collect(pipeline).training()[0].series("train", "mfu") == ([], [])
+    assert collect(pipeline).training()[0].series(TrainRow, lambda row: row.mfu) == ([], [])
 
 
 def test_samples_at_the_same_step_are_all_kept(pipeline: Paths) -> None:
-    (stage,) = [stage for stage in collect(pipeline).stages if stage.of("sample")]
-    assert [row["prompt"] for row in stage.of("sample")] == ["The capital of France is", "Two plus two is"]
+    (stage,) = [stage for stage in collect(pipeline).stages if stage.of(SampleRow)]
+    assert [row.prompt for row in stage.of(SampleRow)] == ["The capital of France is", "Two plus two is"]
 
 
 def test_stages_come_in_the_order_in_which_they_ran(pipeline: Paths) -> None:
@@ -61,7 +61,7 @@ def test_a_recipes_attempts_at_one_result_are_summed(pipeline: Paths) -> None:
         pipeline.metrics("recipe"), "recipe", wandb_run="dummy", config={}, enabled=True, resume=True
     ) as metrics:
         for name, key, status, wall_s in attempts:
-            metrics.log("stage", name=name, key=key, status=status, wall_s=wall_s)
+            metrics.log(StageRow(name, key, (), status, wall_s))
     findings = collect(pipeline)
     assert [(timing.name, timing.wall_s, timing.attempts) for timing in findings.timings] == [
         ("tokenizer", 6.0, 1),
@@ -72,4 +72,4 @@ def test_a_recipes_attempts_at_one_result_are_summed(pipeline: Paths) -> None:
 
 def test_an_empty_base_directory_has_no_findings(paths: Paths) -> None:
     findings = collect(paths)
-    assert (findings.stages, findings.timings, findings.system) == ((), (), {})
+    assert findings == Findings((), (), system=None, shape=None, left_out=())

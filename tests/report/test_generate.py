@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from nanochat import hardware
 from nanochat.cli.main import main
 from nanochat.paths import Paths
 from nanochat.report.generate import GenerateConfig, GenerateResult, ResetConfig, run_generate, run_reset
@@ -145,5 +147,9 @@ def test_reset_describes_the_machine(paths: Paths) -> None:
     from nanochat.report.artefacts import read_system
 
     run_reset(ResetConfig(), paths)
-    assert read_system(paths)["software"]["python"]
-    assert read_system(paths)["hardware"]["memory"]["total"] > 0
+    system = read_system(paths)
+    assert system is not None
+    assert system.software is not None
+    assert system.software["python"]
+    assert system.hardware == replace(hardware.describe(), memory=system.hardware.memory)
+    assert system.hardware.memory.total > 0

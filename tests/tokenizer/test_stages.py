@@ -9,6 +9,7 @@ from nanochat.config import to_json
 from nanochat.eval.compression import TokenizerEvalConfig
 from nanochat.eval.compression import run as run_eval
 from nanochat.metrics import read_metrics
+from nanochat.metrics_rows import CompressionRow, ConfigRow, DoneRow, TokenizerRow
 from nanochat.paths import Paths
 from nanochat.tokenizer.tokenizer import find_tokenizer
 from nanochat.train.vocabulary import TokenizerTrainConfig
@@ -38,11 +39,14 @@ def test_train_saves_and_logs(paths: Paths, text: str, capsys: pytest.CaptureFix
     assert result.documents == 40
     held_out = "The dogs met the cat."
     assert result.bytes_per_token == len(held_out) / len(tokenizer.encode(held_out))
-    rows = read_metrics(paths.metrics("tokenizer"))
-    assert [row["kind"] for row in rows] == ["config", "tokenizer", "done"]
-    assert {row["stage"] for row in rows} == {"tokenizer"}
-    assert rows[0]["config"] == to_json(config)
-    assert rows[2]["peak_rss_bytes"] > 2**20
+    logged = read_metrics(paths.metrics("tokenizer"))
+    assert {entry.stage for entry in logged} == {"tokenizer"}
+    settings, trained, done = (entry.row for entry in logged)
+    assert settings == ConfigRow(to_json(config))
+    assert trained == TokenizerRow(**to_json(result))
+    assert isinstance(done, DoneRow)
+    assert done.peak_rss_bytes is not None
+    assert done.peak_rss_bytes > 2**20
     output = capsys.readouterr()
     assert output.out == ""
     assert tokenizer.hash in output.err
@@ -91,9 +95,12 @@ def test_eval_prints_and_logs(
     assert output.out == ""
     assert "skipped GPT-2 and GPT-4" in output.err
     assert "arithmetic" in output.err
-    row = read_metrics(paths.metrics("tokenizer"))[-1]
-    assert (row["stage"], row["kind"], row["hash"]) == ("tokenizer-eval", "compression", result.hash)
-    assert row["tokenizers"][0]["bytes_per_token"]["Korean"] >= 1
+    newest = read_metrics(paths.metrics("tokenizer"))[-1]
+    assert newest.stage == "tokenizer-eval"
+    assert isinstance(newest.row, CompressionRow)
+    assert newest.row.hash == result.hash
+    assert to_json(newest.row.tokenizers) == to_json(result.comparison.tokenizers)
+    assert newest.row.tokenizers[0].bytes_per_token["Korean"] >= 1
 
 
 def test_eval_without_a_tokenizer_says_what_to_do(paths: Paths) -> None:

@@ -10,7 +10,8 @@ import torch
 
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
-from nanochat.metrics import read_metrics
+from nanochat.metrics import read_metrics, rows_of
+from nanochat.metrics_rows import TrainRow
 from nanochat.model import backend
 from nanochat.paths import default_paths
 from nanochat.runtime import open_runtime
@@ -33,8 +34,8 @@ def hashes(run_name: str, at: int) -> dict[str, str]:
 
 
 def losses(run_name: str) -> list[float]:
-    rows = read_metrics(default_paths().metrics(run_name))
-    return list({row["step"]: row["loss"] for row in rows if row["kind"] == "train"}.values())
+    rows = rows_of(default_paths().metrics(run_name), TrainRow)
+    return list({row.step: row.loss for row in rows}.values())
 
 
 def test_learns_and_leaves_a_model_that_loads(tiny: PretrainConfig) -> None:
@@ -43,7 +44,7 @@ def test_learns_and_leaves_a_model_that_loads(tiny: PretrainConfig) -> None:
     assert result.finished
     assert len(curve) == 40
     assert curve[-1] < 0.6 * curve[0]
-    kinds = {row["kind"] for row in read_metrics(default_paths().metrics("baserun"))}
+    kinds = {entry.row.kind for entry in read_metrics(default_paths().metrics("baserun"))}
     assert kinds == {"config", "train", "eval", "sample", "packing", "done"}
     with open_runtime("cpu") as runtime:
         loaded = load_model("baserun", runtime)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from nanochat.checkpoint import store
-from nanochat.metrics import read_metrics
+from nanochat.metrics import rows_of
+from nanochat.metrics_rows import TrainRow
 from nanochat.paths import default_paths
 
 pytestmark = pytest.mark.slow
@@ -101,8 +102,8 @@ def test_two_processes_train_to_the_losses_of_one_and_resume_each_others_runs(co
 
 
 def losses(tag: str) -> list[float]:
-    rows = read_metrics(default_paths().metrics(tag))
-    return list({row["step"]: row["loss"] for row in rows if row["kind"] == "train"}.values())
+    rows = rows_of(default_paths().metrics(tag), TrainRow)
+    return list({row.step: row.loss for row in rows}.values())
 
 
 def test_without_a_compiler_auto_stays_eager_and_on_is_refused(corpus: Path, tmp_path: Path) -> None:
