@@ -1,4 +1,4 @@
-"""The rows of a metrics file: a frozen dataclass for each kind, and how a line is read as one."""
+"""The rows of a metrics file: a frozen dataclass for each kind."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from nanochat.config import finite, from_json, parse_json, to_json
+from nanochat.config import from_json
 from nanochat.hardware import Hardware
-
-# No figure of ours is larger: counts are 64-bit integers, losses and norms come from float32.
-_LARGEST_COUNT = 2**63 - 1
-_LARGEST_FIGURE = 3.5e38
 
 
 class Row:
@@ -229,80 +225,3 @@ KINDS: Mapping[str, type[Row]] = {
 RENAMED: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("config", ("plan", "model"), "sequence_len", "max_seq_len"),
 )
-
-
-@dataclass(frozen=True)
-class LoggedRow:
-    """A row as it stands in a metrics file: which stage wrote it, and when (seconds since 1970)."""
-
-    stage: str
-    time: float
-    row: Row
-
-    def to_json(self) -> dict[str, Any]:
-        """One flat table: kind, stage, time, then the row's own fields."""
-        return {"kind": self.row.kind, "stage": self.stage, "time": self.time, **to_json(self.row)}
-
-
-@dataclass(frozen=True)
-class _Envelope:
-    kind: str
-    stage: str
-    time: float
-
-
-def parse_row(line: bytes) -> LoggedRow:
-    """One line of a metrics file. Fields that this version does not know are passed over.
-
-    Raises ValueError for what is no row: malformed JSON, an unknown kind, a missing or ill-typed field, a number
-    that no stage can have measured.
-    """
-    data = parse_figures(line)
-    envelope = from_json(_Envelope, data, ignore_unknown=True)
-    if envelope.kind not in KINDS:
-        raise ValueError(f"unknown kind {envelope.kind!r}")
-    row = from_json(KINDS[envelope.kind], _renamed(envelope.kind, data), ignore_unknown=True)
-    return LoggedRow(envelope.stage, envelope.time, row)
-
-
-def parse_figures(text: str | bytes) -> Any:
-    """JSON that only holds what can be shown: a number that is not finite is None.
-
-    Raises ValueError for malformed JSON, a number beyond all measure, and text with half a character in it.
-    """
-    data = finite(parse_json(text))
-    _check_values(data)
-    return data
-
-
-def _check_values(value: Any) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _check_values(key)
-            _check_values(item)
-    elif isinstance(value, list):
-        for item in value:
-            _check_values(item)
-    elif isinstance(value, str):
-        value.encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
-    elif isinstance(value, int) and abs(value) > _LARGEST_COUNT:
-        raise ValueError("a whole number of more than 64 bits")
-    elif isinstance(value, float) and abs(value) > _LARGEST_FIGURE:
-        raise ValueError(f"{value:g} is larger than any float32")
-
-
-def _renamed(kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """`data` with the names of today."""
-    for of_kind, path, then, now in RENAMED:
-        if of_kind == kind:
-            data = _rename(data, path, then, now)
-    return data
-
-
-def _rename(table: Any, path: tuple[str, ...], then: str, now: str) -> Any:
-    if not isinstance(table, dict):
-        return table
-    if path:
-        head, *rest = path
-        return {**table, head: _rename(table[head], tuple(rest), then, now)} if head in table else table
-    return {now if name == then and now not in table else name: value for name, value in table.items()}

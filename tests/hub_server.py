@@ -53,6 +53,7 @@ class LoopbackHub:
     states_hashes: bool = True
     has_head: bool = True  # whether /plain/ knows HEAD
     prefix: str = ""  # the path of HF_ENDPOINT
+    page: bytes | None = None  # what a listing answers instead of its entries
     next_link: str = "{hub.url}{path}?{query}"  # how a page of a listing names the next one
     faults: dict[str, str] = field(default_factory=dict)  # what every path that begins so is answered with
     brake: dict[str, str] = field(default_factory=dict)  # headers sent with 429 and 503
@@ -250,7 +251,8 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             query = f"recursive=true&cursor={start + PAGE}"
             following = hub.next_link.format(hub=hub, path=urlsplit(self.path).path, query=query)
             links = {"Link": f'<{following}>; rel="next"'} if start + PAGE < len(entries) else {}
-            self._answer(200, json.dumps(entries[start : start + PAGE]).encode(), **links)
+            page = hub.page or json.dumps(entries[start : start + PAGE]).encode()
+            self._answer(200, page, **links)
 
         def _resolve(self, repo: str, revision: str, filename: str) -> None:
             data = hub.find(repo, revision, filename)

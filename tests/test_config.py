@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.config import from_json, json_line, to_json
+import nanochat
+from nanochat.config import from_json, json_line, parse_json, to_json
 
 
 class Colour(Enum):
@@ -122,6 +123,42 @@ def test_numpy_scalars_become_numbers():
 def test_types_without_json_are_refused():
     with pytest.raises(TypeError, match="object cannot be written as JSON"):
         to_json({"a": object()})
+
+
+@pytest.mark.parametrize("deep", ["[" * 5000, "[" * 101 + "]" * 101, '{"a":' * 101 + "1" + "}" * 101])
+def test_json_nested_too_deeply_is_a_value_error(deep: str):
+    for text in (deep, deep.encode()):
+        with pytest.raises(ValueError, match="nested more than 100 deep"):
+            parse_json(text)
+
+
+def test_json_that_is_wide_or_holds_many_brackets_in_text_is_read():
+    wide = [[[]] * 300, {"text": "[{" * 300}, [[] for _ in range(300)]]
+    assert parse_json(json.dumps(wide)) == wide
+    deep = json.loads("[" * 100 + "]" * 100)
+    assert parse_json(json.dumps(deep)) == deep
+
+
+def test_json_from_outside_is_read_in_one_place():
+    """`parse_json` guards against deep nesting, so that nothing else calls json.loads."""
+    package = Path(nanochat.__file__).parent
+    callers = [
+        path for path in package.rglob("*.py") if re.search(r"\bjson\.loads?\(|\.json\(\)", path.read_text())
+    ]
+    assert callers == [package / "config.py"]
+
+
+def test_fields_of_a_newer_version_are_refused_or_passed_over():
+    data = {"depth": 3, "new": 1, "inner": {"name": "mine", "new": 2}}
+    with pytest.raises(ValueError, match="unknown new"):
+        from_json(Outer, data)
+    assert from_json(Outer, data, ignore_unknown=True) == Outer(3, inner=Inner("mine"))
+
+
+def test_a_number_beyond_floats_is_named_in_a_short_line():
+    with pytest.raises(ValueError, match=r"Outer\.rate: 1000.*…") as caught:
+        from_json(Outer, {"depth": 1, "rate": 10**400})
+    assert len(str(caught.value)) < 200
 
 
 def test_json_line_is_one_valid_line_whatever_the_numbers():

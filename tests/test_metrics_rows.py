@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nanochat import hardware
 from nanochat.config import json_line
+from nanochat.metrics import LoggedRow, parse_row
 from nanochat.metrics_rows import (
     KINDS,
     CompressionRow,
@@ -19,7 +20,6 @@ from nanochat.metrics_rows import (
     DomainRates,
     DoneRow,
     EvalRow,
-    LoggedRow,
     PackingRow,
     Row,
     SampleRow,
@@ -28,7 +28,6 @@ from nanochat.metrics_rows import (
     TokenizerRow,
     TrainRow,
     WandbRow,
-    parse_row,
 )
 
 TRAIN = TrainRow(1, 9, 2048, 2.5, 1.0, None, 5e3, None, 0.1, 0)

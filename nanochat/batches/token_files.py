@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from nanochat.atomic import remove_temporaries, sha256_of, write_atomic, write_text_atomic
-from nanochat.config import from_json, to_json
+from nanochat.config import from_json, parse_json, to_json
 from nanochat.console import warn
 from nanochat.text.datasets import Dataset, Split, split_bytes, split_documents
 from nanochat.text.readers import TEXT_FORMATS, Counts, DamagedFile, format_of
@@ -126,7 +126,7 @@ class CachedShard:
         """The counts if the shard is complete, else None."""
         if self._info is None:
             try:
-                self._info = from_json(ShardInfo, json.loads(self._file("json").read_text()))
+                self._info = from_json(ShardInfo, parse_json(self._file("json").read_text()))
             except FileNotFoundError:
                 pass
             except ValueError:  # torn, or of another version

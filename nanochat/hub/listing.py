@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from nanochat import __version__
+from nanochat.config import from_json, parse_json
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.batch import WORKERS, Job
 from nanochat.hub.retry import DENIED, Refused, RetryPolicy, retrying
@@ -23,6 +24,7 @@ from nanochat.hub.transfer import DownloadSource
 
 PARQUET_EXPORT = "refs/convert/parquet"  # the revision where the hub keeps every dataset as parquet
 _FIRST_CONTACT_ATTEMPTS = 5  # a hub that never answered is given up sooner than one that fell silent
+_SHOWN_BYTES = 60  # of an answer that makes no sense
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,6 +42,29 @@ class RemoteFile:
         """The job of bringing it to its own name below `directory`."""
         source = DownloadSource(Path(self.filename).name, self.url, _headers(), self.size, self.sha256)
         return Job(source, directory / self.filename)
+
+
+@dataclass(frozen=True)
+class LargeFile:
+    """What a listing adds for a file in large-file storage."""
+
+    oid: str
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """An entry of a listing. Raises ValueError for one that cannot be of a file of the repository."""
+
+    path: str
+    size: int
+    lfs: LargeFile | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError(f"{self.path} has a size of {self.size}")
+        parts = self.path.split("/")
+        if not self.path.isprintable() or "\\" in self.path or {"", ".", ".."} & set(parts):
+            raise ValueError(f"{self.path!r} is no name within a repository")
 
 
 def endpoint() -> str:
@@ -79,20 +104,30 @@ def list_files(
         # Not HfApi.list_repo_tree: it sets no timeout, so that a stalled hub would hang it for ever.
         answer = ask("GET", f"{address}?{query}", f"listing {repo}", policy, _headers())
         try:
-            entries = [entry for entry in answer.json() if entry["type"] == "file"]
-            for entry in entries:
-                sha256 = _sha256_or_none((entry.get("lfs") or {}).get("oid"))
-                url = _url(repo, entry["path"], revision, repo_type)
-                files[entry["path"]] = RemoteFile(repo, entry["path"], entry["size"], sha256, url)
+            for entry in _listed_files(answer.content):
+                sha256 = _sha256_or_none(entry.lfs.oid if entry.lfs else None)
+                url = _url(repo, entry.path, revision, repo_type)
+                files[entry.path] = RemoteFile(repo, entry.path, entry.size, sha256, url)
             # Of the link only what tells the pages apart: a mirror's names the host that it mirrors, which must
             # not have the token and may be out of reach.
             following = urlsplit(answer.links.get("next", {}).get("url", "")).query
             if following == query:
                 raise ValueError("the page names itself as the next")
-        except (ValueError, TypeError, KeyError) as error:
-            raise Refused(f"listing {repo}: {address} answers with no list of files", 404) from error
+        except ValueError as error:
+            said = answer.content[:_SHOWN_BYTES]
+            line = f"listing {repo}: {address} answers with no list of files but {said!r} ({error})"
+            raise Refused(line, 404) from error
         query = following
     return files
+
+
+def _listed_files(answer: bytes) -> list[ListedFile]:
+    """The files among the entries of one page of a listing. Raises ValueError for what is no such page."""
+    entries = parse_json(answer)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("expected a list of entries")
+    files = [entry for entry in entries if entry.get("type") == "file"]
+    return [from_json(ListedFile, entry, ignore_unknown=True) for entry in files]
 
 
 def describe(repo: str, filenames: Sequence[str], policy: RetryPolicy) -> list[RemoteFile]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanochat.atomic import write_text_atomic
+from nanochat.config import parse_json
 from nanochat.console import say
 from nanochat.metrics import read_metrics
 from nanochat.metrics_rows import DoneRow, TrainRow
@@ -120,7 +121,7 @@ class Record:
         self._entries: dict[str, dict[str, str]] = {}
         if path.exists():
             try:
-                self._entries = json.loads(path.read_text(encoding="utf-8"))
+                self._entries = parse_json(path.read_text(encoding="utf-8"))
             except ValueError:
                 raise ValueError(f"{path} is damaged; remove it, and the recipe begins anew") from None
 

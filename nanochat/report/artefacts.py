@@ -12,17 +12,15 @@ from typing import TypeVar
 
 from nanochat.config import from_json
 from nanochat.hardware import Hardware
-from nanochat.metrics import scan_metrics
+from nanochat.metrics import LoggedRow, parse_figures, scan_metrics
 from nanochat.metrics_rows import (
     ConfigRow,
     DoneRow,
-    LoggedRow,
     Row,
     StageRow,
     StepRow,
     TasksRow,
     TrainRow,
-    parse_figures,
 )
 from nanochat.paths import Paths
 

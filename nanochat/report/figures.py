@@ -156,7 +156,7 @@ def _file_stem(name: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:60].strip('-.')}-{digest}".lstrip("-")
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)[:60].strip('-.')}-{digest}".lstrip("-")
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

@@ -24,7 +24,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from nanochat.atomic import file_lock, sync_directory, write_fault, write_text_atomic
-from nanochat.config import from_json, to_json
+from nanochat.config import from_json, parse_json, to_json
 from nanochat.errors import EnvironmentFault
 from nanochat.text.buckets import BUCKET_BYTES, MOST_BUCKETS, Bucket, draws, shuffled, write_buckets
 from nanochat.text.datasets import held_out_fraction
@@ -104,7 +104,7 @@ def pack(
 def _read_manifest(out: Path, files: Sequence[Path], settings: PackSettings) -> Manifest | None:
     """The manifest of this pack, or None if there is none. Raises ValueError for the manifest of another pack."""
     try:
-        manifest = from_json(Manifest, json.loads(_manifest_file(out).read_text()))
+        manifest = from_json(Manifest, parse_json(_manifest_file(out).read_text()))
     except FileNotFoundError:
         return None
     except ValueError:

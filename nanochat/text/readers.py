@@ -15,7 +15,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
-import json
 import os
 import re
 import zlib
@@ -28,6 +27,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanochat.config import parse_json
 from nanochat.errors import EnvironmentFault
 
 TEXT_COLUMN = "text"
@@ -153,8 +153,8 @@ def _jsonl(path: Path, column: str, counts: Counts) -> Iterator[str]:
             if not line.strip():
                 continue
             try:
-                text = json.loads(line)[column]
-            except (ValueError, KeyError, TypeError, RecursionError):
+                text = parse_json(line)[column]
+            except (ValueError, KeyError, TypeError):
                 text = False
             if text is None or isinstance(text, str):
                 usable += 1

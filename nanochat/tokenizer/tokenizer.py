@@ -11,14 +11,17 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 import tiktoken
 
 from nanochat.atomic import write_text_atomic
+from nanochat.config import from_json, parse_json
 from nanochat.paths import Paths
 from nanochat.tokenizer.special import BOS, SPECIAL_TOKENS
 from nanochat.tokenizer.stream import StreamDecoder
@@ -29,6 +32,7 @@ _RETRAIN = "train it again with `nanochat tokenizer train`"
 # tiktoken's regex engine panics on a run of a million blanks, so longer runs are cut. (Python's \s holds
 # every character of the engine's.)
 _MAX_BLANKS = 500_000
+_PROBE = bytes(range(128)).decode()  # every ASCII character, to try a pattern on
 _LONG_BLANKS = re.compile(rf"(?<!\s)\s{{{_MAX_BLANKS + 1},}}")
 
 
@@ -45,13 +49,14 @@ class Tokenizer:
     def __init__(self, ranks: Mapping[bytes, int], pattern: str, training: Mapping[str, Any] | None = None):
         """Args: ranks: token bytes to merge rank, 0 … n-1 without a gap, all 256 single bytes among them.
 
-        Raises ValueError when they are not.
+        Raises ValueError when they are not, and for a pattern that cannot cut text.
         """
         tokens = sorted(ranks, key=ranks.__getitem__)
         if [ranks[token] for token in tokens] != list(range(len(tokens))):
             raise ValueError("the ranks of a tokenizer must run from 0 without a gap or a repetition")
         if not all(bytes([byte]) in ranks for byte in range(256)):
             raise ValueError("a byte-level tokenizer must hold all 256 single bytes")
+        _check_pattern(pattern)
         self.pattern = pattern
         self.training = dict(training or {})
         self.vocab_size = len(tokens) + len(SPECIAL_TOKENS)
@@ -147,6 +152,19 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= _LARGEST_UINT16_VOCAB else np.uint32)
 
 
+def _check_pattern(pattern: str) -> None:
+    """Raise ValueError for what tiktoken cannot cut text with: it panics at a match of no characters.
+
+    A panic is no Exception and prints a trace, so Python's `regex`, which reads the same patterns, looks first.
+    """
+    try:
+        empty = any(not match.group() for match in regex.finditer(pattern, _PROBE, regex.VERSION1))
+    except (regex.error, TypeError) as error:
+        raise ValueError(f"its pattern is no regular expression: {error}") from None
+    if empty:
+        raise ValueError(f"its pattern {pattern[:100]!r} matches the empty text")
+
+
 def _without_long_blanks(text: str) -> list[str]:
     """`text` in pieces that tiktoken can take: cut within runs of too many blanks."""
     cuts = [
@@ -165,23 +183,34 @@ def _hash(tokens: Sequence[bytes], pattern: str) -> str:
     return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """The json beside a rank file."""
+
+    hash: str
+    pattern: str
+    special_tokens: tuple[str, ...]
+    training: dict[str, Any]
+
+
 def load_tokenizer(path: Path) -> Tokenizer:
     """Reads a `.tiktoken` file and the `.json` beside it.
 
     Raises ValueError when either is missing, damaged, or does not belong to the other.
     """
     try:
-        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        about = from_json(
+            TokenizerFacts, parse_json(path.with_suffix(".json").read_bytes()), ignore_unknown=True
+        )
         ranks = parse_ranks(path.read_text(encoding="ascii"))
-        tokenizer = Tokenizer(ranks, about["pattern"], about["training"])
-        intact = tokenizer.hash == about["hash"] and about["special_tokens"] == list(SPECIAL_TOKENS)
+        tokens = sorted(ranks, key=ranks.__getitem__)
+        if (_hash(tokens, about.pattern), about.special_tokens) != (about.hash, SPECIAL_TOKENS):
+            raise ValueError("its json states another hash")
+        return Tokenizer(ranks, about.pattern, about.training)
     except FileNotFoundError as error:
         raise ValueError(f"no tokenizer at {error.filename}: {_RETRAIN}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"damaged tokenizer {path} ({error}): {_RETRAIN}") from None
-    if not intact:
-        raise ValueError(f"damaged tokenizer {path} (its json tells another hash): {_RETRAIN}")
-    return tokenizer
 
 
 def parse_ranks(text: str) -> dict[bytes, int]:

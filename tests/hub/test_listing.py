@@ -1,6 +1,7 @@
 """Listings of the hub, and how mirrors differ."""
 
 import hashlib
+import json
 import time
 from dataclasses import replace
 
@@ -56,6 +57,58 @@ def test_a_cycle_of_pages_is_an_error(hub, policy):
     with pytest.raises(Refused, match="answers with no list of files"):
         list_files("owner/name", policy=policy)
     assert describe("owner/name", NAMES, policy) == listed
+
+
+def _page(**changes):
+    """A listing of one file, some of its fields replaced (None: left out)."""
+    entry = {"type": "file", "path": NAMES[0], "size": 5, "oid": "0" * 40, **changes}
+    return json.dumps([{name: value for name, value in entry.items() if value is not None}]).encode()
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        (b"<html>welcome</html>", "<html>welcome</html>"),
+        (b"null", "but b'null' (expected a list"),
+        (b'{"error": "none"}', '{"error": "none"}'),
+        (b"[null]", "expected a list of entries"),
+        (b"[" * 5000, "nested"),
+        (b'[{"type": "file", "lfs": ' + b"[" * 200 + b"]" * 200 + b"}]", "nested"),
+        (b"\xff\xfe", "xff"),
+        (_page(path=None), "missing path"),
+        (_page(size=None), "missing size"),
+        (_page(size="5"), "size: expected int, got '5'"),
+        (_page(size=True), "size: expected int, got True"),
+        (_page(size=1.5), "size: expected int, got 1.5"),
+        (_page(size=-1), "has a size of -1"),
+        (_page(lfs=[1]), "lfs: expected the fields"),
+        (_page(lfs={"oid": 5}), "oid: expected str, got 5"),
+        (_page(path=["a"]), "path: expected str"),
+        (_page(path="../escaped"), "'../escaped' is no name"),
+        (_page(path="a/../../escaped"), "is no name"),
+        (_page(path="/etc/passwd"), "'/etc/passwd' is no name"),
+        (_page(path="a\\..\\b"), "is no name"),
+        (_page(path="a\nb"), "is no name"),
+        (_page(path=""), "'' is no name"),
+    ],
+)
+def test_a_malformed_listing_is_one_line_that_names_what_the_server_said(page, says, hub, policy):
+    fill(hub)
+    hub.page = page
+    with pytest.raises(Refused, match="answers with no list of files") as caught:
+        list_files("owner/name", policy=policy)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert [file.size for file in describe("owner/name", NAMES[:1], policy)] == [len(NAMES[0])]
+
+
+def test_folders_and_new_fields_of_a_listing_are_passed_over(hub, policy):
+    fill(hub)
+    hub.next_link = "?"
+    file = json.loads(_page(xetHash="0", security={"safe": True}, lfs={"oid": "a" * 64, "pointerSize": 1}))
+    hub.page = json.dumps([{"type": "directory", "path": "data", "oid": "0"}, *file]).encode()
+    assert list(list_files("owner/name", policy=policy)) == NAMES[:1]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
-from PIL import Image
 
 from nanochat.metrics_rows import ConfigRow, EvalRow, Row, SampleRow, StageRow, TasksRow
 from nanochat.paths import Paths
@@ -22,7 +21,10 @@ from tests.report.conftest import BEGIN, log_rows, log_training, train_row
 pytestmark = pytest.mark.slow
 
 Fault = Callable[[Paths], object]
-MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)> | **bold** `code` [link](javascript:a) & _em_ \\| $\\foo{$"
+MARKUP = (
+    "<script>alert(1)</script><img src=x onerror=alert(2)> | **bold** `code` [link](javascript:a) & _em_ "
+    "\\| $\\foo{$"
+)
 STRANGE = "$\\foo{$ <b>a|b _x_ (1)"
 
 
@@ -174,13 +176,13 @@ def _check(paths: Paths) -> str:
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
     assert {"Summary", "Pretraining", "Tasks", "Machine"} <= set(result.sections)
     page, shown = _Text(result.html.read_text()), _rendered(text)
-    assert not {"script", "img", "b", "title/"} & page.tags
+    assert not {"script", "img", "b"} & page.tags
     assert not {"script", "b", "a"} & shown.tags
     assert not {"onerror", "onload"} & (page.attributes | shown.attributes)
     plots = re.findall(r"!\[[^\]]*\]\(plots/([^)]+)\)", text)
     assert plots
     for plot in plots:
-        Image.open(paths.report / "plots" / plot).verify()
+        assert (paths.report / "plots" / plot).read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in (paths.report / "plots").iterdir()} >= set(plots)
     return text
 
@@ -230,9 +232,9 @@ def test_markup_in_a_cell_reads_as_it_was_written(trained: Paths) -> None:
     log_rows(trained, "sft", "eval-chat", [SampleRow(1, MARKUP, MARKUP), SampleRow(1, f"# {MARKUP}", "")])
     result = run_generate(GenerateConfig(), trained)
     for shown in (_rendered(result.markdown.read_text()), _Text(result.html.read_text())):
-        assert MARKUP in shown.cells
-        assert any(cell.startswith(MARKUP) for cell in shown.cells)
-        assert any(cell.startswith(f"# {MARKUP}") for cell in shown.cells)
+        cells = [cell.strip() for cell in shown.cells]
+        assert cells.count(MARKUP) >= 2, "the setting and the answer"
+        assert any(cell.startswith(f"# {MARKUP}") for cell in cells)
 
 
 @pytest.mark.parametrize("name", ["$\\foo{$", "$x^2$", "a_b", "<b>&"])

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths
 from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.tokenizer.special import SPECIAL_TOKENS
-from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from nanochat.tokenizer.tokenizer import Tokenizer, _hash, find_tokenizer, load_tokenizer, parse_ranks
 
 # Any text, with the names of special tokens and odd blanks mixed in.
 TEXTS = st.lists(
@@ -197,6 +197,70 @@ def test_a_damaged_file_is_one_clear_line(tokenizer: Tokenizer, tmp_path: Path, 
     ) as error:
         load_tokenizer(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        (None, "pattern: expected str, got None"),
+        (5, "pattern: expected str, got 5"),
+        (["a"], "pattern: expected str"),
+        ("", "matches the empty text"),
+        ("x*", "matches the empty text"),
+        ("(?=a)", "matches the empty text"),
+        ("(", "is no regular expression"),
+        (r"\p{Foo}", "is no regular expression"),
+    ],
+)
+def test_a_pattern_that_cannot_cut_text_is_one_clear_line(
+    tokenizer: Tokenizer, tmp_path: Path, capfd: pytest.CaptureFixture[str], pattern: object, says: str
+) -> None:
+    path = tokenizer.save(tmp_path)
+    about = json.loads(path.with_suffix(".json").read_text())
+    tokens = sorted(ranks := parse_ranks(path.read_text()), key=ranks.__getitem__)
+    stated = _hash(tokens, pattern) if isinstance(pattern, str) else about["hash"]
+    path.with_suffix(".json").write_text(json.dumps({**about, "pattern": pattern, "hash": stated}))
+    with pytest.raises(ValueError, match=r"damaged tokenizer .*nanochat tokenizer train") as caught:
+        load_tokenizer(path)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "panicked" not in capfd.readouterr().err
+
+
+def test_a_deeply_nested_json_is_one_clear_line(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tokenizer.save(tmp_path)
+    for text in ("[" * 5000, '{"training": ' + "[" * 500 + "]" * 500 + "}"):
+        path.with_suffix(".json").write_text(text)
+        with pytest.raises(ValueError, match=r"damaged tokenizer .*nested"):
+            load_tokenizer(path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_mutated_json_loads_the_same_or_is_a_value_error(
+    tokenizer: Tokenizer, tmp_path: Path, data: st.DataObject
+) -> None:
+    path = tokenizer.save(tmp_path)
+    text = path.with_suffix(".json").read_text()
+    about = json.loads(text)
+    if data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(text)))
+        changed = text[:at] + data.draw(st.text(max_size=3)) + text[at + data.draw(st.integers(0, 3)) :]
+    else:
+        changed = json.dumps({**about, data.draw(st.sampled_from(list(about))): data.draw(JSON)})
+    path.with_suffix(".json").write_text(changed, encoding="utf-8", errors="surrogatepass")
+    try:
+        loaded = load_tokenizer(path)
+    except ValueError:
+        return
+    assert loaded.hash == tokenizer.hash
 
 
 @pytest.mark.parametrize("suffix", [".json", ".tiktoken"])
