@@ -217,7 +217,7 @@ def _begun(rows: Sequence[LoggedRow]) -> float:
 
 
 def _merged(rows: Iterable[LoggedRow]) -> list[LoggedRow]:
-    """The last of the rows that tell of the same: what a resumed run repeated replaces what came before the break."""
+    """The last row of each kind and place: the steps that a resumed run repeated replace the earlier ones."""
     newest = {(entry.row.kind, entry.row.place()): entry for entry in rows}
     return sorted(newest.values(), key=lambda entry: entry.row.step if isinstance(entry.row, StepRow) else 0)
 
