@@ -40,8 +40,6 @@ class ConfigRow(Row):
     software: dict[str, str | None] | None = None
     world_size: int | None = None
     plan: dict[str, Any] | None = None
-    parameters: dict[str, int] | None = None
-    """Number of parameters by group."""
     dataset: str | None = None
 
 

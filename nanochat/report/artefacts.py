@@ -54,6 +54,14 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
+class PlannedModel:
+    """What the report shows of the plans: the model's sizes, and its number of parameters by group."""
+
+    model: ModelShape | None = None
+    parameters: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
 class TaskScore:
     """The share of right answers, that of guessing, and the number of items (None where it is not known)."""
 
@@ -100,7 +108,7 @@ class Findings:
     stages: tuple[StageRows, ...]
     timings: tuple[Timing, ...]
     system: System | None
-    shape: ModelShape | None
+    planned: PlannedModel
     left_out: tuple[str, ...]
     """What was malformed: where, and why."""
 
@@ -115,7 +123,8 @@ class Findings:
 
     def newest(self, fact: Callable[[ConfigRow], T | None]) -> T | None:
         """The newest value of a fact that stages write down when they begin."""
-        return _newest(self.stages, fact)
+        known = (fact(row) for row in reversed(self.every(ConfigRow)))
+        return next((value for value in known if value), None)
 
     def scores(self, *, core: bool = False) -> dict[str, dict[str, TaskScore]]:
         """For each run, in the order in which they were made, its newest score on every task: of CORE or of chat."""
@@ -144,8 +153,8 @@ def collect(paths: Paths) -> Findings:
         for run, rows in sorted(files, key=lambda file: _begun(file[1]))
         for stage in dict.fromkeys(entry.stage for entry in rows if not isinstance(entry.row, StageRow))
     ]
-    shape = _shape(stages, left_out)
-    return Findings(tuple(stages), tuple(timings or _own_timings(stages)), system, shape, tuple(left_out))
+    timings = timings or _own_timings(stages)
+    return Findings(tuple(stages), tuple(timings), system, _planned(stages, left_out), tuple(left_out))
 
 
 def read_system(paths: Paths) -> System | None:
@@ -189,19 +198,15 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _shape(stages: Sequence[StageRows], left_out: list[str]) -> ModelShape | None:
-    """The sizes of the newest model that a plan names."""
-    sizes = _newest(stages, lambda row: row.plan and row.plan.get("model"))
+def _planned(stages: Sequence[StageRows], left_out: list[str]) -> PlannedModel:
+    """What the plans say of the model; of what several say the newest."""
+    plans = [row.plan for stage in stages for row in stage.of(ConfigRow) if row.plan]
+    said = {name: value for plan in plans for name, value in plan.items()}
     try:
-        return sizes and from_json(ModelShape, sizes, ignore_unknown=True)
+        return from_json(PlannedModel, said, ignore_unknown=True)
     except ValueError as error:
-        left_out.append(f"the sizes of the model in its plan ({error})")
-        return None
-
-
-def _newest(stages: Sequence[StageRows], fact: Callable[[ConfigRow], T | None]) -> T | None:
-    known = (fact(row) for stage in reversed(stages) for row in reversed(stage.of(ConfigRow)))
-    return next((value for value in known if value), None)
+        left_out.append(f"the model in the plan ({error})")
+        return PlannedModel()
 
 
 def _task_scores(row: TasksRow) -> dict[str, TaskScore]:

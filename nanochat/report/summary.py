@@ -50,7 +50,7 @@ def _expected(findings: Findings) -> dict[str, bool]:
 
 
 def _model(findings: Findings) -> str | None:
-    shape = findings.shape
+    shape = findings.planned.model
     if shape is None:
         return None
     return (
@@ -60,7 +60,7 @@ def _model(findings: Findings) -> str | None:
 
 
 def _parameters(findings: Findings) -> str | None:
-    counts = findings.newest(lambda row: row.parameters) or {}
+    counts = findings.planned.parameters or {}
     groups = ", ".join(f"{name} {amount(count)}" for name, count in counts.items() if count)
     return f"{amount(sum(counts.values()))} ({groups})" if counts else None
 

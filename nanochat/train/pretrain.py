@@ -89,7 +89,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
             "plan": to_json(plan),
             "software": hardware.software(),
         },
-        facts={"plan": to_json(plan), "parameters": plan.parameters, "dataset": dataset.name},
+        facts={"plan": to_json(plan), "dataset": dataset.name},
         score=_scorer(tokenizer, dataset, plan, config.eval_bytes, runtime),
         prompts=PROMPTS,
     ).execute()

@@ -139,7 +139,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
             "base": {"run": config.from_tag, "step": base.step},
             "software": hardware.software(),
         },
-        facts={"plan": base_plan, "parameters": base_plan["parameters"], "dataset": config.mixture},
+        facts={"plan": base_plan, "dataset": config.mixture},
         score=_scorer(config, base.tokenizer, max_seq_len, runtime),
         prompts=(),
     ).execute()

@@ -32,14 +32,17 @@ CONFIG: dict[str, Any] = {"depth": 4, "dataset": "builtin", "sft": {"epochs": 2}
 SIZES = {"n_layer": 4, "n_embd": 256, "n_head": 4, "head_dim": 64, "max_seq_len": 256, "vocab_size": 2048}
 BEGIN = ConfigRow(
     config=CONFIG,
-    plan={"depth": 4, "model": SIZES},
+    plan={
+        "depth": 4,
+        "model": SIZES,
+        "parameters": {"matrices": 3_000_000, "embedding": 500_000, "scalars": 0},
+    },
     hardware=hardware.Hardware(
         hardware.Cpu("Test CPU | 3000", "TestVendor", 2, 4, 2.0, ("avx2",)),
         hardware.Memory(8 << 30, 4 << 30),
         (hardware.Accelerator("Test GPU", 80 << 30, "9.0"),) * 8,
     ),
     software={"python": "3.11.7", "torch": "2.13.0", "cuda": None, "revision": "abc123"},
-    parameters={"matrices": 3_000_000, "embedding": 500_000, "scalars": 0},
 )
 
 

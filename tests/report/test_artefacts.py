@@ -3,7 +3,7 @@
 from nanochat.metrics import open_metrics, rows_of
 from nanochat.metrics_rows import SampleRow, StageRow, TrainRow
 from nanochat.paths import Paths
-from nanochat.report.artefacts import Findings, collect
+from nanochat.report.artefacts import Findings, PlannedModel, collect
 
 
 def test_repeated_steps_of_a_resumed_run_count_once(pipeline: Paths) -> None:
@@ -72,4 +72,4 @@ def test_a_recipes_attempts_at_one_result_are_summed(pipeline: Paths) -> None:
 
 def test_an_empty_base_directory_has_no_findings(paths: Paths) -> None:
     findings = collect(paths)
-    assert findings == Findings((), (), system=None, shape=None, left_out=())
+    assert findings == Findings((), (), system=None, planned=PlannedModel(), left_out=())

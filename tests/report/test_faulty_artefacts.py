@@ -110,8 +110,8 @@ LEFT_OUT: dict[str, Fault] = {
     "system: no time": _system('{"hardware": null}'),
     "system: hardware of letters": _system('{"time": 1.0, "hardware": "large"}'),
     "system: nested too deeply": _system("[" * 5000),
-    "plan without sizes": _rows(ConfigRow({}, plan={"model": {"n_layer": "x"}}), run="sft", stage="sft"),
-    "plan of another type": _rows(ConfigRow({}, plan={"model": [1]}), run="sft", stage="sft"),
+    "plan without sizes": _rows(replace(BEGIN, plan={"model": {"n_layer": "x"}}), stage="pretrain"),
+    "plan of another type": _rows(replace(BEGIN, plan={"model": [1]}), stage="pretrain"),
 }
 SHOWN: dict[str, Fault] = {
     "loss NaN": _changed(loss=float("nan")),
@@ -202,7 +202,7 @@ def test_what_is_malformed_is_left_out_and_named(
     fault(trained)
     text = _check(trained)
     (line,) = [line for line in text.splitlines() if line.startswith("Left out as malformed: ")]
-    assert re.search(r"runs/|system\.json|sizes of the model", line)
+    assert re.search(r"runs/|system\.json|the model in the plan", line)
     assert str(trained.base) not in text, "a report may be passed on"
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 1
