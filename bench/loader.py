@@ -23,11 +23,12 @@ def ours(options: argparse.Namespace) -> Iterator[torch.Tensor]:
     from nanochat.batches.token_cache import open_tokens
     from nanochat.paths import default_paths
     from nanochat.runtime import Runtime
+    from nanochat.text.dataset_tokenizer import find_tokenizer
     from nanochat.text.datasets import open_dataset
-    from nanochat.tokenizer.tokenizer import find_tokenizer
+    from nanochat.tokenizer.tokenizer import load_tokenizer
 
     paths = default_paths()
-    tokenizer = find_tokenizer(paths, options.vocab_size)
+    tokenizer = load_tokenizer(find_tokenizer(options.dataset, paths, vocab_size=options.vocab_size))
     dataset = open_dataset(options.dataset, paths)
     open_tokens(dataset, tokenizer, paths, workers=2).make_all()
     runtime = Runtime(0, 0, 1, torch.device("cpu"), torch.float32, paths)

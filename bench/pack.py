@@ -19,7 +19,7 @@ from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from time import perf_counter
 
-from nanochat.text.datasets import find_files
+from nanochat.text.own_files import find_files
 from nanochat.text.readers import read_documents
 
 

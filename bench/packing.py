@@ -23,8 +23,9 @@ import numpy as np
 
 from nanochat.batches.packing import POLICIES, Policy, plan_rows
 from nanochat.paths import default_paths
+from nanochat.text.dataset_tokenizer import find_tokenizer
 from nanochat.text.datasets import documents, open_dataset
-from nanochat.tokenizer.tokenizer import find_tokenizer
+from nanochat.tokenizer.tokenizer import load_tokenizer
 
 GREEDY_BUFFER, GREEDY_REFILL = 1000, 128
 WINDOW_DOCUMENTS = 2000  # planned at once: about a piece of the token cache
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, nargs="+", default=[256, 512, 2048])
     options = parser.parse_args()
     paths = default_paths()
-    tokenizer = find_tokenizer(paths, options.vocab_size)
+    tokenizer = load_tokenizer(find_tokenizer(options.dataset, paths, vocab_size=options.vocab_size))
     texts = list(documents(open_dataset(options.dataset, paths), "train"))
     lengths = [len(ids) + 1 for ids in tokenizer.encode_batch(texts, threads=2)]
     print(f"{len(lengths):,} documents, {sum(lengths):,} tokens, vocabulary {tokenizer.vocab_size:,}")

@@ -16,8 +16,9 @@ from time import perf_counter
 
 from nanochat.batches.token_cache import open_tokens
 from nanochat.paths import Paths, default_paths
+from nanochat.text.dataset_tokenizer import find_tokenizer
 from nanochat.text.datasets import Dataset, open_dataset
-from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer
+from nanochat.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 
 def measure(dataset: Dataset, tokenizer: Tokenizer, workers: int) -> tuple[float, float]:
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
     paths = default_paths()
-    tokenizer = find_tokenizer(paths, options.vocab_size)
+    tokenizer = load_tokenizer(find_tokenizer(options.dataset, paths, vocab_size=options.vocab_size))
     dataset = open_dataset(options.dataset, paths)
     with tempfile.TemporaryDirectory() as folder:
         store = open_tokens(dataset, tokenizer, Paths(Path(folder)))

@@ -33,12 +33,12 @@ class Paths:
 
     @property
     def tokenizers(self) -> Path:
-        """The folder of all tokenizers."""
+        """The tokenizers of the first hub dataset, and one folder for each other dataset."""
         return self.base / "tokenizers"
 
-    def tokenizer(self, vocab_size: int) -> Path:
-        """The rank file of the tokenizer of a vocabulary size."""
-        return self.tokenizers / f"tok{vocab_size}.tiktoken"
+    def tokenizers_of(self, dataset: str) -> Path:
+        """The tokenizers of one other dataset."""
+        return self.tokenizers / _checked(dataset, "dataset")
 
     @property
     def all_checkpoints(self) -> Path:
@@ -52,6 +52,11 @@ class Paths:
     def metrics(self, run: str) -> Path:
         """The metrics file of a run."""
         return self.base / "runs" / _checked(run, "run") / "metrics.jsonl"
+
+    def recipe(self, recipe: str, model_tag: str) -> Path:
+        """What a recipe keeps about the models that it makes under one name: its record, and logs."""
+        name = f"{_checked(recipe, 'recipe')}-{_checked(model_tag, 'run')}"
+        return self.base / "runs" / "recipe" / name
 
     @property
     def eval_bundle(self) -> Path:

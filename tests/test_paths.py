@@ -34,7 +34,7 @@ def test_the_layout():
     paths = Paths(Path("/base"))
     assert paths.data("fineweb-edu") == Path("/base/data/fineweb-edu")
     assert paths.tokens("builtin", "0123abcd") == Path("/base/tokens/builtin-0123abcd")
-    assert paths.tokenizer(32768) == Path("/base/tokenizers/tok32768.tiktoken")
+    assert paths.tokenizers_of("builtin-small-s0") == Path("/base/tokenizers/builtin-small-s0")
     assert paths.checkpoints("baserun") == Path("/base/checkpoints/baserun")
     assert paths.metrics("sft") == Path("/base/runs/sft/metrics.jsonl")
     assert paths.report == Path("/base/report")

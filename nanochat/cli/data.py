@@ -11,11 +11,12 @@ from nanochat import hardware
 from nanochat.batches.token_cache import open_tokens
 from nanochat.console import amount, progress, say, table
 from nanochat.paths import Paths
-from nanochat.text.datasets import Dataset, Split, TextSource, find_files, split_bytes, split_documents
+from nanochat.text.dataset_tokenizer import TokenizedText
+from nanochat.text.datasets import Dataset, Split, TextSource, split_bytes, split_documents
 from nanochat.text.make_shards import PackSettings, pack
+from nanochat.text.own_files import find_files
 from nanochat.text.readers import TEXT_COLUMN, Counts, check_columns
 from nanochat.text.shards import text_bytes
-from nanochat.tokenizer.tokenizer import find_tokenizer
 
 _TELL_EVERY = 1000  # documents
 
@@ -24,11 +25,9 @@ _TELL_EVERY = 1000  # documents
 
 
 @dataclass(frozen=True)
-class TokensConfig(TextSource):
+class TokensConfig(TokenizedText):
     """Tokenise the training split into the cache. Training does it too, just in time."""
 
-    vocab_size: int | None = None
-    """of the tokenizer; by default the newest one"""
     workers: int | None = None
     """threads; by default one per core"""
 
@@ -47,7 +46,8 @@ class TokensResult:
 
 def run_tokens(config: TokensConfig, paths: Paths) -> TokensResult:
     """Tokenise ahead of training. Raises ValueError when dataset or tokenizer is missing."""
-    tokenizer = find_tokenizer(paths, config.vocab_size)
+    config = config.settled(paths)
+    tokenizer = config.find_tokenizer(paths)
     dataset = config.open(paths)
     if config.workers is not None and config.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {config.workers}")
@@ -70,7 +70,7 @@ def run_tokens(config: TokensConfig, paths: Paths) -> TokensResult:
 
 @dataclass(frozen=True)
 class PackConfig:
-    """Make shuffled parquet shards of one's own text; train on them with --dataset OUT."""
+    """Make shuffled parquet shards of your own text; train on them with --dataset OUT."""
 
     source: str
     """a file, folder or pattern of parquet, jsonl, txt or md (also .gz, .zst)"""
@@ -94,7 +94,7 @@ class PackResult:
 
 
 def run_pack(config: PackConfig, paths: Paths) -> PackResult:
-    """Shuffle any text into shards. Raises ValueError for sources or settings that cannot be."""
+    """Shuffle any text into shards. Raises ValueError for impossible sources or settings."""
     if not 0 < config.shard_mb < math.inf or not 0 < config.val_fraction < 1 or config.seed < 0:
         raise ValueError("--shard-mb must be positive, --val-fraction between 0 and 1, --seed not negative")
     files = find_files(config.source)
@@ -138,7 +138,7 @@ class InfoResult:
 
 def run_info(config: InfoConfig, paths: Paths) -> InfoResult:
     """Read both splits and count. Raises ValueError for a dataset that is not there."""
-    dataset = config.open(paths)
+    dataset = config.settled(paths).open(paths)
     train, val = _count(dataset, "train"), _count(dataset, "val")
     rows = [(name, info.files, *astuple(info.counts)) for name, info in (("train", train), ("val", val))]
     columns = ("split", "files", *(counter.name for counter in fields(Counts)))

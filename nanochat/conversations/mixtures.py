@@ -14,6 +14,7 @@ import numpy as np
 from nanochat.console import warn
 from nanochat.conversations.sources import SOURCES, ConversationSource, ConversationSplit, open_jsonl
 from nanochat.paths import Paths
+from nanochat.text.own_files import absolute
 from nanochat.tokenizer.chat_format import Conversation
 
 MAX_CONVERSATIONS = 100_000_000
@@ -93,6 +94,23 @@ def load_conversations(
     if not any(len(part.conversations) for part in parts):
         raise ValueError(f"the mixture {mixture!r} holds no conversation for the split {split!r}")
     return Mixture(parts, seed)
+
+
+def absolute_mixture(mixture: str) -> str:
+    """The same mixture with absolute paths of .jsonl files, so that it means the same in every folder.
+
+    Raises ValueError for an unreadable mixture, and for a folder whose name would end a term.
+    """
+    terms = []
+    for name, repeats in _parse(mixture):
+        if name.endswith(".jsonl"):
+            name = absolute(name)
+            if "+" in name:
+                raise ValueError(
+                    f"a mixture cannot hold the path {name}: rename the folder or file with a + in its name"
+                )
+        terms.append(name if repeats == 1 else f"{name}*{repeats}")
+    return "+".join(terms)
 
 
 def _parse(mixture: str) -> list[tuple[str, int]]:

@@ -8,26 +8,18 @@ from nanochat.console import say, table
 from nanochat.metrics import open_metrics
 from nanochat.metrics_rows import CompressionRow, ConfigRow
 from nanochat.paths import Paths
-from nanochat.text.datasets import documents, open_dataset
-from nanochat.text.readers import TEXT_COLUMN
+from nanochat.text.dataset_tokenizer import TokenizedText
+from nanochat.text.datasets import documents
 from nanochat.tokenizer.bytes_per_token import Comparison, compare, how_to_fetch
 from nanochat.tokenizer.eval_texts import EVAL_TEXTS
-from nanochat.tokenizer.tokenizer import find_tokenizer
 
 _DATASET_DOCUMENTS = 200  # of the validation split, of each the beginning
 _DOCUMENT_CHARS = 5000
 
 
 @dataclass(frozen=True)
-class TokenizerEvalConfig:
-    """What to measure."""
-
-    vocab_size: int | None = None
-    """Which tokenizer, by its number of tokens; the newest if not given."""
-    dataset: str | None = None
-    """Measure on the beginning of this dataset's validation split too (a name or a path)."""
-    text_column: str = TEXT_COLUMN
-    """The parquet column or jsonl field that holds the text of `dataset`."""
+class TokenizerEvalConfig(TokenizedText):
+    """Measure a dataset's tokenizer, on texts of many kinds and on the beginning of the dataset's validation split."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +33,10 @@ class TokenizerEvalResult:
 
 def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
     """Measures, prints the table and logs it to the run `tokenizer`."""
-    tokenizer = find_tokenizer(paths, config.vocab_size)
-    texts = dict(EVAL_TEXTS)
-    if config.dataset is not None:
-        dataset = open_dataset(config.dataset, paths, text_column=config.text_column)
-        sample = islice(documents(dataset, "val"), _DATASET_DOCUMENTS)
-        texts["validation text"] = "\n".join(text[:_DOCUMENT_CHARS] for text in sample)
+    config = config.settled(paths)
+    tokenizer = config.find_tokenizer(paths)
+    sample = islice(documents(config.open(paths), "val"), _DATASET_DOCUMENTS)
+    texts = {**EVAL_TEXTS, "validation text": "\n".join(text[:_DOCUMENT_CHARS] for text in sample)}
     comparison = compare(tokenizer, texts)
     _show(comparison)
     with open_metrics(

@@ -17,21 +17,32 @@ _SHARD_CHARS = 4_000_000
 _STAMP = "content_version"  # the file that says which version of the text the shards hold
 
 
+def builtin_name(options: str) -> str:
+    """The name of the dataset of these options; makes nothing. Raises ValueError for an unknown size or seed."""
+    size, seed = _size_and_seed(options)
+    return f"builtin-{size}-s{seed}"
+
+
+def _size_and_seed(options: str) -> tuple[str, int]:
+    size, _, seed = options.partition(":")
+    size, seed = size or next(iter(builtin.SIZES)), seed or "0"
+    if size not in builtin.SIZES or not seed.isdecimal():
+        raise ValueError(f"unknown dataset 'builtin:{options}': use builtin:{'|'.join(builtin.SIZES)}[:SEED]")
+    return size, int(seed)
+
+
 def builtin_shards(options: str, paths: Paths) -> tuple[str, list[Path]]:
     """Name and shards, the last for validation. `options`: "", "medium", "medium:7" (size and seed).
 
     Raises ValueError for an unknown size or seed.
     """
-    size, _, seed = options.partition(":")
-    size, seed = size or next(iter(builtin.SIZES)), seed or "0"
-    if size not in builtin.SIZES or not seed.isdecimal():
-        raise ValueError(f"unknown dataset 'builtin:{options}': use builtin:{'|'.join(builtin.SIZES)}[:SEED]")
-    name = f"builtin-{size}-s{int(seed)}"
+    size, seed = _size_and_seed(options)
+    name = builtin_name(options)
     folder = paths.data(name)
     with file_lock(folder.with_name(f".{name}.lock"), message=f"another process is making {name}; waiting"):
         stamp = folder / _STAMP
         if not stamp.is_file() or stamp.read_text() != str(builtin.CONTENT_VERSION):
-            _make(folder, size, int(seed))
+            _make(folder, size, seed)
     return name, sorted(folder.glob("shard_*.parquet"))
 
 

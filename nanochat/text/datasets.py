@@ -1,5 +1,8 @@
 """Datasets by name or path, each with a training and a validation split.
 
+Without `--dataset` every stage reads the same one (`default_dataset`): the first of HUB_DATASETS that is
+downloaded, else `builtin`.
+
 Validation is, in this order: what `--val-path` names; the last parquet or jsonl file where there are several;
 otherwise a held-out share of the documents, chosen by a hash of their text, so that it is the same on every
 machine and equal documents fall on the same side.
@@ -7,33 +10,19 @@ machine and equal documents fall on the same side.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import math
-import re
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
-
-from filelock import FileLock, Timeout
+from typing import Literal, Self
 
 from nanochat.console import say
-from nanochat.hub.batch import LOCK_NAME
 from nanochat.paths import Paths
-from nanochat.text.builtin_dataset import builtin_shards
-from nanochat.text.readers import (
-    FORMATS,
-    TEXT_COLUMN,
-    TEXT_FORMATS,
-    Counts,
-    check_columns,
-    format_of,
-    read_documents,
-)
+from nanochat.text.arriving_shards import unbroken, wait_for
+from nanochat.text.builtin_dataset import builtin_name, builtin_shards
+from nanochat.text.own_files import absolute, find_files, names_files, short_name, unique_name
+from nanochat.text.readers import TEXT_COLUMN, Counts, check_columns, format_of, read_documents
 from nanochat.text.shards import shard_name, text_bytes
 
 Split = Literal["train", "val"]
@@ -51,14 +40,13 @@ class HubDataset:
         return self.shards - 1
 
 
+BUILTIN = "builtin"
 HUB_DATASETS = {
     "fineweb-edu": HubDataset("karpathy/fineweb-edu-100b-shuffle", 1823),
     "climbmix": HubDataset("karpathy/climbmix-400b-shuffle", 6543),
 }
 VAL_FRACTION = 0.05
-_POLL_S = 1.0
-_PATIENCE_S = 30.0  # without one new byte, before asking whether anybody is downloading
-_SMALL_SOURCE_BYTES = 32 << 20  # up to here a share that holds no document is made to hold one
+_SMALL_SOURCE_BYTES = 32 << 20  # a source up to this size holds out at least one document
 
 
 @dataclass(frozen=True)
@@ -85,10 +73,11 @@ class Dataset:
 
 @dataclass(frozen=True)
 class TextSource:
-    """Flags of every stage that reads text: which, and what of it is held out for validation."""
+    """Flags of every stage that reads text: which text, and how much of it is held out for validation."""
 
-    dataset: str = "builtin"
-    """builtin[:small|medium|large[:SEED]], fineweb-edu, climbmix, or a file, folder or pattern."""
+    dataset: str | None = None
+    """builtin[:small|medium|large[:SEED]], fineweb-edu, climbmix, or a file, folder or pattern; default: the first
+    hub dataset that is downloaded, else builtin."""
     text_column: str = TEXT_COLUMN
     """The parquet column or jsonl field that holds the text."""
     val_path: str | None = None
@@ -98,8 +87,18 @@ class TextSource:
     need_shards: int | None = None
     """Training shards of a hub dataset to use, waited for while they arrive; default: what is there."""
 
+    def settled(self, paths: Paths) -> Self:
+        """The same flags with the default dataset filled in (which is printed) and paths that hold in every folder."""
+        dataset = self.dataset
+        if dataset is None:
+            dataset, reason = default_dataset(paths)
+            say(f"dataset {dataset}: {reason} (choose another with --dataset)")
+        val_path = None if self.val_path is None else absolute(self.val_path)
+        return replace(self, dataset=absolute_dataset(dataset), val_path=val_path)
+
     def open(self, paths: Paths) -> Dataset:
-        """The dataset; raises as `open_dataset` does."""
+        """The dataset of settled flags; raises as `open_dataset` does."""
+        assert self.dataset is not None, "settled() comes first"
         return open_dataset(
             self.dataset,
             paths,
@@ -108,6 +107,40 @@ class TextSource:
             val_fraction=self.val_fraction,
             need_shards=self.need_shards,
         )
+
+
+def default_dataset(paths: Paths) -> tuple[str, str]:
+    """The dataset of a stage without `--dataset`, and why: the first downloaded one of HUB_DATASETS, else builtin."""
+    for name in HUB_DATASETS:
+        if _is_downloaded(name, paths):
+            return name, "downloaded from the hub"
+    return BUILTIN, "no dataset has been downloaded from the hub"
+
+
+def absolute_dataset(spec: str) -> str:
+    """`spec` so that it names the same text from every folder; names of datasets stay as they are.
+
+    Raises ValueError for what is neither a name nor a path or pattern of files.
+    """
+    if _is_named(spec):
+        return spec
+    if not names_files(spec):
+        names = ", ".join([BUILTIN, *HUB_DATASETS])
+        raise ValueError(f"unknown dataset {spec!r}: no such file or folder, and none of {names}")
+    return absolute(spec)
+
+
+def dataset_key(spec: str) -> str:
+    """A folder name for what belongs to the dataset that `spec` names; different datasets have different ones."""
+    if _is_named(spec):
+        kind, _, options = spec.partition(":")
+        return builtin_name(options) if kind == BUILTIN else spec
+    return unique_name(spec)
+
+
+def _is_named(spec: str) -> bool:
+    """Whether `spec` is the name of a dataset, not a path or pattern."""
+    return spec.partition(":")[0] == BUILTIN or spec in HUB_DATASETS
 
 
 def open_dataset(
@@ -127,17 +160,17 @@ def open_dataset(
     its text files. `need_shards`: take exactly that many training shards of a hub dataset, and while they are
     arriving wait for them.
 
-    Raises ValueError (with what to do) for an unknown name, an empty folder, a missing column, or too few
+    Raises ValueError (and says what to do) for an unknown name, an empty folder, a missing column, or too few
     documents to hold some out.
     """
     kind, _, options = spec.partition(":")
-    if kind == "builtin":
+    if kind == BUILTIN:
         name, (*train, val) = builtin_shards(options, paths)
         dataset = Dataset(name, tuple(train), (val,))
     elif spec in HUB_DATASETS:
         dataset = _open_hub(spec, paths, need_shards)
     else:
-        dataset = _open_files(spec, text_column, val_path, val_fraction)
+        dataset = _open_files(absolute_dataset(spec), text_column, val_path, val_fraction)
     if val_path is not None:
         dataset = Dataset(dataset.name, dataset.train, tuple(find_files(val_path)), text_column)
     check_columns({*dataset.train, *dataset.val}, text_column)
@@ -197,66 +230,25 @@ def _open_hub(name: str, paths: Paths, need_shards: int | None) -> Dataset:
             f"{name} has {hub.val_index} training shards: --need-shards {need_shards} cannot be met"
         )
     val = folder / shard_name(hub.val_index)
-    shards = _unbroken(folder) if need_shards is None else need_shards
-    if not shards or (need_shards is None and not val.exists()):
-        raise ValueError(
-            f"{name} is not here: fetch some of it with `nanochat data download --dataset {name}`"
-        )
+    if need_shards is None and not _is_downloaded(name, paths):
+        raise ValueError(f"{name} is not downloaded: run `nanochat data download --dataset {name}`")
+    shards = unbroken(folder) if need_shards is None else need_shards
     train = [folder / shard_name(index) for index in range(shards)]
-    _wait_for(name, folder, [*train, val])
+    wait_for(name, folder, [*train, val])
     return Dataset(name, tuple(train), (val,))
 
 
-def _unbroken(folder: Path) -> int:
-    """How many shards are here from the first on without a gap: as more arrive, in whatever order, a run
-    that began with these finds them again as the first ones."""
-    return next(index for index in count() if not (folder / shard_name(index)).exists())
-
-
-def _wait_for(name: str, folder: Path, wanted: list[Path]) -> None:
-    """Until all of `wanted` are here; ValueError when they are not and nobody is bringing them."""
-    held, since, said = -1, time.monotonic(), -1
-    while missing := [path for path in wanted if not path.exists()]:
-        arrived = _bytes_in(folder)
-        if arrived != held:
-            held, since = arrived, time.monotonic()
-        if time.monotonic() - since > _PATIENCE_S and not _is_locked(folder / LOCK_NAME):
-            raise ValueError(
-                f"{len(missing)} of {len(wanted)} shards of {name} are missing and none is arriving: "
-                f"fetch them with `nanochat data download --dataset {name} -n {len(wanted) - 1}`"
-            )
-        if len(missing) != said:
-            said = len(missing)
-            say(f"waiting for {name}: {len(wanted) - said} of {len(wanted)} shards are here")
-        time.sleep(_POLL_S)
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for path in folder.glob("*"):
-        with suppress(FileNotFoundError):  # a partial file that has just become a whole one
-            total += path.stat().st_size
-    return total
-
-
-def _is_locked(path: Path) -> bool:
-    if not path.exists():
-        return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+def _is_downloaded(name: str, paths: Paths) -> bool:
+    """Whether enough of a hub dataset is here to train on: its validation shard and the first of the others."""
+    folder = paths.data(name)
+    return all((folder / shard_name(index)).exists() for index in (0, HUB_DATASETS[name].val_index))
 
 
 # ---- the user's own files
 
 
 def _open_files(spec: str, text_column: str, val_path: str | None, val_fraction: float) -> Dataset:
-    files = find_files(spec)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", _stem(spec)).strip("-._") or "data"
+    files, name = find_files(spec), short_name(spec)
     if val_path is not None:
         return Dataset(name, tuple(files), (), text_column)
     if len(files) > 1 and {format_of(path) for path in files} <= {".parquet", ".jsonl"}:
@@ -274,46 +266,3 @@ def _hold_out(dataset: Dataset, share: float) -> Dataset:
         if share > fractions[-1]:
             raise ValueError(_too_few(dataset.name, "train"))
     return Dataset(dataset.name, dataset.train, dataset.val, dataset.text_column, held_out=share)
-
-
-def _stem(spec: str) -> str:
-    """The last part of a path that is no pattern, without its endings."""
-    parts = [part for part in Path(spec).absolute().parts if not glob.has_magic(part)]
-    return parts[-1].split(".")[0]
-
-
-def find_files(spec: str) -> list[Path]:
-    """The files that a path or pattern names, in order. Raises ValueError when there is none."""
-    path = Path(spec).expanduser()
-    if path.is_file():
-        if format_of(path) is None:
-            raise ValueError(
-                f"{path}: unknown format; use {', '.join(FORMATS)} (the text ones also as .gz or .zst)"
-            )
-        return [path]
-    if path.is_dir():
-        found = _preferred(
-            sorted(file for file in path.rglob("*") if file.is_file() and _is_visible(file, path))
-        )
-        where = f"the folder {path}"
-    elif glob.has_magic(spec):
-        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if format_of(Path(name))]
-        where = f"the pattern {spec}"
-    else:
-        names = ", ".join(["builtin", *HUB_DATASETS])
-        raise ValueError(f"unknown dataset {spec!r}: no such file or folder, and none of {names}")
-    if not found:
-        raise ValueError(f"{where} gives no {', '.join(FORMATS)} file: nothing to read")
-    return found
-
-
-def _is_visible(file: Path, folder: Path) -> bool:
-    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
-
-
-def _preferred(files: list[Path]) -> list[Path]:
-    """Only parquet, or only jsonl, or all text: a README beside the shards is no training text."""
-    for formats in ((".parquet",), (".jsonl",), TEXT_FORMATS):
-        if chosen := [file for file in files if format_of(file) in formats]:
-            return chosen
-    return []

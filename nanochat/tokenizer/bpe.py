@@ -33,13 +33,17 @@ def train_tokenizer(
     pattern: str = "default",
     max_chars: int,
     doc_cap: int = 10_000,
+    exact: bool = True,
+    dataset: str | None = None,
 ) -> Tokenizer:
     """Learns a vocabulary of `vocab_size` ids, the nine special tokens among them.
 
     `texts` is read once, as a stream, until `max_chars` characters are taken, at most `doc_cap` of each
     document: no document or site can dominate. Memory grows with the number of distinct chunks only.
+    Where the text gives fewer tokens they are taken, unless the size must be `exact`. `dataset`, the name of the
+    text, is recorded.
 
-    Raises ValueError for an impossible size, an unknown pattern, or text too small for so many tokens.
+    Raises ValueError for an impossible size, an unknown pattern, or text too small for an exact size.
     """
     check_training(vocab_size, pattern, max_chars, doc_cap)
     regex = split_pattern(pattern)
@@ -51,7 +55,7 @@ def train_tokenizer(
         )
     ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
     reached = len(ranks) + len(SPECIAL_TOKENS)
-    if reached < vocab_size:
+    if exact and reached < vocab_size:
         raise ValueError(
             f"the text ({sample.characters:,} characters) gives only {reached:,} tokens, not {vocab_size:,}: "
             f"give more text or set --vocab-size {reached} or less"
@@ -59,6 +63,7 @@ def train_tokenizer(
     facts = {
         "trainer": f"rustbpe {importlib.metadata.version('rustbpe')}",
         "split_pattern": pattern,
+        "dataset": dataset,
         "documents": sample.documents,
         "characters": sample.characters,
         "bytes": sample.bytes,

@@ -22,7 +22,6 @@ import tiktoken
 
 from nanochat.atomic import write_text_atomic
 from nanochat.config import from_json, parse_json
-from nanochat.paths import Paths
 from nanochat.tokenizer.special import BOS, SPECIAL_TOKENS
 from nanochat.tokenizer.stream import StreamDecoder
 
@@ -223,13 +222,3 @@ def parse_ranks(text: str) -> dict[bytes, int]:
         except (ValueError, binascii.Error):
             raise ValueError(f"line {number} is not `base64 rank`") from None
     return ranks
-
-
-def find_tokenizer(paths: Paths, vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer of `vocab_size` ids, or the newest there is; ValueError tells how to make one."""
-    if vocab_size is not None:
-        return load_tokenizer(paths.tokenizer(vocab_size))
-    found = list(paths.tokenizers.glob("tok*.json"))
-    if not found:
-        raise ValueError(f"no tokenizer in {paths.tokenizers}: make one with `nanochat tokenizer train`")
-    return load_tokenizer(max(found, key=lambda file: file.stat().st_mtime_ns).with_suffix(".tiktoken"))

@@ -1,7 +1,7 @@
 """`nanochat plan`: what a depth decides, shown before anything is trained."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,6 +12,8 @@ from nanochat.scaling import Dial, RunPlan, make_plan
 
 # Share of the peak that training reaches: half on GPUs (bf16, compiled); most of a CPU's measured matrix products.
 _UTILISATION = {"cuda": 0.5, "mps": 0.5, "cpu": 0.75}
+
+_LONG_RUN_FLOPS = 1e13  # about a minute on a laptop
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,9 @@ def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
         machine.memory,
         None if config.machine else runtime.compute_dtype,
     )
-    hours = dollars = None
-    if machine.flops is not None:
-        hours = plan.hours(machine.flops * machine.count * _UTILISATION[machine.device])
-        dollars = hours * config.dollars_per_hour if config.dollars_per_hour is not None else None
+    hours, dollars = _hours(plan, machine), None
+    if hours is not None and config.dollars_per_hour is not None:
+        dollars = hours * config.dollars_per_hour
     describe_plan(plan)
     _describe_effort(plan, machine, hours, dollars)
     return PlanResult(plan, machine, plan.total_flops, hours, dollars)
@@ -151,6 +152,20 @@ def describe_plan(plan: RunPlan) -> None:
             ("memory", f"about {plan.memory_bytes / 1e9:.2f} GB a device"),
         ),
     )
+
+
+def describe_duration(plan: RunPlan, runtime: Runtime) -> None:
+    """How long the run takes on the processes of `runtime`, where that is worth measuring."""
+    if plan.total_flops < _LONG_RUN_FLOPS:
+        return
+    machine = replace(this_machine(runtime), count=runtime.world_size)
+    _describe_effort(plan, machine, _hours(plan, machine), None)
+
+
+def _hours(plan: RunPlan, machine: Machine) -> float | None:
+    if machine.flops is None:
+        return None
+    return plan.hours(machine.flops * machine.count * _UTILISATION[machine.device])
 
 
 def _describe_effort(plan: RunPlan, machine: Machine, hours: float | None, dollars: float | None) -> None:

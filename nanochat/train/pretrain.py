@@ -16,9 +16,10 @@ from nanochat.model.backend import Backend, choose_backend
 from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
-from nanochat.text.datasets import Dataset, TextSource, documents
-from nanochat.tokenizer.tokenizer import Tokenizer, find_tokenizer
-from nanochat.train.plan import describe_plan, device_memory
+from nanochat.text.dataset_tokenizer import TokenizedText
+from nanochat.text.datasets import Dataset, documents
+from nanochat.tokenizer.tokenizer import Tokenizer
+from nanochat.train.plan import describe_duration, describe_plan, device_memory
 from nanochat.train.session import (
     Session,
     TrainingOptions,
@@ -33,12 +34,9 @@ from nanochat.train.state import Progress, Trainer
 
 
 @dataclass(frozen=True)
-class PretrainConfig(TrainingOptions, TextSource, Dial):
+class PretrainConfig(TrainingOptions, TokenizedText, Dial):
     """Train a base model; --depth decides everything that is not set by hand (see `nanochat plan`)."""
 
-    dataset: str = "fineweb-edu"
-    vocab_size: int | None = None
-    """Which trained tokenizer to use; default: the newest."""
     model_tag: str = "baserun"
     """Name of the run: checkpoints and metrics lie under it."""
     packing: Policy = PRETRAIN_POLICY
@@ -46,7 +44,8 @@ class PretrainConfig(TrainingOptions, TextSource, Dial):
 
 def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     """The stage. Everything that can be wrong with the request is found before the first step."""
-    tokenizer = find_tokenizer(runtime.paths, config.vocab_size)
+    config = config.settled(runtime.paths)
+    tokenizer = config.find_tokenizer(runtime.paths)
     plan = make_plan(
         config,
         tokenizer.vocab_size,
@@ -68,6 +67,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         progress = progress_of(meta)
         say(f"resuming {config.model_tag} at step {step} of {plan.total_steps}")
     describe_plan(plan)
+    describe_duration(plan, runtime)
     # Every process waits for what is still to come by itself (a collective would time out), then all take
     # the same files.
     dataset = runtime.broadcast_object(config.open(runtime.paths))

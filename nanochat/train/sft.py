@@ -1,6 +1,6 @@
 """Supervised fine-tuning: a base model learns to converse, by the same loop on another loader."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -10,7 +10,7 @@ from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import open_checkpoint
 from nanochat.config import from_json, to_json
 from nanochat.console import say
-from nanochat.conversations.mixtures import load_conversations
+from nanochat.conversations.mixtures import absolute_mixture, load_conversations
 from nanochat.conversations.rendering import RenderedConversations, render_conversations
 from nanochat.eval.conversation_loss import mean_loss
 from nanochat.model.backend import choose_backend
@@ -42,7 +42,8 @@ class SftConfig(TrainingOptions):
     from_tag: str = "baserun"
     """Run to start from: its model tag, or the path of its checkpoints."""
     mixture: str = "builtin"
-    """Conversations: names joined by + (*n for n times), or a .jsonl; see nanochat.conversations.sources."""
+    """Conversations: names joined by + (*n for n times), or a .jsonl; see nanochat.conversations.sources. The default needs no
+    network, whatever the base was trained on."""
     model_tag: str = "sft"
     epochs: float = 1.0
     num_iterations: int | None = None
@@ -61,6 +62,7 @@ class SftConfig(TrainingOptions):
 
 def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     """The stage."""
+    config = replace(config, mixture=absolute_mixture(config.mixture))
     base = open_checkpoint(config.from_tag, runtime)
     base_plan = base.meta["plan"]
     max_seq_len = base.config.max_seq_len

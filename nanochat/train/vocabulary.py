@@ -11,19 +11,22 @@ from nanochat.console import say, table
 from nanochat.metrics import open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, TokenizerRow
 from nanochat.paths import Paths
-from nanochat.text.datasets import TextSource, documents
+from nanochat.text.dataset_tokenizer import tokenizer_folder
+from nanochat.text.datasets import BUILTIN, TextSource, dataset_key, documents
 from nanochat.tokenizer.bpe import check_training, train_tokenizer
 from nanochat.tokenizer.tokenizer import Tokenizer
 
+DEFAULT_VOCAB_SIZE = 32_768
+VOCAB_SIZES = {BUILTIN: 2_048}  # of datasets that want fewer tokens
 _SAMPLE_DOCUMENTS = 1000  # of the validation split, to measure bytes per token on text it has not learnt from
 
 
 @dataclass(frozen=True)
 class TokenizerTrainConfig(TextSource):
-    """What to learn from, and how much."""
+    """Learn a vocabulary from a dataset's training split."""
 
-    vocab_size: int = 32_768
-    """Number of tokens, the nine special ones included."""
+    vocab_size: int | None = None
+    """Number of tokens, the nine special ones included; default: 32,768 or as many as the text gives (builtin: 2,048)."""
     max_chars: int = 2_000_000_000
     """Read at most this many characters."""
     doc_cap: int = 10_000
@@ -47,21 +50,33 @@ class TokenizerTrainResult:
 
 
 def run(config: TokenizerTrainConfig, paths: Paths) -> TokenizerTrainResult:
-    """Trains, saves into `paths.tokenizers`, prints a table and logs to the run `tokenizer`.
+    """Trains, saves into the dataset's folder, prints a table and logs to the run `tokenizer`.
 
     Raises ValueError for settings that cannot be met, before anything is read where that can be known.
     """
-    check_training(config.vocab_size, config.split_pattern, config.max_chars, config.doc_cap)
+    exact = config.vocab_size is not None
+    vocab_size = config.vocab_size if config.vocab_size is not None else DEFAULT_VOCAB_SIZE
+    check_training(vocab_size, config.split_pattern, config.max_chars, config.doc_cap)
     began = time.perf_counter()
+    config = config.settled(paths)
+    assert config.dataset is not None
     dataset = config.open(paths)
+    if not exact:
+        vocab_size = VOCAB_SIZES.get(config.dataset.partition(":")[0], DEFAULT_VOCAB_SIZE)
     tokenizer = train_tokenizer(
         documents(dataset, "train"),
-        config.vocab_size,
+        vocab_size,
         pattern=config.split_pattern,
         max_chars=config.max_chars,
         doc_cap=config.doc_cap,
+        exact=exact,
+        dataset=dataset_key(config.dataset),
     )
-    path = tokenizer.save(paths.tokenizers)
+    if tokenizer.vocab_size < vocab_size:
+        say(
+            f"the text gives {tokenizer.vocab_size:,} tokens, fewer than the default of {vocab_size:,}: all are taken"
+        )
+    path = tokenizer.save(tokenizer_folder(config.dataset, paths))
     held_out = [text[: config.doc_cap] for text in islice(documents(dataset, "val"), _SAMPLE_DOCUMENTS)]
     result = TokenizerTrainResult(
         path=path,

@@ -21,6 +21,7 @@ from nanochat.batches import token_files
 from nanochat.batches.token_cache import TokenStore, open_tokens
 from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths
+from nanochat.text.dataset_tokenizer import tokenizer_folder
 from nanochat.text.datasets import Dataset, open_dataset, split_bytes
 from nanochat.text.shards import write_shard
 from nanochat.tokenizer.tokenizer import Tokenizer, token_dtype
@@ -295,6 +296,7 @@ def test_a_shard_of_a_killed_process_is_finished_by_another(
 import sys, time
 from pathlib import Path
 from nanochat.batches import token_files
+from nanochat.text.dataset_tokenizer import tokenizer_folder
 from nanochat.text.datasets import Dataset
 from nanochat.batches.token_cache import open_tokens
 from nanochat.paths import Paths
@@ -331,8 +333,8 @@ def test_an_interrupt_ends_the_wait_for_another_process(
     dataset: Dataset, tokenizer: Tokenizer, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()  # that process has pieces of the usual size
-    tokenizer.save(paths.tokenizers)
     source = str(dataset.train[0])
+    tokenizer.save(tokenizer_folder(source, paths))
     own = open_dataset(source, paths)
     store = open_tokens(own, tokenizer, paths)
     store._shards[0].lock.parent.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Every mistake gives one clear line and the right exit status, and leaves no partial files."""
 
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from nanochat.checkpoint import store
 from nanochat.cli.main import main
 from nanochat.paths import default_paths
+from nanochat.text.dataset_tokenizer import tokenizer_folder
 from nanochat.tokenizer.bpe import train_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -31,7 +33,7 @@ def corpus(tmp_path: Path) -> Path:
     folder.mkdir()
     for i, text in enumerate(TEXT):
         (folder / f"{i}.txt").write_text(text)
-    train_tokenizer(TEXT, 320, max_chars=10**6).save(default_paths().tokenizers)
+    train_tokenizer(TEXT, 320, max_chars=10**6).save(tokenizer_folder(str(folder), default_paths()))
     return folder
 
 
@@ -87,8 +89,7 @@ def test_sizes_that_cannot_be(corpus: Path, capsys: pytest.CaptureFixture, flag:
 
 
 def test_missing_tokenizer(corpus: Path, capsys: pytest.CaptureFixture) -> None:
-    for path in default_paths().tokenizers.iterdir():
-        path.unlink()
+    shutil.rmtree(default_paths().tokenizers)
     assert "nanochat tokenizer train" in complaint(capsys, [*TINY, f"--dataset={corpus}"], 2)
 
 

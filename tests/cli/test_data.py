@@ -13,6 +13,7 @@ from nanochat.cli import data
 from nanochat.cli.data import InfoConfig, PackConfig, TokensConfig, run_info, run_pack, run_tokens
 from nanochat.config import to_json
 from nanochat.paths import Paths
+from nanochat.text.dataset_tokenizer import tokenizer_folder
 from nanochat.text.datasets import documents, open_dataset
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -44,7 +45,7 @@ def test_pack_then_tokens(source: Path, paths: Paths, tokenizer: Tokenizer, tmp_
     )
     assert packed.train_shards > 2
     assert packed.counts.documents == 500
-    tokenizer.save(paths.tokenizers)
+    tokenizer.save(tokenizer_folder(str(out), paths))
     result = run_tokens(TokensConfig(dataset=str(out), workers=2), paths)
     train = list(documents(open_dataset(str(out), paths), "train"))
     assert result.shards == packed.train_shards
@@ -71,7 +72,7 @@ def test_pack_refuses_settings_that_cannot_be(source: Path, paths: Paths, tmp_pa
 
 
 def test_pack_of_nothing(paths: Paths, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown dataset"):
+    with pytest.raises(ValueError, match="no file or folder 'nowhere'"):
         run_pack(PackConfig("nowhere", tmp_path / "out"), paths)
 
 

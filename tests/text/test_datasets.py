@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from nanochat.hub.batch import LOCK_NAME
 from nanochat.paths import Paths
-from nanochat.text import datasets
+from nanochat.text import arriving_shards
 from nanochat.text.datasets import HUB_DATASETS, documents, held_out_fraction, open_dataset
 from nanochat.text.shards import shard_name, write_shard
 
@@ -113,15 +113,15 @@ class TestHub:
         hub_shards(paths, 0)
         folder = paths.data("climbmix")
         (folder / "renamed.part").symlink_to(folder / "gone")
-        assert datasets._bytes_in(folder) == (folder / shard_name(0)).stat().st_size
+        assert arriving_shards._bytes_in(folder) == (folder / shard_name(0)).stat().st_size
 
     def test_waits_for_shards_that_arrive(
         self, paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(datasets, "_POLL_S", 0.01)
+        monkeypatch.setattr(arriving_shards, "_POLL_S", 0.01)
         hub_shards(paths, 0, LAST)
         waiting = threading.Event()
-        monkeypatch.setattr(datasets, "say", lambda line: (said.append(line), waiting.set()))
+        monkeypatch.setattr(arriving_shards, "say", lambda line: (said.append(line), waiting.set()))
         said: list[str] = []
 
         def arrive() -> None:
@@ -136,19 +136,19 @@ class TestHub:
         assert said == ["waiting for climbmix: 2 of 3 shards are here"]
 
     def test_gives_up_when_nobody_is_downloading(self, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(datasets, "_POLL_S", 0.01)
-        monkeypatch.setattr(datasets, "_PATIENCE_S", 0.05)
+        monkeypatch.setattr(arriving_shards, "_POLL_S", 0.01)
+        monkeypatch.setattr(arriving_shards, "_PATIENCE_S", 0.05)
         hub_shards(paths, 0, LAST)
         with pytest.raises(ValueError, match=r"1 of 3 shards of climbmix are missing.*download.*-n 2"):
             open_dataset("climbmix", paths, need_shards=2)
 
     def test_a_held_download_lock_is_a_sign_of_life(self, paths: Paths) -> None:
         lock = paths.base / LOCK_NAME
-        assert not datasets._is_locked(lock)
+        assert not arriving_shards._is_locked(lock)
         lock.parent.mkdir(parents=True)
         with FileLock(lock):
-            assert datasets._is_locked(lock)
-        assert not datasets._is_locked(lock)
+            assert arriving_shards._is_locked(lock)
+        assert not arriving_shards._is_locked(lock)
 
 
 class TestFiles:
@@ -210,8 +210,8 @@ class TestFiles:
         pq.write_table(pa.table({"body": ["x", "y"]}), tmp_path / "body.parquet")
         for spec, message in {
             "no-such-name": "unknown dataset 'no-such-name'.*builtin, fineweb-edu, climbmix",
-            str(tmp_path / "empty"): "the folder .*empty gives no .parquet, .jsonl",
-            str(tmp_path / "*.npy"): "the pattern .* gives no",
+            str(tmp_path / "empty"): "the folder .*empty holds no .parquet, .jsonl",
+            str(tmp_path / "*.npy"): "the pattern .* holds no",
             str(tmp_path / "table.csv"): "unknown format",
             str(tmp_path / "body.parquet"): r"no column 'text'.*\['body'\].*--text-column",
         }.items():

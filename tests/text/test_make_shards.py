@@ -8,8 +8,8 @@ import pytest
 
 from nanochat.errors import EnvironmentFault
 from nanochat.text import buckets, make_shards
-from nanochat.text.datasets import find_files
 from nanochat.text.make_shards import PackSettings, pack
+from nanochat.text.own_files import find_files
 from nanochat.text.readers import read_documents
 
 SETTINGS = PackSettings("text", shard_bytes=6_000, val_fraction=0.1, seed=3)

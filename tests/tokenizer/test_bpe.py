@@ -32,6 +32,7 @@ def test_facts_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts.pop("trainer").startswith("rustbpe ")
     assert facts == {
         "split_pattern": "marks",
+        "dataset": None,
         "documents": 1,
         "characters": 7,
         "bytes": 11,

@@ -11,7 +11,8 @@ from nanochat.eval.compression import run as run_eval
 from nanochat.metrics import read_metrics
 from nanochat.metrics_rows import CompressionRow, ConfigRow, DoneRow, TokenizerRow
 from nanochat.paths import Paths
-from nanochat.tokenizer.tokenizer import find_tokenizer
+from nanochat.text.dataset_tokenizer import find_tokenizer, tokenizer_folder
+from nanochat.tokenizer.tokenizer import load_tokenizer
 from nanochat.train.vocabulary import TokenizerTrainConfig
 from nanochat.train.vocabulary import run as run_train
 
@@ -34,8 +35,10 @@ def text(tmp_path: Path) -> str:
 def test_train_saves_and_logs(paths: Paths, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = TokenizerTrainConfig(dataset=text, vocab_size=300)
     result = run_train(config, paths)
-    tokenizer = find_tokenizer(paths)
-    assert (result.path, result.hash, result.vocab_size) == (paths.tokenizer(300), tokenizer.hash, 300)
+    path = find_tokenizer(text, paths)
+    assert path == tokenizer_folder(text, paths) / "tok300.tiktoken"
+    tokenizer = load_tokenizer(path)
+    assert (result.path, result.hash, result.vocab_size) == (path, tokenizer.hash, 300)
     assert result.documents == 40
     held_out = "The dogs met the cat."
     assert result.bytes_per_token == len(held_out) / len(tokenizer.encode(held_out))

@@ -1,7 +1,6 @@
 """Encoding, decoding, specials, files."""
 
 import json
-import os
 import pickle
 from pathlib import Path
 
@@ -11,10 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import EnvironmentFault
-from nanochat.paths import Paths
-from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.tokenizer.special import SPECIAL_TOKENS
-from nanochat.tokenizer.tokenizer import Tokenizer, _hash, find_tokenizer, load_tokenizer, parse_ranks
+from nanochat.tokenizer.tokenizer import Tokenizer, _hash, load_tokenizer, parse_ranks
 
 # Any text, with the names of special tokens and odd blanks mixed in.
 TEXTS = st.lists(
@@ -269,17 +266,3 @@ def test_a_missing_file_is_named(tokenizer: Tokenizer, tmp_path: Path, suffix: s
     path.with_suffix(suffix).unlink()
     with pytest.raises(ValueError, match=rf"no tokenizer at .*tok340{suffix}: .*nanochat tokenizer train"):
         load_tokenizer(path)
-
-
-def test_find_takes_the_size_asked_for_or_the_newest(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    paths = Paths(tmp_path)
-    with pytest.raises(ValueError, match="nanochat tokenizer train"):
-        find_tokenizer(paths)
-    other = train_tokenizer(["plain text only"], 268, max_chars=100)
-    other.save(paths.tokenizers)
-    tokenizer.save(paths.tokenizers)
-    os.utime(paths.tokenizers / "tok268.json", (1, 1))
-    assert find_tokenizer(paths).vocab_size == 340
-    assert find_tokenizer(paths, 268).vocab_size == 268
-    with pytest.raises(ValueError, match="tok999"):
-        find_tokenizer(paths, 999)

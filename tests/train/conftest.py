@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.paths import default_paths
+from nanochat.text.dataset_tokenizer import tokenizer_folder
 from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.train.pretrain import PretrainConfig
 
@@ -28,7 +29,7 @@ def corpus(base_dir: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     for i, text in enumerate(sentences(400)):
         (folder / f"{i:03d}.txt").write_text(text)
-    train_tokenizer(sentences(400), 320, max_chars=10**6).save(default_paths().tokenizers)
+    train_tokenizer(sentences(400), 320, max_chars=10**6).save(tokenizer_folder(str(folder), default_paths()))
     return folder
 
 
