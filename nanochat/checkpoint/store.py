@@ -109,6 +109,15 @@ def latest(directory: Path) -> int | None:
     return None
 
 
+def finished_step(directory: Path) -> int | None:
+    """The last step of a training run that came to its end, or None: the run's newest step is the last one planned."""
+    step = max(steps(directory), default=None)
+    if step is None:
+        return None
+    planned = load_meta(directory, step)["course"]["schedule"]["total_steps"]
+    return step if step >= planned else None
+
+
 def load_meta(directory: Path, step: int) -> dict[str, Any]:
     """The meta of a step. Raises ValueError if there is no such step, EnvironmentFault if it is torn."""
     directory = Path(directory)

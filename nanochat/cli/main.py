@@ -66,10 +66,23 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"nanochat {__version__}")
         return 0
-    name = next((tuple(arguments[:n]) for n in (2, 1) if tuple(arguments[:n]) in VERBS), None)
+    name = _verb_of(arguments)
     if name is None:
         return _explain_group(arguments)
     return _run(name, VERBS[name], arguments[len(name) :])
+
+
+def parse_command(words: Sequence[str]) -> Any:
+    """The config that a command (without the program's name) spells. Raises ValueError as the command would."""
+    name = _verb_of(words)
+    assert name is not None, words
+    verb = VERBS[name]
+    config_class = getattr(importlib.import_module(verb.module), verb.config)
+    return _parse(name, verb, config_class, list(words[len(name) :]))
+
+
+def _verb_of(words: Sequence[str]) -> tuple[str, ...] | None:
+    return next((tuple(words[:n]) for n in (2, 1) if tuple(words[:n]) in VERBS), None)
 
 
 def _explain_group(arguments: list[str]) -> int:

@@ -107,7 +107,7 @@ def absolute_mixture(mixture: str) -> str:
             name = absolute(name)
             if "+" in name:
                 raise ValueError(
-                    f"a mixture cannot hold the path {name}: rename the folder or file with a + in its name"
+                    f"a mixture cannot hold the path {name}, since + separates its terms: rename it"
                 )
         terms.append(name if repeats == 1 else f"{name}*{repeats}")
     return "+".join(terms)

@@ -1,4 +1,4 @@
-"""What a recipe is: stages, the command of each, and how to tell whether its result is already there."""
+"""What a recipe is: a function of the models' names and of the dial that gives stages, each one command."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.atomic import write_text_atomic
-from nanochat.config import parse_json
 from nanochat.console import say
-from nanochat.metrics import read_metrics
-from nanochat.metrics_rows import DoneRow, TrainRow
 from nanochat.paths import Paths
 
-STARTED, DONE = "started", "done"
+Flags = Mapping[str, str]
+"""The flags of a command, without dashes; a switch has the value ""."""
+
+
+def _nothing(flags: Flags, paths: Paths) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,18 @@ class Stage:
     """One command of a recipe.
 
     `argv` is what follows `nanochat` on the command line, flags as `--name=value`. `needs` names earlier stages
-    whose results this one reads: when they change, it is done again. `files` must exist, below the base
-    directory, for the stage to count as done. `run` names the training run that the stage makes: it is done
-    when that run has ended and its checkpoint is there. A `background` stage runs beside the following ones
-    until one of them needs it; a `distributed` one uses all the processes that the recipe was given.
+    whose results this one reads: when they change, it runs again. `copies` holds flags that follow an earlier stage's
+    ("vocab-size=tokenizer.vocab-size"). `left` tells by the flags whether everything that the stage leaves is there.
+    A stage that `trains` makes the run that its `--model-tag` names. A `background` stage runs beside the following
+    ones until one of them needs it; a `distributed` one uses all the processes that the recipe was given.
     """
 
     name: str
     argv: tuple[str, ...]
     needs: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-    run: str | None = None
+    copies: tuple[str, ...] = ()
+    left: Callable[[Flags, Paths], bool] = _nothing
+    trains: bool = False
     background: bool = False
     distributed: bool = False
     module: str = "nanochat"
@@ -47,37 +49,48 @@ class Stage:
         program = ["nanochat"] if self.module == "nanochat" else ["python", "-m", self.module]
         return shlex.join([*program, *self.argv])
 
+    @property
+    def flags(self) -> dict[str, str]:
+        """The flags of `argv`."""
+        pairs = (word.removeprefix("--").partition("=") for word in self.argv if word.startswith("--"))
+        return {name: value for name, _, value in pairs}
+
+    @property
+    def run(self) -> str | None:
+        """The training run that the stage makes, if it trains."""
+        return self.flags["model-tag"] if self.trains else None
+
     def complete(self, paths: Paths) -> bool:
-        """Whether everything that the stage leaves behind is there."""
-        present = all((paths.base / name).exists() for name in self.files)
-        return present and (self.run is None or training_ended(paths, self.run))
+        """Whether everything that the stage leaves is there."""
+        return self.left(self.flags, paths)
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """The model tags of the two models that a recipe makes."""
+
+    base: str = "baserun"
+    chat: str = "sft"
+
+
+def names_for(model_tag: str | None) -> ModelNames:
+    """The names of the models: those of the verbs' own defaults, or NAME and NAME-sft."""
+    return ModelNames() if model_tag is None else ModelNames(model_tag, f"{model_tag}-sft")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named list of stages; `closing` tells the person what they have now (it starts no process)."""
+    """A pipeline. `stages` gives its commands for the names and the depth (None: the recipe's own); `closing` tells
+    the person what they have now, and starts no process."""
 
     name: str
     about: str
-    stages: tuple[Stage, ...]
-    closing: Callable[[Paths], None]
-
-
-def training_ended(paths: Paths, run: str) -> bool:
-    """Whether the training run came to its last step and that step's checkpoint is there."""
-    rows = read_metrics(paths.metrics(run))
-    train = [(entry.stage, entry.row) for entry in rows if isinstance(entry.row, TrainRow)]
-    if not train:
-        return False
-    stage, last = train[-1]
-    ends = [entry.row.step for entry in rows if isinstance(entry.row, DoneRow) and entry.stage == stage]
-    if not ends or ends[-1] is None or ends[-1] < last.total_steps:
-        return False
-    return (paths.checkpoints(run) / f"step_{ends[-1]:06d}_meta.pt").exists()
+    stages: Callable[[ModelNames, int | None], tuple[Stage, ...]]
+    closing: Callable[[Paths, ModelNames], None]
 
 
 def stage_keys(stages: Sequence[Stage]) -> dict[str, str]:
-    """A fingerprint of each stage's command and of everything that it builds upon."""
+    """A fingerprint of each stage's command and of everything that it builds on."""
     keys: dict[str, str] = {}
     for stage in stages:
         material = json.dumps([stage.module, stage.argv, [keys[name] for name in stage.needs]])
@@ -86,7 +99,7 @@ def stage_keys(stages: Sequence[Stage]) -> dict[str, str]:
 
 
 def dependents(stages: Sequence[Stage], name: str) -> set[str]:
-    """Every stage that builds upon the named one, directly or through others."""
+    """Every stage that builds on the named one, directly or through others."""
     found = {name}
     for stage in stages:
         if found.intersection(stage.needs):
@@ -94,63 +107,14 @@ def dependents(stages: Sequence[Stage], name: str) -> set[str]:
     return found - {name}
 
 
-def with_changes(stages: Iterable[Stage], changes: Sequence[str]) -> tuple[Stage, ...]:
-    """The stages with flags changed by `STAGE.FLAG=VALUE` (or `STAGE.FLAG` for one without a value).
-
-    Raises ValueError for a change that names no stage.
-    """
-    changed = {stage.name: stage for stage in stages}
-    for change in changes:
-        target, _, value = change.partition("=")
-        name, dot, flag = target.partition(".")
-        if name not in changed or not dot or not flag:
-            known = ", ".join(changed)
-            raise ValueError(f"--set {change}: write STAGE.FLAG=VALUE, where STAGE is one of {known}")
-        option = f"--{flag}={value}" if "=" in change else f"--{flag}"
-        stage = changed[name]
-        kept = tuple(word for word in stage.argv if word.split("=")[0] != f"--{flag}")
-        changed[name] = replace(stage, argv=(*kept, option))
-    return tuple(changed.values())
-
-
-class Record:
-    """Which stages were started and done, with which key: one small JSON file below the base directory."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._entries: dict[str, dict[str, str]] = {}
-        if path.exists():
-            try:
-                self._entries = parse_json(path.read_text(encoding="utf-8"))
-            except ValueError:
-                raise ValueError(f"{path} is damaged; remove it, and the recipe begins anew") from None
-
-    def state(self, stage: str, key: str) -> str | None:
-        """STARTED or DONE for this very key; None when the stage never ran or ran with another one."""
-        entry = self._entries.get(stage, {})
-        return entry.get("state") if entry.get("key") == key else None
-
-    def set(self, stage: str, key: str, state: str) -> None:
-        """Remember the state on disk."""
-        self._entries[stage] = {"key": key, "state": state}
-        self._write()
-
-    def forget(self, stages: Container[str]) -> None:
-        """Drop what is known of these stages: what they built upon is made anew."""
-        self._entries = {name: entry for name, entry in self._entries.items() if name not in stages}
-        self._write()
-
-    def _write(self) -> None:
-        write_text_atomic(self._path, json.dumps(self._entries, indent=1) + "\n")
-
-
 def program() -> str:
-    """How this program is called from the person's shell: by its name, or by its path where that is not found."""
+    """How to call this program from the person's shell: by its name, or by its path if the name is not found."""
     return "nanochat" if shutil.which("nanochat") else str(Path(sys.executable).with_name("nanochat"))
 
 
-def tell_where(paths: Paths) -> None:
+def tell_where(paths: Paths, names: ModelNames) -> None:
     """The closing words of a recipe that ends with a chat model."""
-    say(f"report:     {paths.report / 'report.html'} (and report.md beside it)")
-    say(f"checkpoint: {paths.checkpoints('sft')}")
-    say(f"talk to it: {program()} chat")
+    which = "" if names == ModelNames() else f" --model-tag {names.chat}"
+    say(f"report:     {paths.report / 'report.html'} (also as report.md)")
+    say(f"checkpoint: {paths.checkpoints(names.chat)}")
+    say(f"chat:       {program()} chat{which}")

@@ -1,4 +1,4 @@
-"""`nanochat run RECIPE`: a whole pipeline in one command; after a break the same command goes on."""
+"""`nanochat run RECIPE`: a whole pipeline in one command; the same command resumes it after an interruption."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import tyro
 
 from nanochat.console import duration, say, table
 from nanochat.paths import Paths
+from nanochat.recipes.changes import check_changes, with_changes
 from nanochat.recipes.cpu import CPU
 from nanochat.recipes.quickstart import QUICKSTART
-from nanochat.recipes.recipe import Recipe, program, with_changes
+from nanochat.recipes.recipe import ModelNames, Recipe, names_for, program
 from nanochat.recipes.runner import Runner, StageResult
 from nanochat.recipes.speedrun import SPEEDRUN
 
@@ -22,43 +23,54 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (QUICKSTART, CPU
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Which recipe, on how many processes, with which changes."""
+    """Run a recipe; without one, list them."""
 
-    recipe: Annotated[str, tyro.conf.Positional]
+    recipe: Annotated[str | None, tyro.conf.Positional] = None
     """quickstart, cpu or speedrun"""
+    model_tag: str | None = None
+    """Name of the models: NAME and NAME-sft; default: baserun and sft."""
+    depth: int | None = None
+    """Depth of the model; default: the recipe's own."""
     nproc: int = 1
-    """processes for the training stages, one for each GPU"""
+    """Processes of the training and evaluation stages, one for each GPU."""
     set: tuple[str, ...] = ()
-    """changed flags, as STAGE.FLAG=VALUE (--set pretrain.depth=6 sft.epochs=2); what depends on them is redone"""
+    """Changed flags, as STAGE.FLAG=VALUE (--set pretrain.fp8=false sft.epochs=2); what depends on them runs again."""
     dry_run: bool = False
-    """only show the stages and which of them are done"""
+    """Only show the stages and which of them are done."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How every stage went and how long this call took for it."""
+    """How every stage ended and how long this call took for it."""
 
-    recipe: str
+    recipe: str | None
     stages: tuple[StageResult, ...] = ()
 
 
 def run(config: RunConfig, paths: Paths) -> RunResult:
-    """Do what is left to do of a recipe and say how to go on.
+    """Run the stages of a recipe that are not done, and say how to continue.
 
-    Raises ValueError for an unknown recipe, stage or number of processes; exits with the status of a stage
-    that failed.
+    Raises ValueError for an unknown recipe, stage or flag, and for models of these names that something else made;
+    exits with the status of a stage that failed.
     """
+    if config.recipe is None:
+        table("recipes (nanochat run NAME)", ("name", "makes"), [(r.name, r.about) for r in RECIPES.values()])
+        return RunResult(None)
     if config.recipe not in RECIPES:
         raise ValueError(f"unknown recipe {config.recipe!r} (there are: {', '.join(RECIPES)})")
-    if config.nproc < 1:
-        raise ValueError(f"--nproc {config.nproc}: at least one process is needed")
-    recipe = RECIPES[config.recipe]
-    stages = with_changes(recipe.stages, config.set)
-    runner = Runner(stages, paths, processes=config.nproc)
+    for flag, value in (("--nproc", config.nproc), ("--depth", config.depth)):
+        if value is not None and value < 1:
+            raise ValueError(f"{flag} must be at least 1, not {value}")
+    recipe, names = RECIPES[config.recipe], names_for(config.model_tag)
+    stages = with_changes(recipe.stages(names, config.depth), config.set)
+    check_changes(stages, config.set)
+    runner = Runner(stages, paths, paths.recipe(recipe.name, names.base), processes=config.nproc)
     if config.dry_run:
-        fresh = runner.up_to_date()
-        rows = [(stage.name, "done" if fresh[stage.name] else "to do", stage.command) for stage in stages]
-        table(recipe.about, ("stage", "state", "command"), rows)
+        done = runner.up_to_date()
+        rows = [(stage.name, "done" if done[stage.name] else "to do", stage.command) for stage in stages]
+        table(f"{recipe.name}: {recipe.about}", ("stage", "state", "command"), rows)
+        if (conflict := runner.conflict()) is not None:
+            say(f"not as it is: {conflict}")
         return RunResult(recipe.name)
     began = time.monotonic()
     results = runner.run()
@@ -68,27 +80,33 @@ def run(config: RunConfig, paths: Paths) -> RunResult:
         else (result.name, result.status, duration(result.wall_s))
         for result in results
     ]
-    table(
-        f"run {recipe.name}", ("stage", "", "time"), [*rows, ("all", "", duration(time.monotonic() - began))]
-    )
-    _conclude(recipe, results, _again(config), paths)
+    total = ("all", "", duration(time.monotonic() - began))
+    table(f"run {recipe.name}", ("stage", "", "time"), [*rows, total])
+    complete = len(results) == len(stages)
+    _conclude(recipe, names, results, complete=complete, again=_again(config), paths=paths)
     return RunResult(recipe.name, tuple(results))
 
 
-def _conclude(recipe: Recipe, results: list[StageResult], again: str, paths: Paths) -> None:
+def _conclude(
+    recipe: Recipe, names: ModelNames, results: list[StageResult], *, complete: bool, again: str, paths: Paths
+) -> None:
     """Tell the person where things stand; a failed stage's exit status becomes our own."""
     failed = next((result for result in results if result.status == "failed"), None)
     if failed is not None:
         status = failed.exit_status
-        say(f"{failed.name} failed (exit status {status}), see above; mend that and go on with: {again}")
+        say(
+            f"{failed.name} failed (exit status {status}), see above; once that is mended, continue with: {again}"
+        )
         raise SystemExit(status)
-    if len(results) < len(recipe.stages) or any(result.status == "interrupted" for result in results):
-        say(f"stopped; what was done is kept, go on with: {again}")
+    if not complete or any(result.status == "interrupted" for result in results):
+        say(f"stopped; finished stages and checkpoints are kept, continue with: {again}")
         return
-    recipe.closing(paths)
+    recipe.closing(paths, names)
 
 
 def _again(config: RunConfig) -> str:
-    changes = ["--set", *config.set] if config.set else []
-    processes = [f"--nproc={config.nproc}"] if config.nproc > 1 else []
-    return shlex.join([program(), "run", config.recipe, *processes, *changes])
+    options = {"--model-tag": config.model_tag, "--depth": config.depth}
+    words = [f"{flag}={value}" for flag, value in options.items() if value is not None]
+    words += [f"--nproc={config.nproc}"] if config.nproc > 1 else []
+    words += ["--set", *config.set] if config.set else []
+    return shlex.join([program(), "run", str(config.recipe), *words])

@@ -1,4 +1,4 @@
-"""Runs a recipe's stages as processes of their own: skips what is done, times the rest, passes signals on."""
+"""Runs a recipe's stages as processes of their own: skips finished ones, times the others, passes signals on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from nanochat.atomic import file_lock
@@ -16,10 +17,11 @@ from nanochat.console import duration, say
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.metrics_rows import StageRow
 from nanochat.paths import Paths
-from nanochat.recipes.recipe import DONE, STARTED, Record, Stage, dependents, stage_keys
+from nanochat.recipes.recipe import Stage, dependents, stage_keys
+from nanochat.recipes.record import Record
 from nanochat.report.archive import set_aside
 
-# A lost terminal reaches the stages as SIGTERM, which they know to save upon.
+# A lost terminal reaches the stages as SIGTERM, on which they save.
 PASSED_ON = {
     signal.SIGINT: signal.SIGINT,
     signal.SIGTERM: signal.SIGTERM,
@@ -30,7 +32,7 @@ STDERR = 2
 
 @dataclass(frozen=True)
 class StageResult:
-    """How a stage went: `skipped`, `done`, `interrupted` or `failed`, and the seconds this call took for it."""
+    """How a stage ended: `skipped`, `done`, `interrupted` or `failed`, and the seconds it took in this call."""
 
     name: str
     status: str
@@ -47,11 +49,12 @@ class _Running:
 
 
 class Runner:
-    """One pass over a recipe's stages."""
+    """One pass over a recipe's stages, whose record and logs are in `home`."""
 
-    def __init__(self, stages: Sequence[Stage], paths: Paths, *, processes: int = 1):
+    def __init__(self, stages: Sequence[Stage], paths: Paths, home: Path, *, processes: int = 1):
         self._stages = tuple(stages)
         self._paths = paths
+        self._home = home
         self._processes = processes
         self._keys = stage_keys(stages)
         self._running: list[_Running] = []
@@ -59,14 +62,22 @@ class Runner:
         self._signal: signal.Signals | None = None
 
     def run(self) -> list[StageResult]:
-        """Do every stage that is not done yet, in order; stop at the first that fails or at a signal.
+        """Run every stage that is not done, in order; stop at the first that fails or at a signal.
 
-        Only one recipe works below a base directory at a time; a second one waits.
+        One recipe runs in a base directory at a time; a second one waits. Raises ValueError, before any stage runs,
+        where a run of the recipe's names was made by something else.
         """
-        home = self._paths.metrics("recipe").parent
-        lock = file_lock(home / "lock", message="another recipe works in this base directory: waiting for it")
-        with lock, self._signals(), self._metrics() as metrics, self._no_orphans():
-            record = Record(home / "record.json")
+        lock = file_lock(
+            self._paths.metrics("recipe").with_name("lock"),
+            message="another recipe is running in this base directory: waiting for it",
+        )
+        with lock, self._signals(), self._no_orphans(), ExitStack() as stack:
+            record = self._record()
+            if (conflict := self.conflict()) is not None:
+                raise ValueError(conflict)
+            if (older := self._paths.metrics("recipe").with_name("record.json")).exists():
+                say(f"ignoring {older}: recipes now keep one record for each name")
+            metrics = stack.enter_context(self._metrics())
             for stage in self._stages:
                 self._settle(stage.needs, record, metrics)
                 if self._stopped():
@@ -83,33 +94,49 @@ class Runner:
 
     def up_to_date(self) -> dict[str, bool]:
         """Which stages `run` would skip."""
-        record = Record(self._paths.metrics("recipe").parent / "record.json")
+        record = self._record()
         fresh: dict[str, bool] = {}
         for stage in self._stages:
             fresh[stage.name] = self._up_to_date(stage, record) and all(fresh[name] for name in stage.needs)
         return fresh
 
+    def conflict(self) -> str | None:
+        """Why `run` would refuse: a training run of one of the names exists that this recipe did not make."""
+        record = self._record()
+        for stage in self._stages:
+            if stage.run is None or record.knows(stage.name):
+                continue
+            there = [str(folder) for folder in self._folders(stage.run).values() if folder.exists()]
+            if there:
+                return (
+                    f"the run {stage.run} exists and was not made by this recipe: choose another name with "
+                    f"--model-tag NAME, or move it away ({' and '.join(there)})"
+                )
+        return None
+
+    def _record(self) -> Record:
+        return Record(self._home / "record.json")
+
     def _up_to_date(self, stage: Stage, record: Record) -> bool:
-        return record.state(stage.name, self._keys[stage.name]) == DONE and stage.complete(self._paths)
+        return record.state(stage.name, self._keys[stage.name]) == "done" and stage.complete(self._paths)
+
+    def _folders(self, run: str) -> dict[str, Path]:
+        return {"checkpoints": self._paths.checkpoints(run), "runs": self._paths.metrics(run).parent}
 
     def _start(self, stage: Stage, record: Record) -> None:
         key = self._keys[stage.name]
-        if stage.run is not None and record.state(stage.name, key) is None:
-            folders = {
-                "checkpoints": self._paths.checkpoints(stage.run),
-                "runs": self._paths.metrics(stage.run).parent,
-            }
-            home = set_aside(self._paths, stage.run, folders)
-            if home is not None:
-                say(f"an earlier run {stage.run} was made otherwise: moved to {home}")
-        record.forget(dependents(self._stages, stage.name))
-        record.set(stage.name, key, STARTED)
+        if stage.run is not None and record.state(stage.name, key) in (None, "outdated"):
+            archived = set_aside(self._paths, stage.run, self._folders(stage.run))
+            if archived is not None:
+                say(f"the earlier run {stage.run} was made with other settings: moved to {archived}")
+        record.outdate(dependents(self._stages, stage.name))
+        record.set(stage.name, key, "started")
         number = 1 + [other.name for other in self._stages].index(stage.name)
         say(f"[{number}/{len(self._stages)}] {stage.name}: {stage.command}")
         log = None
         if stage.background:
-            path = self._paths.metrics("recipe").with_name(f"{stage.name}.log")
-            say(f"{stage.name} goes on in the background, its output in {path}")
+            path = self._home / f"{stage.name}.log"
+            say(f"{stage.name} continues in the background, its output in {path}")
             log = open(path, "wb")  # noqa: SIM115 - closed when the stage is reaped
         process = subprocess.Popen(
             self._command(stage),
@@ -123,7 +150,7 @@ class Runner:
             self._send(self._running[-1], PASSED_ON[self._signal])
 
     def _send(self, running: _Running, number: signal.Signals) -> None:
-        """Signal a stage; under torchrun its workers, which save and end well, and torchrun after them."""
+        """Signal a stage; under torchrun its workers, which save and exit, and torchrun with them."""
         import psutil
 
         with suppress(psutil.NoSuchProcess):
@@ -143,7 +170,7 @@ class Runner:
         return [*launcher, "-m", stage.module, *stage.argv]
 
     def _settle(self, names: Sequence[str], record: Record, metrics: Metrics) -> None:
-        """Wait for those of the named stages that run, and write down how they ended."""
+        """Wait for those of the named stages that are running, and record how they ended."""
         for running in [running for running in self._running if running.stage.name in names]:
             stage, code = running.stage, running.process.wait()
             self._running.remove(running)
@@ -152,7 +179,7 @@ class Runner:
             result = StageResult(stage.name, *self._verdict(running, code))
             self._results[stage.name] = result
             if result.status == "done":
-                record.set(stage.name, self._keys[stage.name], DONE)
+                record.set(stage.name, self._keys[stage.name], "done")
             key = self._keys[stage.name]
             metrics.log(StageRow(stage.name, key, stage.argv, result.status, result.wall_s))
             say(f"{stage.name}: {result.status} after {duration(result.wall_s)}")
@@ -165,7 +192,7 @@ class Runner:
         if code != 0:
             return "failed", wall_s, code if code > 0 else 128 - code
         if not running.stage.complete(self._paths):
-            say(f"{running.stage.name} ended without leaving what it should")
+            say(f"{running.stage.name} exited with status 0, but its results are missing")
             return "failed", wall_s, 1
         return "done", wall_s, 0
 
@@ -174,7 +201,7 @@ class Runner:
         return failed or self._signal is not None
 
     def _stop_background(self) -> None:
-        """After a failure nothing goes on behind the person's back; a signal has reached every stage already."""
+        """After a failure nothing continues in the background; a signal has reached every stage already."""
         if self._stopped() and self._signal is None:
             self._signal = signal.SIGTERM
             for running in self._running:
@@ -184,7 +211,7 @@ class Runner:
     def _no_orphans(self) -> Iterator[None]:
         try:
             yield
-        finally:  # only an error on our own side, such as a full disk, leaves any running
+        finally:  # only an error of this process, such as a full disk, leaves any running
             for running in self._running:
                 running.process.terminate()
                 running.process.wait()
@@ -209,5 +236,5 @@ class Runner:
 
 
 def _stopped_by(number: signal.Signals) -> tuple[int, ...]:
-    """Exit statuses of a process that a signal has stopped: after saving, by dying of it, by saying so."""
+    """Exit statuses of a process that a signal stopped: saved and exited, killed by it, or reporting it."""
     return 0, -number, 128 + number

@@ -42,8 +42,8 @@ class SftConfig(TrainingOptions):
     from_tag: str = "baserun"
     """Run to start from: its model tag, or the path of its checkpoints."""
     mixture: str = "builtin"
-    """Conversations: names joined by + (*n for n times), or a .jsonl; see nanochat.conversations.sources. The default needs no
-    network, whatever the base was trained on."""
+    """Conversations: names joined by + (*n for n times), or a .jsonl; see nanochat.conversations.sources. The default
+    needs no network, whatever the base was trained on."""
     model_tag: str = "sft"
     epochs: float = 1.0
     num_iterations: int | None = None

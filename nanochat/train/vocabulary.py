@@ -26,7 +26,7 @@ class TokenizerTrainConfig(TextSource):
     """Learn a vocabulary from a dataset's training split."""
 
     vocab_size: int | None = None
-    """Number of tokens, the nine special ones included; default: 32,768 or as many as the text gives (builtin: 2,048)."""
+    """Number of tokens, the nine special ones included; default: 32,768 (builtin: 2,048), or what the text gives."""
     max_chars: int = 2_000_000_000
     """Read at most this many characters."""
     doc_cap: int = 10_000

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.paths import Paths
+from nanochat.recipes.recipe import Flags
 
 SCRIPT = """
 import argparse, json, os, signal, sys, time
@@ -16,7 +17,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("name")
 parser.add_argument("--exit", type=int, default=0)
 parser.add_argument("--file")                      # leaves this file below the base directory
-parser.add_argument("--train")                     # behaves like a training stage that makes this run
+parser.add_argument("--model-tag")                 # behaves like a training stage that makes this run
 parser.add_argument("--steps", type=int, default=4)
 parser.add_argument("--wait-for")                  # waits until this file exists below the base directory
 parser.add_argument("--until-signal", action="store_true")
@@ -42,9 +43,9 @@ if options.wait_for:
     wait(lambda: (base / options.wait_for).exists())
 if options.file:
     (base / options.file).write_text("made")
-if options.train:
-    home = base / "runs" / options.train / "metrics.jsonl"
-    folder = base / "checkpoints" / options.train
+if options.model_tag:
+    home = base / "runs" / options.model_tag / "metrics.jsonl"
+    folder = base / "checkpoints" / options.model_tag
     home.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     first = max((int(path.name[5:11]) for path in folder.iterdir()), default=0)
@@ -65,6 +66,22 @@ elif options.until_signal:
     wait(lambda: stopped)
 sys.exit(options.exit)
 """
+
+
+def trained(flags: Flags, paths: Paths) -> bool:
+    """Whether such a training stage came to its last step."""
+    folder = paths.checkpoints(flags["model-tag"])
+    return (folder / f"step_{int(flags.get('steps', 4)):06d}_meta.pt").exists()
+
+
+def never(flags: Flags, paths: Paths) -> bool:
+    """The result of a stage that does not get to its end."""
+    return False
+
+
+def leaves_file(flags: Flags, paths: Paths) -> bool:
+    """Whether the file that `--file` names is there."""
+    return (paths.base / flags["file"]).exists()
 
 
 @pytest.fixture

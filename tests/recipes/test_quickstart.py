@@ -1,4 +1,4 @@
-"""The quickstart itself, made tiny: broken off, continued, finished, and then with nothing left to do."""
+"""The quickstart itself, made tiny: interrupted, resumed, finished, and then with nothing left to do."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _interrupt_pretraining(base: Path) -> None:
     recipe.send_signal(signal.SIGINT)
     out, err = recipe.communicate(timeout=120)
     assert recipe.returncode == 0, err
-    assert "go on with: " in err.splitlines()[-1]
+    assert "continue with: " in err.splitlines()[-1]
     assert [stage["status"] for stage in json.loads(out)["stages"]] == ["done", "done", "interrupted"]
 
 
@@ -68,7 +68,7 @@ def test_quickstart_from_nothing_to_answers(environment: Path) -> None:
     for words in ("1 layers, width 64", "builtin-arithmetic", "Who are you?", "| pretrain |"):
         assert words in report
     steps = [row.step for row in rows_of(base / "runs" / "baserun" / "metrics.jsonl", TrainRow)]
-    assert steps == list(range(1, 201)), "the steps before the break were kept, none was done twice"
+    assert steps == list(range(1, 201)), "the steps before the interruption were kept, none was repeated"
 
     again = subprocess.run(COMMAND, capture_output=True, text=True, timeout=60)
     assert {stage["status"] for stage in json.loads(again.stdout)["stages"]} == {"skipped"}

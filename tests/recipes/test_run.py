@@ -9,18 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.cli.main import _parse, main
-from nanochat.cli.verbs import VERBS
+from nanochat.cli.main import main, parse_command
 from nanochat.config import from_json
 from nanochat.metrics import open_metrics
 from nanochat.metrics_rows import SampleRow
 from nanochat.paths import Paths
 from nanochat.recipes import run as run_command
 from nanochat.recipes import showcase
-from nanochat.recipes.recipe import Recipe, Stage
+from nanochat.recipes.changes import with_changes
+from nanochat.recipes.recipe import ModelNames, Recipe, Stage
 from nanochat.recipes.run import RECIPES, RunConfig, RunResult, run
 
-COMMANDS = [(recipe.name, stage) for recipe in RECIPES.values() for stage in recipe.stages]
+COMMANDS = [
+    (recipe.name, stage)
+    for recipe in RECIPES.values()
+    for stage in with_changes(recipe.stages(ModelNames(), None), ())
+]
 
 
 @pytest.mark.parametrize(
@@ -30,31 +34,30 @@ def test_every_command_of_a_recipe_is_one_that_the_command_line_takes(recipe: st
     if stage.module != "nanochat":
         assert importlib.util.find_spec(stage.module) is not None
         return
-    name = next(name for name in (stage.argv[:2], stage.argv[:1]) if name in VERBS)
-    config_class = getattr(importlib.import_module(VERBS[name].module), VERBS[name].config)
-    config = _parse(name, VERBS[name], config_class, list(stage.argv[len(name) :]))
-    assert isinstance(config, config_class)
+    config = parse_command(stage.argv)
     if stage.run is not None:
         assert config.model_tag == stage.run
-        assert config.resume == "auto", "a broken run must continue"
+        assert config.resume == "auto", "an interrupted run must continue"
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 def test_stages_need_only_what_comes_before_them(recipe: Recipe) -> None:
-    names = [stage.name for stage in recipe.stages]
+    stages = recipe.stages(ModelNames(), None)
+    names = [stage.name for stage in stages]
     assert len(set(names)) == len(names)
-    for number, stage in enumerate(recipe.stages):
+    for number, stage in enumerate(stages):
         assert set(stage.needs) <= set(names[:number])
+        assert {copy.partition("=")[2].partition(".")[0] for copy in stage.copies} <= set(names[:number])
 
 
-def _toy(tmp_path: Path, *argv: str) -> Recipe:
+def _toy(stage: Stage) -> Recipe:
     return Recipe(
-        "toy", "a toy", (Stage("only", argv, module="fakestage"),), lambda paths: print("the closing words")
+        "toy", "a toy", lambda names, depth: (stage,), lambda paths, names: print("the closing words")
     )
 
 
-def test_the_whole_verb(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
-    monkeypatch.setitem(run_command.RECIPES, "toy", _toy(tmp_path, "only"))
+def test_the_whole_verb(paths: Paths, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    monkeypatch.setitem(run_command.RECIPES, "toy", _toy(Stage("only", ("only",), module="fakestage")))
     assert main(["run", "toy", "--json"]) == 0
     *_, words, result = capfd.readouterr().out.splitlines()
     assert words == "the closing words"
@@ -63,23 +66,48 @@ def test_the_whole_verb(paths: Paths, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "done" in capfd.readouterr().err
 
 
-def test_a_failing_stage_gives_its_exit_status_and_the_way_on(
-    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+def test_a_failing_stage_gives_its_exit_status_and_the_way_to_continue(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
-    monkeypatch.setitem(run_command.RECIPES, "toy", _toy(tmp_path, "only", "--exit=3"))
+    monkeypatch.setitem(run_command.RECIPES, "toy", _toy(Stage("only", ("tokenizer", "eval"))))
     with pytest.raises(SystemExit) as failure:
-        main(["run", "toy", "--set", "only.value=a b"])
-    assert failure.value.code == 3
+        main(["run", "toy", "--model-tag=mine", "--set", "only.text-column=a b"])
+    assert failure.value.code == 2, "there is no tokenizer"
     last = capfd.readouterr().err.splitlines()[-1]
-    assert last.startswith("only failed (exit status 3)")
-    assert last.endswith("run toy --set 'only.value=a b'")
+    assert last.startswith("only failed (exit status 2)")
+    assert last.endswith("run toy --model-tag=mine --set 'only.text-column=a b'")
+
+
+def test_without_a_recipe_they_are_listed(paths: Paths, capfd) -> None:
+    assert main(["run"]) == 0
+    shown = capfd.readouterr().err
+    for recipe in RECIPES.values():
+        assert recipe.name in shown
+        assert recipe.about in shown
+
+
+def test_a_run_that_something_else_made_is_left_alone(paths: Paths, capfd) -> None:
+    folder = paths.checkpoints("baserun")
+    folder.mkdir(parents=True)
+    (folder / "step_000009_meta.pt").write_text("hours of work")
+    assert main(["run", "quickstart", "--dry-run"]) == 0
+    assert "the run baserun exists and was not made by this recipe" in capfd.readouterr().err
+    assert main(["run", "quickstart"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "choose another name with --model-tag NAME" in line
+    assert [path.name for path in folder.iterdir()] == ["step_000009_meta.pt"]
+    assert main(["run", "quickstart", "--model-tag=mine", "--dry-run"]) == 0
+    assert "not made by" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
         (["nonsense"], "unknown recipe 'nonsense' (there are: quickstart, cpu, speedrun)"),
-        (["quickstart", "--nproc", "0"], "at least one process"),
+        (["quickstart", "--nproc", "0"], "--nproc must be at least 1, not 0"),
+        (["quickstart", "--depth", "0"], "--depth must be at least 1, not 0"),
+        (["quickstart", "--model-tag", "a/b"], "'a/b'"),
+        (["quickstart", "--set", "pretrain.depht=4"], "Unrecognized options: --depht=4"),
         (["quickstart", "--set", "depth=4"], "STAGE.FLAG=VALUE"),
     ],
 )

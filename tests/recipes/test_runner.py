@@ -13,8 +13,10 @@ import pytest
 from nanochat.metrics import rows_of
 from nanochat.metrics_rows import StageRow
 from nanochat.paths import Paths
-from nanochat.recipes.recipe import Stage, with_changes
+from nanochat.recipes.changes import with_changes
+from nanochat.recipes.recipe import Stage
 from nanochat.recipes.runner import Runner
+from tests.recipes.conftest import leaves_file, never, trained
 
 pytestmark = pytest.mark.slow
 
@@ -24,15 +26,19 @@ def stage(name: str, *flags: str, **more: object) -> Stage:
 
 
 PIPELINE = (
-    stage("tokenizer", "--file=tok", files=("tok",)),
-    stage("pretrain", "--train=baserun", needs=("tokenizer",), run="baserun"),
-    stage("sft", "--train=sft", needs=("pretrain",), run="sft"),
+    stage("tokenizer", "--file=tok", left=leaves_file),
+    stage("pretrain", "--model-tag=baserun", needs=("tokenizer",), trains=True, left=trained),
+    stage("sft", "--model-tag=sft", needs=("pretrain",), trains=True, left=trained),
     stage("report", needs=("sft",)),
 )
 
 
+def runner(stages: tuple[Stage, ...], paths: Paths, name: str = "baserun") -> Runner:
+    return Runner(stages, paths, paths.recipe("toy", name))
+
+
 def statuses(stages: tuple[Stage, ...], paths: Paths) -> dict[str, str]:
-    return {result.name: result.status for result in Runner(stages, paths).run()}
+    return {result.name: result.status for result in runner(stages, paths).run()}
 
 
 def calls(paths: Paths) -> list[str]:
@@ -48,7 +54,7 @@ def test_the_second_run_starts_no_process(paths: Paths, capfd: pytest.CaptureFix
     assert calls(paths) == ["tokenizer", "pretrain", "sft", "report"]
     assert statuses(PIPELINE, paths) == dict.fromkeys(("tokenizer", "pretrain", "sft", "report"), "skipped")
     assert calls(paths) == []
-    assert all(Runner(PIPELINE, paths).up_to_date().values())
+    assert all(runner(PIPELINE, paths).up_to_date().values())
     assert capfd.readouterr().out == "", "stdout is for the result"
 
 
@@ -56,7 +62,7 @@ def test_a_lost_result_is_made_again_with_what_depends_on_it(paths: Paths) -> No
     statuses(PIPELINE, paths)
     calls(paths)
     (paths.checkpoints("sft") / "step_000004_meta.pt").unlink()
-    assert Runner(PIPELINE, paths).up_to_date() == {
+    assert runner(PIPELINE, paths).up_to_date() == {
         "tokenizer": True,
         "pretrain": True,
         "sft": False,
@@ -85,7 +91,7 @@ def test_a_changed_flag_redoes_what_depends_on_it_and_keeps_the_old_run(paths: P
 
 def test_a_failing_stage_stops_the_recipe_and_the_next_run_goes_on_there(paths: Paths) -> None:
     broken = with_changes(PIPELINE, ["sft.exit=3"])
-    results = Runner(broken, paths).run()
+    results = runner(broken, paths).run()
     assert [(result.name, result.status, result.exit_status) for result in results] == [
         ("tokenizer", "done", 0),
         ("pretrain", "done", 0),
@@ -99,24 +105,24 @@ def test_a_failing_stage_stops_the_recipe_and_the_next_run_goes_on_there(paths: 
 def test_an_exit_status_of_0_without_the_result_is_a_failure(
     paths: Paths, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (result,) = Runner((stage("tokenizer", files=("tok",)),), paths).run()
+    (result,) = runner((stage("tokenizer", left=never),), paths).run()
     assert (result.status, result.exit_status) == ("failed", 1)
-    assert "ended without leaving what it should" in capfd.readouterr().err
+    assert "exited with status 0, but its results are missing" in capfd.readouterr().err
 
 
 def test_a_background_stage_runs_beside_others_until_it_is_needed(paths: Paths) -> None:
     stages = (
-        stage("download", "--wait-for=tok", "--file=shards", background=True, files=("shards",)),
+        stage("download", "--wait-for=tok", "--file=shards", background=True, left=leaves_file),
         stage("tokenizer", "--file=tok"),  # in sequence with the download neither would ever end
         stage("pretrain", "--wait-for=shards", needs=("download", "tokenizer")),
     )
     assert statuses(stages, paths) == {"download": "done", "tokenizer": "done", "pretrain": "done"}
-    assert paths.metrics("recipe").with_name("download.log").exists()
+    assert (paths.recipe("toy", "baserun") / "download.log").exists()
 
 
 def test_a_failure_stops_what_runs_in_the_background(paths: Paths) -> None:
     stages = (
-        stage("download", "--until-signal", "--file=started", background=True, files=("shards",)),
+        stage("download", "--until-signal", "--file=started", background=True, left=never),
         stage("tokenizer", "--wait-for=started", "--exit=1"),
         stage("pretrain"),
     )
@@ -135,6 +141,41 @@ def test_times_are_recorded_for_the_report(paths: Paths) -> None:
     assert all(row.wall_s > 0 for row in rows)
 
 
+def test_two_names_live_beside_each_other(paths: Paths) -> None:
+    """The second one's record and runs are its own; the first one is still done afterwards."""
+
+    def named(name: str) -> tuple[Stage, ...]:
+        return with_changes(
+            (
+                stage("pretrain", f"--model-tag={name}", trains=True, left=trained),
+                stage("sft", f"--model-tag={name}-sft", needs=("pretrain",), trains=True, left=trained),
+            ),
+            (),
+        )
+
+    for name in ("one", "two"):
+        assert set(runner(named(name), paths, name).up_to_date().values()) == {False}
+        assert {result.status for result in runner(named(name), paths, name).run()} == {"done"}
+    assert set(runner(named("one"), paths, "one").up_to_date().values()) == {True}
+    assert not (paths.base / "archive").exists()
+    assert sorted(path.name for path in paths.all_checkpoints.iterdir()) == [
+        "one",
+        "one-sft",
+        "two",
+        "two-sft",
+    ]
+    with pytest.raises(ValueError, match=r"the run one exists and was not made by this recipe"):
+        runner(named("one"), paths, "another").run()
+
+
+def test_an_older_versions_record_is_ignored_with_a_line(paths: Paths, capfd) -> None:
+    older = paths.metrics("recipe").with_name("record.json")
+    older.parent.mkdir(parents=True)
+    older.write_text('{"tokenizer": {"key": "k", "state": "done"}}')
+    assert set(statuses(PIPELINE, paths).values()) == {"done"}
+    assert f"ignoring {older}" in "".join(capfd.readouterr().err.splitlines())
+
+
 INTERRUPTED = """
 import sys
 from nanochat.paths import default_paths
@@ -142,10 +183,11 @@ from nanochat.recipes.recipe import Stage
 from nanochat.recipes.runner import Runner
 
 stages = (
-    Stage("pretrain", tuple(sys.argv[1:]), module="fakestage", run="baserun"),
+    Stage("pretrain", tuple(sys.argv[1:]), module="fakestage", trains=True, left=lambda flags, paths: False),
     Stage("sft", ("sft",), module="fakestage"),
 )
-print([(result.name, result.status) for result in Runner(stages, default_paths()).run()])
+paths = default_paths()
+print([(result.name, result.status) for result in Runner(stages, paths, paths.recipe("toy", "baserun")).run()])
 """
 
 
@@ -154,7 +196,7 @@ print([(result.name, result.status) for result in Runner(stages, default_paths()
 def test_a_signal_stops_the_stage_and_the_next_run_continues_it(
     number: signal.Signals, saves: bool, paths: Paths
 ) -> None:
-    flags = ("pretrain", "--train=baserun", "--until-signal", *([] if saves else ["--dies-of-signals"]))
+    flags = ("pretrain", "--model-tag=baserun", "--until-signal", *([] if saves else ["--dies-of-signals"]))
     recipe = subprocess.Popen([sys.executable, "-c", INTERRUPTED, *flags], stdout=subprocess.PIPE, text=True)
     metrics = paths.metrics("baserun")
     deadline = time.monotonic() + 30
@@ -166,13 +208,13 @@ def test_a_signal_stops_the_stage_and_the_next_run_continues_it(
     assert recipe.returncode == 0
     assert calls(paths) == ["pretrain"]
 
-    again = Runner((Stage("pretrain", flags, module="fakestage", run="baserun"),), paths)
+    again = runner((Stage("pretrain", flags, module="fakestage", trains=True, left=trained),), paths)
     assert again.up_to_date() == {"pretrain": False}
     assert (paths.checkpoints("baserun") / "step_000001_meta.pt").exists() == saves
 
 
 def test_several_processes_go_through_torchrun(paths: Paths) -> None:
-    runner = Runner((), paths, processes=8)
+    runner = Runner((), paths, paths.recipe("toy", "baserun"), processes=8)
     command = runner._command(Stage("pretrain", ("pretrain", "--depth=26"), distributed=True))
     assert command[1:] == [
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=8"),
