@@ -85,7 +85,7 @@ class TextSource:
     val_fraction: float = VAL_FRACTION
     """The held-out share of the documents, where there is one."""
     need_shards: int | None = None
-    """Training shards of a hub dataset to use, waited for while they arrive; default: what is there."""
+    """Training shards of a hub dataset to use, waited for while they are downloaded; default: those present."""
 
     def settled(self, paths: Paths) -> Self:
         """The same flags with the default dataset filled in (which is printed) and paths that hold in every folder."""
@@ -156,9 +156,9 @@ def open_dataset(
     "climbmix" (what has been downloaded, up to the first gap), or a file, a folder or a glob of parquet, jsonl,
     txt or md.
 
-    A folder is searched below too, and gives its parquet files, or if it has none its jsonl files, or else
-    its text files. `need_shards`: take exactly that many training shards of a hub dataset, and while they are
-    arriving wait for them.
+    Folders are searched recursively, and give their parquet files, or if there are none their jsonl files, or else
+    their text files. `need_shards`: take exactly that many training shards of a hub dataset, and wait for those that
+    are still being downloaded.
 
     Raises ValueError (and says what to do) for an unknown name, an empty folder, a missing column, or too few
     documents to hold some out.
@@ -193,7 +193,7 @@ def split_documents(
 ) -> Iterator[str]:
     """The documents of one of the dataset's files that belong to `split`, in order.
 
-    `counts` gets the documents and characters of the split; what was mended or dropped, of the whole file.
+    `counts` receives the documents and characters of the split, and what was repaired or dropped in the whole file.
     """
     counts = Counts() if counts is None else counts
     for document in read_documents(path, dataset.text_column, counts):
@@ -205,7 +205,7 @@ def split_documents(
 
 
 def split_bytes(dataset: Dataset, split: Split, files: Sequence[Path] | None = None) -> float:
-    """About how much text a split holds (in some of its files), in UTF-8."""
+    """About how many bytes of UTF-8 text a split holds (in some of its files)."""
     share = dataset.held_out if split == "val" else 1 - dataset.held_out
     whole = sum(map(text_bytes, dataset.files(split) if files is None else files))
     return whole * (share if dataset.held_out else 1)

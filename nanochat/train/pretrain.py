@@ -44,7 +44,7 @@ class PretrainConfig(TrainingOptions, TokenizedText, Dial):
 
 def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     """The stage. Everything that can be wrong with the request is found before the first step."""
-    config = config.settled(runtime.paths)
+    config = runtime.broadcast_object(config.settled(runtime.paths))
     tokenizer = config.find_tokenizer(runtime.paths)
     plan = make_plan(
         config,

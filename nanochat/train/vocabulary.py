@@ -18,7 +18,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_VOCAB_SIZE = 32_768
 VOCAB_SIZES = {BUILTIN: 2_048}  # of datasets that want fewer tokens
-_SAMPLE_DOCUMENTS = 1000  # of the validation split, to measure bytes per token on text it has not learnt from
+_SAMPLE_DOCUMENTS = 1000  # of the validation split, to measure bytes per token on unseen text
 
 
 @dataclass(frozen=True)
