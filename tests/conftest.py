@@ -5,11 +5,16 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
+from nanochat.checkpoint.meta import CheckpointMeta, Progress, TrainingPlan
+from nanochat.model.gpt_config import GPTConfig
+from nanochat.optim.groups import LearningRates
+from nanochat.optim.schedule import Schedule
 from nanochat.paths import Paths
 from nanochat.runtime import Runtime
 from nanochat.text.datasets import Dataset
@@ -88,3 +93,19 @@ def make_dataset(tmp_path: Path) -> Callable[..., Dataset]:
         return Dataset(name, tuple(files), tuple(files[-1:]))
 
     return make
+
+
+def made_up_meta(shape: GPTConfig | None = None, step: int = 0, **fields: Any) -> CheckpointMeta:
+    """What a long run that never was says of itself at `step`."""
+    plan = TrainingPlan(
+        schedule=Schedule(
+            10**7, warmup_steps=0, warmdown_fraction=0.5, final_lr=0.0, momentum_warmup_steps=0
+        ),
+        rates=LearningRates(0.02, 0.3, 0.15, 0.008, 0.5, weight_decay=0.0),
+        muon_per_head=True,
+        batch_tokens=256,
+        device_batch_size=2,
+        seed=42,
+    )
+    known = {"stage": "pretrain", "tokenizer": "0123456789abcdef", "plan": plan}
+    return CheckpointMeta(model=shape or GPTConfig(), progress=Progress(step), **{**known, **fields})

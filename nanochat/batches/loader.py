@@ -1,4 +1,4 @@
-"""The two loaders: batches of rows on the device, made ahead by a thread, each with the state to resume after it.
+"""The two loaders: batches of rows on the device, made ahead by a thread, each with the position to resume after it.
 
 Row order does not depend on the number of processes: global batch i is rows
 [i * world * batch_rows, (i + 1) * world * batch_rows) of one endless stream, and process r takes the r-th
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from nanochat import hardware
 from nanochat.batches.packing import PRETRAIN_POLICY, Policy
-from nanochat.batches.rows import ConversationWindows, PackingReport, RowStream, State, TokenWindows
+from nanochat.batches.position import DataIdentity, DataPosition, RowPosition, check_identity
+from nanochat.batches.rows import ConversationWindows, PackingReport, RowStream, TokenWindows
 from nanochat.batches.token_cache import TokenStore, open_tokens
 from nanochat.conversations.rendering import render_conversations
 from nanochat.runtime import Runtime
@@ -43,8 +44,8 @@ class Batch:
     targets_BT: Tensor  # int64
 
 
-class Loader(Iterator[tuple[Batch, State]]):
-    """Endless (batch, state) pairs; made by `pretrain_loader` and `sft_loader`.
+class Loader(Iterator[tuple[Batch, DataPosition]]):
+    """Endless (batch, position) pairs; made by `pretrain_loader` and `sft_loader`.
 
     Attributes:
         rows_per_epoch: rows in one pass over the conversations; None for pretraining, whose rows are not
@@ -56,16 +57,16 @@ class Loader(Iterator[tuple[Batch, State]]):
         stream: RowStream,
         runtime: Runtime,
         batch_rows: int,
-        identity: dict[str, Any],
+        identity: DataIdentity,
         store: TokenStore | None = None,
         rows_per_epoch: int | None = None,
     ):
         self.rows_per_epoch = rows_per_epoch
         self._stream, self._runtime, self._batch_rows = stream, runtime, batch_rows
         self._identity, self._store = identity, store
-        self._yielded = stream.state()
+        self._yielded = stream.position()
         self._stopped = False
-        self._ready: queue.Queue[tuple[Tensor, Tensor, State] | BaseException] = queue.Queue(PREFETCH)
+        self._ready: queue.Queue[tuple[Tensor, Tensor, RowPosition] | BaseException] = queue.Queue(PREFETCH)
         self._thread = threading.Thread(target=self._fill, name="loader", daemon=True)
         self._thread.start()
 
@@ -76,7 +77,7 @@ class Loader(Iterator[tuple[Batch, State]]):
             return None
         return -(-self.rows_per_epoch // (self._batch_rows * self._runtime.world_size))
 
-    def __next__(self) -> tuple[Batch, State]:
+    def __next__(self) -> tuple[Batch, DataPosition]:
         item = self._ready.get()
         if isinstance(item, BaseException):
             self._ready.put(item)  # for whoever asks again
@@ -84,7 +85,7 @@ class Loader(Iterator[tuple[Batch, State]]):
         inputs, targets, self._yielded = item
         device = self._runtime.device
         batch = Batch(inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
-        return batch, {**self._yielded, "identity": self._identity}
+        return batch, DataPosition(self._identity, self._yielded)
 
     def report(self) -> PackingReport:
         """What became of the tokens up to the last batch handed out, over all processes."""
@@ -110,16 +111,16 @@ class Loader(Iterator[tuple[Batch, State]]):
         except BaseException as error:
             self._offer(error)
 
-    def _make(self) -> tuple[Tensor, Tensor, State]:
+    def _make(self) -> tuple[Tensor, Tensor, RowPosition]:
         rows, rank, world = self._batch_rows, self._runtime.rank, self._runtime.world_size
         self._stream.skip(rank * rows)
         inputs, targets = (torch.from_numpy(array) for array in self._stream.take(rows))
         self._stream.skip((world - 1 - rank) * rows)
         if self._runtime.device.type == "cuda":
             inputs, targets = inputs.pin_memory(), targets.pin_memory()
-        return inputs, targets, self._stream.state()
+        return inputs, targets, self._stream.position()
 
-    def _offer(self, item: tuple[Tensor, Tensor, State] | BaseException) -> None:
+    def _offer(self, item: tuple[Tensor, Tensor, RowPosition] | BaseException) -> None:
         while not self._stopped:
             try:
                 return self._ready.put(item, timeout=_POLL_S)
@@ -136,35 +137,36 @@ def pretrain_loader(
     max_seq_len: int,
     policy: Policy = PRETRAIN_POLICY,
     seed: int,
-    state: State | None = None,
+    position: DataPosition | None = None,
 ) -> Loader:
     """Rows of the training split, reshuffled in every epoch, tokenised in the background where need be.
 
-    `batch_rows`: rows of this process per batch. `state`: as yielded with the batch to resume after; the
-    number of processes and `batch_rows` may have changed since, and files may have been added at the end.
+    `batch_rows`: rows of this process per batch. `position`: as yielded with the batch to resume after;
+    the number of processes and `batch_rows` may have changed since, and files may have been added at the end.
 
-    Raises ValueError for a state of other data or settings; for an empty dataset, at the first batch.
+    Raises ValueError for a position in other data or of other settings; for an empty dataset, at the first batch.
     """
-    if state is not None:
-        dataset = replace(dataset, train=dataset.train[: state["identity"]["files"]])
-    identity = {
-        "context": max_seq_len,
-        "policy": policy,
-        "seed": seed,
-        "tokenizer": tokenizer.hash,
-        "files": len(dataset.train),
-        "data": _digest(
+    if position is not None:
+        dataset = replace(dataset, train=dataset.train[: position.identity.files])
+    identity = DataIdentity(
+        max_seq_len=max_seq_len,
+        policy=policy,
+        seed=seed,
+        tokenizer=tokenizer.hash,
+        data=_digest(
             [(path.name, path.stat().st_size) for path in dataset.train],
             dataset.held_out,
             dataset.text_column,
         ),
-    }
-    _check_identity(identity, state)
+        files=len(dataset.train),
+    )
+    check_identity(identity, position)
     cores = hardware.usable_cores() // runtime.world_size
     threads = max(1, min(cores // CORES_PER_ENCODER, MOST_ENCODERS))
     store = open_tokens(dataset, tokenizer, runtime.paths, workers=threads)
     source = TokenWindows(store, tokenizer.bos, max_seq_len, policy, seed)
-    return Loader(RowStream(source, max_seq_len, state), runtime, batch_rows, identity, store)
+    stream = RowStream(source, max_seq_len, position.row if position else None)
+    return Loader(stream, runtime, batch_rows, identity, store)
 
 
 def sft_loader(
@@ -175,7 +177,7 @@ def sft_loader(
     batch_rows: int,
     max_seq_len: int,
     seed: int,
-    state: State | None = None,
+    position: DataPosition | None = None,
 ) -> Loader:
     """Conversations packed by bestfit-pad; only what the assistant must learn to write is a target.
 
@@ -183,33 +185,22 @@ def sft_loader(
     every row has a target. Conversations in a row see those before them in it. `rows_per_epoch` and
     `steps_per_epoch` tell how long one pass is.
 
-    Raises ValueError for a conversation that cannot be rendered, when nothing is left, or for a state of
-    other data or settings.
+    Raises ValueError for a conversation that cannot be rendered, when nothing is left, or for a position
+    in other data or of other settings.
     """
     rendered = render_conversations(conversations, tokenizer, max_seq_len)
-    identity = {
-        "context": max_seq_len,
-        "policy": "bestfit-pad",
-        "seed": seed,
-        "tokenizer": tokenizer.hash,
-        "data": hashlib.sha256(rendered.ids.data).hexdigest()[:16],
-    }
-    _check_identity(identity, state)
+    identity = DataIdentity(
+        max_seq_len=max_seq_len,
+        policy="bestfit-pad",
+        seed=seed,
+        tokenizer=tokenizer.hash,
+        data=hashlib.sha256(rendered.ids.data).hexdigest()[:16],
+    )
+    check_identity(identity, position)
     source = ConversationWindows(rendered, tokenizer.bos, max_seq_len, seed)
-    stream = RowStream(source, max_seq_len, state)
+    stream = RowStream(source, max_seq_len, position.row if position else None)
     return Loader(stream, runtime, batch_rows, identity, rows_per_epoch=source.rows_per_epoch)
 
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _check_identity(now: dict[str, Any], state: State | None) -> None:
-    """A position means nothing in other data, or in rows of another make."""
-    then = now if state is None else state["identity"]
-    for key, value in now.items():
-        if then.get(key) != value:
-            raise ValueError(
-                f"cannot go on in the data: {key} was {then.get(key)!r} and is now {value!r}; "
-                "resume with the same, or start a new run"
-            )

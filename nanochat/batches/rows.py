@@ -1,7 +1,7 @@
 """Endless rows of tokens, a pure function of the data, the seed and the number of rows already taken.
 
 Data come in windows (a piece of the token cache, or some rows of conversations). Each window is packed, laid out
-as one flat array and sliced into rows, so that no loop runs over tokens. A state names a window and an offset
+as one flat array and sliced into rows, so that no loop runs over tokens. A position names a window and an offset
 in it: a few plain numbers from which the same rows continue.
 """
 
@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from nanochat.batches.packing import PAD_SEGMENT, Plan, Policy, plan_rows
+from nanochat.batches.position import RowPosition
 from nanochat.batches.token_cache import TokenStore
 from nanochat.conversations.rendering import RenderedConversations
 from nanochat.model.loss import IGNORE
 
-State = dict[str, Any]
 Place = tuple[int, ...]
 
 
@@ -56,14 +56,20 @@ class WindowSource(Protocol):
 
 
 class RowStream:
-    """Rows of `max_seq_len` inputs and targets from a source, resumed from `state` if given."""
+    """Rows of `max_seq_len` inputs and targets from a source, resumed from `position` if given.
 
-    def __init__(self, source: WindowSource, max_seq_len: int, state: State | None = None):
-        state = state or {"place": source.first, "offset": 0, "rows": 0, "dropped": 0, "padded": 0}
+
+    Raises ValueError for a position that was counted by another kind of source.
+    """
+
+    def __init__(self, source: WindowSource, max_seq_len: int, position: RowPosition | None = None):
+        position = position or RowPosition(source.first)
+        if len(position.place) != len(source.first):
+            raise ValueError(f"cannot resume the data stream: {position.place} is no place in it")
         self._source, self._max_seq_len = source, max_seq_len
-        self._place = tuple(state["place"])
-        self._offset: int = state["offset"]  # of the next row in the first held window
-        self._rows, self._dropped, self._padded = state["rows"], state["dropped"], state["padded"]
+        self._place = position.place
+        self._offset = position.offset  # of the next row in the first held window
+        self._rows, self._dropped, self._padded = position.rows, position.dropped, position.padded
         self._windows = source.windows(self._place)
         self._held: deque[Window] = deque()
         self._tokens = np.empty(0, dtype=np.uint16)  # of all held windows
@@ -92,21 +98,15 @@ class RowStream:
             self._advance(count)
             rows -= count
 
-    def state(self) -> State:
-        """The state to resume after the last row taken or skipped: plain numbers only."""
-        return {
-            "place": list(self._place),
-            "offset": self._offset,
-            "rows": self._rows,
-            "dropped": self._dropped,
-            "padded": self._padded,
-        }
+    def position(self) -> RowPosition:
+        """The position to resume after the last row taken or skipped."""
+        return RowPosition(self._place, self._offset, self._rows, self._dropped, self._padded)
 
-    def report(self, state: State) -> PackingReport:
-        """The packing report up to `state`."""
-        epochs = self._source.epochs(tuple(state["place"]), state["offset"])
-        used = state["rows"] * self._max_seq_len - state["padded"]
-        return PackingReport(used, state["dropped"], state["padded"], epochs)
+    def report(self, position: RowPosition) -> PackingReport:
+        """The packing report up to `position`."""
+        epochs = self._source.epochs(position.place, position.offset)
+        used = position.rows * self._max_seq_len - position.padded
+        return PackingReport(used, position.dropped, position.padded, epochs)
 
     def _view(self, flat: np.ndarray, rows: int) -> np.ndarray:
         step = flat.strides[0]
@@ -138,7 +138,7 @@ class RowStream:
         self._padded += int(planned.row_padded[row : row + rows].sum())
         self._rows += rows
         self._offset += rows * planned.stride
-        self._retire(keep=1)  # the state needs the place of the last window
+        self._retire(keep=1)  # the position needs the place of the last window
 
     def _retire(self, keep: int) -> None:
         """Release windows that are used up, except the last `keep`."""

@@ -1,1 +1,1 @@
-"""Checkpoints: files that commit as one (`store`) and the model made of them (`model`)."""
+"""Checkpoints: files that commit as one (`store`), what they say of themselves (`meta`), their model (`loading`)."""

@@ -4,15 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from nanochat.checkpoint import store
-from nanochat.config import from_json
+from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.errors import EnvironmentFault
 from nanochat.model.backend import Backend, choose_backend
+from nanochat.model.cost import meta_model
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TOKENIZER_DIR = "tokenizer"
 """A run keeps its own copy of its tokenizer, so that a checkpoint's folder is whole."""
 
@@ -22,19 +27,22 @@ class OpenCheckpoint:
     """A committed step of a run: all but its weights, which `load` reads."""
 
     tokenizer: Tokenizer
-    meta: dict[str, Any]
+    meta: CheckpointMeta
     step: int
     directory: Path
 
     @property
     def config(self) -> GPTConfig:
         """The model's shape."""
-        return from_json(GPTConfig, self.meta["model"])
+        return self.meta.model
 
     def load(self, backend: Backend) -> GPT:
         """The model, in training mode on the backend's device. Raises ValueError when its tensors do not fit."""
+        state = store.load_model_state(self.directory, self.step)
+        # Compared before memory of the stated sizes is asked for.
+        check_weights(meta_model(self.config), state, self.directory)
         model = GPT(self.config, backend)
-        load_weights(model, store.load_model_state(self.directory, self.step), self.directory)
+        model.load_state_dict(state)
         return model.to(backend.device)
 
 
@@ -44,7 +52,7 @@ class LoadedModel:
 
     model: GPT
     tokenizer: Tokenizer
-    meta: dict[str, Any]
+    meta: CheckpointMeta
     step: int
     directory: Path
 
@@ -83,16 +91,38 @@ def load_model(run: str | Path, runtime: Runtime, step: int | None = None) -> Lo
 
 
 def load_weights(model: GPT, state: dict[str, Any], source: Path) -> None:
-    """Copy a state into a model. Raises ValueError naming the first tensor that does not fit."""
+    """Copy a state into a model. Raises ValueError as `check_weights` does."""
+    check_weights(model, state, source)
+    model.load_state_dict(state)
+
+
+def check_weights(model: GPT, state: dict[str, Any], source: Path) -> None:
+    """Raise ValueError naming the first entry of `state` that is no finite floating-point tensor of the model's."""
     expected = model.state_dict()
-    for name in sorted(expected.keys() | state.keys()):
+    for name in sorted(expected.keys() | state.keys(), key=str):
+        if (problem := _not_floats(state[name]) if name in state else None) is not None:
+            raise ValueError(f"the checkpoint in {source} is damaged: {name} {problem}")
         ours, theirs = (tuple(s[name].shape) if name in s else "absent" for s in (expected, state))
         if ours != theirs:
             raise ValueError(
                 f"the checkpoint in {source} is of another model: {name} is {theirs} there and {ours} here; "
                 "use the settings it was trained with, or another --model-tag"
             )
-    model.load_state_dict(state)
+        if not state[name].isfinite().all():
+            raise ValueError(
+                f"the checkpoint in {source} is damaged: {name} holds values that are not finite"
+            )
+
+
+def _not_floats(value: Any) -> str | None:
+    """What keeps a value from being a dense tensor of floats in memory, or None."""
+    if not isinstance(value, Tensor):
+        return f"is a {type(value).__name__}, not a tensor"
+    if value.dtype not in _FLOATS:
+        return f"has the type {value.dtype}, not one of floats"
+    if value.layout != torch.strided or value.device.type != "cpu":
+        return f"is stored as {value.layout} on {value.device}, not as a plain tensor"
+    return None
 
 
 def load_run_tokenizer(directory: Path) -> Tokenizer:

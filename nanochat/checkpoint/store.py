@@ -1,9 +1,10 @@
-"""Checkpoints on disk: `step_010000_{model,optim,meta}.pt`, no model knowledge.
+"""Checkpoints on disk: `step_010000_{model,optim,meta}.pt`. No other module knows these names.
 
 The meta file is the commit. It is written last and names size and sha256 of the others; a step without a
 valid meta does not exist. All files of a step are first written and synced under temporary names, so that a
 full disk or a killed process leaves the earlier steps as they were. A directory has one writer at a time.
 
+Files are read as untrusted: tensors and plain containers only, and whatever is wrong with them is one line.
 Equal contents give equal bytes: two runs can be compared by the sha256 in their metas.
 """
 
@@ -12,56 +13,57 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import textwrap
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import torch
 
 from nanochat.atomic import remove_temporaries, sha256_of, stage, sync_directory, write_fault
 from nanochat.checkpoint import serialize
+from nanochat.checkpoint.meta import CheckpointMeta, FileFacts, Part, from_plain, to_plain
 from nanochat.console import warn
 from nanochat.errors import EnvironmentFault
 
-FORMAT = 1
-_RESERVED = ("format", "step", "files")
 _FILE = re.compile(r"step_(\d+)_(model|optim|meta)\.pt")
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
+_MOST_META_BYTES = 2**24
+_LONGEST_REASON = 300
 
 
-def file_of(directory: Path, step: int, part: str) -> Path:
-    """The file of one `part` ("model", "optim" or "meta") of a step."""
+def file_of(directory: Path, step: int, part: Part | Literal["meta"]) -> Path:
+    """The file of one part of a step."""
     return directory / f"step_{step:06d}_{part}.pt"
 
 
 def save(
     directory: Path,
-    step: int,
+    meta: CheckpointMeta,
     model: Mapping[str, Any],
-    optimizer: Mapping[str, Any] | None,
-    meta: Mapping[str, Any],
+    optimizer: Mapping[str, Any] | None = None,
     *,
     keep_last: int | None = None,
 ) -> Path:
-    """Commit a step and return its meta file; `keep_last` then removes all but that many steps up to it.
+    """Commit the step that `meta` is at and return its meta file; a step that is there is replaced.
 
-    `meta` gains "format", "step" and "files": {part: {"size", "sha256"}}. A step that is there is replaced.
+    The meta gains the facts of the files. `keep_last` then removes all but that many steps up to this one.
     Raises EnvironmentFault where the disk refuses, TypeError for anything but tensors and plain containers.
     """
-    directory = Path(directory)
+    directory, step = Path(directory), meta.step
     if keep_last is not None and keep_last < 1:
         raise ValueError(f"keep_last must be at least 1, not {keep_last}")
-    assert step >= 0, step
-    assert not set(_RESERVED) & set(meta), f"meta may not hold {_RESERVED}"
     _clean(directory)
-    parts = {"model": model} if optimizer is None else {"model": model, "optim": optimizer}
-    staged: dict[str, Path] = {}
+    contents: dict[Part, Mapping[str, Any]] = {"model": model}
+    if optimizer is not None:
+        contents["optim"] = optimizer
+    staged: dict[Part | Literal["meta"], Path] = {}
     try:
-        files = {}
-        for part, content in parts.items():
+        files: dict[Part, FileFacts] = {}
+        for part, content in contents.items():
             staged[part], files[part] = _stage(file_of(directory, step, part), content)
-        whole_meta = {"format": FORMAT, "step": step, "files": files, **meta}
+        whole_meta = to_plain(replace(meta, files=files))
         staged["meta"], _ = _stage(file_of(directory, step, "meta"), whole_meta)
         _commit(directory, step, staged)
     finally:
@@ -73,16 +75,14 @@ def save(
     return file_of(directory, step, "meta")
 
 
-def _commit(directory: Path, step: int, staged: dict[str, Path]) -> None:
-    """Rename the staged files of a step into place, the meta last."""
+def _commit(directory: Path, step: int, staged: Mapping[Part | Literal["meta"], Path]) -> None:
+    """Rename the staged files of a step into place in their order, the meta last."""
     try:
-        remove(
-            directory, step
-        )  # from here to the last rename the step is not there: no data is written between
-        for part in ("model", "optim", "meta"):
-            if part in staged:
-                sync_directory(directory)  # each is on the disk before what relies on it
-                os.replace(staged[part], file_of(directory, step, part))
+        # From here to the last rename the step is not there: no data is written between.
+        remove(directory, step)
+        for part, path in staged.items():
+            sync_directory(directory)  # each is on the disk before what relies on it
+            os.replace(path, file_of(directory, step, part))
         sync_directory(directory)
     except OSError as error:
         raise write_fault(file_of(directory, step, "meta"), error) from error
@@ -90,7 +90,8 @@ def _commit(directory: Path, step: int, staged: dict[str, Path]) -> None:
 
 def remove(directory: Path, step: int) -> None:
     """Remove a step: its meta first, so that it is never half there."""
-    for part in ("meta", "optim", "model"):
+    parts: tuple[Part | Literal["meta"], ...] = ("meta", "optim", "model")
+    for part in parts:
         file_of(directory, step, part).unlink(missing_ok=True)
 
 
@@ -110,15 +111,12 @@ def latest(directory: Path) -> int | None:
 
 
 def finished_step(directory: Path) -> int | None:
-    """The last step of a training run that came to its end, or None: the run's newest step is the last one planned."""
-    step = max(steps(directory), default=None)
-    if step is None:
-        return None
-    planned = load_meta(directory, step)["course"]["schedule"]["total_steps"]
-    return step if step >= planned else None
+    """The newest valid step if its run is finished there, else None. This alone says that a run is finished."""
+    step = latest(directory)
+    return step if step is not None and load_meta(directory, step).finished else None
 
 
-def load_meta(directory: Path, step: int) -> dict[str, Any]:
+def load_meta(directory: Path, step: int) -> CheckpointMeta:
     """The meta of a step. Raises ValueError if there is no such step, EnvironmentFault if it is torn."""
     directory = Path(directory)
     if not file_of(directory, step, "meta").is_file():
@@ -127,18 +125,18 @@ def load_meta(directory: Path, step: int) -> dict[str, Any]:
         raise ValueError(f"no checkpoint of step {step} in {directory}: {there}")
     try:
         return _read_meta(directory, step)
-    except _UNREADABLE as error:
-        raise _torn(directory, step, f"the meta does not read ({_first_line(error)})") from error
+    except _Damaged as damage:
+        raise _torn(directory, step, str(damage)) from None
 
 
-def load_model_state(directory: Path, step: int, map_location: Any = "cpu") -> dict[str, Any]:
+def load_model_state(directory: Path, step: int) -> dict[str, Any]:
     """The model's tensors, once their file proved to be the one that the meta names (raises as `load_meta`)."""
-    return _load_part(Path(directory), step, "model", map_location)
+    return _load_part(Path(directory), step, "model")
 
 
-def load_optimizer_state(directory: Path, step: int, map_location: Any = "cpu") -> dict[str, Any]:
+def load_optimizer_state(directory: Path, step: int) -> dict[str, Any]:
     """The optimiser's state. Raises ValueError too where the step was saved without one."""
-    return _load_part(Path(directory), step, "optim", map_location)
+    return _load_part(Path(directory), step, "optim")
 
 
 def ensure_writable(directory: Path, need_bytes: int) -> None:
@@ -153,14 +151,36 @@ def ensure_writable(directory: Path, need_bytes: int) -> None:
         )
 
 
-def _load_part(directory: Path, step: int, part: str, map_location: Any) -> dict[str, Any]:
-    meta = load_meta(directory, step)
-    if part not in meta["files"]:
+def _load_part(directory: Path, step: int, part: Part) -> dict[str, Any]:
+    facts = load_meta(directory, step).files.get(part)
+    if facts is None:
         raise ValueError(f"the checkpoint of step {step} in {directory} was saved without its {part} file")
-    problem = _part_problem(directory, step, part, meta["files"][part], contents=True)
+    problem = _part_problem(directory, step, part, facts, contents=True)
     if problem is not None:
         raise _torn(directory, step, problem)
-    return torch.load(file_of(directory, step, part), map_location=map_location, weights_only=True)
+    path = file_of(directory, step, part)
+    try:
+        content = _read(path)
+    except _Damaged as damage:
+        raise _torn(directory, step, str(damage)) from None
+    if not isinstance(content, dict):
+        raise _torn(directory, step, f"{path.name} holds no table of tensors")
+    return content
+
+
+class _Damaged(Exception):  # noqa: N818 - an outcome of reading, never shown as an exception
+    """What is wrong with a file, in one line."""
+
+
+def _read(path: Path) -> Any:
+    """The tensors and plain containers in a file that this module or anyone else wrote.
+
+    Raises _Damaged for everything that can go wrong: a damaged pickle can raise any exception.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _Damaged(f"{path.name} does not read ({_one_line(error)})") from None
 
 
 def _torn(directory: Path, step: int, problem: str) -> EnvironmentFault:
@@ -175,16 +195,21 @@ def committed(directory: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def _read_meta(directory: Path, step: int) -> dict[str, Any]:
+def _read_meta(directory: Path, step: int) -> CheckpointMeta:
     path = file_of(directory, step, "meta")
-    with zipfile.ZipFile(path) as archive:  # torch does not look at the archive's checksums
-        if (bad := archive.testzip()) is not None:
-            raise ValueError(f"wrong checksum in {bad}")
-    meta = torch.load(path, map_location="cpu", weights_only=True)
-    if meta["format"] != FORMAT:
-        raise ValueError(f"format {meta['format']}, this version reads {FORMAT}")
-    if meta["step"] != step:
-        raise ValueError(f"it belongs to step {meta['step']}")
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the archive's checksums
+            if sum(entry.file_size for entry in archive.infolist()) > _MOST_META_BYTES:
+                raise ValueError("it is too large")
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"wrong checksum in {bad}")
+        meta = from_plain(_read(path))
+    except _Damaged:
+        raise
+    except Exception as error:  # as in _read: nothing that a file holds may end in anything else
+        raise _Damaged(f"{path.name} does not read ({_one_line(error)})") from None
+    if meta.step != step:
+        raise _Damaged(f"{path.name} belongs to step {meta.step}")
     return meta
 
 
@@ -192,28 +217,33 @@ def _problem(directory: Path, step: int, *, contents: bool) -> str | None:
     """What is wrong with a step that has a meta file, or None."""
     directory = Path(directory)
     try:
-        files = _read_meta(directory, step)["files"]
-    except _UNREADABLE as error:
-        return f"the meta does not read ({_first_line(error)})"
+        files = _read_meta(directory, step).files
+    except _Damaged as damage:
+        return str(damage)
     problems = (_part_problem(directory, step, part, files[part], contents=contents) for part in files)
     return next((problem for problem in problems if problem is not None), None)
 
 
-def _part_problem(
-    directory: Path, step: int, part: str, facts: dict[str, Any], *, contents: bool
-) -> str | None:
+def _part_problem(directory: Path, step: int, part: Part, facts: FileFacts, *, contents: bool) -> str | None:
     path = file_of(directory, step, part)
-    if not path.is_file():
-        return f"{path.name} is missing"
-    if (size := path.stat().st_size) != facts["size"]:
-        return f"{path.name} has {size} bytes instead of {facts['size']}"
-    if contents and sha256_of(path) != facts["sha256"]:
-        return f"{path.name} has another sha256 than its meta names"
+    try:
+        if not path.is_file():
+            return f"{path.name} is missing"
+        if (size := path.stat().st_size) != facts.size:
+            return f"{path.name} has {size} bytes instead of {facts.size}"
+        if contents and sha256_of(path) != facts.sha256:
+            return f"{path.name} has another sha256 than its meta names"
+    except OSError as error:
+        return f"{path.name} does not read ({_one_line(error)})"
     return None
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+def _one_line(error: BaseException) -> str:
+    first = str(error).partition("\n")[0].strip()
+    reason = (
+        first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}".rstrip(": ")
+    )
+    return textwrap.shorten(reason, _LONGEST_REASON, placeholder=" …")
 
 
 def _clean(directory: Path) -> None:
@@ -226,11 +256,11 @@ def _clean(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _stage(path: Path, content: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+def _stage(path: Path, content: Mapping[str, Any]) -> tuple[Path, FileFacts]:
     """Write `content` under a temporary name beside `path`: (that file, its size and sha256)."""
-    facts: dict[str, Any] = {}
+    written: list[FileFacts] = []
 
     def fill(file: BinaryIO) -> None:
-        facts["size"], facts["sha256"] = serialize.write(content, file)
+        written.append(FileFacts(*serialize.write(content, file)))
 
-    return stage(path, fill), facts
+    return stage(path, fill), written[0]

@@ -3,10 +3,10 @@
 import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from nanochat.checkpoint.loading import LoadedModel, load_model
-from nanochat.config import to_json
+from nanochat.config import from_json, to_json
 from nanochat.console import say, table
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.bpb import BpbResult, bits_per_byte
@@ -140,12 +140,12 @@ def _evaluate(
 
 def _source(config: EvalBaseConfig, loaded: LoadedModel) -> TextSource:
     """The text asked for, or with its own options the text that the model was trained on."""
-    trained: dict[str, Any] = loaded.meta["config"]
+    trained = loaded.meta.config
     if config.dataset is not None:
         source = TextSource(config.dataset, config.text_column)
     elif "dataset" in trained:
         kept = {field.name: trained[field.name] for field in fields(TextSource) if field.name in trained}
-        source = replace(TextSource(**kept), need_shards=None)
+        source = replace(from_json(TextSource, kept), need_shards=None)
     else:
         raise ValueError(f"{config.model_tag} was not trained on a dataset of text: name one with --dataset")
     return replace(source, val_path=config.val_path or source.val_path)

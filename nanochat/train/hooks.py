@@ -3,13 +3,11 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from nanochat.checkpoint import store
+from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.console import ProgressBar, amount, duration, say, warn
 from nanochat.eval.samples import sample
 from nanochat.infer.engine import Engine
@@ -35,8 +33,8 @@ class Save:
     every: int
     minutes: float
     keep_last: int
-    meta: dict[str, Any]
-    """What does not change during the run."""
+    meta: CheckpointMeta
+    """Of the run; each checkpoint gets its own progress."""
     saved_step: int | None = None
     _saved_at: float = field(default_factory=time.monotonic)
     _cost_s: float = 0.0
@@ -55,18 +53,11 @@ class Save:
         began = time.monotonic()
         optimizer = trainer.optimizer.state_dict()  # a collective call
         if trainer.runtime.is_main:
-            meta = {
-                **self.meta,
-                "progress": trainer.progress.to_dict(),
-                "finished": trainer.finished,
-                "rng": torch.get_rng_state(),
-            }
             store.save(
                 self.directory,
-                trainer.progress.step,
+                replace(self.meta, progress=trainer.progress),
                 trainer.model.state_dict(),
                 optimizer,
-                meta,
                 keep_last=self.keep_last,
             )
         trainer.runtime.barrier()

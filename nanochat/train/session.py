@@ -4,31 +4,34 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from nanochat import hardware
+from nanochat.batches.loader import Loader
+from nanochat.batches.rows import PackingReport
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import TOKENIZER_DIR, load_weights
+from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.config import to_json
 from nanochat.console import progress as progress_bar
 from nanochat.console import say
 from nanochat.errors import EnvironmentFault
 from nanochat.flags import WandbRun
-from nanochat.metrics import open_metrics
+from nanochat.metrics import Metrics, open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, PackingRow
 from nanochat.model.compilation import CompileMode
+from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
-from nanochat.optim.groups import LearningRates
 from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.hooks import Evaluate, Log, SampleText, Save
 from nanochat.train.loop import train
-from nanochat.train.state import Progress, Trainer
+from nanochat.train.state import Trainer
 from nanochat.train.step import warm_up
 
 _CHECKPOINT_BYTES_PER_PARAMETER = 12  # weights and at most two moments
@@ -41,7 +44,7 @@ class TrainingOptions:
     wandb_run: WandbRun = None
     """Name of the Weights & Biases run; "dummy" logs to the local file only. Default: WANDB_RUN."""
     resume: Literal["never", "auto"] = "never"
-    """auto: go on from the newest valid checkpoint of this run, or begin when there is none."""
+    """auto: resume from the newest valid checkpoint of this run, or begin when there is none."""
     save_every: int = 0
     """Steps between checkpoints; 0 leaves it to --save-minutes."""
     save_minutes: float = 1.0
@@ -79,17 +82,8 @@ class TrainingResult:
     peak_rss_bytes: int
 
 
-def make_optimizer(model: GPT, rates: LearningRates, runtime: Runtime, *, muon_per_head: bool) -> MuonAdamW:
-    """Orthogonalisation runs in the dtype the device is fast at, which is the one it multiplies in."""
-    head_dim = model.config.head_dim if muon_per_head else None
-    options = MuonOptions(dtype=runtime.compute_dtype, head_dim=head_dim)
-    return MuonAdamW(
-        model.named_parameters(), rates, options, rank=runtime.rank, world_size=runtime.world_size
-    )
-
-
 def resume_step(directory: Path, options: TrainingOptions) -> int | None:
-    """The step to go on from, or None to begin. Raises ValueError rather than overwrite a run."""
+    """The step to resume from, or None to begin. Raises ValueError rather than overwrite a run."""
     there = store.committed(directory)
     if options.resume == "auto":
         newest = store.latest(directory)
@@ -100,26 +94,61 @@ def resume_step(directory: Path, options: TrainingOptions) -> int | None:
         return newest
     if there:
         raise ValueError(
-            f"{directory} already holds a run at step {there[-1]}: go on with --resume auto, "
+            f"{directory} already holds a run at step {there[-1]}: continue it with --resume auto, "
             "choose another --model-tag, or delete the folder"
         )
     return None
 
 
-def check_same(saved: dict[str, Any], now: dict[str, Any], what: str) -> None:
-    """Raise ValueError unless a run is resumed with what decides its course."""
-    for key in sorted(saved.keys() | now.keys()):
-        if saved.get(key) != now.get(key):
+def saved_run(directory: Path, options: TrainingOptions) -> CheckpointMeta | None:
+    """The checkpoint to resume from, or None to begin (raises as `resume_step`)."""
+    step = resume_step(directory, options)
+    return None if step is None else store.load_meta(directory, step)
+
+
+def begin_or_resume(planned: CheckpointMeta, saved: CheckpointMeta | None, model_tag: str) -> CheckpointMeta:
+    """The run as planned, at the progress of the checkpoint that it resumes from.
+
+    Raises ValueError unless that checkpoint's run had the same course.
+    """
+    if saved is None:
+        return planned
+    before, now = saved.course(), planned.course()
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
             raise ValueError(
-                f"cannot resume: {what} {key} was {saved.get(key)!r} and is now {now.get(key)!r}; "
+                f"cannot resume: the run's {key} was {before.get(key)!r} and is now {now.get(key)!r}; "
                 "use the same flags, or another --model-tag"
             )
+    say(f"resuming {model_tag} at step {saved.step} of {planned.plan.total_steps}")
+    return replace(planned, progress=saved.progress)
 
 
-def restore(directory: Path, step: int, model: GPT, optimizer: MuonAdamW) -> None:
-    """Load weights and optimiser of a step. Raises ValueError when they are of another model."""
-    load_weights(model, store.load_model_state(directory, step), directory)
-    optimizer.load_state_dict(store.load_optimizer_state(directory, step))
+def make_trainer(
+    meta: CheckpointMeta,
+    directory: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    loader: Loader,
+    accumulation: int,
+    runtime: Runtime,
+) -> Trainer:
+    """A model on its device with its optimiser, both restored when `meta` is at a step of a run in `directory`.
+
+    Raises ValueError when the checkpoint is of another model.
+    """
+    plan = meta.plan
+    # Orthogonalisation runs in the dtype the device is fast at, which is the one it multiplies in.
+    options = MuonOptions(
+        dtype=runtime.compute_dtype, head_dim=model.config.head_dim if plan.muon_per_head else None
+    )
+    optimizer = MuonAdamW(
+        model.named_parameters(), plan.rates, options, rank=runtime.rank, world_size=runtime.world_size
+    )
+    if meta.step:
+        load_weights(model, store.load_model_state(directory, meta.step), directory)
+        optimizer.load_state_dict(store.load_optimizer_state(directory, meta.step))
+    return Trainer(model, tokenizer, optimizer, plan.schedule, loader, accumulation, runtime, meta.progress)
 
 
 def keep_tokenizer(directory: Path, tokenizer: Tokenizer, runtime: Runtime) -> None:
@@ -132,15 +161,11 @@ def keep_tokenizer(directory: Path, tokenizer: Tokenizer, runtime: Runtime) -> N
 class Session:
     """A training stage, ready to run."""
 
-    stage: str
     model_tag: str
     """Name of the run: its checkpoints' and metrics' folder."""
     options: TrainingOptions
     trainer: Trainer
-    micro_rows: int
-    flops_per_token: float
-    meta: dict[str, Any]
-    """What a checkpoint says of the run besides its progress."""
+    meta: CheckpointMeta
     facts: dict[str, Any]
     """More for the metrics' first row."""
     score: Callable[[Trainer], dict[str, float]]
@@ -148,54 +173,23 @@ class Session:
 
     @property
     def directory(self) -> Path:
+        """Where the checkpoints are."""
         return self.trainer.runtime.paths.checkpoints(self.model_tag)
 
     def execute(self) -> TrainingResult:
         """Train to the end, or to a signal; everything is saved and told either way."""
-        began, trainer, runtime, options = time.monotonic(), self.trainer, self.trainer.runtime, self.options
-        resumed = trainer.progress.step > 0
-        parameters = sum(p.numel() for p in trainer.model.parameters())
-        if runtime.is_main:
-            need = (options.keep_last + 1) * parameters * _CHECKPOINT_BYTES_PER_PARAMETER
-            store.ensure_writable(self.directory, need)
-            if not resumed:
-                keep_tokenizer(self.directory, trainer.tokenizer, runtime)
-        config = to_json(options)
-        with open_metrics(
-            runtime.paths.metrics(self.model_tag),
-            self.stage,
-            wandb_run=options.wandb_run,
-            config=config,
-            enabled=runtime.is_main,
-            resume=resumed,
-        ) as metrics:
-            metrics.log(
-                ConfigRow(
-                    config=config,
-                    hardware=hardware.describe(),
-                    software=hardware.software(),
-                    world_size=runtime.world_size,
-                    **self.facts,
-                )
-            )
+        began, trainer = time.monotonic(), self.trainer
+        if trainer.runtime.is_main:
+            self._prepare_directory()
+        with self._open_metrics() as metrics:
             for choice in trainer.model.backend.describe():
                 say(str(choice))
-            compile_s = warm_up(trainer, self.micro_rows) if trainer.model.backend.compile else None
-            save = Save(
-                self.directory, options.save_every, options.save_minutes, options.keep_last, self.meta
-            )
-            evaluate = Evaluate(options.eval_every, self.score, metrics)
-            total = trainer.schedule.total_steps
-            with progress_bar(self.stage, total, "steps", enabled=runtime.is_main) as bar:
-                log = Log(metrics, bar, self.flops_per_token, self._peak_flops())
-                hooks = (save, log, evaluate, SampleText(options.sample_every, self.prompts, metrics))
-                try:
-                    finished = train(trainer, hooks)
-                finally:
-                    packing = trainer.loader.report()
-                    trainer.loader.close()
+            rows = self.meta.plan.device_batch_size
+            compile_s = warm_up(trainer, rows) if trainer.model.backend.compile else None
+            evaluate = Evaluate(self.options.eval_every, self.score, metrics)
+            log, packing = self._train(metrics, evaluate)
             result = TrainingResult(
-                finished=finished,
+                finished=trainer.finished,
                 step=trainer.progress.step,
                 checkpoint=self.directory,
                 loss=log.smooth_loss,
@@ -207,7 +201,7 @@ class Session:
                 peak_rss_bytes=hardware.peak_rss_bytes(),
             )
             metrics.log(PackingRow(**to_json(packing)))
-            if finished:
+            if result.finished:  # for its timing: that the run is finished stands in its checkpoint
                 metrics.log(
                     DoneRow(
                         step=result.step,
@@ -220,6 +214,49 @@ class Session:
         self._close(result)
         return result
 
+    def _prepare_directory(self) -> None:
+        parameters = sum(p.numel() for p in self.trainer.model.parameters())
+        need = (self.options.keep_last + 1) * parameters * _CHECKPOINT_BYTES_PER_PARAMETER
+        store.ensure_writable(self.directory, need)
+        if not self.meta.step:
+            keep_tokenizer(self.directory, self.trainer.tokenizer, self.trainer.runtime)
+
+    def _open_metrics(self) -> Metrics:
+        """The run's metrics, with the row that says how it was begun."""
+        runtime, config = self.trainer.runtime, self.meta.config
+        metrics = open_metrics(
+            runtime.paths.metrics(self.model_tag),
+            self.meta.stage,
+            wandb_run=self.options.wandb_run,
+            config=config,
+            enabled=runtime.is_main,
+            resume=self.meta.step > 0,
+        )
+        metrics.log(
+            ConfigRow(
+                config=config,
+                hardware=hardware.describe(),
+                software=self.meta.software,
+                world_size=runtime.world_size,
+                **self.facts,
+            )
+        )
+        return metrics
+
+    def _train(self, metrics: Metrics, evaluate: Evaluate) -> tuple[Log, PackingReport]:
+        trainer, options = self.trainer, self.options
+        save = Save(self.directory, options.save_every, options.save_minutes, options.keep_last, self.meta)
+        samples = SampleText(options.sample_every, self.prompts, metrics)
+        total, shown = trainer.schedule.total_steps, trainer.runtime.is_main
+        with progress_bar(self.meta.stage, total, "steps", enabled=shown) as bar:
+            log = Log(metrics, bar, flops_per_token(self.meta.model), self._peak_flops())
+            try:
+                train(trainer, (save, log, evaluate, samples))
+            finally:
+                packing = trainer.loader.report()
+                trainer.loader.close()
+        return log, packing
+
     def _peak_flops(self) -> float | None:
         runtime = self.trainer.runtime
         if runtime.device.type != "cuda":
@@ -230,17 +267,12 @@ class Session:
 
     def _close(self, result: TrainingResult) -> None:
         if result.finished:
-            say(f"{self.stage} finished at step {result.step}; checkpoint in {result.checkpoint}")
+            say(f"{self.meta.stage} finished at step {result.step}; checkpoint in {result.checkpoint}")
         else:
             words = [word for word in sys.argv[1:] if word != "--resume=auto"]
             if "--resume" in words:
                 at = words.index("--resume")
                 del words[at : at + 2]
             say(
-                f"stopped at step {result.step}, saved; go on with: nanochat {shlex.join(words)} --resume auto"
+                f"stopped at step {result.step}, saved; continue with: nanochat {shlex.join(words)} --resume auto"
             )
-
-
-def progress_of(meta: dict[str, Any]) -> Progress:
-    """The saved progress of a checkpoint."""
-    return Progress(**meta["progress"])

@@ -1,21 +1,21 @@
 """Supervised fine-tuning: a base model learns to converse, by the same loop on another loader."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 from nanochat import hardware
 from nanochat.batches.loader import sft_loader
-from nanochat.checkpoint import store
-from nanochat.checkpoint.loading import open_checkpoint
-from nanochat.config import from_json, to_json
+from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
+from nanochat.checkpoint.meta import CheckpointMeta, Progress, SourceRun, TrainingPlan
+from nanochat.config import to_json
 from nanochat.console import say
 from nanochat.conversations.mixtures import absolute_mixture, load_conversations
 from nanochat.conversations.rendering import RenderedConversations, render_conversations
 from nanochat.eval.conversation_loss import mean_loss
 from nanochat.model.backend import choose_backend
-from nanochat.model.cost import flops_per_token
-from nanochat.optim.groups import LearningRates
+from nanochat.model.cost import flops_per_token, parameter_counts
+from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
 from nanochat.scaling import rows_per_device
@@ -24,13 +24,11 @@ from nanochat.train.session import (
     Session,
     TrainingOptions,
     TrainingResult,
-    check_same,
-    make_optimizer,
-    progress_of,
-    restore,
-    resume_step,
+    begin_or_resume,
+    make_trainer,
+    saved_run,
 )
-from nanochat.train.state import Progress, Trainer
+from nanochat.train.state import Trainer
 
 _EVAL_BATCH_TOKENS = 16_384
 
@@ -49,11 +47,11 @@ class SftConfig(TrainingOptions):
     num_iterations: int | None = None
     """Optimiser steps, instead of epochs."""
     total_batch_size: int | None = None
-    """Tokens a step; default: the base model's."""
+    """Tokens a step; default: those of the run it starts from."""
     device_batch_size: int | None = None
-    """Rows a micro-batch on one device; default: the base model's."""
+    """Rows a micro-batch on one device; default: those of the run it starts from."""
     lr_fraction: float = 0.8
-    """Of the base model's peak learning rates."""
+    """Of the peak learning rates of the run it starts from."""
     warmdown: float = 0.5
     """The last share of the run, over which the learning rate falls to zero."""
     eval_conversations: int = 500
@@ -61,100 +59,93 @@ class SftConfig(TrainingOptions):
 
 
 def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
-    """The stage."""
+    """The stage. Raises ValueError for a source run, a mixture or a batch that cannot be used."""
     config = replace(config, mixture=absolute_mixture(config.mixture))
-    base = open_checkpoint(config.from_tag, runtime)
-    base_plan = base.meta["plan"]
-    max_seq_len = base.config.max_seq_len
-    rows, accumulation = _batch(config, base_plan, max_seq_len, runtime.world_size)
+    source = open_checkpoint(config.from_tag, runtime)
+    max_seq_len = source.config.max_seq_len
+    rows, accumulation = _batch(config, source.meta.plan, max_seq_len, runtime.world_size)
     directory = runtime.paths.checkpoints(config.model_tag)
-    step = resume_step(directory, config)
-    meta = store.load_meta(directory, step) if step is not None else None
-    progress = progress_of(meta) if meta else Progress()
+    saved = saved_run(directory, config)
     conversations = load_conversations(config.mixture, runtime.paths, split="train", seed=config.seed)
     loader = sft_loader(
         conversations,
-        base.tokenizer,
+        source.tokenizer,
         runtime,
         batch_rows=rows,
         max_seq_len=max_seq_len,
         seed=config.seed,
-        state=progress.loader,
+        position=saved.progress.position if saved else None,
     )
     assert loader.steps_per_epoch is not None
-    total_steps = config.num_iterations or max(
-        1, round(config.epochs * loader.steps_per_epoch / accumulation)
+    plan = _training_plan(config, source.meta.plan, rows, loader.steps_per_epoch / accumulation)
+    planned = CheckpointMeta(
+        stage="sft",
+        model=source.config,
+        tokenizer=source.tokenizer.hash,
+        plan=plan,
+        progress=Progress(),
+        source=SourceRun(config.from_tag, source.step, source.meta.files["model"].sha256),
+        config=to_json(config),
+        software=hardware.software(),
     )
-    schedule = Schedule(
-        total_steps=total_steps,
-        warmup_steps=0,
-        warmdown_fraction=config.warmdown,
-        final_lr=0.0,
-        momentum_warmup_steps=min(300, total_steps // 10),
-    )
-    rates = from_json(LearningRates, base_plan["rates"]).scaled(config.lr_fraction)
-    course = {
-        "mixture": config.mixture,
-        "seed": config.seed,
-        "rates": to_json(rates),
-        "schedule": to_json(schedule),
-        "batch_rows": rows * accumulation * runtime.world_size,
-        "base": {name: facts["sha256"] for name, facts in base.meta["files"].items()},
-        "fp8": config.fp8,
-    }
-    if meta:
-        check_same({"fp8": False, **meta["course"]}, course, "the run's")
-        say(f"resuming {config.model_tag} at step {step} of {total_steps}")
-    flops = flops_per_token(base.config)
-    backend = choose_backend(
-        runtime,
-        fp8=config.fp8,
-        compile_mode=config.compile,
-        training_flops=flops * total_steps * rows * accumulation * runtime.world_size * max_seq_len,
-    )
-    if base.meta["config"].get("fp8") and not config.fp8:
-        say(
-            f"{config.from_tag} was trained with --fp8, this run multiplies without it: add --fp8 to keep fp8"
-        )
-    model = base.load(backend).train()
-    optimizer = make_optimizer(model, rates, runtime, muon_per_head=base_plan["muon_per_head"])
-    if step is not None:
-        restore(directory, step, model, optimizer)
-    trainer = Trainer(model, base.tokenizer, optimizer, schedule, loader, accumulation, runtime, progress)
+    meta = begin_or_resume(planned, saved, config.model_tag)
+    model = _model(config, source, plan, runtime)
     say(
         f"{len(conversations):,} conversations in {loader.rows_per_epoch:,} rows of {max_seq_len} tokens; "
-        f"{total_steps:,} steps of {rows * accumulation * runtime.world_size} rows"
+        f"{plan.total_steps:,} steps of {plan.batch_tokens // max_seq_len} rows"
     )
     return Session(
-        stage="sft",
         model_tag=config.model_tag,
         options=config,
-        trainer=trainer,
-        micro_rows=rows,
-        flops_per_token=flops,
-        meta={
-            "stage": "sft",
-            "config": to_json(config),
-            "course": course,
-            "model": to_json(model.config),
-            "plan": base_plan,
-            "base": {"run": config.from_tag, "step": base.step},
-            "software": hardware.software(),
+        trainer=make_trainer(meta, directory, model, source.tokenizer, loader, accumulation, runtime),
+        meta=meta,
+        facts={
+            "plan": {"model": to_json(meta.model), "parameters": parameter_counts(meta.model), **to_json(plan)},
+            "dataset": config.mixture,
         },
-        facts={"plan": base_plan, "dataset": config.mixture},
-        score=_scorer(config, base.tokenizer, max_seq_len, runtime),
+        score=_scorer(config, source.tokenizer, max_seq_len, runtime),
         prompts=(),
     ).execute()
 
 
-def _batch(
-    config: SftConfig, base_plan: dict[str, Any], max_seq_len: int, world_size: int
-) -> tuple[int, int]:
+def _training_plan(config: SftConfig, source: TrainingPlan, rows: int, epoch_steps: float) -> TrainingPlan:
+    """This stage's own plan; what is not set by hand follows from the run that it starts from."""
+    batch_tokens = config.total_batch_size or source.batch_tokens
+    total_steps = config.num_iterations or max(1, round(config.epochs * epoch_steps))
+    return TrainingPlan(
+        schedule=Schedule(
+            total_steps=total_steps,
+            warmup_steps=0,
+            warmdown_fraction=config.warmdown,
+            final_lr=0.0,
+            momentum_warmup_steps=min(300, total_steps // 10),
+        ),
+        rates=source.rates.scaled(config.lr_fraction),
+        muon_per_head=source.muon_per_head,
+        batch_tokens=batch_tokens,
+        device_batch_size=rows,
+        seed=config.seed,
+        fp8=config.fp8,
+    )
+
+
+def _model(config: SftConfig, source: OpenCheckpoint, plan: TrainingPlan, runtime: Runtime) -> GPT:
+    """The source run's model on this run's backend, in training mode."""
+    flops = flops_per_token(source.config) * plan.tokens
+    backend = choose_backend(runtime, fp8=config.fp8, compile_mode=config.compile, training_flops=flops)
+    if source.meta.plan.fp8 and not config.fp8:
+        say(
+            f"{config.from_tag} was trained with --fp8, this run multiplies without it: add --fp8 to keep fp8"
+        )
+    return source.load(backend).train()
+
+
+def _batch(config: SftConfig, source: TrainingPlan, max_seq_len: int, world_size: int) -> tuple[int, int]:
     """(rows of a micro-batch, micro-batches a step) of each process. Raises ValueError for what cannot divide."""
-    tokens = config.total_batch_size or base_plan["batch_tokens"]
+    tokens = config.total_batch_size or source.batch_tokens
     per_device = rows_per_device(max_seq_len, tokens, world_size)
     if config.device_batch_size is None:
-        limit = min(per_device, base_plan["device_batch_size"])
+        limit = min(per_device, source.device_batch_size)
         rows = next(rows for rows in range(limit, 0, -1) if per_device % rows == 0)
         return rows, per_device // rows
     if config.device_batch_size < 1 or per_device % config.device_batch_size:
@@ -164,7 +155,9 @@ def _batch(
     return config.device_batch_size, per_device // config.device_batch_size
 
 
-def _scorer(config: SftConfig, tokenizer: Tokenizer, max_seq_len: int, runtime: Runtime):
+def _scorer(
+    config: SftConfig, tokenizer: Tokenizer, max_seq_len: int, runtime: Runtime
+) -> Callable[[Trainer], dict[str, float]]:
     """Scores the first held-out conversations, rendered once."""
 
     @cache

@@ -35,9 +35,9 @@ def train_step(trainer: Trainer) -> StepResult:
     began = time.perf_counter()
     progress, runtime, schedule = trainer.progress, trainer.runtime, trainer.schedule
     batches: list[Batch] = []
-    loader_state = progress.loader
+    position = progress.position
     for _ in range(trainer.accumulation):
-        batch, loader_state = next(trainer.loader)
+        batch, position = next(trainer.loader)
         batches.append(batch)
 
     nats = accumulate_gradients(trainer, batches)
@@ -53,12 +53,8 @@ def train_step(trainer: Trainer) -> StepResult:
     trainer.optimizer.zero_grad()
 
     tokens = sum(batch.inputs_BT.numel() for batch in batches) * runtime.world_size
-    progress.step += 1
-    progress.tokens += tokens
-    progress.skipped_steps += skipped
-    progress.loader = loader_state
     seconds = time.perf_counter() - began
-    progress.elapsed_s += seconds
+    trainer.progress = progress.after_step(tokens, skipped, seconds, position)
     return StepResult(loss, norm, skipped, tokens, seconds, lr)
 
 

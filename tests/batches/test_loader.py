@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from nanochat.batches import token_files
 from nanochat.batches.loader import Loader, pretrain_loader, sft_loader
 from nanochat.batches.packing import Policy
-from nanochat.config import to_json
+from nanochat.batches.position import DataPosition
+from nanochat.config import from_json, to_json
 from nanochat.model.loss import IGNORE
 from nanochat.paths import Paths
 from nanochat.runtime import Runtime
@@ -53,9 +54,14 @@ def open_loader(
     opened: list[Loader] = []
 
     def make(
-        kind: str, rank: int = 0, world: int = 1, rows: int = 6, state: dict | None = None, seed: int = 5
+        kind: str,
+        rank: int = 0,
+        world: int = 1,
+        rows: int = 6,
+        position: DataPosition | None = None,
+        seed: int = 5,
     ):
-        shared = {"batch_rows": rows, "max_seq_len": CONTEXT, "seed": seed, "state": state}
+        shared = {"batch_rows": rows, "max_seq_len": CONTEXT, "seed": seed, "position": position}
         if kind == "sft":
             loader = sft_loader(CONVERSATIONS, tokenizer, runtime(rank, world), **shared)
         else:
@@ -71,15 +77,15 @@ def open_loader(
 KINDS = [*get_args(Policy), "sft"]
 
 
-def global_batches(loaders: list[Loader], count: int) -> tuple[torch.Tensor, list[dict]]:
-    """Rows (inputs beside targets) of `count` global batches, in order, and the state after each."""
-    rows, states = [], []
+def global_batches(loaders: list[Loader], count: int) -> tuple[torch.Tensor, list[DataPosition]]:
+    """Rows (inputs beside targets) of `count` global batches, in order, and the position after each."""
+    rows, positions = [], []
     for _ in range(count):
         items = [next(loader) for loader in loaders]
         rows += [torch.cat([batch.inputs_BT, batch.targets_BT], dim=1) for batch, _ in items]
-        assert all(state == items[0][1] for _, state in items)  # any rank's state resumes all
-        states.append(items[0][1])
-    return torch.cat(rows), states
+        assert all(position == items[0][1] for _, position in items)  # any rank's resumes all
+        positions.append(items[0][1])
+    return torch.cat(rows), positions
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,14 +106,14 @@ def test_rows_do_not_depend_on_the_number_of_processes(kind: str, open_loader: C
 def test_resumes_at_any_step_on_any_number_of_processes(
     kind: str, stop: int, before: int, after: int, open_loader: Callable[..., Loader]
 ) -> None:
-    rows, states = global_batches(
+    rows, positions = global_batches(
         [open_loader(kind, rank, before, 6 // before) for rank in range(before)], 20
     )
-    state = to_json(states[stop])
-    loaders = [open_loader(kind, rank, after, 6 // after, state=state) for rank in range(after)]
+    position = from_json(DataPosition, to_json(positions[stop]))
+    loaders = [open_loader(kind, rank, after, 6 // after, position=position) for rank in range(after)]
     again, later = global_batches(loaders, 19 - stop)
     assert torch.equal(again, rows[6 * (stop + 1) :])
-    assert later == states[stop + 1 :]
+    assert later == positions[stop + 1 :]
 
 
 def test_batches_are_contiguous_int64_on_the_device(
@@ -145,11 +151,11 @@ def test_files_added_at_the_end_do_not_disturb_a_resumed_run(
     tokenizer: Tokenizer,
     runtime: MakeRuntime,
 ) -> None:
-    rows, states = global_batches([open_loader("bestfit-crop")], 4)
+    rows, positions = global_batches([open_loader("bestfit-crop")], 4)
     more = make_dataset(["a later shard"] * 9, name="more")
     grown = replace(dataset, train=(*dataset.train, *more.train))
     loader = pretrain_loader(
-        grown, tokenizer, runtime(), batch_rows=6, max_seq_len=CONTEXT, seed=5, state=states[1]
+        grown, tokenizer, runtime(), batch_rows=6, max_seq_len=CONTEXT, seed=5, position=positions[1]
     )
     again, _ = global_batches([loader], 2)
     loader.close()
@@ -160,24 +166,26 @@ def test_files_added_at_the_end_do_not_disturb_a_resumed_run(
     ("change", "message"),
     [({"seed": 6}, "seed was 5 and is now 6"), ({"kind": "bestfit-crop"}, "policy was 'contiguous'")],
 )
-def test_a_state_of_another_order_is_refused(
+def test_a_position_of_another_order_is_refused(
     open_loader: Callable[..., Loader], change: dict, message: str
 ) -> None:
-    _, state = next(open_loader("contiguous"))
+    _, position = next(open_loader("contiguous"))
     with pytest.raises(ValueError, match=message):
-        open_loader(**{"kind": "contiguous", "state": state, **change})
+        open_loader(**{"kind": "contiguous", "position": position, **change})
 
 
-def test_a_state_of_other_text_is_refused(
+def test_a_position_of_other_text_is_refused(
     open_loader: Callable[..., Loader],
     make_dataset: Callable[..., Dataset],
     tokenizer: Tokenizer,
     runtime: MakeRuntime,
 ) -> None:
-    _, state = next(open_loader("bestfit-crop"))
+    _, position = next(open_loader("bestfit-crop"))
     other = make_dataset(["other"] * 9, ["text"] * 9, ["here"] * 9, name="other")
-    with pytest.raises(ValueError, match="cannot go on in the data: data was"):
-        pretrain_loader(other, tokenizer, runtime(), batch_rows=6, max_seq_len=CONTEXT, seed=5, state=state)
+    with pytest.raises(ValueError, match="cannot resume the data stream: data was"):
+        pretrain_loader(
+            other, tokenizer, runtime(), batch_rows=6, max_seq_len=CONTEXT, seed=5, position=position
+        )
 
 
 def test_an_empty_dataset_raises_at_the_first_batch_and_at_every_later_one(

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.batches.packing import Policy
+from nanochat.batches.position import RowPosition
 from nanochat.batches.rows import ConversationWindows, RowStream, TokenWindows
 from nanochat.batches.token_files import TokenPiece
 from nanochat.conversations.rendering import RenderedConversations
@@ -54,8 +55,10 @@ CONTEXTS = st.integers(1, 12)
 SEEDS = st.integers(0, 2**32)
 
 
-def stream(store: Store, context: int, policy: Policy, seed: int, state: dict | None = None) -> RowStream:
-    return RowStream(TokenWindows(store, BOS, context, policy, seed), context, state)  # type: ignore[arg-type]
+def stream(
+    store: Store, context: int, policy: Policy, seed: int, position: RowPosition | None = None
+) -> RowStream:
+    return RowStream(TokenWindows(store, BOS, context, policy, seed), context, position)  # type: ignore[arg-type]
 
 
 @given(stores(), CONTEXTS, POLICIES, SEEDS)
@@ -99,21 +102,21 @@ def test_bestfit_crop_rows_begin_with_bos_and_ignore_padding(store: Store, conte
     following, known = inputs[:, 1:], targets[:, :-1]
     assert ((known == following) | (known == IGNORE)).all()
     assert (following[known == IGNORE] == BOS).all()
-    assert (targets == IGNORE).sum() == rows.state()["padded"]
+    assert (targets == IGNORE).sum() == rows.position().padded
 
 
 @given(stores(), CONTEXTS, POLICIES, SEEDS, st.integers(0, 15), st.integers(0, 15))
-def test_a_state_resumes_exactly(
+def test_a_position_resumes_exactly(
     store: Store, context: int, policy: Policy, seed: int, before: int, skipped: int
 ) -> None:
     whole = stream(store, context, policy, seed)
     whole.take(before)
     whole.skip(skipped)
-    resumed = stream(store, context, policy, seed, whole.state())
-    assert resumed.state() == whole.state()
+    resumed = stream(store, context, policy, seed, whole.position())
+    assert resumed.position() == whole.position()
     for ours, theirs in zip(resumed.take(10), whole.take(10), strict=True):
         assert (ours == theirs).all()
-    assert resumed.state() == whole.state()
+    assert resumed.position() == whole.position()
 
 
 @given(stores(), CONTEXTS, POLICIES, SEEDS, st.lists(st.tuples(st.booleans(), st.integers(0, 7)), max_size=8))
@@ -132,7 +135,7 @@ def test_how_rows_are_taken_does_not_matter(
         else:
             parts.skip(count)
         row += count
-    assert parts.state() == whole.state()
+    assert parts.position() == whole.position()
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -171,9 +174,9 @@ def test_conversation_rows_target_what_is_learnt_and_nothing_else(
         assert sorted(targets[targets != IGNORE]) == learnt
         pairs = (targets[:, :-1] == inputs[:, 1:]) | (targets[:, :-1] == IGNORE)
         assert pairs.all()
-    state = rows.state()
-    assert rows.report(state).epochs == 2
-    assert state["dropped"] == 2 * (len(ids) - len(kept))
-    assert state["padded"] == 2 * (source.rows_per_epoch * (context + 1) - len(kept))
-    resumed = RowStream(source, context, state)
+    position = rows.position()
+    assert rows.report(position).epochs == 2
+    assert position.dropped == 2 * (len(ids) - len(kept))
+    assert position.padded == 2 * (source.rows_per_epoch * (context + 1) - len(kept))
+    resumed = RowStream(source, context, position)
     assert (resumed.take(3)[0] == rows.take(3)[0]).all()

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
-from nanochat.config import to_json
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
@@ -24,6 +23,7 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import default_paths
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.bpe import train_tokenizer
+from tests.conftest import made_up_meta
 
 BENCH = Path(__file__).parents[2] / "bench"
 DOCUMENTS = [
@@ -160,7 +160,7 @@ def checkpoint():
         for parameter in model.parameters():
             parameter.normal_(0, 0.5)
     directory = default_paths().checkpoints("tiny")
-    store.save(directory, 3, model.state_dict(), None, {"model": to_json(config)})
+    store.save(directory, made_up_meta(config, 3), model.state_dict())
     tokenizer.save(directory / "tokenizer")
     return "tiny"
 

@@ -14,6 +14,7 @@ import torch
 
 from nanochat.checkpoint import serialize, store
 from nanochat.errors import EnvironmentFault
+from tests.conftest import made_up_meta
 
 
 def _save(directory: Path, step: int, *, value: float | None = None, keep_last: int | None = None) -> Path:
@@ -21,7 +22,8 @@ def _save(directory: Path, step: int, *, value: float | None = None, keep_last: 
     value = float(step) if value is None else value
     model = {"wte.weight": torch.full((64, 8), value), "head": torch.arange(8.0) + value}
     optimizer = {"state": [{"exp_avg": torch.full((64, 8), -value)}]}
-    return store.save(directory, step, model, optimizer, {"value": value}, keep_last=keep_last)
+    meta = made_up_meta(step=step, config={"value": value})
+    return store.save(directory, meta, model, optimizer, keep_last=keep_last)
 
 
 def _value(directory: Path, step: int) -> float:
@@ -32,7 +34,7 @@ def _value(directory: Path, step: int) -> float:
         *model["wte.weight"].flatten().tolist(),
         model["head"][0].item(),
         *(-optimizer["state"][0]["exp_avg"]).flatten().tolist(),
-        store.load_meta(directory, step)["value"],
+        store.load_meta(directory, step).config["value"],
     }
     assert len(values) == 1, f"a mixture of checkpoints: {values}"
     return values.pop()
@@ -56,8 +58,8 @@ def test_what_was_saved_comes_back(tmp_path: Path):
     assert store.latest(directory) == 10_000
     assert _value(directory, 10_000) == 10_000
     meta = store.load_meta(directory, 10_000)
-    assert meta["step"] == 10_000
-    assert meta["files"]["model"]["size"] == (directory / "step_010000_model.pt").stat().st_size
+    assert meta.step == 10_000
+    assert meta.files["model"].size == (directory / "step_010000_model.pt").stat().st_size
 
 
 def test_steps_are_ordered_as_numbers(tmp_path: Path):
@@ -77,7 +79,7 @@ def test_equal_runs_have_equal_checksums(tmp_path: Path):
 
 def test_a_model_alone_has_no_optimizer_state(tmp_path: Path):
     _save(tmp_path, 1)
-    store.save(tmp_path, 1, {"w": torch.ones(1)}, None, {})
+    store.save(tmp_path, made_up_meta(step=1), {"w": torch.ones(1)})
     assert _names(tmp_path) == _files(1) - {"step_000001_optim.pt"}
     with pytest.raises(ValueError, match="without its optim"):
         store.load_optimizer_state(tmp_path, 1)
@@ -164,7 +166,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_steps(tmp_path: Path):
         for limit, step, model, optimizer in [(10_000, 3, big, {}), (10_000, 2, {}, big), (600, 2, {}, {})]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
             with pytest.raises(EnvironmentFault, match="cannot write") as caught:
-                store.save(tmp_path, step, model, optimizer, {}, keep_last=1)
+                store.save(tmp_path, made_up_meta(step=step), model, optimizer, keep_last=1)
             assert "\n" not in str(caught.value)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

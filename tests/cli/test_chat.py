@@ -19,7 +19,6 @@ from nanochat.checkpoint.loading import TOKENIZER_DIR, LoadedModel
 from nanochat.cli import chat as module
 from nanochat.cli.chat import Chat, ChatConfig, run
 from nanochat.cli.main import main
-from nanochat.config import to_json
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
 from nanochat.model.backend import REFERENCE
@@ -31,6 +30,7 @@ from nanochat.tokenizer.chat_format import render_prompt
 from nanochat.tokenizer.patterns import split_pattern
 from nanochat.tokenizer.special import ASSISTANT_END, PYTHON_END, PYTHON_START, SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
+from tests.conftest import made_up_meta
 
 CONTEXT = 128
 
@@ -247,7 +247,7 @@ def checkpoint(tokenizer, base_dir):
         model.head.weight[-len(SPECIAL_TOKENS) :] = 0
         model.head.weight[: -len(SPECIAL_TOKENS)] *= 1000
     directory = Paths(base_dir).checkpoints("sft")
-    store.save(directory, 3, model.state_dict(), None, {"model": to_json(config)})
+    store.save(directory, made_up_meta(config, 3), model.state_dict())
     tokenizer.save(directory / TOKENIZER_DIR)
     return directory
 

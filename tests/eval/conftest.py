@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from nanochat.checkpoint import store
-from nanochat.config import to_json
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
@@ -12,6 +11,7 @@ from nanochat.paths import default_paths
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.tokenizer.tokenizer import Tokenizer
+from tests.conftest import made_up_meta
 
 TEXT = (
     "The harbour lies below the town. Question: which bird cannot fly? Answer: the penguin. "
@@ -68,6 +68,6 @@ def checkpoint(model: GPT, tokenizer: Tokenizer, tmp_path) -> str:
 def save(run: str, model: GPT, tokenizer: Tokenizer, config: dict) -> str:
     """A checkpoint at step 7 of a run that (so it says) had this configuration."""
     directory = default_paths().checkpoints(run)
-    store.save(directory, 7, model.state_dict(), None, {"model": to_json(model.config), "config": config})
+    store.save(directory, made_up_meta(model.config, 7, config=config), model.state_dict())
     tokenizer.save(directory / "tokenizer")
     return run

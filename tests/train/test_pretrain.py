@@ -30,7 +30,7 @@ def pretrain(config: PretrainConfig) -> TrainingResult:
 def hashes(run_name: str, at: int) -> dict[str, str]:
     """sha256 of weights and optimiser."""
     meta = store.load_meta(default_paths().checkpoints(run_name), at)
-    return {part: facts["sha256"] for part, facts in meta["files"].items()}
+    return {part: facts.sha256 for part, facts in meta.files.items()}
 
 
 def losses(run_name: str) -> list[float]:
@@ -49,7 +49,7 @@ def test_learns_and_leaves_a_model_that_loads(tiny: PretrainConfig) -> None:
     with open_runtime("cpu") as runtime:
         loaded = load_model("baserun", runtime)
     assert loaded.step == 40
-    assert loaded.meta["finished"]
+    assert loaded.meta.finished
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, at: int, number: signal.Signals) -> None:

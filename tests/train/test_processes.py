@@ -43,7 +43,7 @@ def nanochat(arguments: Sequence[str], **environment: str) -> subprocess.Complet
 
 def hashes(tag: str) -> dict[str, str]:
     meta = store.load_meta(default_paths().checkpoints(tag), STEPS)
-    return {part: facts["sha256"] for part, facts in meta["files"].items()}
+    return {part: facts.sha256 for part, facts in meta.files.items()}
 
 
 def kill_after_steps(arguments: Sequence[str], directory: Path, steps: int, delay_s: float) -> None:

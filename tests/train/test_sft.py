@@ -78,16 +78,16 @@ def test_a_resumed_run_ends_with_the_same_bits(config: SftConfig) -> None:
     store.remove(directory, 8)
     assert fine_tune(replace(short, model_tag="broken", resume="auto")).step == 8
     whole, broken = (
-        store.load_meta(default_paths().checkpoints(tag), 8)["files"] for tag in ("whole", "broken")
+        store.load_meta(default_paths().checkpoints(tag), 8).files for tag in ("whole", "broken")
     )
     assert whole == broken
 
 
 def test_the_base_model_stays(config: SftConfig) -> None:
     directory = default_paths().checkpoints("baserun")
-    before = store.load_meta(directory, 12)["files"]
+    before = store.load_meta(directory, 12).files
     fine_tune(replace(config, num_iterations=2))
-    assert store.load_meta(directory, 12)["files"] == before
+    assert store.load_meta(directory, 12).files == before
     assert store.latest(directory) == 12
 
 

@@ -1,0 +1,230 @@
+"""What a checkpoint says of itself: the meta, as frozen dataclasses that are validated when they are read.
+
+Stages meet here. What a run does (`TrainingPlan`) is decided once, how far it is (`Progress`) changes with every
+step, and everything that must not change when a run is resumed is derived from these types (`course`).
+
+The layout on disk has a number. A change of it raises `FORMAT` and adds a function to `migrations.MIGRATIONS`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from nanochat.batches.position import DataPosition
+from nanochat.checkpoint.migrations import FORMAT, migrated
+from nanochat.config import from_json, to_json
+from nanochat.model.gpt_config import GPTConfig
+from nanochat.optim.groups import LearningRates
+from nanochat.optim.schedule import Schedule
+
+Part = Literal["model", "optim"]
+"""The files of a checkpoint besides its meta."""
+
+# No model comes near these sizes. A damaged meta is refused here, before anything of its size is built or allocated.
+_MOST_LAYERS = 2**12
+_MOST_TOKENS = 2**24
+_MOST_CHANNELS = 2**20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a stage does from its first step to its last. Raises ValueError for values out of range."""
+
+    schedule: Schedule
+    rates: LearningRates
+    """Peak learning rates of this stage."""
+    muon_per_head: bool
+    batch_tokens: int
+    """Tokens of a step, over all processes."""
+    device_batch_size: int
+    """Rows of a micro-batch on one device: a matter of memory, it may change when the run is resumed."""
+    seed: int
+    fp8: bool = False
+    """Whether the blocks' matrices are multiplied in fp8."""
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            total_steps=self.total_steps,
+            batch_tokens=self.batch_tokens,
+            device_batch_size=self.device_batch_size,
+        )
+        for name, value in {**asdict(self.rates), **asdict(self.schedule)}.items():
+            _require(math.isfinite(value) and value >= 0, name, value, "a finite number, not negative")
+
+    @property
+    def total_steps(self) -> int:
+        return self.schedule.total_steps
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole stage."""
+        return self.total_steps * self.batch_tokens
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    """Optimiser steps taken, skipped ones included."""
+    tokens: int = 0
+    skipped_steps: int = 0
+    """Steps whose loss or gradients were not finite."""
+    elapsed_s: float = 0.0
+    """Seconds spent in steps, over all the processes that continued this run."""
+    position: DataPosition | None = None
+    """Place in the data after the last step; None before the first."""
+
+    def __post_init__(self) -> None:
+        counts = (self.step, self.tokens, self.skipped_steps)
+        for name, value in zip(("step", "tokens", "skipped_steps"), counts, strict=True):
+            _require(value >= 0, name, value, "not negative")
+        elapsed = self.elapsed_s
+        _require(math.isfinite(elapsed) and elapsed >= 0, "elapsed_s", elapsed, "finite, not negative")
+
+    def after_step(
+        self, tokens: int, skipped: bool, seconds: float, position: DataPosition | None
+    ) -> Progress:
+        """The progress once a step of so many tokens and seconds has been taken."""
+        return Progress(
+            step=self.step + 1,
+            tokens=self.tokens + tokens,
+            skipped_steps=self.skipped_steps + skipped,
+            elapsed_s=self.elapsed_s + seconds,
+            position=position,
+        )
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """The checkpoint that a run started from."""
+
+    model_tag: str
+    """As it was given: a run's name, or the path of its checkpoints."""
+    step: int
+    weights_sha256: str
+
+    def __post_init__(self) -> None:
+        _require(self.step >= 0, "step", self.step, "not negative")
+        _require_sha256("weights_sha256", self.weights_sha256)
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file must be: its size in bytes and the sha256 of its contents in hex."""
+
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _require(self.size >= 0, "size", self.size, "not negative")
+        _require_sha256("sha256", self.sha256)
+
+
+@dataclass(frozen=True)
+class CheckpointMeta:
+    """The whole of a meta file. Raises ValueError for parts that cannot belong together."""
+
+    stage: str
+    """"pretrain" or "sft"."""
+    model: GPTConfig
+    tokenizer: str
+    """Hash of the vocabulary that the model was trained on."""
+    plan: TrainingPlan
+    progress: Progress
+    source: SourceRun | None = None
+    """None for a model that was trained from the start."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The stage's flags, as the command line took them."""
+    software: dict[str, Any] = field(default_factory=dict)
+    """Versions at the time of saving."""
+    files: dict[Part, FileFacts] = field(default_factory=dict)
+    """Filled in by `store.save`."""
+
+    def __post_init__(self) -> None:
+        steps, total = self.progress.step, self.plan.total_steps
+        _require(steps <= total, "progress.step", steps, f"at most the {total} steps of the plan")
+
+    @property
+    def step(self) -> int:
+        return self.progress.step
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to the end of its schedule."""
+        return self.progress.step == self.plan.total_steps
+
+    def course(self) -> dict[str, Any]:
+        """What must not change when the run is resumed, as one flat table of dotted names."""
+        plan = to_json(self.plan)
+        del plan["device_batch_size"]
+        source = self.source and self.source.weights_sha256
+        return _flat(
+            {
+                "model": to_json(self.model),
+                "plan": plan,
+                "tokenizer": self.tokenizer,
+                "source weights": source,
+            }
+        )
+
+
+def to_plain(meta: CheckpointMeta) -> dict[str, Any]:
+    """The meta as plain containers, as they stand in the file."""
+    return {"format": FORMAT, **to_json(meta)}
+
+
+def from_plain(content: Any) -> CheckpointMeta:
+    """Read what `to_plain`, or an earlier format's writer, made.
+
+    Raises ValueError naming what is wrong: an unknown format, a missing or ill-typed field, a value out of range.
+    """
+    meta = from_json(CheckpointMeta, migrated(content))
+    _check_model(meta.model)
+    if "model" not in meta.files:
+        raise ValueError("CheckpointMeta.files: names no model")
+    return replace(meta, config=_plain(meta.config, "config"), software=_plain(meta.software, "software"))
+
+
+def _check_model(config: GPTConfig) -> None:
+    """Refuse shapes that no machine could hold."""
+    limits = dict.fromkeys(("n_head", "n_kv_head", "head_dim", "n_embd", "mlp_ratio"), _MOST_CHANNELS)
+    limits |= {"n_layer": _MOST_LAYERS, "max_seq_len": _MOST_TOKENS, "vocab_size": _MOST_TOKENS}
+    for name, most in limits.items():
+        value = getattr(config, name)
+        _require(1 <= value <= most, f"model.{name}", value, f"between 1 and {most}")
+    for name in ("rope_base", "qk_gain", "softcap"):
+        _require(math.isfinite(getattr(config, name)), f"model.{name}", getattr(config, name), "finite")
+
+
+def _plain(table: dict[str, Any], name: str) -> dict[str, Any]:
+    """A table without a type of its own, refused if it holds anything but plain containers."""
+    try:
+        return to_json(table)
+    except TypeError as error:
+        raise ValueError(f"CheckpointMeta.{name}: {error}") from None
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        _require(value >= 1, name, value, "at least 1")
+
+
+def _require_sha256(name: str, value: str) -> None:
+    _require(_SHA256.fullmatch(value) is not None, name, value, "64 hexadecimal digits")

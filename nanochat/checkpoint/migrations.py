@@ -1,0 +1,82 @@
+"""Earlier layouts of a checkpoint's meta, brought to the present one: a table of pure functions by number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+FORMAT = 2
+"""The layout that is written."""
+
+Plain = dict[str, Any]
+
+
+def migrated(content: Any) -> Plain:
+    """A meta of any known format as the fields of the present one, its format number taken out.
+
+    Raises ValueError for an unknown format, and for a meta that is not what its format says.
+    """
+    number = content.get("format") if isinstance(content, dict) else None
+    if type(number) is not int or not min(MIGRATIONS) <= number <= FORMAT:
+        raise ValueError(f"its format is {number!r}, this version reads {min(MIGRATIONS)} to {FORMAT}")
+    while number < FORMAT:
+        try:
+            content = MIGRATIONS[number](content)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"it is not a whole meta of format {number} ({error!r})") from None
+        number += 1
+    return {name: value for name, value in content.items() if name != "format"}
+
+
+def _from_1(old: Plain) -> Plain:
+    """Format 2: the shape stands once, a stage has its own plan, the data position is typed, no state of RNGs.
+
+    Format 1 kept the shape three times, the base model's plan in SFT runs, and what decides a run's course as a
+    second copy beside the plan, which is the part that is right for either stage.
+    """
+    course, base_plan, config = old["course"], old["plan"], old["config"]
+    model = _renamed(old["model"], {"sequence_len": "max_seq_len"})
+    fine_tuned = "base" in old
+    batch_tokens = course["batch_rows"] * model["max_seq_len"] if fine_tuned else course["batch_tokens"]
+    device_batch_size = min(base_plan["device_batch_size"], batch_tokens // model["max_seq_len"])
+    loader = old["progress"]["loader"]
+    return {
+        "format": 2,
+        "stage": old["stage"],
+        "model": model,
+        "tokenizer": loader["identity"]["tokenizer"],
+        "plan": {
+            "schedule": course["schedule"],
+            "rates": course["rates"],
+            "muon_per_head": base_plan["muon_per_head"],
+            "batch_tokens": batch_tokens,
+            "device_batch_size": config["device_batch_size"] or device_batch_size,
+            "seed": course["seed"],
+            "fp8": course.get("fp8", False),
+        },
+        "progress": {
+            **{name: old["progress"][name] for name in ("step", "tokens", "skipped_steps", "elapsed_s")},
+            "position": {
+                "identity": _renamed(loader["identity"], {"context": "max_seq_len"}),
+                "row": {name: loader[name] for name in ("place", "offset", "rows", "dropped", "padded")},
+            },
+        },
+        "source": {
+            "model_tag": old["base"]["run"],
+            "step": old["base"]["step"],
+            "weights_sha256": course["base"]["model"],
+        }
+        if fine_tuned
+        else None,
+        "config": _renamed(config, {"run": "wandb_run", "base": "from_tag"}),
+        "software": old["software"],
+        "files": old["files"],
+    }
+
+
+def _renamed(table: Plain, names: dict[str, str]) -> Plain:
+    return {names.get(name, name): value for name, value in table.items()}
+
+
+MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _from_1}
+"""From each earlier format to the next. Never changed once a format has been written."""
