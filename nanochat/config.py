@@ -71,7 +71,7 @@ def _dataclass(cls: type[T], data: Any, where: str, ignore_unknown: bool) -> T:
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected the fields of {cls.__name__}, got {_shown(data)}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(fields))
+    unknown = sorted(map(str, set(data) - set(fields)))
     if unknown and not ignore_unknown:
         raise ValueError(f"{where}: unknown {', '.join(unknown)} (known: {', '.join(fields)})")
     hints = get_type_hints(cls)

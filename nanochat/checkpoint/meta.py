@@ -183,7 +183,11 @@ def from_plain(content: Any) -> CheckpointMeta:
 
     Raises ValueError naming what is wrong: an unknown format, a missing or ill-typed field, a value out of range.
     """
-    meta = from_json(CheckpointMeta, migrated(content))
+    fields = migrated(content)
+    meta = from_json(CheckpointMeta, fields)
+    if missing := sorted(_flat(to_json(meta)).keys() - _flat(fields).keys()):
+        # Also where the dataclass has a default: in a file it may stand for another value.
+        raise ValueError(f"CheckpointMeta: missing {', '.join(missing)}")
     _check_model(meta.model)
     if "model" not in meta.files:
         raise ValueError("CheckpointMeta.files: names no model")
@@ -212,7 +216,11 @@ def _plain(table: dict[str, Any], name: str) -> dict[str, Any]:
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in table.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= (
+            _flat(value, f"{prefix}{name}.")
+            if isinstance(value, dict) and value
+            else {f"{prefix}{name}": value}
+        )
     return flat
 
 

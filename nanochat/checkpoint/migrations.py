@@ -57,7 +57,7 @@ def _from_1(old: Plain) -> Plain:
         "progress": {
             **{name: old["progress"][name] for name in ("step", "tokens", "skipped_steps", "elapsed_s")},
             "position": {
-                "identity": _renamed(loader["identity"], {"context": "max_seq_len"}),
+                "identity": {"files": None, **_renamed(loader["identity"], {"context": "max_seq_len"})},
                 "row": {name: loader[name] for name in ("place", "offset", "rows", "dropped", "padded")},
             },
         },

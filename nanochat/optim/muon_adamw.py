@@ -7,6 +7,7 @@ each steps its share of every stack and the results are gathered; AdamW is the s
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -175,29 +176,36 @@ class MuonAdamW:
                 state[name] = {"momentum": m, "second_moment": v}
         return {"steps": self.steps, "parameters": state}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Raises ValueError when the state belongs to a model of other parameters or shapes."""
-        parameters = state["parameters"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError when the state is damaged, or belongs to a model of other parameters or shapes."""
+        parameters, steps = state.get("parameters"), state.get("steps")
+        if not isinstance(parameters, dict) or type(steps) is not int or steps < 0:
+            raise ValueError("the optimiser state is damaged: it names no parameters, or no number of steps")
         mine = {e.name for e in self._adamw} | {name for stack in self._stacks for name in stack.names}
         if mine != set(parameters):
-            raise ValueError(
-                f"optimiser state of other parameters: {sorted(mine ^ set(parameters))[:4]} differ"
-            )
-        self.steps = state["steps"]
+            differing = sorted(mine ^ set(parameters), key=str)[:4]
+            raise ValueError(f"optimiser state of other parameters: {differing} differ")
         for entry in self._adamw:
-            saved = parameters[entry.name]
-            _restore(entry.name, entry.first_moment, saved["first_moment"])
-            _restore(entry.name, entry.second_moment, saved["second_moment"])
+            _restore(entry.name, entry.first_moment, parameters, "first_moment")
+            _restore(entry.name, entry.second_moment, parameters, "second_moment")
         for stack in self._stacks:
             for slot, i in enumerate(stack.owned):
-                saved = parameters[stack.names[i]]
-                _restore(stack.names[i], stack.momentum_SRC[slot], saved["momentum"])
-                _restore(stack.names[i], stack.second_moment_SR1[slot], saved["second_moment"])
+                _restore(stack.names[i], stack.momentum_SRC[slot], parameters, "momentum")
+                _restore(stack.names[i], stack.second_moment_SR1[slot], parameters, "second_moment")
+        self.steps = steps
 
 
-def _restore(name: str, target: Tensor, saved: Tensor) -> None:
+def _restore(name: str, target: Tensor, parameters: dict[str, Any], moment: str) -> None:
+    """Copy a saved moment of the parameter `name` into `target`, if it is one."""
+    saved = parameters[name].get(moment) if isinstance(parameters[name], dict) else None
+    if not isinstance(saved, Tensor) or saved.dtype != target.dtype or saved.layout != target.layout:
+        raise ValueError(f"the optimiser state is damaged: {moment} of {name} is no {target.dtype} tensor")
     if target.shape != saved.shape:
         raise ValueError(
             f"optimiser state of {name} has shape {tuple(saved.shape)}, expected {tuple(target.shape)}"
+        )
+    if saved.is_meta or not saved.isfinite().all():
+        raise ValueError(
+            f"the optimiser state is damaged: {moment} of {name} holds values that are not finite"
         )
     target.copy_(saved)
