@@ -185,13 +185,14 @@ def from_plain(content: Any) -> CheckpointMeta:
     """
     fields = migrated(content)
     meta = from_json(CheckpointMeta, fields)
+    meta = replace(meta, config=_plain(meta.config, "config"), software=_plain(meta.software, "software"))
     if missing := sorted(_flat(to_json(meta)).keys() - _flat(fields).keys()):
         # Also where the dataclass has a default: in a file it may stand for another value.
         raise ValueError(f"CheckpointMeta: missing {', '.join(missing)}")
     _check_model(meta.model)
     if "model" not in meta.files:
         raise ValueError("CheckpointMeta.files: names no model")
-    return replace(meta, config=_plain(meta.config, "config"), software=_plain(meta.software, "software"))
+    return meta
 
 
 def _check_model(config: GPTConfig) -> None:

@@ -100,7 +100,11 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         trainer=make_trainer(meta, directory, model, source.tokenizer, loader, accumulation, runtime),
         meta=meta,
         facts={
-            "plan": {"model": to_json(meta.model), "parameters": parameter_counts(meta.model), **to_json(plan)},
+            "plan": {
+                "model": to_json(meta.model),
+                "parameters": parameter_counts(meta.model),
+                **to_json(plan),
+            },
             "dataset": config.mixture,
         },
         score=_scorer(config, source.tokenizer, max_seq_len, runtime),

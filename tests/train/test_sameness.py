@@ -1,0 +1,133 @@
+"""What training computes is recorded and stays: weights and optimiser to the bit, and the answers of the models.
+
+`sameness.json` was recorded by revision 0c775be: pretraining (d2, 60 steps) and SFT (30 steps) on the builtin text in
+fp32 on one thread, the greedy answers of that model (token ids) and of the quickstart's (text). Bits depend on the
+processor and on torch, so that they are compared on the recorded kind of machine; elsewhere the losses are, closely.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanochat.checkpoint import store
+from nanochat.checkpoint.loading import load_model
+from nanochat.infer.engine import Engine
+from nanochat.infer.sampler import SamplingParams
+from nanochat.metrics import read_metrics
+from nanochat.paths import Paths, default_paths
+from nanochat.recipes.showcase import MAX_NEW_TOKENS, spoken
+from nanochat.runtime import open_runtime
+from nanochat.tokenizer.chat_format import parse_reply, render_prompt
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.slow
+
+RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("sameness.json").read_text(encoding="utf-8"))
+COMMON = ("--compile=off", "--dtype=fp32", "--device=cpu", "--save-minutes=0", "--eval-every=0")
+COMMANDS = (
+    ("tokenizer", "train", "--dataset=builtin:small", "--vocab-size=1024", "--max-chars=2000000"),
+    ("pretrain", "--dataset=builtin:small", "--vocab-size=1024", "--depth=2", "--num-iterations=60",
+     "--total-batch-size=2048", "--eval-bytes=20000", *COMMON),
+    ("sft", "--mixture=builtin", "--num-iterations=30", "--eval-conversations=50", *COMMON),
+)  # fmt: skip
+LAST_STEP = {"baserun": 60, "sft": 30}
+PATIENCE_S = 400
+LOSS_TOLERANCE = 1e-3
+QUICKSTART = "NANOCHAT_QUICKSTART_DIR"
+
+
+def fingerprint() -> dict[str, str]:
+    """What decides the last bits of a result on a CPU."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return {
+        "vendor": fields.get("vendor_id", ""),
+        "family": fields.get("cpu family", ""),
+        "model": fields.get("model", ""),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
+
+
+def digest(state: dict[Any, Any]) -> str:
+    """sha256 over the names, shapes, types and bytes of the tensors of a state, and over its plain values."""
+    hashed = hashlib.sha256()
+
+    def add(table: dict[Any, Any], prefix: str) -> None:
+        for key in sorted(table, key=str):
+            value = table[key]
+            if isinstance(value, dict):
+                add(value, f"{prefix}{key}/")
+            elif isinstance(value, torch.Tensor):
+                hashed.update(f"{prefix}{key}:{tuple(value.shape)}:{value.dtype}".encode())
+                hashed.update(value.contiguous().numpy().tobytes())
+            else:
+                hashed.update(f"{prefix}{key}={value!r}".encode())
+
+    add(state, "")
+    return hashed.hexdigest()
+
+
+def figures(tag: str) -> dict[str, Any]:
+    """What of a run is compared with the record."""
+    directory = default_paths().checkpoints(tag)
+    rows = read_metrics(default_paths().metrics(tag))
+    return {
+        "model": digest(store.load_model_state(directory, LAST_STEP[tag])),
+        "optim": digest(store.load_optimizer_state(directory, LAST_STEP[tag])),
+        "losses": [row["loss"] for row in rows if row["kind"] == "train"],
+    }
+
+
+def greedy_answers(max_new_tokens: int) -> tuple[Tokenizer, list[list[int]]]:
+    """The tokenizer of the sft run, and the ids of its answers to the recorded questions."""
+    with open_runtime("cpu", "fp32") as runtime:
+        loaded = load_model("sft", runtime)
+        engine = Engine(loaded.model, loaded.tokenizer)
+        prompts = [
+            render_prompt(loaded.tokenizer, [{"role": "user", "content": question}])
+            for question in RECORDED["questions"]
+        ]
+        answers = engine.generate(prompts, SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens))
+    return loaded.tokenizer, [list(answer.ids) for answer in answers]
+
+
+def test_training_gives_the_recorded_bits(base_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    for command in COMMANDS:
+        done = subprocess.run(
+            [sys.executable, "-m", "nanochat", *command],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+    now = {tag: figures(tag) for tag in LAST_STEP}
+    if fingerprint() == RECORDED["fingerprint"]:
+        assert now == RECORDED["runs"]
+        assert greedy_answers(64)[1] == RECORDED["greedy_ids"]
+    else:
+        with capsys.disabled():
+            print(
+                f"\nanother machine or torch than the recorded one ({fingerprint()}): losses compared, not bits"
+            )
+        for tag, run in RECORDED["runs"].items():
+            assert now[tag]["losses"] == pytest.approx(run["losses"], rel=LOSS_TOLERANCE)
+
+
+def test_the_quickstarts_model_gives_the_recorded_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is of a quickstart on the recorded kind of machine."""
+    finished = os.environ.get(QUICKSTART)
+    if not finished:
+        pytest.skip(f"{QUICKSTART} names no base directory with a finished quickstart")
+    assert store.finished_step(Paths(Path(finished)).checkpoints("sft")) is not None
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", finished)
+    tokenizer, answers = greedy_answers(MAX_NEW_TOKENS)
+    assert [spoken(parse_reply(tokenizer, ids)) for ids in answers] == RECORDED["quickstart_answers"]
