@@ -18,6 +18,7 @@ from nanochat.checkpoint.loading import load_model
 from nanochat.checkpoint.meta import CheckpointMeta, FileFacts, Part, from_plain, to_plain
 from nanochat.checkpoint.migrations import FORMAT
 from nanochat.errors import EnvironmentFault
+from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.optim.groups import LearningRates
@@ -32,13 +33,13 @@ RATES = LearningRates(0.02, 0.3, 0.15, 0.008, 0.5, weight_decay=0.0)
 
 
 def model_state() -> dict[str, torch.Tensor]:
-    model = GPT(SHAPE)
+    model = GPT(SHAPE, REFERENCE)
     model.init_weights(0)
     return dict(model.state_dict())
 
 
 def optimizer() -> MuonAdamW:
-    return MuonAdamW(GPT(SHAPE).named_parameters(), RATES, MuonOptions())
+    return MuonAdamW(GPT(SHAPE, REFERENCE).named_parameters(), RATES, MuonOptions())
 
 
 @pytest.fixture
