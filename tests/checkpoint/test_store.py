@@ -62,6 +62,18 @@ def test_what_was_saved_comes_back(tmp_path: Path):
     assert meta.files["model"].size == (directory / "step_010000_model.pt").stat().st_size
 
 
+def test_a_run_is_finished_when_its_newest_valid_checkpoint_is(tmp_path: Path, capsys):
+    total = made_up_meta().plan.total_steps
+    assert store.finished_step(tmp_path) is None
+    _save(tmp_path, total - 1)
+    assert store.finished_step(tmp_path) is None
+    _save(tmp_path, total)
+    assert store.finished_step(tmp_path) == total
+    store.file_of(tmp_path, total, "model").unlink()
+    assert store.finished_step(tmp_path) is None
+    assert "torn" in capsys.readouterr().err
+
+
 def test_steps_are_ordered_as_numbers(tmp_path: Path):
     for step in (999_999, 2, 1_000_000, 30):
         _save(tmp_path, step)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
+from nanochat.checkpoint.meta import SourceRun
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
 from nanochat.model import backend
@@ -89,6 +90,24 @@ def test_the_base_model_stays(config: SftConfig) -> None:
     fine_tune(replace(config, num_iterations=2))
     assert store.load_meta(directory, 12).files == before
     assert store.latest(directory) == 12
+
+
+def test_a_checkpoint_has_its_own_plan_and_names_its_source(config: SftConfig) -> None:
+    fine_tune(replace(config, num_iterations=2, lr_fraction=0.5))
+    base = store.load_meta(default_paths().checkpoints("baserun"), 12)
+    tuned = store.load_meta(default_paths().checkpoints("sft"), 2)
+    assert (tuned.plan.total_steps, tuned.plan.batch_tokens) == (2, 128)
+    assert tuned.plan.rates == base.plan.rates.scaled(0.5)
+    assert tuned.source == SourceRun("baserun", 12, base.files["model"].sha256)
+    assert tuned.finished
+
+
+def test_a_run_from_another_base_model_is_not_resumed(tiny: PretrainConfig, config: SftConfig) -> None:
+    fine_tune(replace(config, num_iterations=2))
+    with open_runtime("cpu") as runtime:
+        pretrain.run(replace(tiny, model_tag="other", seed=1), runtime)
+    with pytest.raises(ValueError, match="the run's source weights was"):
+        fine_tune(replace(config, num_iterations=2, from_tag="other", resume="auto"))
 
 
 def test_without_a_base_model_the_way_to_one_is_told(config: SftConfig) -> None:
