@@ -149,7 +149,7 @@ META_FAULTS: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "a hash that is none": (("files", "model", "sha256"), "../x", "64 hexadecimal digits"),
     "a negative size": (("files", "model", "size"), -1, "size must be not negative"),
     "another size": (("files", "model", "size"), 1, "bytes instead of 1"),
-    "a tensor among the flags": (("config",), {"depth": torch.ones(2)}, "does not go into JSON"),
+    "a tensor among the flags": (("config",), {"depth": torch.ones(2)}, "cannot be written as JSON"),
 }
 
 
