@@ -22,6 +22,7 @@ def ours(options: argparse.Namespace) -> Iterator[torch.Tensor]:
     from nanochat.batches.loader import pretrain_loader
     from nanochat.batches.token_cache import open_tokens
     from nanochat.paths import default_paths
+    from nanochat.processes import Processes
     from nanochat.runtime import Runtime
     from nanochat.text.dataset_tokenizer import find_tokenizer
     from nanochat.text.datasets import open_dataset
@@ -31,17 +32,18 @@ def ours(options: argparse.Namespace) -> Iterator[torch.Tensor]:
     tokenizer = load_tokenizer(find_tokenizer(options.dataset, paths, vocab_size=options.vocab_size))
     dataset = open_dataset(options.dataset, paths)
     open_tokens(dataset, tokenizer, paths, workers=2).make_all()
-    runtime = Runtime(0, 0, 1, torch.device("cpu"), torch.float32, paths)
+    runtime = Runtime(Processes(), torch.device("cpu"), torch.float32, paths)
     loader = pretrain_loader(
         dataset,
         tokenizer,
         runtime,
-        batch_rows=options.rows,
+        step_rows=options.rows,
+        micro_rows=options.rows,
         max_seq_len=options.context,
         policy=options.policy,
         seed=0,
     )
-    for batch, _ in loader:
+    for [batch], _ in loader:
         yield batch.inputs_BT
 
 

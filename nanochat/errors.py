@@ -6,4 +6,9 @@ class EnvironmentFault(RuntimeError):  # noqa: N818 - a fault of the machine, no
 
     The message is one line: what failed and what to do. The command line prints it and exits with status 1; for a
     ValueError (a mistake in the command) it exits with status 2.
+
+    Attributes:
+        speaks: whether this process prints the message; of several that fail together, not all do.
     """
+
+    speaks = True

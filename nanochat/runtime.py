@@ -1,4 +1,4 @@
-"""The machine a process runs on, decided once and passed on: rank, device, compute dtype, paths, reductions."""
+"""The machine a process runs on, decided once and passed on: its fellow processes, device, compute dtype, paths."""
 
 import ctypes
 import os
@@ -6,16 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 
-from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths, default_paths
-
-T = TypeVar("T")
+from nanochat.processes import Processes, open_processes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _DEVICES: dict[str, Callable[[], bool]] = {
@@ -29,9 +24,7 @@ _DEVICES: dict[str, Callable[[], bool]] = {
 class Runtime:
     """One process's place in the run. `compute_dtype` is what matmuls run in; weights stay fp32."""
 
-    rank: int
-    local_rank: int
-    world_size: int
+    processes: Processes
     device: torch.device
     compute_dtype: torch.dtype
     paths: Paths
@@ -40,25 +33,8 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        return self.rank == 0
-
-    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum over processes, in place; returns the tensor."""
-        if self.world_size > 1:
-            dist.all_reduce(tensor)
-        return tensor
-
-    def barrier(self) -> None:
-        if self.world_size > 1:
-            dist.barrier()
-
-    def broadcast_object(self, value: T) -> T:
-        """Rank 0's value, on every process (plain picklable containers)."""
-        if self.world_size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        """Whether this is process 0, which saves, logs and prints."""
+        return self.processes.is_main
 
     def synchronize(self) -> None:
         """Wait for the device, so that a wall clock read afterwards means something."""
@@ -100,11 +76,8 @@ def choose_dtype(device: str, request: str = "auto") -> tuple[torch.dtype, str]:
 
 @contextmanager
 def open_runtime(device: str = "auto", dtype: str = "auto", paths: Paths | None = None) -> Iterator[Runtime]:
-    """Set up this process (torchrun's RANK, LOCAL_RANK and WORLD_SIZE are honoured), and take it down after."""
-    rank, local_rank, world_size = (
-        int(os.environ.get(key, default))
-        for key, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
-    )
+    """Set up this process, join the others that torchrun started, and part from them at the end."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     kind, device_reason = choose_device(device)
     if kind == "cuda" and local_rank >= torch.cuda.device_count():
         raise ValueError(
@@ -117,26 +90,8 @@ def open_runtime(device: str = "auto", dtype: str = "auto", paths: Paths | None 
         torch.set_float32_matmul_precision("high")
     else:
         _keep_freed_memory()
-    if world_size > 1:
-        backend = "nccl" if kind == "cuda" else "gloo"
-        try:
-            dist.init_process_group(backend, timeout=timedelta(minutes=30))
-        except (RuntimeError, ValueError) as error:
-            raise EnvironmentFault(f"cannot join the process group ({backend}): {error}") from error
-    try:
-        yield Runtime(
-            rank,
-            local_rank,
-            world_size,
-            target,
-            compute_dtype,
-            paths or default_paths(),
-            device_reason,
-            dtype_reason,
-        )
-    finally:
-        if world_size > 1:
-            dist.destroy_process_group()
+    with open_processes("nccl" if kind == "cuda" else "gloo") as processes:
+        yield Runtime(processes, target, compute_dtype, paths or default_paths(), device_reason, dtype_reason)
 
 
 def _keep_freed_memory() -> None:

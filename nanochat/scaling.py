@@ -4,7 +4,6 @@ Pure functions, every formula with its source; the measured values that they sca
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,7 +31,7 @@ class Dial:
     total_batch_size: int | None = None
     """Tokens per step."""
     device_batch_size: int | None = None
-    """Rows of a micro-batch per device (default: as many as fit)."""
+    """Most rows of a micro-batch per device (default: as many as fit)."""
     max_seq_len: int | None = None
     """Context length in tokens."""
     head_dim: int | None = None
@@ -53,8 +52,9 @@ class RunPlan:
     total_steps: int
     batch_tokens: int
     device_batch_size: int
+    """Most rows of a micro-batch."""
     accumulation: int
-    """Micro-batches per step on each device."""
+    """Micro-batches per step on the device that takes most rows."""
     world_size: int
     rates: LearningRates
     muon_per_head: bool
@@ -116,12 +116,13 @@ def make_plan(
     batch_tokens = dial.total_batch_size
     if batch_tokens is None:
         best = _best_batch(regime, horizon, reference_horizon(REFERENCE_DEPTH))
-        row_of_each = config.max_seq_len * world_size
-        batch_tokens = -(-best // row_of_each) * row_of_each  # rounded up, so that it always divides
-    rows = rows_per_device(config.max_seq_len, batch_tokens, world_size)
-    most_rows, memory = regime.device_batch_tokens // config.max_seq_len, memory_model(device, compute_dtype)
+        # In whole rows, so that the dial's own choice always divides.
+        batch_tokens = -(-best // config.max_seq_len) * config.max_seq_len
+    share = largest_share(rows_per_step(config.max_seq_len, batch_tokens, world_size), world_size)
+    most_rows = max(1, regime.device_batch_tokens // config.max_seq_len)
+    memory = memory_model(device, compute_dtype)
     device_batch_size, memory_bytes = _micro_batch(
-        dial, rows, most_rows, config, world_size, memory, memory_limit
+        dial, share, most_rows, config, world_size, memory, memory_limit
     )
     total_steps = dial.num_iterations or max(1, round(horizon / batch_tokens))
     decay = regime.rates.weight_decay
@@ -140,7 +141,7 @@ def make_plan(
         total_steps=total_steps,
         batch_tokens=batch_tokens,
         device_batch_size=device_batch_size,
-        accumulation=rows // device_batch_size,
+        accumulation=-(-share // device_batch_size),
         world_size=world_size,
         rates=_rates(regime, config.n_embd, batch_tokens, dial.lr_scale, decay),
         muon_per_head=regime.muon_per_head,
@@ -164,28 +165,28 @@ def _rates(regime: Regime, width: int, batch_tokens: int, lr_scale: float, decay
 
 def _micro_batch(
     dial: Dial,
-    rows: int,
+    share: int,
     most_rows: int,
     config: GPTConfig,
     world_size: int,
     memory: MemoryModel,
     memory_limit: int | None,
 ) -> tuple[int, int]:
-    """(rows of a micro-batch, memory of one device in bytes). Raises ValueError for what does not divide or fit."""
+    """(rows of a micro-batch, memory of one device in bytes). Raises ValueError for what does not fit."""
 
-    def needed(device_rows: int) -> int:
-        return training_bytes(config, device_rows * config.max_seq_len, world_size, memory)
+    def needed(rows: int) -> int:
+        return training_bytes(config, rows * config.max_seq_len, world_size, memory)
 
-    chosen = dial.device_batch_size
-    if chosen is None:
-        chosen = _largest_that_fits(rows, most_rows, needed, memory_limit)
-    elif chosen < 1 or rows % chosen:
-        raise ValueError(
-            f"--device-batch-size {chosen} does not divide the {rows} rows a device takes each step "
-            f"({rows * config.max_seq_len * world_size} tokens / {config.max_seq_len} a row / "
-            f"{world_size} process(es))"
-        )
-    if memory_limit is not None and needed(chosen) > memory_limit:
+    def fits(rows: int) -> bool:
+        return memory_limit is None or needed(rows) <= memory_limit
+
+    if dial.device_batch_size is None:
+        most = next((rows for rows in range(min(most_rows, share), 1, -1) if fits(rows)), 1)
+        chosen = micro_batch_rows(share, most)
+    else:
+        chosen = asked_micro_batch_rows(share, dial.device_batch_size)
+    if not fits(chosen):
+        assert memory_limit is not None
         raise ValueError(
             f"--depth {dial.depth} needs about {needed(chosen) / 1e9:.1f} GB on each device with "
             f"--device-batch-size {chosen}, but there are {memory_limit / 1e9:.1f} GB: "
@@ -200,23 +201,43 @@ def _best_batch(regime: Regime, horizon: float, reference_horizon: float) -> int
     return max(regime.batch_minimum, 2 ** round(math.log2(batch)))
 
 
-def rows_per_device(max_seq_len: int, batch_tokens: int, world_size: int) -> int:
-    """Rows per step on each device. Raises ValueError if the batch is not a whole number of rows for each."""
-    rows, remainder = divmod(batch_tokens, max_seq_len * world_size)
+def rows_per_step(max_seq_len: int, batch_tokens: int, world_size: int) -> int:
+    """Rows of a step over all processes. Raises ValueError for a batch that is not at least one row for each."""
+    rows, remainder = divmod(batch_tokens, max_seq_len)
     if remainder or not rows:
         raise ValueError(
-            f"a batch of {batch_tokens} tokens is not a whole number of rows of {max_seq_len} tokens on "
-            f"{world_size} process(es): choose --total-batch-size as a multiple of {max_seq_len * world_size}"
+            f"a batch of {batch_tokens} tokens is not a whole number of rows of {max_seq_len} tokens: "
+            f"choose --total-batch-size as a multiple of {max_seq_len}"
+        )
+    if rows < world_size:
+        raise ValueError(
+            f"{world_size} processes cannot share a batch of {rows} rows: start at most {rows} processes, "
+            f"or choose a --total-batch-size of at least {world_size * max_seq_len}"
         )
     return rows
 
 
-def _largest_that_fits(rows: int, limit: int, memory: Callable[[int], int], memory_limit: int | None) -> int:
-    """The largest divisor of `rows` within both limits; 1 if none fits."""
-    for candidate in range(min(limit, rows), 0, -1):
-        if rows % candidate == 0 and (memory_limit is None or memory(candidate) <= memory_limit):
-            return candidate
-    return 1
+def largest_share(rows: int, world_size: int) -> int:
+    """Rows of a step on the process that takes most of them."""
+    return -(-rows // world_size)
+
+
+def micro_batch_rows(share: int, limit: int) -> int:
+    """Rows of a micro-batch, at most `limit`, for a process that takes `share` rows a step.
+
+    Equal micro-batches where that does not make them much smaller, else as few as possible, the last one smaller.
+    """
+    limit = min(share, limit)
+    divisor = next(rows for rows in range(limit, 0, -1) if share % rows == 0)
+    fewest = -(-share // limit)
+    return divisor if 2 * divisor > limit else -(-share // fewest)
+
+
+def asked_micro_batch_rows(share: int, device_batch_size: int) -> int:
+    """The same where a person chose the limit. Raises ValueError for less than one row."""
+    if device_batch_size < 1:
+        raise ValueError(f"--device-batch-size must be at least 1, not {device_batch_size}")
+    return min(share, device_batch_size)
 
 
 def _schedule(regime: Regime, total_steps: int) -> Schedule:

@@ -16,6 +16,7 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.optim.groups import LearningRates
 from nanochat.optim.schedule import Schedule
 from nanochat.paths import Paths
+from nanochat.processes import Processes
 from nanochat.runtime import Runtime
 from nanochat.text.datasets import Dataset
 from nanochat.text.shards import shard_name, write_shard
@@ -77,7 +78,7 @@ def runtime(paths: Paths) -> Callable[..., Runtime]:
     """A process of a world, without a process group (loaders do not communicate)."""
 
     def make(rank: int = 0, world_size: int = 1) -> Runtime:
-        return Runtime(rank, rank, world_size, torch.device("cpu"), torch.float32, paths)
+        return Runtime(Processes(rank, world_size), torch.device("cpu"), torch.float32, paths)
 
     return make
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nanochat.scaling import Dial, RunPlan, make_plan
+from nanochat.scaling import Dial, RunPlan, make_plan, micro_batch_rows
 
 V = 32_768
 SPEEDRUN = Dial(26, target_param_data_ratio=8.25, device_batch_size=16)
@@ -75,17 +75,23 @@ def test_the_speedrun_is_the_overviews() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@example(depth=1, device="cpu", world=8, vocab=512)
 @given(
     depth=st.integers(1, 30),
     device=st.sampled_from(["cpu", "cuda", "mps"]),
-    world=st.sampled_from([1, 2, 3, 8]),
+    world=st.sampled_from([1, 2, 3, 6, 8]),
     vocab=st.sampled_from([512, 4096, 32_768]),
 )
-def test_batches_always_divide(depth: int, device: str, world: int, vocab: int) -> None:
+def test_neither_batch_nor_horizon_depend_on_the_number_of_processes(
+    depth: int, device: str, world: int, vocab: int
+) -> None:
+    alone = make_plan(Dial(depth), vocab, device)
+    assume(alone.batch_tokens // alone.model.max_seq_len >= world)
     made = make_plan(Dial(depth), vocab, device, world)
-    rows = made.device_batch_size * made.accumulation * world
-    assert rows * made.model.max_seq_len == made.batch_tokens
+    rows, remainder = divmod(made.batch_tokens, made.model.max_seq_len)
+    assert remainder == 0
+    assert (made.batch_tokens, made.total_steps) == (alone.batch_tokens, alone.total_steps)
+    assert made.device_batch_size * (made.accumulation - 1) < -(-rows // world)
+    assert made.device_batch_size * made.accumulation >= -(-rows // world)
     assert made.total_steps * made.batch_tokens == made.tokens
     assert made.schedule.total_steps == made.total_steps
 
@@ -106,13 +112,32 @@ def test_little_memory_means_smaller_micro_batches_for_the_same_step() -> None:
         (Dial(0), "--depth"),
         (Dial(4, total_batch_size=1000), "--total-batch-size"),
         (Dial(4, total_batch_size=128), "--total-batch-size"),
-        (Dial(4, total_batch_size=2048, device_batch_size=3), "--device-batch-size"),
+        (Dial(4, total_batch_size=2048, device_batch_size=0), "--device-batch-size"),
         (Dial(4, head_dim=7), "head_dim"),
     ],
 )
 def test_what_cannot_divide_is_refused(dial: Dial, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make_plan(dial, 4096, "cpu")
+
+
+def test_more_processes_than_rows_are_refused() -> None:
+    assert make_plan(Dial(4, total_batch_size=5 * 256), 4096, "cpu", 5).batch_tokens == 5 * 256
+    with pytest.raises(ValueError, match="6 processes cannot share a batch of 5 rows"):
+        make_plan(Dial(4, total_batch_size=5 * 256), 4096, "cpu", 6)
+
+
+@given(share=st.integers(1, 2000), limit=st.integers(1, 64))
+def test_micro_batches_are_few_and_equal_where_that_costs_little(share: int, limit: int) -> None:
+    rows = micro_batch_rows(share, limit)
+    assert 1 <= rows <= limit
+    assert share % rows == 0 or -(-share // rows) == -(-share // limit)
+    assert 2 * rows >= min(share, limit)
+
+
+@pytest.mark.parametrize(("share", "limit", "rows"), [(64, 32, 32), (64, 20, 16), (86, 32, 29), (7, 32, 7)])
+def test_rows_of_a_micro_batch(share: int, limit: int, rows: int) -> None:
+    assert micro_batch_rows(share, limit) == rows
 
 
 def test_what_cannot_fit_is_refused() -> None:

@@ -1,8 +1,8 @@
-"""The two loaders: batches of rows on the device, made ahead by a thread, each with the position to resume after it.
+"""The two loaders: the rows of each step on the device, made ahead by a thread, with the position to resume after it.
 
-Row order does not depend on the number of processes: global batch i is rows
-[i * world * batch_rows, (i + 1) * world * batch_rows) of one endless stream, and process r takes the r-th
-part of it. Every process derives the whole stream's plan and gathers only its own rows.
+Neither the rows of a step nor their order depend on the number of processes: step i is rows [i * R, (i + 1) * R) of one
+endless stream, and process r of W takes those from R * r // W to R * (r + 1) // W of them, in micro-batches. Every
+process derives the whole stream's plan and gathers only its own rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nanochat.text.datasets import Dataset
 from nanochat.tokenizer.chat_format import Conversation
 from nanochat.tokenizer.tokenizer import Tokenizer
 
-PREFETCH = 4  # batches
+PREFETCH = 4  # steps
 CORES_PER_ENCODER = 4  # the others are left to training
 MOST_ENCODERS = 8
 _POLL_S = 0.1
@@ -38,16 +38,20 @@ _POLL_S = 0.1
 
 @dataclass
 class Batch:
-    """One process's rows, on its device. A target of -1 counts for nothing."""
+    """A micro-batch: rows of one process, on its device. A target of -1 counts for nothing."""
 
     inputs_BT: Tensor  # int64
     targets_BT: Tensor  # int64
 
 
-class Loader(Iterator[tuple[Batch, DataPosition]]):
-    """Endless (batch, position) pairs; made by `pretrain_loader` and `sft_loader`.
+_Rows = list[tuple[Tensor, Tensor]]  # inputs and targets of micro-batches, on the CPU
+
+
+class Loader(Iterator[tuple[list[Batch], DataPosition]]):
+    """Endless (micro-batches of a step, position) pairs; made by `pretrain_loader` and `sft_loader`.
 
     Attributes:
+        step_tokens: targets and padding of one step, over all processes.
         rows_per_epoch: rows in one pass over the conversations; None for pretraining, whose rows are not
             known before the text is tokenised.
     """
@@ -56,36 +60,35 @@ class Loader(Iterator[tuple[Batch, DataPosition]]):
         self,
         stream: RowStream,
         runtime: Runtime,
-        batch_rows: int,
+        step_rows: int,
+        micro_rows: int,
         identity: DataIdentity,
         store: TokenStore | None = None,
         rows_per_epoch: int | None = None,
     ):
         self.rows_per_epoch = rows_per_epoch
-        self._stream, self._runtime, self._batch_rows = stream, runtime, batch_rows
+        self.step_tokens = step_rows * stream.max_seq_len
+        self._stream, self._runtime = stream, runtime
+        self._step_rows, self._micro_rows = step_rows, micro_rows
         self._identity, self._store = identity, store
         self._yielded = stream.position()
         self._stopped = False
-        self._ready: queue.Queue[tuple[Tensor, Tensor, RowPosition] | BaseException] = queue.Queue(PREFETCH)
+        self._ready: queue.Queue[tuple[_Rows, RowPosition] | BaseException] = queue.Queue(PREFETCH)
         self._thread = threading.Thread(target=self._fill, name="loader", daemon=True)
         self._thread.start()
 
-    @property
-    def steps_per_epoch(self) -> int | None:
-        """Batches (of all processes together) that hold every row of an epoch."""
-        if self.rows_per_epoch is None:
-            return None
-        return -(-self.rows_per_epoch // (self._batch_rows * self._runtime.world_size))
-
-    def __next__(self) -> tuple[Batch, DataPosition]:
+    def __next__(self) -> tuple[list[Batch], DataPosition]:
         item = self._ready.get()
         if isinstance(item, BaseException):
             self._ready.put(item)  # for whoever asks again
             raise item
-        inputs, targets, self._yielded = item
+        rows, self._yielded = item
         device = self._runtime.device
-        batch = Batch(inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
-        return batch, DataPosition(self._identity, self._yielded)
+        batches = [
+            Batch(inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+            for inputs, targets in rows
+        ]
+        return batches, DataPosition(self._identity, self._yielded)
 
     def report(self) -> PackingReport:
         """What became of the tokens up to the last batch handed out, over all processes."""
@@ -111,16 +114,20 @@ class Loader(Iterator[tuple[Batch, DataPosition]]):
         except BaseException as error:
             self._offer(error)
 
-    def _make(self) -> tuple[Tensor, Tensor, RowPosition]:
-        rows, rank, world = self._batch_rows, self._runtime.rank, self._runtime.world_size
-        self._stream.skip(rank * rows)
-        inputs, targets = (torch.from_numpy(array) for array in self._stream.take(rows))
-        self._stream.skip((world - 1 - rank) * rows)
-        if self._runtime.device.type == "cuda":
-            inputs, targets = inputs.pin_memory(), targets.pin_memory()
-        return inputs, targets, self._stream.position()
+    def _make(self) -> tuple[_Rows, RowPosition]:
+        mine = self._runtime.processes.share(self._step_rows)
+        self._stream.skip(mine.start)
+        rows: _Rows = []
+        for at in range(0, len(mine), self._micro_rows):
+            arrays = self._stream.take(min(self._micro_rows, len(mine) - at))
+            inputs, targets = (torch.from_numpy(array) for array in arrays)
+            if self._runtime.device.type == "cuda":
+                inputs, targets = inputs.pin_memory(), targets.pin_memory()
+            rows.append((inputs, targets))
+        self._stream.skip(self._step_rows - mine.stop)
+        return rows, self._stream.position()
 
-    def _offer(self, item: tuple[Tensor, Tensor, RowPosition] | BaseException) -> None:
+    def _offer(self, item: tuple[_Rows, RowPosition] | BaseException) -> None:
         while not self._stopped:
             try:
                 return self._ready.put(item, timeout=_POLL_S)
@@ -133,7 +140,8 @@ def pretrain_loader(
     tokenizer: Tokenizer,
     runtime: Runtime,
     *,
-    batch_rows: int,
+    step_rows: int,
+    micro_rows: int,
     max_seq_len: int,
     policy: Policy = PRETRAIN_POLICY,
     seed: int,
@@ -141,8 +149,9 @@ def pretrain_loader(
 ) -> Loader:
     """Rows of the training split, reshuffled in every epoch, tokenised in the background where need be.
 
-    `batch_rows`: rows of this process per batch. `position`: as yielded with the batch to resume after;
-    the number of processes and `batch_rows` may have changed since, and files may have been added at the end.
+    `step_rows`: rows of a step over all processes. `micro_rows`: most rows of a micro-batch. `position`: as yielded
+    with the step to resume after; the number of processes and both sizes may have changed since, and files may have
+    been added at the end.
 
     Raises ValueError for a position in other data or of other settings; for an empty dataset, at the first batch.
     """
@@ -161,12 +170,12 @@ def pretrain_loader(
         files=len(dataset.train),
     )
     check_identity(identity, position)
-    cores = hardware.usable_cores() // runtime.world_size
+    cores = hardware.usable_cores() // runtime.processes.world_size
     threads = max(1, min(cores // CORES_PER_ENCODER, MOST_ENCODERS))
     store = open_tokens(dataset, tokenizer, runtime.paths, workers=threads)
     source = TokenWindows(store, tokenizer.bos, max_seq_len, policy, seed)
     stream = RowStream(source, max_seq_len, position.row if position else None)
-    return Loader(stream, runtime, batch_rows, identity, store)
+    return Loader(stream, runtime, step_rows, micro_rows, identity, store)
 
 
 def sft_loader(
@@ -174,7 +183,8 @@ def sft_loader(
     tokenizer: Tokenizer,
     runtime: Runtime,
     *,
-    batch_rows: int,
+    step_rows: int,
+    micro_rows: int,
     max_seq_len: int,
     seed: int,
     position: DataPosition | None = None,
@@ -182,8 +192,8 @@ def sft_loader(
     """Conversations packed by bestfit-pad; only what the assistant must learn to write is a target.
 
     A conversation longer than the context is truncated to it, and skipped if that leaves nothing to learn, so that
-    every row has a target. Conversations in a row see those before them in it. `rows_per_epoch` and
-    `steps_per_epoch` tell how long one pass is.
+    every row has a target. Conversations in a row see those before them in it. `rows_per_epoch` tells how long one
+    pass is.
 
     Raises ValueError for a conversation that cannot be rendered, when nothing is left, or for a position
     in other data or of other settings.
@@ -199,7 +209,7 @@ def sft_loader(
     check_identity(identity, position)
     source = ConversationWindows(rendered, tokenizer.bos, max_seq_len, seed)
     stream = RowStream(source, max_seq_len, position.row if position else None)
-    return Loader(stream, runtime, batch_rows, identity, rows_per_epoch=source.rows_per_epoch)
+    return Loader(stream, runtime, step_rows, micro_rows, identity, rows_per_epoch=source.rows_per_epoch)
 
 
 def _digest(*parts: Any) -> str:

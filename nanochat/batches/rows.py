@@ -66,7 +66,7 @@ class RowStream:
         position = position or RowPosition(source.first)
         if len(position.place) != len(source.first):
             raise ValueError(f"cannot resume the data stream: {position.place} is no place in it")
-        self._source, self._max_seq_len = source, max_seq_len
+        self._source, self.max_seq_len = source, max_seq_len
         self._place = position.place
         self._offset = position.offset  # of the next row in the first held window
         self._rows, self._dropped, self._padded = position.rows, position.dropped, position.padded
@@ -77,7 +77,7 @@ class RowStream:
 
     def take(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """The next rows: int64 inputs and targets, both (rows, context)."""
-        inputs = np.empty((rows, self._max_seq_len), dtype=np.int64)
+        inputs = np.empty((rows, self.max_seq_len), dtype=np.int64)
         targets = np.empty_like(inputs)
         done = 0
         while done < rows:
@@ -105,18 +105,18 @@ class RowStream:
     def report(self, position: RowPosition) -> PackingReport:
         """The packing report up to `position`."""
         epochs = self._source.epochs(position.place, position.offset)
-        used = position.rows * self._max_seq_len - position.padded
+        used = position.rows * self.max_seq_len - position.padded
         return PackingReport(used, position.dropped, position.padded, epochs)
 
     def _view(self, flat: np.ndarray, rows: int) -> np.ndarray:
         step = flat.strides[0]
-        shape, strides = (rows, self._max_seq_len + 1), (self._held[0].plan.stride * step, step)
+        shape, strides = (rows, self.max_seq_len + 1), (self._held[0].plan.stride * step, step)
         return np.lib.stride_tricks.as_strided(flat[self._offset :], shape, strides, writeable=False)
 
     def _available(self) -> int:
         """Number of complete rows in the held windows; fetches windows until there is at least one."""
         while True:
-            spare = len(self._tokens) - self._offset - (self._max_seq_len + 1)
+            spare = len(self._tokens) - self._offset - (self.max_seq_len + 1)
             if spare >= 0:
                 return spare // self._held[0].plan.stride + 1
             self._append(next(self._windows))

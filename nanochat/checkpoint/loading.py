@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nanochat.checkpoint import store
 from nanochat.checkpoint.meta import CheckpointMeta
+from nanochat.config import to_json
 from nanochat.errors import EnvironmentFault
 from nanochat.model.backend import Backend, choose_backend
 from nanochat.model.cost import meta_model
@@ -77,10 +78,12 @@ def open_checkpoint(run: str | Path, runtime: Runtime, step: int | None = None) 
     Raises ValueError for a run or step that is not there, EnvironmentFault for a torn one.
     """
     directory = find_run(run, runtime)
-    step = step if step is not None else store.latest(directory)
+    step = runtime.processes.decide(lambda: step if step is not None else store.latest(directory))
     if step is None:
         raise EnvironmentFault(f"every checkpoint in {directory} is torn: restore the files, or train again")
-    return OpenCheckpoint(load_run_tokenizer(directory), store.load_meta(directory, step), step, directory)
+    meta = store.load_meta(directory, step)
+    runtime.processes.same("the checkpoint", to_json(meta.files))
+    return OpenCheckpoint(load_run_tokenizer(directory), meta, step, directory)
 
 
 def load_model(run: str | Path, runtime: Runtime, step: int | None = None) -> LoadedModel:

@@ -24,6 +24,7 @@ from nanochat.model.attention import probe_kernels
 from nanochat.model.backend import choose_backend
 from nanochat.model.compilation import probe_compile
 from nanochat.paths import Paths
+from nanochat.processes import Processes
 from nanochat.runtime import Runtime, choose_device, choose_dtype
 
 _LOW_DISK_BYTES = 3e9  # the quickstart's data, checkpoints and report take less
@@ -72,7 +73,7 @@ def run(config: DoctorConfig, paths: Paths) -> DoctorResult:
     """Look, and print a table. Nothing is made or changed. Raises ValueError for an unknown device or dtype."""
     kind, device_reason = choose_device(config.device)
     dtype, dtype_reason = choose_dtype(kind, config.dtype)
-    runtime = Runtime(0, 0, 1, torch.device(kind), dtype, paths, device_reason, dtype_reason)
+    runtime = Runtime(Processes(), torch.device(kind), dtype, paths, device_reason, dtype_reason)
     visit = _Visit(config, runtime)
     findings = tuple(finding for look in _LOOKS for finding in look(visit))
     rows = [(f.topic, f.found if f.ok else f"! {f.found}", f.why) for f in findings]

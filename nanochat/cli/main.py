@@ -49,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         _complain(f"error: {error}")
         return 2
-    except (EnvironmentFault, OSError) as error:
+    except EnvironmentFault as error:
+        if error.speaks:
+            _complain(f"error: {error}")
+        return 1
+    except OSError as error:
         _complain(f"error: {_describe(error)}")
         return 1
     except (MemoryError, RuntimeError) as error:
@@ -197,8 +201,8 @@ def _out_of_memory(error: Exception) -> bool:
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
-def _describe(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
+def _describe(error: OSError) -> str:
+    if error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
 
@@ -207,7 +211,7 @@ def _complain(message: str) -> None:
     """Print one line to stderr, with the rank if there are several processes; the traceback too if debugging."""
     if os.environ.get("NANOCHAT_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
-    rank = f" (rank {_rank()})" if _rank() else ""
+    rank = f" (process {_rank()})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     first, _, more = message.partition("\n")
     hint = " (NANOCHAT_DEBUG=1 shows more)" if more else ""
     print(f"nanochat{rank}: {first}{hint}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from nanochat.metrics_rows import ConfigRow, DoneRow, EvalRow, SampleRow, TasksR
 from nanochat.runtime import Runtime
 from nanochat.text.datasets import Dataset, Split, TextSource, documents
 from nanochat.text.readers import TEXT_COLUMN
+from nanochat.text.shared_dataset import open_shared
 
 STAGE = "eval-base"
 
@@ -81,10 +82,10 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
             f"--max-seq-len {config.max_seq_len} is longer than the model's context of {longest}"
         )
     metrics_path = runtime.paths.metrics(loaded.directory.resolve().name)
-    dataset = runtime.broadcast_object(_source(config, loaded).open(runtime.paths))
-    if runtime.is_main:  # what has to be fetched first
-        _bundle(config, runtime)
-    runtime.barrier()
+    dataset = open_shared(_source(config, loaded), runtime.paths, runtime.processes)
+    with runtime.processes.together("fetching the CORE bundle"):
+        if runtime.is_main:
+            _bundle(config, runtime)
     result = _evaluate(config, loaded, dataset, runtime)
     with open_metrics(
         metrics_path,
@@ -126,14 +127,16 @@ def _evaluate(
             model, tokenizer, bundle, runtime, max_per_task=config.max_per_task, batch_tokens=batch_tokens
         )
 
-    engine = Engine(model, tokenizer, max_rows=len(PROMPTS), tools=None)
+    with runtime.processes.together("sampling"):
+        engine = Engine(model, tokenizer, max_rows=len(PROMPTS), tools=None)
+        samples = tuple(sample(engine, tokenizer))
     return EvalBaseResult(
         model_tag=loaded.directory.resolve().name,
         step=loaded.step,
         dataset=dataset.name,
         train=bpb("train"),
         val=bpb("val"),
-        samples=tuple(sample(engine, tokenizer)),
+        samples=samples,
         core=core(),
     )
 

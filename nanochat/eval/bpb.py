@@ -96,17 +96,18 @@ def score(model: GPT, windows: Windows, runtime: Runtime, *, batch_tokens: int) 
         model: uncompiled, as batches differ in shape (the compiled module's `_orig_mod` shares its weights).
         batch_tokens: most tokens in one forward.
     """
-    mine = range(runtime.rank, len(windows.starts), runtime.world_size)
+    processes = runtime.processes
+    mine = range(processes.rank, len(windows.starts), processes.world_size)
     lengths = [int(windows.lengths[i]) for i in mine]
     nats = 0.0
-    for batch in length_batches(lengths, batch_tokens):
-        rows = [windows.ids[windows.starts[mine[i]] :][: lengths[i] + 1].tolist() for i in batch]
-        inputs_BT = pad_right([row[:-1] for row in rows], 0, runtime.device)
-        targets_BT = pad_right([row[1:] for row in rows], IGNORE, runtime.device)
-        # Summed in float64 (which not every device has), so that the batching leaves no trace in the result.
-        nats += model.token_losses(model(inputs_BT), targets_BT).cpu().double().sum().item()
-    if runtime.world_size > 1:
-        nats = runtime.all_reduce_sum(torch.tensor(nats, dtype=torch.float64, device=runtime.device)).item()
+    with processes.together("bits per byte"):
+        for batch in length_batches(lengths, batch_tokens):
+            rows = [windows.ids[windows.starts[mine[i]] :][: lengths[i] + 1].tolist() for i in batch]
+            inputs_BT = pad_right([row[:-1] for row in rows], 0, runtime.device)
+            targets_BT = pad_right([row[1:] for row in rows], IGNORE, runtime.device)
+            # Summed in float64 (which not every device has), so that the batching leaves no trace in the result.
+            nats += model.token_losses(model(inputs_BT), targets_BT).cpu().double().sum().item()
+    nats = sum(processes.gather(nats))
     return BpbResult(
         bpb=nats / math.log(2) / windows.bytes,
         nats=nats,
@@ -127,9 +128,6 @@ def bits_per_byte(
     max_bytes: int | None = None,
 ) -> BpbResult:
     """`cut` and `score` in one."""
-    return score(
-        model,
-        cut(tokenizer, documents, max_seq_len=max_seq_len, max_bytes=max_bytes),
-        runtime,
-        batch_tokens=batch_tokens,
-    )
+    with runtime.processes.together("reading the text"):
+        windows = cut(tokenizer, documents, max_seq_len=max_seq_len, max_bytes=max_bytes)
+    return score(model, windows, runtime, batch_tokens=batch_tokens)

@@ -149,7 +149,7 @@ def _open(name: str, runtime: Runtime) -> Sequence[Item] | Skipped:
             items = _test_items(name, runtime)
         except (ValueError, EnvironmentFault, OSError) as error:
             skipped = Skipped(name, str(error))
-    skipped = runtime.broadcast_object(skipped)
+    skipped = runtime.processes.decide(lambda: skipped)
     return skipped or items or _test_items(name, runtime)
 
 

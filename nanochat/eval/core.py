@@ -191,6 +191,7 @@ def evaluate_core(
 
     Raises ValueError where `bundle` is not one or holds no data.
     """
+    processes = runtime.processes
     tasks = load_bundle(bundle)
     if not tasks:
         raise ValueError(f"the CORE bundle in {bundle} holds none of its tasks' data (eval_data/**.jsonl)")
@@ -199,11 +200,12 @@ def evaluate_core(
     with progress("CORE", sum(counts), "item", enabled=runtime.is_main) as bar:
         for task, n in zip(tasks, counts, strict=True):
             right, done = 0, sum(result.n for result in results)
-            for start in range(0, n, _ITEMS_AT_ONCE):
-                mine = range(start + runtime.rank, min(start + _ITEMS_AT_ONCE, n), runtime.world_size)
-                right += count_right(model, tokenizer, task, mine, runtime.device, batch_tokens)
-                bar.update(done + min(start + _ITEMS_AT_ONCE, n), task=task.label)
-            total = runtime.all_reduce_sum(torch.tensor(right, device=runtime.device)).item()
+            with processes.together(f"CORE, {task.label}"):
+                for start in range(0, n, _ITEMS_AT_ONCE):
+                    mine = range(start + processes.rank, min(start + _ITEMS_AT_ONCE, n), processes.world_size)
+                    right += count_right(model, tokenizer, task, mine, runtime.device, batch_tokens)
+                    bar.update(done + min(start + _ITEMS_AT_ONCE, n), task=task.label)
+            total = sum(processes.gather(right))
             score = centred(total / n, task.baseline)
             results.append(CoreTaskResult(task.label, total / n, score, task.baseline, n))
     missing = tuple(label for label in CORE_TASKS if label not in {task.label for task in tasks})

@@ -83,13 +83,19 @@ def evaluate_task(
         batch_tokens: most tokens in one forward of a multiple-choice task.
     """
     chosen = _spread(items, max_items)
-    mine = chosen[runtime.rank :: runtime.world_size]
+    processes = runtime.processes
+    mine = chosen[processes.rank :: processes.world_size]
     asker = _Asker(model, tokenizer, engine, runtime.device, batch_tokens)
-    with progress(task.name, len(mine), "item", enabled=runtime.is_main) as bar:
+    with (
+        processes.together(task.name),
+        progress(task.name, len(mine), "item", enabled=runtime.is_main) as bar,
+    ):
         answers, too_long = _ANSWER[task.kind](asker, task, mine, bar)
         scores = [task.check(item, answer) for item, answer in zip(mine, answers, strict=True)]
-    right = sum(score.right for score in scores)
-    totals = runtime.all_reduce_sum(torch.tensor([right, too_long], device=runtime.device)).tolist()
+    mine_right = sum(score.right for score in scores)
+    right, all_too_long = (
+        sum(counts) for counts in zip(*processes.gather((mine_right, too_long)), strict=True)
+    )
     failures = [
         Failure(str(item.messages[-1]["content"]), item.answer, answer, score.reason)
         for item, answer, score in zip(mine, answers, scores, strict=True)
@@ -97,10 +103,10 @@ def evaluate_task(
     ]
     return TaskResult(
         name=task.name,
-        accuracy=totals[0] / len(chosen),
+        accuracy=right / len(chosen),
         n=len(chosen),
         baseline=task.baseline,
-        too_long=totals[1],
+        too_long=all_too_long,
         failures=tuple(failures[:KEPT_FAILURES]),
     )
 

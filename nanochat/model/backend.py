@@ -157,6 +157,9 @@ def choose_backend(
     product, product_reason = choose_product(device, dtype)
     kernel, kernel_reason = choose_kernel(device, dtype)
     use_compile, compile_reason = choose_compile(compile_mode, device, training_flops)
+    if runtime.processes.any(not use_compile) and use_compile:
+        use_compile, compile_reason = False, "it does not work on every process"
+    runtime.processes.same("the backend", (str(dtype), product, kernel))
     return Backend(
         device=device,
         compute_dtype=dtype,

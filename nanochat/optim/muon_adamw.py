@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from nanochat.optim import kernels
 from nanochat.optim.groups import LearningRates, Rule, rule_of
+from nanochat.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,9 @@ class MuonAdamW:
         named_parameters: Iterable[tuple[str, nn.Parameter]],
         rates: LearningRates,
         options: MuonOptions,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
+        processes: Processes,
     ):
-        self.rates, self.options = rates, options
-        self.rank, self.world_size = rank, world_size
+        self.rates, self.options, self.processes = rates, options, processes
         self.steps = 0
         self._adamw: list[_AdamW] = []
         by_shape: dict[tuple[Rule, torch.Size], list[tuple[str, nn.Parameter]]] = {}
@@ -89,8 +86,9 @@ class MuonAdamW:
                 by_shape.setdefault((rule, weight.shape), []).append((name, weight))
         self._stacks = []
         for (rule, _), members in by_shape.items():
-            share = -(-len(members) // world_size)
-            owned = range(min(rank * share, len(members)), min((rank + 1) * share, len(members)))
+            share = -(-len(members) // processes.world_size)
+            first = min(processes.rank * share, len(members))
+            owned = range(first, min(first + share, len(members)))
             names, weights = zip(*members, strict=True)
             self._stacks.append(_Stack(rule, list(names), list(weights), owned))
 
@@ -131,7 +129,7 @@ class MuonAdamW:
             decay = self.rates.weight_decay * weight_decay
             for weight, update in zip(owned, updates_SRC, strict=True):
                 kernels.cautious_step(weight, update, self._rate(stack.rule) * lr * shape_factor, decay)
-        if self.world_size > 1:
+        if self.processes.world_size > 1:
             for weight, whole in zip(
                 stack.weights, self._gather(stack, owned, stack.weights[0]), strict=True
             ):
@@ -148,15 +146,13 @@ class MuonAdamW:
 
     def _gather(self, stack: _Stack, owned: Sequence[Tensor], like: Tensor) -> list[Tensor]:
         """One tensor a matrix, from the processes that own them, in the stack's order (a collective call)."""
-        if self.world_size == 1:
+        if self.processes.world_size == 1:
             return list(owned)
-        share = -(-len(stack.names) // self.world_size)
+        share = -(-len(stack.names) // self.processes.world_size)
         mine = torch.zeros(share, *like.shape, device=like.device)
         for slot, tensor in enumerate(owned):
             mine[slot] = tensor.detach()
-        everyone = torch.empty(share * self.world_size, *like.shape, device=like.device)
-        dist.all_gather_into_tensor(everyone, mine)
-        return list(everyone[: len(stack.names)])
+        return list(self.processes.concatenate(mine)[: len(stack.names)])
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

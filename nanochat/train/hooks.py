@@ -2,9 +2,11 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from nanochat.checkpoint import store
 from nanochat.checkpoint.meta import CheckpointMeta
@@ -14,7 +16,7 @@ from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics
 from nanochat.metrics_rows import EvalRow, SampleRow, TrainRow
 from nanochat.train.state import Trainer
-from nanochat.train.step import StepResult, agree
+from nanochat.train.step import StepResult
 
 # Time spent saving is kept under a fiftieth of the whole, however large the model and slow the disk.
 _SAVE_SHARE = 0.02
@@ -40,11 +42,11 @@ class Save:
     _cost_s: float = 0.0
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
+        """Save if it is time to, by count, by clock or because no step follows."""
         step = trainer.progress.step
-        overdue = self.minutes > 0 and self._waited() > max(60 * self.minutes, self._cost_s / _SAVE_SHARE)
         due = last or _every(self.every, step)
-        if not due and self.minutes > 0:  # clocks differ between processes, so that they must agree
-            due = agree(trainer.runtime, overdue)
+        if not due and self.minutes > 0:
+            due = trainer.runtime.processes.decide(self._overdue)
         if due:
             self.save(trainer)
 
@@ -52,21 +54,40 @@ class Save:
         """Commit the present state."""
         began = time.monotonic()
         optimizer = trainer.optimizer.state_dict()  # a collective call
-        if trainer.runtime.is_main:
-            store.save(
-                self.directory,
-                replace(self.meta, progress=trainer.progress),
-                trainer.model.state_dict(),
-                optimizer,
-                keep_last=self.keep_last,
-            )
-        trainer.runtime.barrier()
+        with trainer.runtime.processes.together("saving"):
+            if trainer.runtime.is_main:
+                self._write(trainer, optimizer)
         self.saved_step = trainer.progress.step
         self._saved_at = time.monotonic()
         self._cost_s = self._saved_at - began
 
-    def _waited(self) -> float:
-        return time.monotonic() - self._saved_at
+    def _write(self, trainer: Trainer, optimizer: dict[str, Any]) -> None:
+        store.save(
+            self.directory,
+            replace(self.meta, progress=trainer.progress),
+            trainer.model.state_dict(),
+            optimizer,
+            keep_last=self.keep_last,
+        )
+
+    def _overdue(self) -> bool:
+        waited = time.monotonic() - self._saved_at
+        return waited > max(60 * self.minutes, self._cost_s / _SAVE_SHARE)
+
+
+@contextmanager
+def _aside(trainer: Trainer, what: str) -> Iterator[None]:
+    """The model in evaluation mode, for something that no training run ends for: it may fail (out of memory above
+    all), and before the last step it makes way for a stop."""
+    tolerating = trainer.runtime.processes.tolerating(
+        f"{what} at step {trainer.progress.step}", skippable=not trainer.finished
+    )
+    trainer.model.eval()
+    try:
+        with tolerating:
+            yield
+    finally:
+        trainer.model.train()
 
 
 @dataclass
@@ -75,25 +96,24 @@ class Evaluate:
 
     every: int
     score: Callable[[Trainer], dict[str, float]]
-    """Named figures, for instance {"val_bpb": 1.2}; the same on every process."""
+    """Named figures, for instance {"val_bpb": 1.2}; the same on every process. What may fail in it stands in
+    `Processes.together`."""
     metrics: Metrics
     latest: dict[str, float] = field(default_factory=dict)
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
+        """Evaluate if it is time to."""
         if _every(self.every, trainer.progress.step) or trainer.finished:
             self.evaluate(trainer)
 
     def evaluate(self, trainer: Trainer) -> None:
-        trainer.model.eval()
-        try:
+        """Score, log and print; a failure on any process costs one warning."""
+        step = trainer.progress.step
+        with _aside(trainer, "evaluation"):
             self.latest = self.score(trainer)
-            self.metrics.log(EvalRow.of(trainer.progress.step, self.latest))
+            self.metrics.log(EvalRow.of(step, self.latest))
             figures = ", ".join(f"{name} {value:.4f}" for name, value in self.latest.items())
-            say(f"step {trainer.progress.step}: {figures}")
-        except Exception as error:  # out of memory above all, but nothing here may end a training run
-            warn(f"evaluation failed at step {trainer.progress.step}, training goes on: {error}")
-        finally:
-            trainer.model.train()
+            say(f"step {step}: {figures}")
 
 
 @dataclass
@@ -105,21 +125,18 @@ class SampleText:
     metrics: Metrics
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
+        """Sample if it is time to."""
         due = _every(self.every, trainer.progress.step) or trainer.finished
-        if due and trainer.runtime.is_main:
-            self._sample(trainer)
+        if due and self.prompts:
+            with _aside(trainer, "sampling"), trainer.runtime.processes.together("sampling"):
+                if trainer.runtime.is_main:
+                    self._sample(trainer)
 
     def _sample(self, trainer: Trainer) -> None:
-        trainer.model.eval()
-        try:
-            engine = Engine(trainer.model, trainer.tokenizer, max_rows=len(self.prompts), tools=None)
-            for text in sample(engine, trainer.tokenizer, self.prompts):
-                self.metrics.log(SampleRow(trainer.progress.step, text.prompt, text.text))
-                say(f"  {text.prompt}|{text.text}")
-        except Exception as error:
-            warn(f"sampling failed at step {trainer.progress.step}, training goes on: {error}")
-        finally:
-            trainer.model.train()
+        engine = Engine(trainer.model, trainer.tokenizer, max_rows=len(self.prompts), tools=None)
+        for text in sample(engine, trainer.tokenizer, self.prompts):
+            self.metrics.log(SampleRow(trainer.progress.step, text.prompt, text.text))
+            say(f"  {text.prompt}|{text.text}")
 
 
 @dataclass
@@ -135,6 +152,7 @@ class Log:
     rates: list[float] = field(default_factory=list)
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
+        """Log the step; after the last one print a summary."""
         progress = trainer.progress
         rate = result.tokens / result.seconds
         self.rates.append(rate)

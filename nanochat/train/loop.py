@@ -1,14 +1,18 @@
 """The loop of every training stage: next batch, step, hooks - until the schedule ends or someone asks to stop."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
 from nanochat.console import say
+from nanochat.processes import Processes, under_torchrun
 from nanochat.train.state import Trainer
-from nanochat.train.step import StepResult, agree, train_step
+from nanochat.train.step import StepResult, train_step
+
+_TORCHRUN_GRACE_S = 30.0  # its default between the first signal and SIGKILL
 
 
 class Hook(Protocol):
@@ -20,10 +24,11 @@ class Hook(Protocol):
 
 def train(trainer: Trainer, hooks: Sequence[Hook]) -> bool:
     """Run to the end of the schedule; returns whether it was reached (False: stopped by a signal, and saved)."""
-    with _stop_signals() as stop_requested:
+    processes = trainer.runtime.processes
+    with _stop_signals(processes) as stop_requested:
         while not trainer.finished:
             result = train_step(trainer)
-            stopping = agree(trainer.runtime, stop_requested())
+            stopping = processes.any(stop_requested())
             for hook in hooks:
                 hook.after_step(trainer, result, last=stopping or trainer.finished)
             if stopping:
@@ -32,15 +37,24 @@ def train(trainer: Trainer, hooks: Sequence[Hook]) -> bool:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and SIGINT ask for a stop after the present step; a second one ends the process at once."""
-    received: list[int] = []
+def _stop_signals(processes: Processes) -> Iterator[Callable[[], bool]]:
+    """SIGTERM and SIGINT ask for a stop: the present step is finished and saved, an evaluation is abandoned.
+
+    A second signal ends the process at once. Not so under torchrun, which passes on Ctrl-C as one signal and, when it
+    is pressed again, as another: there the second one counts only after the time that torchrun leaves for saving.
+    """
+    received: list[float] = []
 
     def receive(number: int, _: FrameType | None) -> None:
+        name, now = signal.Signals(number).name, time.monotonic()
         if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        say(f"{signal.Signals(number).name}: stopping after this step (once more to end at once)")
+            if not under_torchrun() or now - received[0] > _TORCHRUN_GRACE_S:
+                raise KeyboardInterrupt
+            return
+        received.append(now)
+        again = "" if under_torchrun() else " (once more to end at once)"
+        say(f"{name}: stopping after this step{again}")
+        processes.interrupt(name)
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, receive) for number in numbers}

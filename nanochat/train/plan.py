@@ -82,24 +82,28 @@ def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
 
 
 def device_memory(runtime: Runtime) -> int:
-    """Bytes that one process may use."""
+    """Bytes that one process may use: the least over all processes, so that they make the same plan."""
     if runtime.device.type == "cuda":
-        return torch.cuda.get_device_properties(runtime.device).total_memory
-    return hardware.memory().available // runtime.world_size
+        mine = torch.cuda.get_device_properties(runtime.device).total_memory
+    else:
+        mine = hardware.memory().available // runtime.processes.world_size
+    return min(runtime.processes.gather(mine))
 
 
 def this_machine(runtime: Runtime) -> Machine:
     """The devices of this process group; a CPU's rate is measured in a fraction of a second."""
     if runtime.device.type == "cuda":
         name = torch.cuda.get_device_name(runtime.device)
-        count = runtime.world_size if runtime.world_size > 1 else torch.cuda.device_count()
+        count = (
+            runtime.processes.world_size if runtime.processes.world_size > 1 else torch.cuda.device_count()
+        )
         return Machine(name, "cuda", count, hardware.peak_flops(name, "bf16"), device_memory(runtime))
     cpu = hardware.cpu()
     flops = hardware.measure_gemm_flops() if runtime.device.type == "cpu" else None
     return Machine(
         f"{cpu.model}, {cpu.usable:g} cores",
         runtime.device.type,
-        runtime.world_size,
+        runtime.processes.world_size,
         flops,
         device_memory(runtime),
     )
@@ -124,7 +128,10 @@ def describe_plan(plan: RunPlan) -> None:
     groups = ", ".join(
         f"{name} {amount(count)}" for name, count in plan.parameters.items() if count > total / 1000
     )
-    split = f"{plan.device_batch_size} rows × {plan.accumulation} micro-batches × {plan.world_size} devices"
+    split = (
+        f"{plan.batch_tokens // model.max_seq_len} rows on {plan.world_size} devices, "
+        f"micro-batches of {plan.device_batch_size}"
+    )
     table(
         f"plan for depth {plan.depth} ({plan.regime} regime)",
         ("what", "value"),
@@ -158,7 +165,7 @@ def describe_duration(plan: RunPlan, runtime: Runtime) -> None:
     """How long the run takes on the processes of `runtime`, where that is worth measuring."""
     if plan.total_flops < _LONG_RUN_FLOPS:
         return
-    machine = replace(this_machine(runtime), count=runtime.world_size)
+    machine = replace(this_machine(runtime), count=runtime.processes.world_size)
     _describe_effort(plan, machine, _hours(plan, machine), None)
 
 

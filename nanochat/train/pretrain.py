@@ -17,6 +17,7 @@ from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
 from nanochat.text.dataset_tokenizer import TokenizedText
 from nanochat.text.datasets import Dataset, documents
+from nanochat.text.shared_dataset import open_shared
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.plan import describe_duration, describe_plan, device_memory
 from nanochat.train.session import (
@@ -41,13 +42,14 @@ class PretrainConfig(TrainingOptions, TokenizedText, Dial):
 
 def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     """The stage. Everything that can be wrong with the request is found before the first step."""
-    config = runtime.broadcast_object(config.settled(runtime.paths))
+    config = runtime.processes.decide(lambda: config.settled(runtime.paths))
     tokenizer = config.find_tokenizer(runtime.paths)
+    runtime.processes.same("the tokenizer", tokenizer.hash)
     plan = make_plan(
         config,
         tokenizer.vocab_size,
         runtime.device.type,
-        runtime.world_size,
+        runtime.processes.world_size,
         device_memory(runtime),
         runtime.compute_dtype,
     )
@@ -64,12 +66,10 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         config=to_json(config),
         software=hardware.software(),
     )
-    meta = begin_or_resume(planned, saved_run(directory, config), config.model_tag)
+    meta = begin_or_resume(planned, saved_run(directory, config, runtime.processes), config.model_tag)
     describe_plan(plan)
     describe_duration(plan, runtime)
-    # Every process waits for what is still to come by itself (a collective would time out), then all take
-    # the same files.
-    dataset = runtime.broadcast_object(config.open(runtime.paths))
+    dataset = open_shared(config, runtime.paths, runtime.processes)
     model = GPT(plan.model, backend)
     model.init_weights(config.seed)
     model.to(runtime.device)
@@ -77,7 +77,8 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         dataset,
         tokenizer,
         runtime,
-        batch_rows=plan.device_batch_size,
+        step_rows=plan.batch_tokens // plan.model.max_seq_len,
+        micro_rows=plan.device_batch_size,
         max_seq_len=plan.model.max_seq_len,
         policy=config.packing,
         seed=config.seed,
@@ -86,7 +87,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     return Session(
         model_tag=config.model_tag,
         options=config,
-        trainer=make_trainer(meta, directory, model, tokenizer, loader, plan.accumulation, runtime),
+        trainer=make_trainer(meta, directory, model, tokenizer, loader, runtime),
         meta=meta,
         facts={"plan": to_json(plan), "dataset": dataset.name},
         score=_scorer(tokenizer, dataset, plan.model.max_seq_len, config.eval_bytes, runtime),
@@ -115,9 +116,9 @@ def _scorer(
 
     def score(trainer: Trainer) -> dict[str, float]:
         if not windows:
-            windows.append(
-                bpb.cut(tokenizer, documents(dataset, "val"), max_seq_len=max_seq_len, max_bytes=max_bytes)
-            )
+            with runtime.processes.together("reading validation text"):
+                held_out = documents(dataset, "val")
+                windows.append(bpb.cut(tokenizer, held_out, max_seq_len=max_seq_len, max_bytes=max_bytes))
         batch_tokens = BATCH_TOKENS[runtime.device.type]
         return {"val_bpb": bpb.score(trainer.model, windows[0], runtime, batch_tokens=batch_tokens).bpb}
 

@@ -27,6 +27,7 @@ from nanochat.model.compilation import CompileMode
 from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
 from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
+from nanochat.processes import Processes, launcher
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.hooks import Evaluate, Log, SampleText, Save
@@ -82,8 +83,12 @@ class TrainingResult:
     peak_rss_bytes: int
 
 
-def resume_step(directory: Path, options: TrainingOptions) -> int | None:
-    """The step to resume from, or None to begin. Raises ValueError rather than overwrite a run."""
+def resume_step(directory: Path, options: TrainingOptions, processes: Processes) -> int | None:
+    """The step to resume from, or None to begin: process 0 decides. Raises ValueError rather than overwrite a run."""
+    return processes.decide(lambda: _resume_step(directory, options))
+
+
+def _resume_step(directory: Path, options: TrainingOptions) -> int | None:
     there = store.committed(directory)
     if options.resume == "auto":
         newest = store.latest(directory)
@@ -100,10 +105,12 @@ def resume_step(directory: Path, options: TrainingOptions) -> int | None:
     return None
 
 
-def saved_run(directory: Path, options: TrainingOptions) -> CheckpointMeta | None:
-    """The checkpoint to resume from, or None to begin (raises as `resume_step`)."""
-    step = resume_step(directory, options)
-    return None if step is None else store.load_meta(directory, step)
+def saved_run(directory: Path, options: TrainingOptions, processes: Processes) -> CheckpointMeta | None:
+    """The checkpoint to resume from, the same on every process, or None to begin (raises as `resume_step`)."""
+    step = resume_step(directory, options, processes)
+    saved = None if step is None else store.load_meta(directory, step)
+    processes.same("the checkpoint", saved and to_json(saved.files))
+    return saved
 
 
 def begin_or_resume(planned: CheckpointMeta, saved: CheckpointMeta | None, model_tag: str) -> CheckpointMeta:
@@ -130,7 +137,6 @@ def make_trainer(
     model: GPT,
     tokenizer: Tokenizer,
     loader: Loader,
-    accumulation: int,
     runtime: Runtime,
 ) -> Trainer:
     """A model on its device with its optimiser, both restored when `meta` is at a step of a run in `directory`.
@@ -142,13 +148,11 @@ def make_trainer(
     options = MuonOptions(
         dtype=runtime.compute_dtype, head_dim=model.config.head_dim if plan.muon_per_head else None
     )
-    optimizer = MuonAdamW(
-        model.named_parameters(), plan.rates, options, rank=runtime.rank, world_size=runtime.world_size
-    )
+    optimizer = MuonAdamW(model.named_parameters(), plan.rates, options, processes=runtime.processes)
     if meta.step:
         load_weights(model, store.load_model_state(directory, meta.step), directory)
         optimizer.load_state_dict(store.load_optimizer_state(directory, meta.step))
-    return Trainer(model, tokenizer, optimizer, plan.schedule, loader, accumulation, runtime, meta.progress)
+    return Trainer(model, tokenizer, optimizer, plan.schedule, loader, runtime, meta.progress)
 
 
 def keep_tokenizer(directory: Path, tokenizer: Tokenizer, runtime: Runtime) -> None:
@@ -237,7 +241,7 @@ class Session:
                 config=config,
                 hardware=hardware.describe(),
                 software=self.meta.software,
-                world_size=runtime.world_size,
+                world_size=runtime.processes.world_size,
                 **self.facts,
             )
         )
@@ -263,7 +267,7 @@ class Session:
             return None
         precision: hardware.Precision = "fp32" if runtime.compute_dtype == torch.float32 else "bf16"
         peak = hardware.peak_flops(torch.cuda.get_device_name(runtime.device), precision)
-        return peak and peak * runtime.world_size
+        return peak and peak * runtime.processes.world_size
 
     def _close(self, result: TrainingResult) -> None:
         if result.finished:
@@ -274,5 +278,6 @@ class Session:
                 at = words.index("--resume")
                 del words[at : at + 2]
             say(
-                f"stopped at step {result.step}, saved; continue with: nanochat {shlex.join(words)} --resume auto"
+                f"stopped at step {result.step}, saved; "
+                f"continue with: {launcher()} {shlex.join(words)} --resume auto"
             )

@@ -1,5 +1,6 @@
 """Supervised fine-tuning: a base model learns to converse, by the same loop on another loader."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,7 +19,7 @@ from nanochat.model.cost import flops_per_token, parameter_counts
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
-from nanochat.scaling import rows_per_device
+from nanochat.scaling import asked_micro_batch_rows, largest_share, micro_batch_rows, rows_per_step
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.session import (
     Session,
@@ -63,21 +64,22 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     config = replace(config, mixture=absolute_mixture(config.mixture))
     source = open_checkpoint(config.from_tag, runtime)
     max_seq_len = source.config.max_seq_len
-    rows, accumulation = _batch(config, source.meta.plan, max_seq_len, runtime.world_size)
+    rows, micro_rows = _batch(config, source.meta.plan, max_seq_len, runtime.processes.world_size)
     directory = runtime.paths.checkpoints(config.model_tag)
-    saved = saved_run(directory, config)
+    saved = saved_run(directory, config, runtime.processes)
     conversations = load_conversations(config.mixture, runtime.paths, split="train", seed=config.seed)
     loader = sft_loader(
         conversations,
         source.tokenizer,
         runtime,
-        batch_rows=rows,
+        step_rows=rows,
+        micro_rows=micro_rows,
         max_seq_len=max_seq_len,
         seed=config.seed,
         position=saved.progress.position if saved else None,
     )
-    assert loader.steps_per_epoch is not None
-    plan = _training_plan(config, source.meta.plan, rows, loader.steps_per_epoch / accumulation)
+    assert loader.rows_per_epoch is not None
+    plan = _training_plan(config, source.meta.plan, micro_rows, loader.rows_per_epoch / rows)
     planned = CheckpointMeta(
         stage="sft",
         model=source.config,
@@ -97,7 +99,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     return Session(
         model_tag=config.model_tag,
         options=config,
-        trainer=make_trainer(meta, directory, model, source.tokenizer, loader, accumulation, runtime),
+        trainer=make_trainer(meta, directory, model, source.tokenizer, loader, runtime),
         meta=meta,
         facts={
             "plan": {
@@ -112,10 +114,12 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     ).execute()
 
 
-def _training_plan(config: SftConfig, source: TrainingPlan, rows: int, epoch_steps: float) -> TrainingPlan:
+def _training_plan(
+    config: SftConfig, source: TrainingPlan, micro_rows: int, epoch_steps: float
+) -> TrainingPlan:
     """This stage's own plan; what is not set by hand follows from the run that it starts from."""
     batch_tokens = config.total_batch_size or source.batch_tokens
-    total_steps = config.num_iterations or max(1, round(config.epochs * epoch_steps))
+    total_steps = config.num_iterations or max(1, math.ceil(config.epochs * epoch_steps))
     return TrainingPlan(
         schedule=Schedule(
             total_steps=total_steps,
@@ -127,7 +131,7 @@ def _training_plan(config: SftConfig, source: TrainingPlan, rows: int, epoch_ste
         rates=source.rates.scaled(config.lr_fraction),
         muon_per_head=source.muon_per_head,
         batch_tokens=batch_tokens,
-        device_batch_size=rows,
+        device_batch_size=micro_rows,
         seed=config.seed,
         fp8=config.fp8,
     )
@@ -145,18 +149,12 @@ def _model(config: SftConfig, source: OpenCheckpoint, plan: TrainingPlan, runtim
 
 
 def _batch(config: SftConfig, source: TrainingPlan, max_seq_len: int, world_size: int) -> tuple[int, int]:
-    """(rows of a micro-batch, micro-batches a step) of each process. Raises ValueError for what cannot divide."""
-    tokens = config.total_batch_size or source.batch_tokens
-    per_device = rows_per_device(max_seq_len, tokens, world_size)
+    """(rows of a step over all processes, most rows of a micro-batch). Raises ValueError for what does not divide."""
+    rows = rows_per_step(max_seq_len, config.total_batch_size or source.batch_tokens, world_size)
+    share = largest_share(rows, world_size)
     if config.device_batch_size is None:
-        limit = min(per_device, source.device_batch_size)
-        rows = next(rows for rows in range(limit, 0, -1) if per_device % rows == 0)
-        return rows, per_device // rows
-    if config.device_batch_size < 1 or per_device % config.device_batch_size:
-        raise ValueError(
-            f"--device-batch-size {config.device_batch_size} does not divide the {per_device} rows of a step"
-        )
-    return config.device_batch_size, per_device // config.device_batch_size
+        return rows, micro_batch_rows(share, source.device_batch_size)
+    return rows, asked_micro_batch_rows(share, config.device_batch_size)
 
 
 def _scorer(
@@ -170,6 +168,8 @@ def _scorer(
         return render_conversations(held_out[: config.eval_conversations], tokenizer, max_seq_len)
 
     def score(trainer: Trainer) -> dict[str, float]:
-        return {"val_loss": mean_loss(trainer.model, rendered(), runtime, batch_tokens=_EVAL_BATCH_TOKENS)}
+        with runtime.processes.together("reading held-out conversations"):
+            conversations = rendered()
+        return {"val_loss": mean_loss(trainer.model, conversations, runtime, batch_tokens=_EVAL_BATCH_TOKENS)}
 
     return score

@@ -20,8 +20,6 @@ class Trainer:
     optimizer: MuonAdamW
     schedule: Schedule
     loader: Loader
-    accumulation: int
-    """Micro-batches of this process a step."""
     runtime: Runtime
     progress: Progress = field(default_factory=Progress)
 

@@ -58,10 +58,17 @@ def open_loader(
         rank: int = 0,
         world: int = 1,
         rows: int = 6,
+        micro_rows: int = 6,
         position: DataPosition | None = None,
         seed: int = 5,
     ):
-        shared = {"batch_rows": rows, "max_seq_len": CONTEXT, "seed": seed, "position": position}
+        shared = {
+            "step_rows": rows,
+            "micro_rows": micro_rows,
+            "max_seq_len": CONTEXT,
+            "seed": seed,
+            "position": position,
+        }
         if kind == "sft":
             loader = sft_loader(CONVERSATIONS, tokenizer, runtime(rank, world), **shared)
         else:
@@ -82,7 +89,9 @@ def global_batches(loaders: list[Loader], count: int) -> tuple[torch.Tensor, lis
     rows, positions = [], []
     for _ in range(count):
         items = [next(loader) for loader in loaders]
-        rows += [torch.cat([batch.inputs_BT, batch.targets_BT], dim=1) for batch, _ in items]
+        rows += [
+            torch.cat([batch.inputs_BT, batch.targets_BT], dim=1) for batches, _ in items for batch in batches
+        ]
         assert all(position == items[0][1] for _, position in items)  # any rank's resumes all
         positions.append(items[0][1])
     return torch.cat(rows), positions
@@ -91,26 +100,34 @@ def global_batches(loaders: list[Loader], count: int) -> tuple[torch.Tensor, lis
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_do_not_depend_on_the_number_of_processes(kind: str, open_loader: Callable[..., Loader]) -> None:
     alone, _ = global_batches([open_loader(kind)], 8)
-    for world in (2, 3):
-        together, _ = global_batches([open_loader(kind, rank, world, 6 // world) for rank in range(world)], 8)
+    for world, micro_rows in ((2, 6), (3, 6), (4, 1), (5, 6), (6, 1)):
+        loaders = [open_loader(kind, rank, world, micro_rows=micro_rows) for rank in range(world)]
+        together, _ = global_batches(loaders, 8)
         assert torch.equal(alone, together)
+
+
+def test_the_last_micro_batch_holds_what_is_left(open_loader: Callable[..., Loader]) -> None:
+    shapes = [
+        [len(batch.inputs_BT) for batch in next(open_loader("contiguous", rank, 3, 17, micro_rows=4))[0]]
+        for rank in range(3)
+    ]
+    assert shapes == [[4, 1], [4, 2], [4, 2]]
+    assert open_loader("contiguous", 0, 3, 17).step_tokens == 17 * CONTEXT
 
 
 @given(
     kind=st.sampled_from(KINDS),
     stop=st.integers(0, 18),
-    before=st.sampled_from([1, 2, 3, 6]),
-    after=st.sampled_from([1, 2, 3, 6]),
+    before=st.sampled_from([1, 2, 4, 6]),
+    after=st.sampled_from([1, 2, 4, 6]),
 )
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_resumes_at_any_step_on_any_number_of_processes(
     kind: str, stop: int, before: int, after: int, open_loader: Callable[..., Loader]
 ) -> None:
-    rows, positions = global_batches(
-        [open_loader(kind, rank, before, 6 // before) for rank in range(before)], 20
-    )
+    rows, positions = global_batches([open_loader(kind, rank, before) for rank in range(before)], 20)
     position = from_json(DataPosition, to_json(positions[stop]))
-    loaders = [open_loader(kind, rank, after, 6 // after, position=position) for rank in range(after)]
+    loaders = [open_loader(kind, rank, after, micro_rows=2, position=position) for rank in range(after)]
     again, later = global_batches(loaders, 19 - stop)
     assert torch.equal(again, rows[6 * (stop + 1) :])
     assert later == positions[stop + 1 :]
@@ -119,7 +136,7 @@ def test_resumes_at_any_step_on_any_number_of_processes(
 def test_batches_are_contiguous_int64_on_the_device(
     open_loader: Callable[..., Loader], tokenizer: Tokenizer
 ) -> None:
-    batch, _ = next(open_loader("contiguous"))
+    [batch], _ = next(open_loader("contiguous"))
     for tensor in (batch.inputs_BT, batch.targets_BT):
         assert tensor.shape == (6, CONTEXT)
         assert tensor.dtype == torch.int64
@@ -134,7 +151,7 @@ def test_contiguous_rows_spell_the_documents(
     loader = open_loader("contiguous", rows=1)
     stream: list[int] = []
     while (report := loader.report()).epochs < 1.2:
-        stream += next(loader)[0].inputs_BT.ravel().tolist()
+        stream += next(loader)[0][0].inputs_BT.ravel().tolist()
     assert (report.cropped, report.padded) == (0, 0)
     assert report.used == len(stream)
     starts = [i for i, token in enumerate(stream) if token == tokenizer.bos]
@@ -155,7 +172,14 @@ def test_files_added_at_the_end_do_not_disturb_a_resumed_run(
     more = make_dataset(["a later shard"] * 9, name="more")
     grown = replace(dataset, train=(*dataset.train, *more.train))
     loader = pretrain_loader(
-        grown, tokenizer, runtime(), batch_rows=6, max_seq_len=CONTEXT, seed=5, position=positions[1]
+        grown,
+        tokenizer,
+        runtime(),
+        step_rows=6,
+        micro_rows=6,
+        max_seq_len=CONTEXT,
+        seed=5,
+        position=positions[1],
     )
     again, _ = global_batches([loader], 2)
     loader.close()
@@ -184,7 +208,14 @@ def test_a_position_of_other_text_is_refused(
     other = make_dataset(["other"] * 9, ["text"] * 9, ["here"] * 9, name="other")
     with pytest.raises(ValueError, match="cannot resume the data stream: data was"):
         pretrain_loader(
-            other, tokenizer, runtime(), batch_rows=6, max_seq_len=CONTEXT, seed=5, position=position
+            other,
+            tokenizer,
+            runtime(),
+            step_rows=6,
+            micro_rows=6,
+            max_seq_len=CONTEXT,
+            seed=5,
+            position=position,
         )
 
 
@@ -192,7 +223,9 @@ def test_an_empty_dataset_raises_at_the_first_batch_and_at_every_later_one(
     make_dataset: Callable[..., Dataset], tokenizer: Tokenizer, runtime: MakeRuntime
 ) -> None:
     empty = make_dataset(["", " "])
-    loader = pretrain_loader(empty, tokenizer, runtime(), batch_rows=1, max_seq_len=CONTEXT, seed=0)
+    loader = pretrain_loader(
+        empty, tokenizer, runtime(), step_rows=1, micro_rows=1, max_seq_len=CONTEXT, seed=0
+    )
     for _ in range(2):
         with pytest.raises(ValueError, match="no document"):
             next(loader)
@@ -205,9 +238,9 @@ def test_less_text_than_a_row_is_repeated_or_padded(
     tiny = make_dataset(["abc"])
     for policy in get_args(Policy):
         loader = pretrain_loader(
-            tiny, tokenizer, runtime(), batch_rows=2, max_seq_len=9, policy=policy, seed=0
+            tiny, tokenizer, runtime(), step_rows=2, micro_rows=2, max_seq_len=9, policy=policy, seed=0
         )
-        batch, _ = next(loader)
+        [batch], _ = next(loader)
         assert batch.inputs_BT.shape == (2, 9)
         assert (batch.targets_BT != IGNORE).any(dim=1).all()
         loader.close()
@@ -222,10 +255,17 @@ def test_batches_reach_every_gpu_as_they_were_made(
         device = torch.device("cuda", number)
         there = replace(runtime(), device=device)
         loader = pretrain_loader(
-            dataset, tokenizer, there, batch_rows=6, max_seq_len=CONTEXT, seed=5, policy="contiguous"
+            dataset,
+            tokenizer,
+            there,
+            step_rows=6,
+            micro_rows=6,
+            max_seq_len=CONTEXT,
+            seed=5,
+            policy="contiguous",
         )
-        on_gpu = [next(loader)[0] for _ in range(20)]  # more than are made ahead: pinned memory is reused
-        for batch, (expected, _) in zip(on_gpu, open_loader("contiguous"), strict=False):
+        on_gpu = [next(loader)[0][0] for _ in range(20)]  # more than are made ahead: pinned memory is reused
+        for batch, ([expected], _) in zip(on_gpu, open_loader("contiguous"), strict=False):
             assert batch.inputs_BT.device == batch.targets_BT.device == device
             assert torch.equal(batch.inputs_BT.cpu(), expected.inputs_BT)
             assert torch.equal(batch.targets_BT.cpu(), expected.targets_BT)
@@ -246,11 +286,9 @@ def test_sft_targets_are_what_the_assistant_writes(
     open_loader: Callable[..., Loader], tokenizer: Tokenizer
 ) -> None:
     loader = open_loader("sft", rows=1)
-    assert loader.steps_per_epoch == loader.rows_per_epoch
     assert loader.rows_per_epoch is not None
-    assert open_loader("sft", rows=4, world=2).steps_per_epoch == -(-loader.rows_per_epoch // 8)
     supervised: list[int] = []
-    for batch, _ in islice(loader, loader.rows_per_epoch):
+    for [batch], _ in islice(loader, loader.rows_per_epoch):
         assert (batch.inputs_BT[:, 0] == tokenizer.bos).all()
         assert (batch.targets_BT != IGNORE).any(dim=1).all()
         supervised += batch.targets_BT[batch.targets_BT != IGNORE].tolist()
@@ -268,7 +306,7 @@ def test_sft_passes_over_what_teaches_nothing_and_says_so(
     long_question = {
         "messages": [{"role": "user", "content": "?" * 99}, {"role": "assistant", "content": "!"}],
     }
-    settings = {"batch_rows": 1, "max_seq_len": CONTEXT, "seed": 0}
+    settings = {"step_rows": 1, "micro_rows": 1, "max_seq_len": CONTEXT, "seed": 0}
     loader = sft_loader([*CONVERSATIONS, long_question], tokenizer, runtime(), **settings)
     same = sft_loader(CONVERSATIONS, tokenizer, runtime(), **settings)
     assert loader.rows_per_epoch == same.rows_per_epoch
@@ -281,16 +319,18 @@ def test_sft_passes_over_what_teaches_nothing_and_says_so(
 def test_sft_at_a_short_context_still_has_a_target_in_every_row(
     tokenizer: Tokenizer, runtime: MakeRuntime
 ) -> None:
-    loader = sft_loader(CONVERSATIONS, tokenizer, runtime(), batch_rows=4, max_seq_len=18, seed=0)
-    assert loader.steps_per_epoch is not None
-    for batch, _ in islice(loader, loader.steps_per_epoch):
+    loader = sft_loader(
+        CONVERSATIONS, tokenizer, runtime(), step_rows=4, micro_rows=4, max_seq_len=18, seed=0
+    )
+    assert loader.rows_per_epoch is not None
+    for [batch], _ in islice(loader, -(-loader.rows_per_epoch // 4)):
         assert (batch.targets_BT != IGNORE).any(dim=1).all()
     loader.close()
 
 
 def test_the_first_batch_of_builtin(paths: Paths, tokenizer: Tokenizer, runtime: MakeRuntime) -> None:
     dataset = open_dataset("builtin", paths)
-    loader = pretrain_loader(dataset, tokenizer, runtime(), batch_rows=2, max_seq_len=64, seed=0)
-    batch, _ = next(loader)
+    loader = pretrain_loader(dataset, tokenizer, runtime(), step_rows=2, micro_rows=2, max_seq_len=64, seed=0)
+    [batch], _ = next(loader)
     assert tokenizer.bos in batch.inputs_BT
     loader.close()

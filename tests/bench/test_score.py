@@ -21,6 +21,7 @@ from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import default_paths
+from nanochat.processes import Processes
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.bpe import train_tokenizer
 from tests.conftest import made_up_meta
@@ -178,7 +179,7 @@ def test_both_sides_in_one_comparison(tmp_path, parquet, checkpoint):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
 
-    runtime = Runtime(0, 0, 1, torch.device("cpu"), torch.float32, default_paths())
+    runtime = Runtime(Processes(), torch.device("cpu"), torch.float32, default_paths())
     loaded = load_model(checkpoint, runtime)
     ours = bits_per_byte(loaded.model, loaded.tokenizer, DOCUMENTS, runtime, context=16, batch_tokens=100)
     assert result["ours"]["bpb"] == pytest.approx(ours.bpb, rel=1e-6)

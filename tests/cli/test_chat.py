@@ -25,6 +25,7 @@ from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import Paths
+from nanochat.processes import Processes
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.chat_format import render_prompt
 from nanochat.tokenizer.patterns import split_pattern
@@ -98,7 +99,7 @@ def say(model, tokenizer):
 
 @pytest.fixture
 def runtime(base_dir):
-    return Runtime(0, 0, 1, torch.device("cpu"), torch.float32, Paths(base_dir))
+    return Runtime(Processes(), torch.device("cpu"), torch.float32, Paths(base_dir))
 
 
 @pytest.fixture

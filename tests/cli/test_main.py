@@ -217,10 +217,11 @@ def test_a_misspelt_verb_gets_the_nearest(capsys, arguments: list[str], says: st
 
 def test_rank_0_prints_the_result_and_other_ranks_name_themselves_in_errors(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
     assert main(["probe", "--json"]) == 0
     assert capsys.readouterr().out == ""
     assert main(["probe", "--ending", "fault"]) == 1
-    assert "nanochat (rank 3): error: cannot reach the hub" in capsys.readouterr().err
+    assert "nanochat (process 3): error: cannot reach the hub" in capsys.readouterr().err
 
 
 def _command(tmp_path: Path, code: str, *arguments: str, **options) -> subprocess.Popen:

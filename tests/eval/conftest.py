@@ -1,5 +1,7 @@
 """A small tokenizer, a random model that is far from uniform, a checkpoint of it, one process."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import default_paths
+from nanochat.processes import Processes
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -50,7 +53,30 @@ def model(tokenizer: Tokenizer) -> GPT:
 
 @pytest.fixture
 def runtime() -> Runtime:
-    return Runtime(0, 0, 1, torch.device("cpu"), torch.float32, default_paths())
+    return Runtime(Processes(), torch.device("cpu"), torch.float32, default_paths())
+
+
+class Unheard:
+    """The link of a process whose values are noted and reach nobody."""
+
+    def __init__(self):
+        self.values = []
+
+    def exchange(self, mine):
+        self.values += [mine.value] if mine.value is not None else []
+        return [mine]
+
+
+@pytest.fixture
+def members(runtime: Runtime):
+    """(runtimes of a world's processes, what they tell each other)."""
+
+    def make(world_size: int):
+        link = Unheard()
+        processes = [Processes(rank, world_size, link) for rank in range(world_size)]
+        return [replace(runtime, processes=one) for one in processes], link.values
+
+    return make
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat.eval.bpb import bits_per_byte, cut, score
-from nanochat.runtime import Runtime
 
 DOCUMENTS = [
     "The harbour lies below the town. " * 9,
@@ -47,19 +46,13 @@ def test_equals_one_document_at_a_time(model, tokenizer, runtime, context, batch
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_the_shares_of_all_processes_make_the_whole(model, tokenizer, runtime, world):
+def test_the_shares_of_all_processes_make_the_whole(model, tokenizer, runtime, members, world):
     windows = cut(tokenizer, DOCUMENTS, max_seq_len=16)
     whole = score(model, windows, runtime, batch_tokens=64)
-    partial = []
-
-    class Member(Runtime):
-        def all_reduce_sum(self, tensor):
-            partial.append(tensor.item())
-            return tensor
-
-    for rank in range(world):
-        member = Member(rank, rank, world, runtime.device, runtime.compute_dtype, runtime.paths)
+    runtimes, partial = members(world)
+    for member in runtimes:
         score(model, windows, member, batch_tokens=64)
+    assert len(partial) == world
     assert sum(partial) == pytest.approx(whole.nats, rel=1e-6)
 
 

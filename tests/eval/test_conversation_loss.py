@@ -1,8 +1,9 @@
 """The loss of held-out conversations against one forward for each."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
 
 from nanochat.conversations.rendering import RenderedConversations, render_conversations
 from nanochat.eval.conversation_loss import mean_loss
@@ -50,16 +51,11 @@ def test_equals_one_conversation_at_a_time(
 
 
 def test_the_shares_of_three_processes_make_the_whole(
-    model: GPT, runtime: Runtime, rendered: RenderedConversations
+    model: GPT, runtime: Runtime, members: Callable, rendered: RenderedConversations
 ) -> None:
     whole = mean_loss(model, rendered, runtime, batch_tokens=200)
-    sums = torch.zeros(2, dtype=torch.float64)
-
-    class Member(Runtime):
-        def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-            return sums.add_(tensor)
-
-    for rank in range(3):
-        member = Member(rank, rank, 3, runtime.device, runtime.compute_dtype, runtime.paths)
-        last = mean_loss(model, rendered, member, batch_tokens=200)
-    assert last == pytest.approx(whole, rel=1e-6)
+    runtimes, sums = members(3)
+    for member in runtimes:
+        mean_loss(model, rendered, member, batch_tokens=200)
+    nats, count = map(sum, zip(*sums, strict=True))
+    assert nats / count == pytest.approx(whole, rel=1e-6)

@@ -10,7 +10,6 @@ import yaml
 
 from nanochat.eval.bundle import CORE_TASKS, load_bundle
 from nanochat.eval.core import PromptRow, centred, evaluate_core, prompts, rows, score_rows
-from nanochat.runtime import Runtime
 
 BIRDS = ("penguin", "puffin", "heron", "ostrich", "gull", "owl", "crow")
 BUNDLE = {
@@ -145,22 +144,11 @@ def test_equals_the_plain_definition_on_the_real_bundle(model, tokenizer, runtim
         assert task.accuracy == plain, task.label
 
 
-def test_the_shares_of_two_processes_make_the_whole(model, tokenizer, runtime, bundle):
+def test_the_shares_of_two_processes_make_the_whole(model, tokenizer, runtime, members, bundle):
     whole = evaluate_core(model, tokenizer, bundle, runtime)
-    rights = []
-
-    class Member(Runtime):
-        def all_reduce_sum(self, tensor):
-            rights.append(tensor.item())
-            return tensor
-
-    for rank in range(2):
-        evaluate_core(
-            model,
-            tokenizer,
-            bundle,
-            Member(rank, rank, 2, runtime.device, runtime.compute_dtype, runtime.paths),
-        )
+    runtimes, rights = members(2)
+    for member in runtimes:
+        evaluate_core(model, tokenizer, bundle, member)
     for first, second, task in zip(rights[:3], rights[3:], whole.tasks, strict=True):
         assert first + second == round(task.accuracy * task.n)
 

@@ -5,7 +5,6 @@ from nanochat.eval.task_accuracy import KEPT_FAILURES, TaskResult, evaluate_task
 from nanochat.infer.engine import Engine
 from nanochat.infer.request import Completion
 from nanochat.infer.sampler import SamplingParams
-from nanochat.runtime import Runtime
 from nanochat.tasks.checks import is_choice
 from nanochat.tasks.task import RIGHT, Score, Task, user_item
 from nanochat.tokenizer.chat_format import render_prompt
@@ -90,19 +89,15 @@ def test_a_prompt_without_room_for_an_answer_is_wrong_and_counted(model, tokeniz
 
 
 @pytest.mark.parametrize("make", [choice_task, generate_task])
-def test_the_shares_of_two_processes_make_the_whole(model, tokenizer, engine, runtime, make):
+def test_the_shares_of_two_processes_make_the_whole(model, tokenizer, engine, runtime, members, make):
     whole = evaluate_task(model, tokenizer, engine, *make(), runtime)
-    sums = torch.zeros(2, dtype=torch.int64)
-
-    class Member(Runtime):
-        def all_reduce_sum(self, tensor):
-            sums.add_(tensor)
-            return tensor
-
-    for rank in range(2):
-        member = Member(rank, rank, 2, runtime.device, runtime.compute_dtype, runtime.paths)
+    runtimes, sums = members(2)
+    for member in runtimes:
         evaluate_task(model, tokenizer, engine, *make(), member)
-    assert sums.tolist() == [round(whole.accuracy * whole.n), whole.too_long]
+    assert [sum(column) for column in zip(*sums, strict=True)] == [
+        round(whole.accuracy * whole.n),
+        whole.too_long,
+    ]
 
 
 def test_a_limit_takes_items_at_even_distances(model, tokenizer, engine, runtime):

@@ -11,6 +11,7 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.optim import kernels
 from nanochat.optim.groups import RULES, LearningRates, rule_of
 from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
+from nanochat.processes import Processes
 
 CONFIG = GPTConfig(max_seq_len=16, vocab_size=64, n_layer=3, n_head=2, n_kv_head=1, head_dim=8, n_embd=16)
 RATES = LearningRates(
@@ -21,7 +22,7 @@ RATES = LearningRates(
 def make(config: GPTConfig = CONFIG) -> tuple[GPT, MuonAdamW]:
     model = GPT(config, REFERENCE)
     model.init_weights(0)
-    return model, MuonAdamW(model.named_parameters(), RATES, MuonOptions())
+    return model, MuonAdamW(model.named_parameters(), RATES, MuonOptions(), processes=Processes())
 
 
 def steps(model: GPT, optimizer: MuonAdamW, numbers: range) -> list[float]:
@@ -43,7 +44,7 @@ def test_learns() -> None:
 
 @pytest.mark.parametrize("heads", ["rows", "columns"])
 def test_per_head_equals_each_head_by_itself(heads: str) -> None:
-    optimizer = MuonAdamW([], RATES, MuonOptions(head_dim=4))
+    optimizer = MuonAdamW([], RATES, MuonOptions(head_dim=4), processes=Processes())
     matrices = torch.randn(2, 12, 12, generator=torch.Generator().manual_seed(0))
     rule = next(rule for rule in RULES if rule.heads == heads)
     together = optimizer._orthogonalise(matrices, rule)

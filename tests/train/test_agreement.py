@@ -1,0 +1,143 @@
+"""A fault on any of several processes, anywhere, ends or spares all of them alike (real processes, gloo)."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from nanochat.metrics import read_metrics
+from nanochat.paths import default_paths
+
+pytestmark = pytest.mark.slow
+
+PATIENCE_S = 60
+STEPS = 4
+
+# Every place where a verb can fail, the call that fails there (a step draws one batch and is ahead by some), and which
+# processes do anything there.
+FATAL = (
+    ("pretrain", "loader", 2),
+    ("pretrain", "step", 2),
+    ("pretrain", "optimizer", 3),
+    ("pretrain", "save", 1),
+)
+FATAL_VERBS = (("eval-base", "evaluation", 1), ("eval-chat", "choices", 1), ("eval-chat", "answers", 1))
+TOLERATED = (("pretrain", "evaluation", 1), ("pretrain", "sampling", 1), ("sft", "conversations", 1))
+ONLY_MAIN = ("save", "sampling")
+TASKS = "builtin-choice,builtin-facts"
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    file = tmp_path / "chats.jsonl"
+    chat = {"messages": [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "Anna"}]}
+    file.write_text(f"{json.dumps(chat)}\n" * 80)
+    return file
+
+
+def command(verb: str, tag: str, corpus: Path, chats: Path) -> list[str]:
+    training = (
+        f"--num-iterations={STEPS}",
+        "--eval-every=2",
+        "--save-every=2",
+        "--save-minutes=0",
+        "--compile=off",
+    )
+    model = (
+        "--depth=1",
+        "--max-seq-len=64",
+        "--head-dim=32",
+        "--total-batch-size=512",
+        "--device-batch-size=2",
+    )
+    pretrain = (*model, *training, f"--dataset={corpus}", "--eval-bytes=2000", "--sample-every=2")
+    sft = (*training, "--from-tag=whole-pretrain", f"--mixture={chats}", "--eval-conversations=8")
+    commands = {
+        "pretrain": ("pretrain", f"--model-tag={tag}", *pretrain),
+        "sft": ("sft", f"--model-tag={tag}", *sft),
+        "eval-base": ("eval", "base", "--model-tag=whole-pretrain", "--max-bytes=2000"),
+        "eval-chat": ("eval", "chat", "--model-tag=whole-sft", "--max-items=6", f"--suite={TASKS}"),
+    }
+    return [*commands[verb], "--device=cpu"]
+
+
+def run(world: int, cases: list[dict], tmp_path: Path) -> list[list[dict]]:
+    """The outcomes of each case on each process; they run in one set of processes, one case after another."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in cases]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        ports = [each.getsockname()[1] for each in sockets]
+    spec = tmp_path / f"spec-{world}.json"
+    spec.write_text(json.dumps({"ports": ports, "cases": cases}))
+    script = Path(__file__).with_name("process_cases.py")
+    world_of = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
+    members = [
+        subprocess.Popen(
+            [sys.executable, script, spec],
+            stderr=subprocess.PIPE,
+            env={**os.environ, **world_of, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(world)
+    ]
+    for member in members:
+        _, errors = member.communicate(timeout=PATIENCE_S * len(cases))
+        assert member.returncode == 0, errors.decode()
+    outcomes = [json.loads(Path(f"{spec}.{rank}").read_text()) for rank in range(world)]
+    return [list(case) for case in zip(*outcomes, strict=True)]
+
+
+def losses(tag: str) -> list[float]:
+    return [row["loss"] for row in read_metrics(default_paths().metrics(tag)) if row["kind"] == "train"]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_keep_step_and_a_fault_on_any_of_them_is_one_of_all(
+    world: int, corpus: Path, chats: Path, tmp_path: Path
+) -> None:
+    verbs = ("pretrain", "sft", "eval-base", "eval-chat")
+    whole = [{"argv": command(verb, f"whole-{verb}", corpus, chats), "faults": []} for verb in verbs]
+    kinds = [(True, *row) for row in (*FATAL, *FATAL_VERBS)] + [(False, *row) for row in TOLERATED]
+    faults = [
+        (fatal, verb, place, call, rank)
+        for fatal, verb, place, call in kinds
+        for rank in range(1 if place in ONLY_MAIN else world)
+    ]
+    broken = [
+        {
+            "argv": command(verb, f"{place}-{rank}", corpus, chats),
+            "faults": [{"place": place, "rank": rank, "call": call}],
+        }
+        for _, verb, place, call, rank in faults
+    ]
+    outcomes = run(world, whole + broken, tmp_path)
+
+    for verb, outcome in zip(verbs, outcomes, strict=False):
+        assert [member["status"] for member in outcome] == [0] * world, (verb, outcome)
+        calls = [member["collectives"] for member in outcome]
+        assert calls == [calls[0]] * world, verb
+        assert calls[0], verb
+    assert {name for name, *_ in outcomes[0][0]["collectives"]} == {"exchange", "sum", "concatenate"}
+
+    for (fatal, verb, place, _, rank), outcome in zip(faults, outcomes[len(verbs) :], strict=True):
+        case = (verb, place, rank)
+        errors = "".join(member["errors"] for member in outcome)
+        assert max(member["seconds"] for member in outcome) < PATIENCE_S, case
+        assert "Traceback" not in errors, (case, errors)
+        if fatal:
+            assert all(member["status"] == 1 for member in outcome), (case, outcome)
+            assert outcome[rank]["errors"].count("error: ") == 1, (case, errors)
+            assert f"(process {rank}): error: " in outcome[rank]["errors"], (case, errors)
+            assert errors.count(f"error: process {rank} failed: ") == 1, (case, errors)
+        else:
+            assert all(member["status"] == 0 for member in outcome), (case, errors)
+            assert errors.count("warning: ") == 1, (case, errors)
+            assert f"process {rank}" in errors, (case, errors)
+            calls = [member["collectives"] for member in outcome]
+            assert calls == [calls[0]] * world, case
+            assert losses(f"{place}-{rank}") == losses(f"whole-{verb}"), case
