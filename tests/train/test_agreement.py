@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.metrics import read_metrics
+from nanochat.checkpoint import store
+from nanochat.cli.main import main
+from nanochat.metrics import rows_of
+from nanochat.metrics_rows import TrainRow
 from nanochat.paths import default_paths
 
 pytestmark = pytest.mark.slow
@@ -92,8 +95,16 @@ def run(world: int, cases: list[dict], tmp_path: Path) -> list[list[dict]]:
     return [list(case) for case in zip(*outcomes, strict=True)]
 
 
+def rewind(tag: str) -> None:
+    """Forget what a run has saved after its half."""
+    directory = default_paths().checkpoints(tag)
+    for step in store.steps(directory):
+        if step > STEPS // 2:
+            store.remove(directory, step)
+
+
 def losses(tag: str) -> list[float]:
-    return [row["loss"] for row in read_metrics(default_paths().metrics(tag)) if row["kind"] == "train"]
+    return [row.loss for row in rows_of(default_paths().metrics(tag), TrainRow)]
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -115,7 +126,19 @@ def test_processes_keep_step_and_a_fault_on_any_of_them_is_one_of_all(
         }
         for _, verb, place, call, rank in faults
     ]
-    outcomes = run(world, whole + broken, tmp_path)
+    # Begun by one process, resumed by several, and the other way round.
+    assert main(command("pretrain", "one", corpus, chats)) == 0
+    alone = losses("one")
+    rewind("one")
+    resumed = [*command("pretrain", "one", corpus, chats), "--resume=auto"]
+    *outcomes, continued = run(world, [*whole, *broken, {"argv": resumed, "faults": []}], tmp_path)
+    assert [member["status"] for member in continued] == [0] * world, continued
+    together = losses("whole-pretrain")
+    assert together == pytest.approx(alone, rel=3e-5)
+    assert losses("one") == pytest.approx([*alone, *alone[STEPS // 2 :]], rel=3e-5)
+    rewind("whole-pretrain")
+    assert main([*command("pretrain", "whole-pretrain", corpus, chats), "--resume=auto"]) == 0
+    assert losses("whole-pretrain") == pytest.approx([*together, *together[STEPS // 2 :]], rel=3e-5)
 
     for verb, outcome in zip(verbs, outcomes, strict=False):
         assert [member["status"] for member in outcome] == [0] * world, (verb, outcome)
@@ -140,4 +163,4 @@ def test_processes_keep_step_and_a_fault_on_any_of_them_is_one_of_all(
             assert f"process {rank}" in errors, (case, errors)
             calls = [member["collectives"] for member in outcome]
             assert calls == [calls[0]] * world, case
-            assert losses(f"{place}-{rank}") == losses(f"whole-{verb}"), case
+            assert losses(f"{place}-{rank}") == losses(f"whole-{verb}")[:STEPS], case

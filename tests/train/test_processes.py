@@ -5,15 +5,16 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nanochat.checkpoint import store
-from nanochat.metrics import rows_of
-from nanochat.metrics_rows import TrainRow
 from nanochat.paths import default_paths
 
 pytestmark = pytest.mark.slow
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 STEPS = 14
 KILLS = 10
 PATIENCE_S = 120
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 
 
 def command(corpus: Path, tag: str, *more: str, steps: int = STEPS) -> list[str]:
@@ -72,40 +74,6 @@ def test_killed_at_ten_random_moments_the_run_ends_with_the_same_bits(corpus: Pa
     assert hashes("broken") == hashes("whole")
 
 
-def test_two_processes_train_to_the_losses_of_one_and_resume_each_others_runs(corpus: Path) -> None:
-    eager = ("--compile=off",)
-    assert nanochat(command(corpus, "one", *eager)).returncode == 0
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "nanochat",
-    ]
-    for tag, steps in (("two", STEPS), ("both", 6)):
-        done = subprocess.run(
-            [*launcher, *command(corpus, tag, *eager, "--save-every=6", "--keep-last=9", steps=STEPS)],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-        )
-        assert done.returncode == 0, done.stderr
-        for step in store.steps(default_paths().checkpoints(tag)):
-            if step > steps:
-                store.remove(default_paths().checkpoints(tag), step)
-    assert nanochat(command(corpus, "both", *eager)).returncode == 0
-    curves = {tag: losses(tag) for tag in ("one", "two", "both")}
-    assert curves["two"] == pytest.approx(curves["one"], rel=3e-5)
-    assert curves["both"] == pytest.approx(curves["one"], rel=3e-5)
-
-
-def losses(tag: str) -> list[float]:
-    rows = rows_of(default_paths().metrics(tag), TrainRow)
-    return list({row.step: row.loss for row in rows}.values())
-
-
 def test_without_a_compiler_auto_stays_eager_and_on_is_refused(corpus: Path, tmp_path: Path) -> None:
     without = {"CXX": "/nonexistent/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
     refused = nanochat(command(corpus, "demanded", "--compile=on"), **without)
@@ -115,3 +83,67 @@ def test_without_a_compiler_auto_stays_eager_and_on_is_refused(corpus: Path, tmp
     assert not store.steps(default_paths().checkpoints("demanded"))
     willing = nanochat(command(corpus, "willing", "--compile=auto"), **without)
     assert willing.returncode == 0
+
+
+@contextmanager
+def torchrun(
+    *arguments: str, processes: int = 2
+) -> Iterator[tuple[subprocess.Popen[str], Callable[[str], str]]]:
+    """A running torchrun, and a function that reads its stderr up to a word."""
+    process = subprocess.Popen(
+        [*TORCHRUN, f"--nproc_per_node={processes}", *arguments], stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stderr is not None
+    lines = process.stderr
+
+    def read_until(word: str) -> str:
+        text = ""
+        for line in lines:
+            text += line
+            if word in line:
+                return text
+        pytest.fail(f"{word!r} did not come: {text}")
+
+    watchdog = threading.Timer(PATIENCE_S, process.kill)
+    watchdog.start()
+    try:
+        yield process, read_until
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)])
+def test_a_signal_to_torchrun_leaves_time_for_a_slow_save(
+    corpus: Path, numbers: Sequence[signal.Signals]
+) -> None:
+    """Ctrl-C once and again: torchrun passes both on, the second as SIGTERM in the middle of the save."""
+    endless = command(corpus, "slow", "--compile=off", "--eval-every=1", steps=100_000)
+    script = str(Path(__file__).with_name("slow_save.py"))
+    with torchrun(script, *endless) as (process, read_until):
+        read_until("step 3: val_bpb")
+        process.send_signal(numbers[0])
+        read_until("saving")
+        for number in numbers[1:]:
+            process.send_signal(number)
+        said = read_until("continue with: ")
+    [step] = store.steps(default_paths().checkpoints("slow"))
+    assert step >= 3
+    hint = said.splitlines()[-1]
+    assert f"stopped at step {step}, saved" in hint
+    assert "torchrun --standalone --nproc_per_node=2 -m nanochat pretrain --depth=1" in hint
+    assert hint.endswith("--resume auto")
+
+
+def test_when_a_process_is_killed_the_others_say_which_and_end(corpus: Path) -> None:
+    endless = command(corpus, "killed", "--compile=off", "--eval-every=1", steps=100_000)
+    with torchrun("-m", "nanochat", *endless, processes=3) as (process, read_until):
+        read_until("step 3: val_bpb")
+        workers = psutil.Process(process.pid).children()
+        victim = next(worker for worker in workers if worker.environ()["RANK"] == "1")
+        victim.kill()
+        said = read_until("error: process 1 failed: no sign of life")
+        _, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
+    assert not alive
+    assert "Traceback" not in said
