@@ -88,7 +88,8 @@ class Link:
             self._store.set(keys[self._rank], pickle.dumps(mine))  # type: ignore[arg-type]
             pause = 1e-5
             while not self._store.check(keys):
-                if (failure := self._trouble(_LOST_S)) is not None:
+                failure = self._trouble(_LOST_S)
+                if failure is not None and not self._store.check(keys):  # or it came after this exchange
                     raise failure
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)

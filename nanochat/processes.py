@@ -72,9 +72,10 @@ class Processes:
         try:
             self._exchange(Outcome(failure=f"{what}: {describe(failure)}" if failure else None))
         except ProcessFailure as other:
-            if failure is None or other is not self._agreed:
+            if failure is None:
                 raise
-            self._agreed = failure
+            if other is self._agreed:
+                self._agreed = failure
         if failure is not None:
             raise failure
 

@@ -131,7 +131,11 @@ def test_processes_keep_step_and_a_fault_on_any_of_them_is_one_of_all(
     alone = losses("one")
     rewind("one")
     resumed = [*command("pretrain", "one", corpus, chats), "--resume=auto"]
-    *outcomes, continued = run(world, [*whole, *broken, {"argv": resumed, "faults": []}], tmp_path)
+    mistaken = ["eval", "base", "--model-tag=nothing", "--device=cpu"]
+    last = [{"argv": argv, "faults": []} for argv in (resumed, mistaken)]
+    *outcomes, continued, mistake = run(world, [*whole, *broken, *last], tmp_path)
+    assert "".join(member["errors"] for member in mistake).count("\n") == 1, mistake
+    assert max(member["status"] for member in mistake) == 2
     assert [member["status"] for member in continued] == [0] * world, continued
     together = losses("whole-pretrain")
     assert together == pytest.approx(alone, rel=3e-5)
