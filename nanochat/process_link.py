@@ -149,7 +149,7 @@ class Link:
         return None
 
     def leave(self, error: BaseException) -> BaseException:
-        """Tell the others why this process ends; returns what it shall raise.
+        """Tell the others why this process ends; returns the error to raise.
 
         The process group is left as it is: to destroy it now would wait for the others.
         """

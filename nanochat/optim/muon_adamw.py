@@ -27,7 +27,7 @@ class MuonOptions:
     """Of NorMuon's second moment."""
     equilibrate: bool = True
     head_dim: int | None = None
-    """Orthogonalise attention matrices head by head, of so many channels each; None takes them whole."""
+    """Channels per head, to orthogonalise attention matrices head by head; None takes them whole."""
     dtype: torch.dtype = torch.float32
     """What the orthogonalisation multiplies in."""
 
