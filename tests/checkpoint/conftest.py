@@ -18,6 +18,7 @@ from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.optim.groups import LearningRates
 from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
+from nanochat.processes import Processes
 from nanochat.runtime import open_runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
 from tests.conftest import made_up_meta
@@ -34,7 +35,7 @@ def model_state() -> dict[str, torch.Tensor]:
 
 
 def optimizer() -> MuonAdamW:
-    return MuonAdamW(GPT(SHAPE, REFERENCE).named_parameters(), RATES, MuonOptions())
+    return MuonAdamW(GPT(SHAPE, REFERENCE).named_parameters(), RATES, MuonOptions(), processes=Processes())
 
 
 @pytest.fixture
