@@ -155,7 +155,7 @@ def _source(config: EvalBaseConfig, loaded: LoadedModel) -> TextSource:
 
 
 def _bundle(config: EvalBaseConfig, runtime: Runtime) -> Path | None:
-    """Where the CORE bundle is, if CORE is to be had."""
+    """The CORE bundle's directory, or None if CORE is off or the bundle is not there."""
     if config.core == "on":
         return fetch_bundle(runtime.paths)
     there = config.core == "auto" and runtime.paths.eval_bundle.is_dir()

@@ -72,7 +72,7 @@ class EvalChatResult:
 
 
 def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
-    """The stage. Raises ValueError for an unknown run or task, EnvironmentFault where no task can be had."""
+    """The stage. Raises ValueError for an unknown run or task, EnvironmentFault if no task is available."""
     began = time.monotonic()
     names = task_names(config.suite)
     loaded = load_model(config.model_tag, runtime, config.step)
@@ -80,7 +80,7 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
     metrics_path = runtime.paths.metrics(name)
     results, skipped = _answer(config, names, loaded, runtime)
     if not results:
-        raise EnvironmentFault(f"none of the tasks could be had: {skipped[0].reason}")
+        raise EnvironmentFault(f"none of the tasks is available: {skipped[0].reason}")
     result = EvalChatResult(
         model_tag=name,
         step=loaded.step,

@@ -47,6 +47,8 @@ class PromptRow:
 
 @dataclass(frozen=True)
 class CoreTaskResult:
+    """`n` items were answered; `centred` is the accuracy from 0 for guessing (`baseline`) to 1."""
+
     label: str
     accuracy: float
     centred: float

@@ -128,7 +128,7 @@ def test_a_task_is_read(make_bundle):
         ({"items": [json.dumps(ITEM), "{"]}, "birds.jsonl, line 2 is not JSON"),
         (
             {"items": [json.dumps(ITEM), "", "[" * 100_000]},
-            "birds.jsonl, line 3 is not JSON: nested too deeply",
+            "birds.jsonl, line 3 is not JSON: nested more than",
         ),
         ({"items": ["[1]"]}, "birds.jsonl, line 1: a multiple_choice item has query, choices, gold"),
         ({"items": [json.dumps(ITEM | {"gold": 2})]}, "line 1: a multiple_choice item has"),

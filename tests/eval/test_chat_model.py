@@ -49,7 +49,7 @@ def test_a_task_without_data_is_skipped_with_its_reason(checkpoint, runtime, mon
 
 def test_no_task_at_all_is_a_fault(checkpoint, runtime, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(EnvironmentFault, match="none of the tasks could be had"):
+    with pytest.raises(EnvironmentFault, match="none of the tasks is available"):
         run(replace(CONFIG, suite="mmlu,gsm8k"), runtime)
 
 
