@@ -11,12 +11,12 @@ from nanochat.hardware import Hardware
 
 
 class Row:
-    """What a stage states in one row. The log adds the kind, the stage and the time."""
+    """The content of one row of metrics; the log adds kind, stage and time."""
 
     kind: ClassVar[str]
 
     def place(self) -> tuple[object, ...]:
-        """Of the rows of a stage that share their kind and this, the last one counts."""
+        """What identifies a row among those of its stage and kind: of rows with the same place the last one counts."""
         return ()
 
 
@@ -26,6 +26,7 @@ class StepRow(Row):
     step: int
 
     def place(self) -> tuple[object, ...]:
+        """The step."""
         return (self.step,)
 
 
@@ -99,6 +100,7 @@ class SampleRow(StepRow):
     text: str
 
     def place(self) -> tuple[object, ...]:
+        """The step and the prompt."""
         return (self.step, self.prompt)
 
 

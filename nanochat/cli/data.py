@@ -81,13 +81,14 @@ class PackConfig:
     shard_mb: float = 250
     """text per shard, in megabytes (about 2.5 times the file)"""
     val_fraction: float = 0.01
-    """the share of documents that the last shard holds out for validation: at least one document, and no more
-    than makes about 64 MiB of text"""
+    """share of documents in the last shard, for validation: at least one document, at most about 64 MiB of text"""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class PackResult:
+    """The shards in the folder `out`, besides the one for validation, and what was read."""
+
     out: Path
     train_shards: int
     counts: Counts
@@ -96,7 +97,7 @@ class PackResult:
 def run_pack(config: PackConfig, paths: Paths) -> PackResult:
     """Shuffle any text into shards. Raises ValueError for impossible sources or settings."""
     if not 0 < config.shard_mb < math.inf or not 0 < config.val_fraction < 1 or config.seed < 0:
-        raise ValueError("--shard-mb must be positive, --val-fraction between 0 and 1, --seed not negative")
+        raise ValueError("--shard-mb must be positive, --val-fraction between 0 and 1, --seed at least 0")
     files = find_files(config.source)
     source, out = Path(config.source).expanduser().resolve(), config.out.resolve()
     within = source.is_dir() and out.is_relative_to(source)
@@ -119,17 +120,21 @@ def run_pack(config: PackConfig, paths: Paths) -> PackResult:
 
 @dataclass(frozen=True)
 class InfoConfig(TextSource):
-    """Count what a dataset holds; reads all of it."""
+    """Count the documents and characters of a dataset; reads all of it."""
 
 
 @dataclass(frozen=True)
 class SplitInfo:
+    """The files and documents of a split."""
+
     files: int
     counts: Counts
 
 
 @dataclass(frozen=True)
 class InfoResult:
+    """The counts of both splits; `validation` says how the validation split is chosen."""
+
     dataset: str
     validation: str
     train: SplitInfo

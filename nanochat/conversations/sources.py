@@ -19,7 +19,7 @@ from nanochat.builtin import letters
 from nanochat.builtin.dialogues import Turn, conversation, exercise_turn
 from nanochat.builtin.holdout import held_out_wording
 from nanochat.config import parse_json
-from nanochat.hub.rows import hub_rows
+from nanochat.hub.split_rows import hub_rows
 from nanochat.paths import Paths
 from nanochat.tasks.on_demand import OnDemand
 from nanochat.tasks.registry import TASKS

@@ -26,7 +26,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class SampleText:
+class SampleBlock:
     """Who spoke, what it was given and what it said."""
 
     speaker: str
@@ -34,7 +34,7 @@ class SampleText:
     text: str
 
 
-ReportBlock = Table | Image | SampleText | str
+ReportBlock = Table | Image | SampleBlock | str
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from nanochat.metrics_rows import (
 )
 from nanochat.report import figures
 from nanochat.report.artefacts import Findings, StageRows, TaskScore
-from nanochat.report.blocks import Image, ReportBlock, SampleText, Section, Table
+from nanochat.report.blocks import Image, ReportBlock, SampleBlock, Section, Table
 from nanochat.report.figures import Curve, Panel
 from nanochat.report.summary import summarise
 
@@ -167,7 +167,7 @@ def _samples(findings: Findings) -> Iterable[ReportBlock]:
         newest.setdefault(stage.run, {}).update({row.prompt: row for row in stage.of(SampleRow)})
     for run, samples in newest.items():
         for row in list(samples.values())[-SAMPLES_SHOWN:]:
-            yield SampleText(f"{run}, step {row.step:,}", row.prompt, row.text)
+            yield SampleBlock(f"{run}, step {row.step:,}", row.prompt, row.text)
 
 
 # --- time and machine ---

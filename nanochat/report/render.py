@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from nanochat.report.blocks import Image, SampleText, Section, Table
+from nanochat.report.blocks import Image, SampleBlock, Section, Table
 
-BLOCKS = {"table": Table, "image": Image, "sample": SampleText}
+BLOCKS = {"table": Table, "image": Image, "sample": SampleBlock}
 
 # What would begin markup in the middle of a line: entities and tags, emphasis, code, cells, links and images.
 _MARKUP = re.compile(r"[\\`*|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=\])\(|\[(?=\^)")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nanochat.hub.rows import hub_rows
+from nanochat.hub.split_rows import hub_rows
 from nanochat.paths import Paths
 from nanochat.tasks.on_demand import OnDemand
 from nanochat.tasks.task import Item, ItemSplit
@@ -23,6 +23,7 @@ class HubItems:
     make: Callable[[dict[str, Any]], Item]
 
     def __call__(self, paths: Paths, split: ItemSplit, seed: int) -> Sequence[Item]:
+        """The items of a split. Raises ValueError for a split that the dataset lacks."""
         if split not in self.splits:
             raise ValueError(f"{self.repo} has no split {split!r}: choose from {', '.join(self.splits)}")
         rows = hub_rows(self.repo, self.config, self.splits[split], paths, self.columns)

@@ -1,4 +1,4 @@
-"""Which tokenizer goes with a dataset: its own, or the one that `--tokenizer` names.
+"""Which tokenizer goes with a dataset: its own, or the one named by `--tokenizer`.
 
 A tokenizer lies in the folder of the dataset that it was trained on, `tokenizers/<dataset>/tok<V>.tiktoken`; those
 of the first hub dataset lie in `tokenizers/` itself (docs/adr/0004-tokenizers-belong-to-datasets.md). Versions

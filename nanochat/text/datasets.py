@@ -37,6 +37,7 @@ class HubDataset:
 
     @property
     def val_index(self) -> int:
+        """The number of the validation shard."""
         return self.shards - 1
 
 
@@ -51,8 +52,11 @@ _SMALL_SOURCE_BYTES = 32 << 20  # a source up to this size holds out at least on
 
 @dataclass(frozen=True)
 class Dataset:
-    """Files in order. With `held_out` > 0 both splits read the same files: documents whose hash (as a
-    fraction of its range) lies below it are validation, the others training."""
+    """Files in order.
+
+    With `held_out` > 0 both splits read the same files: documents whose hash, as a fraction of its range, is below
+    it are the validation split, the others the training split.
+    """
 
     name: str
     train: tuple[Path, ...]
@@ -61,6 +65,7 @@ class Dataset:
     held_out: float = 0.0
 
     def files(self, split: Split) -> tuple[Path, ...]:
+        """The files of a split."""
         return self.train if split == "train" else self.val
 
     @property

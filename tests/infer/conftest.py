@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.tokenizer.patterns import split_pattern
@@ -20,7 +21,7 @@ def new_model():
     """Makes a model with random weights; none is zero, unlike at initialisation, so that every part has an effect."""
 
     def make(config: GPTConfig, kind: type[GPT] = GPT) -> GPT:
-        model = kind(config)
+        model = kind(config, REFERENCE)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in model.parameters():
