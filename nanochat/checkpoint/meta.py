@@ -1,9 +1,9 @@
-"""What a checkpoint says of itself: the meta, as frozen dataclasses that are validated when they are read.
+"""The meta of a checkpoint: frozen dataclasses, validated when read.
 
-Stages meet here. What a run does (`TrainingPlan`) is decided once, how far it is (`Progress`) changes with every
-step, and everything that must not change when a run is resumed is derived from these types (`course`).
+This is what stages hand to each other. What a run does (`TrainingPlan`) is decided once; how far it is (`Progress`)
+changes with every step; what must not change when a run is resumed is derived from both (`course`).
 
-The layout on disk has a number. A change of it raises `FORMAT` and adds a function to `migrations.MIGRATIONS`.
+The layout on disk has a number. Changing it raises `FORMAT` and adds a function to `migrations.MIGRATIONS`.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class TrainingPlan:
 
     @property
     def total_steps(self) -> int:
+        """Optimiser steps of the whole stage."""
         return self.schedule.total_steps
 
     @property
@@ -67,7 +68,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     step: int = 0
     """Optimiser steps taken, skipped ones included."""
@@ -89,7 +90,7 @@ class Progress:
     def after_step(
         self, tokens: int, skipped: bool, seconds: float, position: DataPosition | None
     ) -> Progress:
-        """The progress once a step of so many tokens and seconds has been taken."""
+        """The progress after one more step of `tokens` tokens and `seconds` seconds."""
         return Progress(
             step=self.step + 1,
             tokens=self.tokens + tokens,
@@ -115,7 +116,7 @@ class SourceRun:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file must be: its size in bytes and the sha256 of its contents in hex."""
+    """The size in bytes and the sha256 in hex that a file must have."""
 
     size: int
     sha256: str
@@ -127,7 +128,7 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class CheckpointMeta:
-    """The whole of a meta file. Raises ValueError for parts that cannot belong together."""
+    """The content of a meta file. Raises ValueError for inconsistent parts."""
 
     stage: str
     """"pretrain" or "sft"."""
@@ -151,11 +152,12 @@ class CheckpointMeta:
 
     @property
     def step(self) -> int:
+        """Optimiser steps taken."""
         return self.progress.step
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to the end of its schedule."""
+        """Whether the run reached the end of its schedule."""
         return self.progress.step == self.plan.total_steps
 
     def course(self) -> dict[str, Any]:

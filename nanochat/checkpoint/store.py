@@ -132,12 +132,12 @@ def load_meta(directory: Path, step: int) -> CheckpointMeta:
 
 
 def load_model_state(directory: Path, step: int) -> dict[str, Any]:
-    """The model's tensors, once their file proved to be the one that the meta names (raises as `load_meta`)."""
+    """The model's tensors, after their file matched the meta. Raises as `load_meta`."""
     return _load_part(Path(directory), step, "model")
 
 
 def load_optimizer_state(directory: Path, step: int) -> dict[str, Any]:
-    """The optimiser's state. Raises ValueError too where the step was saved without one."""
+    """The optimiser's state. Raises as `load_meta`, and ValueError if the step was saved without one."""
     return _load_part(Path(directory), step, "optim")
 
 

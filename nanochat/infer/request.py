@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nanochat.infer.sampler import SamplingParams, uniform
-from nanochat.infer.tools import Part, ToolTable, ToolUse
+from nanochat.infer.tools import ReplyPart, ToolTable, ToolUse
 from nanochat.tokenizer.special import ASSISTANT_END, SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -24,7 +24,7 @@ class Event:
     """The token was forced by a tool, not sampled from the model."""
     finished: FinishReason | None
     """`stop`: the model ended its answer or a stop string occurred; `length`: a token limit was reached."""
-    part: Part
+    part: ReplyPart
     """What `text` belongs to: the answer, the code of a tool call, or the tool's output."""
     text: str
     """Whole characters without special tokens; may be empty, and may include text of earlier tokens."""
@@ -115,7 +115,7 @@ class Request:
             self._answer.append(text)
         return Event(self.id, token, forced, self._finished, part, text)
 
-    def _read(self, token: int, part: Part) -> tuple[str, bool]:
+    def _read(self, token: int, part: ReplyPart) -> tuple[str, bool]:
         """(text that the token completes, whether a stop string ends the answer there)."""
         special = token in self._specials
         text = self._decoder.flush() if special else self._decoder.push(token)

@@ -20,7 +20,7 @@ MAX_CALL_TOKENS = 256
 MAX_OUTPUT_TOKENS = 128
 """Longer calls, and calls with longer outputs, are refused: they would fill the context."""
 
-Part = Literal["text", "python", "python_output"]
+ReplyPart = Literal["text", "python", "python_output"]
 """What a token belongs to, named as in nanochat.tokenizer.chat_format."""
 
 
@@ -45,17 +45,17 @@ class ToolUse:
 
     def __init__(self, tools: ToolTable, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._opening: dict[int, tuple[Part, Tool]] = {}
+        self._opening: dict[int, tuple[ReplyPart, Tool]] = {}
         self._closing: set[int] = set()
         for tool in tools:
             self._opening[tokenizer.special(tool.call_start)] = ("python", tool)
             self._opening[tokenizer.special(tool.output_start)] = ("python_output", tool)
             self._closing |= {tokenizer.special(tool.call_end), tokenizer.special(tool.output_end)}
-        self._part: Part = "text"  # of the next token
+        self._part: ReplyPart = "text"  # of the next token
         self._tool: Tool  # of the open part
         self._call: list[int] = []
 
-    def push(self, token: int) -> tuple[Part, list[int]]:
+    def push(self, token: int) -> tuple[ReplyPart, list[int]]:
         """Process the next token of an answer. Returns (its part, tokens to force next, usually none).
 
         A special token belongs to the part that it ends. A second start token restarts the call; an end token
