@@ -72,14 +72,17 @@ _ONEDNN_MULTIPLICATIONS = 2**22
 
 def onednn_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
     """A linear layer through oneDNN, forward and backward; without gradients, small products go to BLAS."""
-    x_NI = x.flatten(0, -2)
-    if torch.is_grad_enabled():
-        y_NO = _OneDnnLinear.apply(x_NI, weight_OI)
-    elif weight_OI.numel() >= _ONEDNN_WEIGHT or x_NI.size(0) * weight_OI.numel() >= _ONEDNN_MULTIPLICATIONS:
-        y_NO = onednn_product(x_NI, weight_OI)
-    else:
+    training = torch.is_grad_enabled()
+    if not training and _is_small(x, weight_OI):
         return blas_linear(x, weight_OI)
+    x_NI = x.flatten(0, -2)
+    y_NO = _OneDnnLinear.apply(x_NI, weight_OI) if training else onednn_product(x_NI, weight_OI)
     return y_NO.unflatten(0, x.shape[:-1])
+
+
+def _is_small(x: Tensor, weight_OI: Tensor) -> bool:
+    multiplications = x.numel() * weight_OI.size(0)
+    return weight_OI.numel() < _ONEDNN_WEIGHT and multiplications < _ONEDNN_MULTIPLICATIONS
 
 
 def choose_product(device: torch.device, dtype: torch.dtype) -> tuple[ProductName, str]:
