@@ -26,13 +26,22 @@ def blas_product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     return a_MK @ b_NK.t()
 
 
-@torch.library.custom_op("nanochat::onednn_product", mutates_args=())
 def onednn_product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
-    """An operator of our own, because torch.compile takes oneDNN's with constant weights only."""
+    """By oneDNN. torch.compile takes its operator with constant weights only, so that there it goes through ours.
+
+    Only there: the first call of an operator of our own loads the compiler, which takes seconds.
+    """
+    return (_traceable_onednn if torch.compiler.is_compiling() else _onednn)(a_MK, b_NK)
+
+
+def _onednn(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, None, "none", [], "")
 
 
-@onednn_product.register_fake
+_traceable_onednn = torch.library.custom_op("nanochat::onednn_product", _onednn, mutates_args=())
+
+
+@_traceable_onednn.register_fake
 def _(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     return a_MK.new_empty(a_MK.size(0), b_NK.size(0))
 
@@ -64,10 +73,11 @@ def blas_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
     return F.linear(x, weight_OI.to(x.dtype))
 
 
-# Decoding multiplies a few rows. There oneDNN's fixed cost of about 20 µs exceeds what it saves, unless the weight is
-# beyond a core's cache or the product is large (docs/log.md).
+# Answers multiply few rows, or numbers of rows that seldom come back. There oneDNN's fixed cost of 20 µs a call and half
+# a millisecond a new shape exceeds what it saves, unless the weight is beyond a core's cache or the product is large
+# (docs/log.md).
 _ONEDNN_WEIGHT = 2**20
-_ONEDNN_MULTIPLICATIONS = 2**22
+_ONEDNN_MULTIPLICATIONS = 2**24
 
 
 def onednn_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
