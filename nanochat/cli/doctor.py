@@ -26,6 +26,7 @@ from nanochat.model.compilation import probe_compile
 from nanochat.paths import Paths
 from nanochat.processes import Processes
 from nanochat.runtime import Runtime, choose_device, choose_dtype
+from nanochat.sandbox.python import isolation_here
 
 _LOW_DISK_BYTES = 3e9  # the quickstart's data, checkpoints and report take less
 _HUB_TIMEOUT_S = 10
@@ -194,6 +195,18 @@ def _reach(address: str) -> str | None:
     return None
 
 
+def _sandbox(visit: _Visit) -> Iterator[Finding]:
+    try:
+        isolation = isolation_here()
+    except EnvironmentFault as error:
+        yield Finding("sandbox", "not working", str(error), ok=False)
+        return
+    found = "complete" if isolation.is_whole else "incomplete"
+    safe = "programs of the model (humaneval) are isolated from this machine"
+    missing = f"{isolation.explain()}; humaneval is skipped without --unsafe-sandbox: see docs/sandbox.md"
+    yield Finding("sandbox", found, safe if isolation.is_whole else missing, isolation.is_whole)
+
+
 def _packages(visit: _Visit) -> Iterator[Finding]:
     for package, use in _OPTIONAL.items():
         present = importlib.util.find_spec(package) is not None
@@ -207,5 +220,6 @@ _LOOKS: tuple[Callable[[_Visit], Iterator[Finding]], ...] = (
     _compilation,
     _disk,
     _hub,
+    _sandbox,
     _packages,
 )

@@ -1,1 +1,1 @@
-"""The model's tools, isolated: arithmetic by syntax tree, and Python in a separate process."""
+"""The model's tools, isolated: arithmetic by syntax tree, Python programs in namespaces."""

@@ -14,7 +14,9 @@ MAX_MAGNITUDE = 10**100  # of every intermediate number
 MAX_EXPONENT = 400
 SIGNIFICANT_DIGITS = 12  # of a non-integer result, so that 0.1 + 0.2 is 0.3
 
-_GROUPED_DIGITS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+_GROUPED_DIGITS = re.compile(
+    r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\w,])"
+)  # a whole number: 1,234,567, not 1234,567
 
 
 def evaluate(expression: str) -> str | None:
@@ -26,7 +28,7 @@ def evaluate(expression: str) -> str | None:
     if len(expression) > MAX_LENGTH:
         return None
     if "'" not in expression and '"' not in expression:
-        expression = _GROUPED_DIGITS.sub("", expression)
+        expression = _GROUPED_DIGITS.sub(lambda match: match.group().replace(",", ""), expression)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # SyntaxWarning of the parser

@@ -1,71 +1,148 @@
-"""Runs inside the sandboxed interpreter: installs an audit hook, then runs the program as `__main__`.
+"""The first code of a sandboxed interpreter, alone with the untrusted program; nothing here protects anything.
 
-    python -I -S guest.py PROGRAM      (in the program's work folder; started by jail.py)
+    python -I -S guest.py PROGRAM                          runs PROGRAM as `__main__`
+    python -I -S guest.py PROGRAM FUNCTION CALLS RESULTS   imports it and answers calls of FUNCTION (see judge.py)
 
-The hook, which Python code cannot remove, refuses sockets, new processes, signals to other processes, native code
-through ctypes, and changes to files outside the work folder.
+CALLS and RESULTS are file descriptors. Both carry lines of JSON: a call is [arguments, keywords], an answer
+["returned", value] or ["raised", name of the exception, its text]; a first answer, to no call, says that the
+program could be imported. Values travel as [kind, content]; an "object", without content, is equal to nothing.
 """
 
 import builtins
-import os
+import importlib
+import json
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-_REFUSED = (
-    *("socket.", "ctypes.", "subprocess.", "pty.", "syslog."),
-    *("os.fork", "os.exec", "os.spawn", "os.posix_spawn", "os.system", "os.kill"),
-)
-_CHANGES = (
-    *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"),
-    *("os.chmod", "os.chown", "os.utime", "os.setxattr", "os.removexattr", "shutil.rmtree"),
-)
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_MAX_TEXT = 400  # characters of an exception's text
+_EXACT_NUMBERS = {("fractions", "Fraction"), ("decimal", "Decimal")}
 
 
-def audit_hook(work: str) -> Callable[[str, tuple[Any, ...]], None]:
-    """A hook for `sys.addaudithook`. It raises PermissionError for what is refused; files may change below `work`."""
-    inside = os.path.join(os.path.realpath(work), "")
+class NotPlainError(TypeError):
+    """A value that cannot be passed to another process."""
 
-    def outside(path: object) -> bool:
-        if not isinstance(path, str | bytes):
-            return False  # a file descriptor; opening it was audited
-        name = os.fsdecode(path)
-        return name != os.devnull and not os.path.join(os.path.realpath(name), "").startswith(inside)
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open":
-            path, _, flags = arguments
-            refused = bool(flags & _WRITING) and outside(path)
-        elif event.startswith(_CHANGES):
-            refused = any(map(outside, arguments[:2]))
-        else:
-            refused = event.startswith(_REFUSED)
-        if refused:
-            raise PermissionError(f"not allowed in the sandbox: {event}")
+def encode(value: Any) -> list[Any]:
+    """A value of a builtin type, or a subclass of one, as [kind, content]. Raises NotPlainError for any other."""
+    for kind, content in _CONTENTS.items():
+        if isinstance(value, kind):
+            return [kind.__name__, content(value)]
+    name = type(value).__name__
+    if (type(value).__module__, name) in _EXACT_NUMBERS:
+        return [name, str(value)]
+    if isinstance(value, Iterable) and not isinstance(value, type):
+        return ["iterator", _encode_all(value)]
+    raise NotPlainError(f"not a plain value: {name}")
 
-    return hook
+
+def _encode_all(values: Iterable[Any]) -> list[Any]:
+    return [encode(value) for value in values]
+
+
+_CONTENTS: dict[type, Callable[[Any], Any]] = {
+    type(None): lambda _: None,
+    bool: bool,
+    int: hex,  # no limit on digits
+    float: float.hex,
+    complex: lambda z: [z.real.hex(), z.imag.hex()],
+    str: str.__str__,
+    bytes: bytes.hex,
+    list: _encode_all,
+    tuple: _encode_all,
+    set: _encode_all,
+    frozenset: _encode_all,
+    dict: lambda d: _encode_all(pair for pair in dict.items(d)),
+}
+
+
+def decode(message: Any) -> Any:
+    """What `encode` was given, made of plain builtin values only. Raises ValueError where it is no such message."""
+    try:
+        kind, content = message
+        return _VALUES[kind](content)
+    except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"not a value: {error}") from error
+
+
+def _decode_all(messages: list[Any]) -> list[Any]:
+    return [decode(message) for message in messages]
+
+
+def _exact_number(module: str, name: str) -> Callable[[str], Any]:
+    return lambda text: getattr(importlib.import_module(module), name)(text)
+
+
+_VALUES: dict[str, Callable[[Any], Any]] = {
+    "NoneType": lambda _: None,
+    "bool": bool,
+    "int": lambda digits: int(digits, 16),
+    "float": float.fromhex,
+    "complex": lambda parts: complex(*map(float.fromhex, parts)),
+    "str": lambda text: "".join([text]),  # a TypeError where it is none
+    "bytes": bytes.fromhex,
+    "list": _decode_all,
+    "tuple": lambda items: tuple(_decode_all(items)),
+    "set": lambda items: set(_decode_all(items)),
+    "frozenset": lambda items: frozenset(_decode_all(items)),
+    "dict": lambda pairs: dict(_decode_all(pairs)),
+    "iterator": lambda items: iter(_decode_all(items)),
+    "object": lambda _: object(),
+    **{name: _exact_number(module, name) for module, name in _EXACT_NUMBERS},
+}
 
 
 def main() -> None:
-    """Run the program. An uncaught error ends it with a traceback that starts in the program's own code."""
-    program = sys.argv[1]
-    with open(program, encoding="utf-8") as file:
+    """Run the program, or serve its function."""
+    path, *service = sys.argv[1:]
+    with open(path, encoding="utf-8") as file:
         source = file.read()
-    module = types.ModuleType("__main__")
-    module.__file__ = program
-    sys.modules["__main__"] = module
-    sys.argv = [program]
-    sys.path.pop(0)  # the folder of this file
-    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site` would, which -S leaves out
-    sys.addaudithook(audit_hook(os.getcwd()))
+    sys.argv = [path]
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site`, left out by -S, has them
+    if service:
+        function, calls, results = service
+        _serve(source, path, function, int(calls), int(results))
+    else:
+        _run(source, path)
+
+
+def _execute(source: str, path: str, name: str) -> types.ModuleType:
+    module = types.ModuleType(name)
+    module.__file__ = path
+    sys.modules[name] = module
+    exec(compile(source, path, "exec"), module.__dict__)
+    return module
+
+
+def _run(source: str, path: str) -> None:
+    """Run as the main program; an error ends it with a traceback that begins in its own code."""
     try:
-        exec(compile(source, program, "exec"), module.__dict__)
+        _execute(source, path, "__main__")
     except Exception as error:
-        trace = error.__traceback__ and error.__traceback__.tb_next
+        trace = error.__traceback__ and error.__traceback__.tb_next and error.__traceback__.tb_next.tb_next
         sys.excepthook(type(error), error.with_traceback(trace), trace)
         sys.exit(1)
+
+
+def _serve(source: str, path: str, function: str, calls: int, results: int) -> None:
+    """Import the program under a name that is not `__main__`, then answer calls until there are no more."""
+    with open(calls, encoding="utf-8") as questions, open(results, "w", encoding="utf-8") as answers:
+
+        def answer(action: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> None:
+            try:
+                message = ["returned", encode(action(*arguments, **keywords))]
+            except NotPlainError:
+                message = ["returned", ["object", ""]]
+            except Exception as error:
+                message = ["raised", type(error).__name__, str(error)[:_MAX_TEXT]]
+            answers.write(json.dumps(message) + "\n")
+            answers.flush()
+
+        answer(lambda: callable(getattr(_execute(source, path, "program"), function)))
+        for question in questions:
+            arguments, keywords = map(decode, json.loads(question))
+            answer(getattr(sys.modules["program"], function), *arguments, **keywords)
 
 
 if __name__ == "__main__":

@@ -1,131 +1,281 @@
-"""The supervisor of an untrusted program, run as a script by `nanochat.sandbox.python`; standard library only.
+"""The processes around a sandboxed program: started by `nanochat.sandbox.python`, standard library only.
 
-    python -I -S jail.py PROGRAM TIMEOUT_S MEMORY_BYTES namespaces|limits     (in the program's work folder)
+Three processes, the first of which stays outside:
 
-On every system the program runs under resource limits and an audit hook in its interpreter (guest.py). If the
-kernel allows it (Linux with unprivileged user namespaces), the program also gets its own namespaces: no network
-but an unconnected loopback, a read-only file system with a small private tmpfs on the work folder, no view of
-other processes, no capabilities. It is process 1 of its namespace, so its children die with it.
+    warden       makes the namespaces, starts the supervisor, ends it when told to (SIGTERM)
+    supervisor   process 1 of the new pid namespace: builds the view of the files, watches memory, reaps
+    program      the untrusted code; and for a verdict, beside it, the judge (see judge.py)
 
-Without namespaces (macOS, most containers), limits and hook guard well against accidents and poorly against
-malice. In every case a program can read what the user can read.
+When the supervisor ends, the kernel kills whatever is left in its namespace. No signal from within the namespace
+reaches the supervisor or the warden; time is kept by the caller, outside of all of them.
 
-The supervisor, which the program cannot reach, enforces the timeout. It exits with the program's status, with
-128 + signal if a signal ended the program, and dies by SIGALRM at the timeout.
+Named tuples instead of dataclasses, and no pathlib: importing those takes as long as all the rest of a start.
+
+The order comes on standard input: ten digits, so many bytes of JSON, then the program's own input. Reports go
+to a pipe that the program never has, a line of JSON each: `isolation`, sent right before the program starts, and
+then `exit`, `stopped` or `verdict`.
 """
 
-import ctypes
+import json
 import os
 import resource
+import select
 import signal
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
-FILE_BYTES = 16 << 20
-LIMITS = {"RLIMIT_FSIZE": FILE_BYTES, "RLIMIT_NOFILE": 64, "RLIMIT_NPROC": 64, "RLIMIT_CORE": 0}
+from nanochat.sandbox import judge, linux
+from nanochat.sandbox.file_view import GUEST, WORK_FOLDER, FileView
+from nanochat.sandbox.isolation import LIMITS, NAMESPACE_KINDS, Attempts
+from nanochat.sandbox.syscalls import GROUPS, filter_program
 
-_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER = 0x00020000, 0x08000000, 0x10000000
-_CLONE_NEWPID, _CLONE_NEWNET = 0x20000000, 0x40000000
-_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 0x4000, 1 << 18
-_MOUNT_ATTR_RDONLY, _AT_FDCWD, _AT_RECURSIVE = 1, -100, 0x8000
-_SYS_MOUNT_SETATTR = 442  # on every architecture
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+MAX_FILE_BYTES, MAX_OPEN_FILES, MAX_PROCESSES = 16 << 20, 64, 64
+_PROGRAM_FILE = "program.py"
+_PYTHON_OPTIONS = ("-I", "-S", "-B", "-X", "utf8")
+_WATCH_INTERVAL_S = 0.02
+_INNER_ID = 1000  # of the program, as it sees itself; not 0, which would keep capabilities
+_NOBODY = 65534  # what a root user's programs run as on the host
 
-# Not 0: as root inside its namespaces the program would keep every capability there.
-_INNER_ID = 1000
+
+class Order(NamedTuple):
+    """What to run and under what; `function` and `tests` are empty where the program is run for itself.
+
+    `work` is the folder it runs in where there can be no private one.
+    """
+
+    code: str
+    function: str
+    tests: str
+    memory_bytes: int
+    unsafe: bool
+    left_out: tuple[str, ...]
+    work: str = ""
+
+
+class _Pipes(NamedTuple):
+    """File descriptors: reports to the caller; calls and their results between judge and program."""
+
+    report: int
+    calls: tuple[int, int]
+    results: tuple[int, int]
 
 
 def main() -> None:
-    """Start the program under all available restrictions and supervise it."""
-    program, timeout_s, memory_bytes = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-    if sys.argv[4] == "namespaces":
-        _enter_namespaces()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setsid()  # so that a signal to its process group does not reach the supervisor
-            _die_with_parent()
-            _limit(int(timeout_s) + 1, memory_bytes)
-            guest = str(Path(__file__).with_name("guest.py"))
-            os.execv(sys.executable, [sys.executable, "-I", "-S", "-B", "-X", "utf8", guest, program])
-        finally:
-            os._exit(127)
-    _supervise(child, timeout_s)
-
-
-def _supervise(child: int, timeout_s: float) -> None:
-    """Wait for the program, kill it at the timeout, and exit with its status."""
-    late = False
-
-    def kill(*_: object) -> None:
-        nonlocal late
-        late = True
-        os.kill(child, signal.SIGKILL)
-
-    signal.signal(signal.SIGALRM, kill)
-    signal.setitimer(signal.ITIMER_REAL, timeout_s)
-    _, status = os.waitpid(child, 0)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    if late:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGALRM)
-    code = os.waitstatus_to_exitcode(status)
-    os._exit(code if code >= 0 else 128 - code)
-
-
-def _limit(cpu_s: int, memory_bytes: int) -> None:
-    for name, value in {**LIMITS, "RLIMIT_CPU": cpu_s, "RLIMIT_AS": memory_bytes}.items():
-        try:
-            resource.setrlimit(getattr(resource, name), (value, value))
-        except (AttributeError, ValueError, OSError):
-            continue  # the system lacks this limit or enforces a lower one
-
-
-def _enter_namespaces() -> None:
-    """Apply the kernel's restrictions, the most important first, until one is not permitted."""
-    if sys.platform != "linux":
-        return
-    uid, gid = os.getuid(), os.getgid()
-    flags = _CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWPID | _CLONE_NEWNS | _CLONE_NEWIPC
-    try:
-        _checked(_libc().unshare(flags))
-        for name, content in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{_INNER_ID} {uid} 1"),
-            ("gid_map", f"{_INNER_ID} {gid} 1"),
-        ):
-            Path("/proc/self", name).write_text(content)
-        _confine_files()
-    except OSError:
-        return
-
-
-def _confine_files() -> None:
-    """Make everything read-only except a tmpfs on the work folder, which vanishes with the namespace."""
-    libc, work = _libc(), os.getcwd()
-    _checked(libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))
-    attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY)
-    size = ctypes.sizeof(attributes)
-    _checked(libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, attributes, size))
-    options = f"size={FILE_BYTES},mode=700,uid={_INNER_ID},gid={_INNER_ID}".encode()
-    _checked(libc.mount(b"tmpfs", os.fsencode(work), b"tmpfs", _MS_NOSUID | _MS_NODEV, options))
-    os.chdir(work)
-
-
-def _die_with_parent() -> None:
+    """The warden. `sys.argv[1]` is the file descriptor for reports."""
+    report = int(sys.argv[1])
+    os.set_inheritable(report, False)
+    order = Order(**json.loads(_read(int(_read(10)))))
+    attempts = Attempts(order.left_out)
+    attempts.attempt("user namespace", _enter_user_namespace)
+    for kind in NAMESPACE_KINDS:
+        attempts.attempt(f"{kind} namespace", partial(linux.unshare, kind))
+    supervisor = os.fork()
+    if supervisor == 0:
+        _run_and_exit(lambda: _supervise(order, attempts, report))
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(supervisor, signal.SIGKILL))
     if sys.platform == "linux":
-        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        linux.die_with_parent(signal.SIGTERM)
+    os.waitpid(supervisor, 0)
 
 
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+def _read(n: int) -> bytes:
+    """Exactly `n` bytes of standard input; what follows them stays there for the program."""
+    parts = []
+    while n > 0 and (part := os.read(0, n)):
+        parts.append(part)
+        n -= len(part)
+    return b"".join(parts)
 
 
-def _checked(result: int) -> None:
-    if result != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+def _run_and_exit(action: Callable[[], None]) -> None:
+    """Run `action` in a process that was just forked and end it, whatever happens."""
+    try:
+        action()
+        os._exit(0)
+    except BaseException as error:
+        os.write(2, f"sandbox: {type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(1)
 
 
-if __name__ == "__main__":
-    main()
+def _enter_user_namespace() -> None:
+    """A user namespace; its ids must be mapped by a process that stayed outside, if that is a root user's."""
+    inside, user, group = os.getpid(), os.geteuid(), os.getegid()
+    read, write = os.pipe()
+    mapper = os.fork()
+    if mapper == 0:
+        os.close(write)
+        try:
+            if os.read(read, 1):
+                _map_ids(inside, user, group)
+            os._exit(0)
+        except OSError as error:
+            os._exit(error.errno or 1)
+    try:
+        linux.unshare("user")
+        os.write(write, b".")
+    finally:
+        os.close(read)
+        os.close(write)
+        _, status = os.waitpid(mapper, 0)
+    if code := os.waitstatus_to_exitcode(status):
+        raise OSError(code, f"the ids of user {user} cannot be mapped: {os.strerror(code)}")
+
+
+def _map_ids(process: int, user: int, group: int) -> None:
+    """Root stays root for the supervisor and the program is nobody; any other user is the program itself."""
+    if user == 0:
+        _write(f"/proc/{process}/uid_map", f"0 0 1\n{_INNER_ID} {_NOBODY} 1\n")
+        _write(f"/proc/{process}/gid_map", f"0 {group} 1\n{_INNER_ID} {_NOBODY} 1\n")
+    else:
+        _write(f"/proc/{process}/setgroups", "deny")
+        _write(f"/proc/{process}/uid_map", f"{_INNER_ID} {user} 1")
+        _write(f"/proc/{process}/gid_map", f"{_INNER_ID} {group} 1")
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8", errors="replace") as file:
+        file.write(text)
+
+
+def _supervise(order: Order, attempts: Attempts, report: int) -> None:
+    """Process 1: the files, then the program and its judge, until the one that matters has ended."""
+    if sys.platform == "linux":
+        linux.die_with_parent(signal.SIGKILL)
+        linux.hide_from_debuggers()
+    if "uts namespace" not in attempts.missing:
+        linux.set_host_name("sandbox")
+    python, guest = os.path.realpath(sys.executable), os.path.join(os.path.dirname(__file__), "guest.py")
+    _build_view(attempts, FileView.for_this_python(python, guest, _INNER_ID))
+    if "own root" not in attempts.missing:
+        guest = GUEST
+    watched = "limit: memory of all processes"
+    attempts.attempt(watched, lambda: None)
+    pipes = _Pipes(report, os.pipe(), os.pipe())
+    awake, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    awaited = program = os.fork()
+    if program == 0:
+        _run_and_exit(lambda: _become_program(order, attempts, pipes, [python, *_PYTHON_OPTIONS, guest]))
+    if order.function:
+        awaited = os.fork()
+        if awaited == 0:
+            _run_and_exit(lambda: _become_judge(order, attempts, pipes))
+    for end in (0, *pipes.calls, *pipes.results):
+        os.close(end)
+    limit = order.memory_bytes if watched not in attempts.missing else sys.maxsize
+    _send(report, _wait(awaited, awake, limit))
+
+
+def _build_view(attempts: Attempts, view: FileView) -> None:
+    attempts.attempt("own root", view.enter)
+    attempts.attempt("private /proc", view.mount_proc)
+    attempts.attempt("bounded work folder", view.bound_work_folder)
+    attempts.attempt("host files out of sight", view.hide_host)
+    attempts.attempt("read-only files", view.make_read_only)
+
+
+def _wait(awaited: int, awake: int, memory_bytes: int) -> dict[str, object]:
+    """What became of the process `awaited`, while all of them together stay below the limit; reaps every other."""
+    while True:
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == awaited:
+                return {"exit": os.waitstatus_to_exitcode(ended[1])}
+        if memory_bytes < sys.maxsize and _resident_bytes() > memory_bytes:
+            return {"stopped": "memory"}
+        if select.select([awake], [], [], _WATCH_INTERVAL_S)[0]:
+            os.read(awake, 64)
+
+
+def _resident_bytes() -> int:
+    """Memory in use by every process of the namespace but this one; what processes share counts for each."""
+    pages = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit() and name != "1":
+            try:
+                with open(f"/proc/{name}/statm") as file:
+                    pages += int(file.read().split()[1])
+            except (OSError, IndexError):
+                continue  # it has just ended
+    return pages * resource.getpagesize()
+
+
+def _become_program(order: Order, attempts: Attempts, pipes: _Pipes, command: list[str]) -> None:
+    """Confine this process, report how far that succeeded, and execute the program, unless it is refused."""
+    _confine(order, attempts)
+    _send(pipes.report, {"isolation": attempts.missing})
+    if attempts.missing and not order.unsafe:
+        os._exit(1)
+    work = order.work if "own root" in attempts.missing else WORK_FOLDER
+    os.chdir(work)
+    _write(_PROGRAM_FILE, order.code)
+    command.append(_PROGRAM_FILE)
+    if order.function:
+        ends = pipes.calls[0], pipes.results[1]
+        for end in ends:
+            os.set_inheritable(end, True)
+        command += [order.function, *map(str, ends)]
+    os.execve(command[0], command, {"HOME": work, "TMPDIR": work})
+
+
+def _become_judge(order: Order, attempts: Attempts, pipes: _Pipes) -> None:
+    """Confine this process like the program, out of its reach, and report the verdict of the tests."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    os.close(pipes.calls[0])
+    os.close(pipes.results[1])
+    _confine(order, attempts)
+    if sys.platform == "linux":
+        linux.hide_from_debuggers()  # again: a change of user undoes it
+    _send(
+        pipes.report,
+        {"verdict": judge.failure(order.function, order.tests, pipes.calls[1], pipes.results[0])},
+    )
+
+
+def _confine(order: Order, attempts: Attempts) -> None:
+    """The restrictions that a process puts on itself: limits, user, system calls."""
+    sizes = {
+        "RLIMIT_AS": order.memory_bytes,
+        "RLIMIT_FSIZE": MAX_FILE_BYTES,
+        "RLIMIT_NOFILE": MAX_OPEN_FILES,
+        "RLIMIT_NPROC": MAX_PROCESSES,
+        "RLIMIT_CORE": 0,
+    }
+    for limit, name in LIMITS.items():
+        attempts.attempt(f"limit: {name}", partial(_limit, limit, sizes[limit]))
+    attempts.attempt("unprivileged user", _become_unprivileged)
+    left_out = [group for group in GROUPS if f"filter: {group}" in order.left_out]
+    failure = ""
+    try:
+        linux.forbid_new_privileges()
+        linux.install_filter(filter_program(os.getpid(), left_out))
+    except OSError as error:
+        failure = str(error)
+    for group in GROUPS:
+        if failure or group in left_out:
+            attempts.missing[f"filter: {group}"] = failure or "left out"
+
+
+def _limit(name: str, value: int) -> None:
+    number = getattr(resource, name, None)
+    if number is None:
+        raise OSError("this system knows no such limit")
+    resource.setrlimit(number, (value, value))
+
+
+def _become_unprivileged() -> None:
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(_INNER_ID, _INNER_ID, _INNER_ID)
+        os.setresuid(_INNER_ID, _INNER_ID, _INNER_ID)
+    linux.drop_capabilities()
+
+
+def _send(report: int, line: dict[str, object]) -> None:
+    os.write(report, json.dumps(line).encode() + b"\n")

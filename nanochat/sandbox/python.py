@@ -1,101 +1,164 @@
-"""Runs an untrusted Python program: bounded, without network, leaving nothing behind."""
+"""Runs untrusted Python programs, and tests functions of theirs, isolated from everything else."""
 
-import os
-import signal
-import subprocess
-import sys
+import json
 import tempfile
-from contextlib import suppress
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import Literal
 
 from nanochat.errors import EnvironmentFault
+from nanochat.sandbox.exchange import run_jail
+from nanochat.sandbox.isolation import NEEDS
+from nanochat.sandbox.jail import Order
 
-MAX_OUTPUT_BYTES = 64 << 10  # of stdout and of stderr each; the rest is dropped
-_JAIL = Path(__file__).with_name("jail.py")
-_GRACE_S = 10.0  # for the interpreters to start and exit, on top of the program's timeout
+TIMEOUT_S = 5.0
+MEMORY_BYTES = 512 << 20
+_REMEDY = "see docs/sandbox.md, or run them all the same with --unsafe-sandbox (unsafe=True)"
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """One restriction; `missing` says why it was not obtained, and is empty if it was."""
+
+    name: str
+    missing: str
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """The restrictions that a program ran under, in the order of `NEEDS`."""
+
+    restrictions: tuple[Restriction, ...]
+
+    @classmethod
+    def lacking(cls, missing: dict[str, str]) -> "Isolation":
+        """All but these restrictions, each with the reason."""
+        return cls(tuple(Restriction(name, missing.get(name, "")) for name in NEEDS))
+
+    @property
+    def missing(self) -> tuple[Restriction, ...]:
+        """Those that were not obtained."""
+        return tuple(restriction for restriction in self.restrictions if restriction.missing)
+
+    @property
+    def is_whole(self) -> bool:
+        """Nothing is missing."""
+        return not self.missing
+
+    def explain(self) -> str:
+        """A line on what is missing: the first restriction that failed with its reason, and how many in all."""
+        if self.is_whole:
+            return "complete"
+        first = self.missing[0]
+        return f"no {first.name} ({first.missing}), {len(self.missing)} of {len(NEEDS)} restrictions missing"
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a program ended. `ok`: with exit status 0 before the timeout. Output is cut at `MAX_OUTPUT_BYTES`."""
+    """How a program ended.
+
+    `ok`: with exit status 0, stopped by nobody. `stopped`: why it was, if it was: its time was over, or all its
+    processes together took too much memory. Output is cut at `exchange.MAX_OUTPUT_BYTES`.
+    """
 
     ok: bool
     stdout: str
     stderr: str
-    timed_out: bool
+    stopped: Literal["", "time", "memory"]
+    isolation: Isolation
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a function passed its tests, and why it did not."""
+
+    passed: bool
+    reason: str
+    execution: Execution
 
 
 def run_python(
     code: str,
     *,
     stdin: str = "",
-    timeout_s: float = 5,
-    memory_bytes: int = 512 << 20,
-    namespaces: bool = True,
+    timeout_s: float = TIMEOUT_S,
+    memory_bytes: int = MEMORY_BYTES,
+    unsafe: bool = False,
+    without: Collection[str] = (),
 ) -> Execution:
-    """Run `code` as a main program in a separate process and wait for it.
+    """Run `code` as a main program and wait for it. Nothing that the program does raises here.
 
-    The program has the standard library, an empty work folder that is deleted afterwards, and none of our
-    environment variables. `nanochat.sandbox.jail` documents the restrictions and their limits;
-    `namespaces=False` skips those that only some kernels allow. Nothing the program does raises here.
+    The program sees the standard library, an empty work folder that vanishes afterwards, and an environment
+    without a variable of ours. `isolation.NEEDS` names all that holds it; `docs/sandbox.md` says how far it does.
 
     Args:
-        timeout_s: wall-clock seconds until the program and its children are killed.
-        memory_bytes: address space of each of its processes; the interpreter itself takes about 30 MB.
+        timeout_s: wall-clock seconds, after which the program and all that it started are killed.
+        memory_bytes: most memory of all its processes together, and address space of each.
+        unsafe: run it even where this system does not provide the whole isolation.
+        without: restrictions to leave out; for tests.
 
-    Raises ValueError for a timeout that is not positive, EnvironmentFault if no process can be started.
+    Raises EnvironmentFault where the isolation is not whole and `unsafe` was not asked for.
     """
+    order = Order(code, "", "", memory_bytes, unsafe, tuple(without))
+    return _execute(order, stdin, timeout_s)[0]
+
+
+def check_function(
+    code: str,
+    function: str,
+    tests: str,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    memory_bytes: int = MEMORY_BYTES,
+    unsafe: bool = False,
+    without: Collection[str] = (),
+) -> Verdict:
+    """Import the program `code` and run `tests`, source text in which its `function` can be called by name.
+
+    The tests run in a process of their own, out of the program's reach: see `nanochat.sandbox.judge`. They pass
+    if they run to their end. Arguments and errors as in `run_python`.
+    """
+    order = Order(code, function, tests, memory_bytes, unsafe, tuple(without))
+    execution, failure = _execute(order, "", timeout_s)
+    if failure is None:
+        failure = {
+            "time": f"more than {timeout_s:g} s",
+            "memory": f"more than {memory_bytes >> 20} MiB",
+            "": "the judge ended without a verdict",
+        }[execution.stopped]
+    return Verdict(passed=not failure, reason=failure, execution=execution)
+
+
+def isolation_here() -> Isolation:
+    """The isolation that programs get on this machine, found by running one. Raises EnvironmentFault if none runs."""
+    return run_python("", unsafe=True).isolation
+
+
+def require_isolation() -> None:
+    """Raises EnvironmentFault where programs are not run on this machine unless `unsafe` is asked for."""
+    run_python("")
+
+
+def _execute(order: Order, stdin: str, timeout_s: float) -> tuple[Execution, str | None]:
+    """The execution, and why the judge found that the function fails ("" if it does not, None without a verdict)."""
     if timeout_s <= 0:
         raise ValueError(f"timeout_s must be positive, not {timeout_s}")
-    with tempfile.TemporaryDirectory(prefix="nanochat-", ignore_cleanup_errors=True) as folder:
-        base = Path(folder).resolve()
-        (base / "work").mkdir()
-        (base / "main.py").write_bytes(code.encode("utf-8", "replace"))
-        (base / "stdin").write_bytes(stdin.encode("utf-8", "replace"))
-        limits = (str(timeout_s), str(memory_bytes), "namespaces" if namespaces else "limits")
-        with (
-            open(base / "stdin", "rb") as source,
-            open(base / "stdout", "w+b") as out,
-            open(base / "stderr", "w+b") as err,
-        ):
-            status = _run_jail(base, limits, timeout_s + _GRACE_S, (source, out, err))
-            return Execution(
-                ok=status == 0,
-                stdout=_head(out),
-                stderr=_head(err),
-                timed_out=status == -signal.SIGALRM,
-            )
-
-
-def _run_jail(
-    base: Path, limits: tuple[str, ...], patience_s: float, streams: tuple[BinaryIO, BinaryIO, BinaryIO]
-) -> int:
-    """Run `base/main.py` under jail.py. Returns its exit status, -SIGALRM after the timeout."""
-    work = str(base / "work")
-    try:
-        jail = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_JAIL), str(base / "main.py"), *limits],
-            stdin=streams[0],
-            stdout=streams[1],
-            stderr=streams[2],
-            cwd=work,
-            env={"HOME": work, "TMPDIR": work},
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise EnvironmentFault(f"cannot start a Python process for the sandbox: {error}") from error
-    try:
-        return jail.wait(patience_s)
-    except subprocess.TimeoutExpired:  # the supervisor itself hangs
-        return -signal.SIGALRM
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(jail.pid, signal.SIGKILL)
-        jail.wait()
-
-
-def _head(file: BinaryIO) -> str:
-    file.seek(0)
-    return file.read(MAX_OUTPUT_BYTES).decode("utf-8", "replace")
+    with tempfile.TemporaryDirectory(prefix="nanochat-", ignore_cleanup_errors=True) as work:
+        content = json.dumps(order._replace(work=work)._asdict()).encode()
+        message = b"%010d%b%b" % (len(content), content, stdin.encode("utf-8", "replace"))
+        jail = run_jail(message, timeout_s)
+    reports = jail.reports
+    stderr = jail.stderr.decode("utf-8", "replace")
+    if "isolation" not in reports:
+        raise EnvironmentFault(f"the sandbox cannot be set up: {stderr.strip() or 'it ended at once'}")
+    isolation = Isolation.lacking(reports["isolation"])
+    if not (isolation.is_whole or order.unsafe):
+        raise EnvironmentFault(f"programs cannot be isolated here: {isolation.explain()}; {_REMEDY}")
+    execution = Execution(
+        ok=reports.get("exit") == 0,
+        stdout=jail.stdout.decode("utf-8", "replace"),
+        stderr=stderr,
+        stopped="time" if jail.out_of_time else reports.get("stopped", ""),
+        isolation=isolation,
+    )
+    return execution, reports.get("verdict")

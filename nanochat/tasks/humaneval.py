@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import secrets
+from functools import partial
 from typing import Any
 
-from nanochat.sandbox.python import Execution, run_python
+from nanochat.sandbox.python import check_function
 from nanochat.tasks.hub_items import HubItems
 from nanochat.tasks.task import RIGHT, Item, Score, Task, user_item
 
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"```([^\n`]*?)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_PYTHON = ("", "python", "python3", "py")  # labels of a block that may hold the program
 _META = ("task_id", "prompt", "test", "entry_point")
 
 
@@ -18,45 +19,38 @@ def _item(row: dict[str, Any]) -> Item:
     return user_item(row["prompt"], row["canonical_solution"], meta={key: row[key] for key in _META})
 
 
-def check(item: Item, text: str) -> Score:
-    """Right if the item's tests pass with the function that the text gives.
+def check(item: Item, text: str, *, unsafe: bool = False) -> Score:
+    """Right if the item's tests pass with the function that the text gives; `unsafe` as in `check_function`.
 
     There is no partial credit: whatever else a program can show without passing, `assert False` shows as well.
     """
-    # Proof that the tests were reached: a solution may well end the program before them.
-    proof = secrets.token_hex(8)
-    tests = f"{item.meta['test']}\ncheck({item.meta['entry_point']})\nprint({proof!r})\n"
-    execution = run_python(f"{solution(item, text)}\n{tests}")
-    if execution.ok and execution.stdout.endswith(f"{proof}\n"):
-        return RIGHT
-    return Score(0.0, _failure(execution))
-
-
-def _failure(execution: Execution) -> str:
-    """The last line of the traceback, or how else the program ended."""
-    if execution.timed_out:
-        return "timed out"
-    if execution.ok:
-        return "ended before its tests"
-    lines = execution.stderr.strip().splitlines()
-    return lines[-1] if lines else "ended with an error status and no message"
+    name = item.meta["entry_point"]
+    tests = f"{_before_definition(item)}\n{item.meta['test']}\ncheck({name})\n"
+    verdict = check_function(solution(item, text), name, tests, unsafe=unsafe)
+    return RIGHT if verdict.passed else Score(0.0, verdict.reason)
 
 
 def solution(item: Item, text: str) -> str:
-    """The program that a reply means: its first fenced block, or all of it.
+    """The program that a reply means: its first block of Python, or all of it if there is none.
 
     A reply that defines the function follows what the prompt has before it (imports, helpers); one that does not
     continues the prompt.
     """
-    fenced = _FENCE.search(text)
-    code = fenced.group(1) if fenced else text
-    definition = re.compile(rf"^def {re.escape(item.meta['entry_point'])}\b", re.MULTILINE)
-    prompt = item.meta["prompt"]
-    if not definition.search(code):
-        return prompt + code
-    start = definition.search(prompt)
+    blocks = (code for language, code in _FENCE.findall(text) if language.lower() in _PYTHON and code.strip())
+    code = next(blocks, text)
+    if re.search(_definition(item), code, re.MULTILINE):
+        return _before_definition(item) + code
+    return item.meta["prompt"] + code
+
+
+def _before_definition(item: Item) -> str:
+    start = re.search(_definition(item), item.meta["prompt"], re.MULTILINE)
     assert start is not None, f"{item.meta['task_id']}: the prompt does not define its function"
-    return prompt[: start.start()] + code
+    return item.meta["prompt"][: start.start()]
+
+
+def _definition(item: Item) -> str:
+    return rf"^def {re.escape(item.meta['entry_point'])}\b"
 
 
 HUMANEVAL = Task(
@@ -72,4 +66,5 @@ HUMANEVAL = Task(
         _item,
     ),
     check=check,
+    unsafe_check=partial(check, unsafe=True),
 )

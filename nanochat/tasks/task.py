@@ -63,6 +63,7 @@ class Task:
             EnvironmentFault if its data cannot be downloaded.
         check: scores the text of an answer: what the assistant said after its last tool output, or all it said if it
             called no tool. Its docstring states the partial credit.
+        unsafe_check: for a task that runs programs of the model: `check` where the sandbox may be incomplete.
         conversation: the training conversation of an item; None if the benchmark has no training data.
     """
 
@@ -73,6 +74,7 @@ class Task:
     items: Callable[[Paths, ItemSplit, int], Sequence[Item]]
     check: Callable[[Item, str], Score]
     conversation: Callable[[Item], Conversation] | None = None
+    unsafe_check: Callable[[Item, str], Score] | None = None
 
 
 def user_item(

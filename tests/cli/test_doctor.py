@@ -15,6 +15,7 @@ from nanochat.model import attention
 from nanochat.model.backend import choose_backend
 from nanochat.paths import Paths, default_paths
 from nanochat.runtime import open_runtime
+from nanochat.sandbox.python import Isolation
 
 
 def _look(paths: Paths | None = None, **config) -> dict[str, Finding]:
@@ -31,6 +32,7 @@ def test_a_whole_visit(base_dir: Path, capsys):
     assert found["other attention"].found == "varlen: not usable"
     assert found["torch.compile"].found == "not tried"
     assert "NANOCHAT_BASE_DIR" in found["base directory"].why
+    assert found["sandbox"].found == ("complete" if found["sandbox"].ok else "incomplete")
     assert not base_dir.exists(), "the doctor makes nothing"
     out, err = capsys.readouterr()
     assert out == ""
@@ -107,6 +109,15 @@ def test_the_hub_is_asked_only_on_demand(monkeypatch, server: str):
     assert "does not answer" in silent.why
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert _look(probe_hub=True)["hub"].found == "offline"
+
+
+def test_an_incomplete_sandbox_is_named(monkeypatch):
+    missing = {"user namespace": "Operation not permitted"}
+    monkeypatch.setattr("nanochat.cli.doctor.isolation_here", lambda: Isolation.lacking(missing))
+    found = _look()["sandbox"]
+    assert (found.found, found.ok) == ("incomplete", False)
+    assert "no user namespace (Operation not permitted)" in found.why
+    assert "--unsafe-sandbox" in found.why
 
 
 @pytest.mark.slow

@@ -47,6 +47,18 @@ def test_a_task_without_data_is_skipped_with_its_reason(checkpoint, runtime, mon
     assert "mmlu is skipped" in capsys.readouterr().err
 
 
+def test_programs_that_cannot_be_isolated_are_not_run(checkpoint, runtime, shared_data, monkeypatch):
+    def refuse():
+        raise EnvironmentFault("programs cannot be isolated here")
+
+    monkeypatch.setattr("nanochat.eval.chat_model.require_isolation", refuse)
+    runtime.paths.task_data.symlink_to(shared_data / "hub")
+    config = replace(CONFIG, suite="humaneval,builtin-choice", max_items=1)
+    [skipped] = run(config, runtime).skipped
+    assert (skipped.name, skipped.reason) == ("humaneval", "programs cannot be isolated here")
+    assert run(replace(config, unsafe_sandbox=True), runtime).skipped == ()
+
+
 def test_no_task_at_all_is_a_fault(checkpoint, runtime, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(EnvironmentFault, match="none of the tasks is available"):

@@ -1,5 +1,7 @@
 """ARC, MMLU, GSM8K, HumanEval and SpellingBee on rows of their schema."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pyarrow as pa
@@ -8,7 +10,7 @@ import pytest
 
 from nanochat.builtin.holdout import held_out_letter
 from nanochat.paths import default_paths
-from nanochat.sandbox.python import run_python
+from nanochat.sandbox.python import check_function
 from nanochat.tasks.arc import ARC_CHALLENGE
 from nanochat.tasks.gsm8k import GSM8K, UNMARKED, solution_parts
 from nanochat.tasks.humaneval import HUMANEVAL, solution
@@ -92,6 +94,7 @@ def test_gsm8k_check(text, value, reason):
 PROMPT = "import math\n\n\ndef half(x):\n    return x // 2\n\n\ndef area(r: float) -> float:\n    '''Of a circle.'''\n"
 TEST = "def check(f):\n    assert abs(f(1) - math.pi) < 1e-6\n"
 BODY = "    return math.pi * r * r\n"
+ENDED = "ProgramEndedError: the program ended, or wrote into the pipe of its answers"
 
 
 @pytest.fixture
@@ -110,12 +113,17 @@ def circle():
         ("Here it is:\n```\ndef area(r):\n    return half(2 * math.pi * r * r) + math.pi % 1\n```", ""),
         ("def area(r):\n    return math.pi * r * r", ""),
         ("```python\ndef area(r):\n    return math.pi * r ** 2", ""),
+        (f"```bash\npip install math\n```\n```python\n{PROMPT}{BODY}```", ""),
+        (f"```\n```\n```py\n{PROMPT}{BODY}```", ""),
+        (f"```Python \n{PROMPT}{BODY}```", ""),
+        (f"{BODY}\nif __name__ == '__main__':\n    area(float(input()))\n", ""),
+        (f"    print('x' * 70_000)\n{BODY}", ""),
         ("    return 3 * r\n", "AssertionError"),
         ("    return 1 / 0\n", "ZeroDivisionError: division by zero"),
-        ("    import sys; sys.exit(0)\n", "ended before its tests"),
-        ("    import os; os._exit(3)\n", "ended with an error status and no message"),
-        ("    print('passed', flush=True); import os; os._exit(0)\n", "ended before its tests"),
-        ("I cannot do that.", "SyntaxError: invalid syntax"),
+        ("    import sys; sys.exit(0)\n", ENDED),
+        ("    import os; os._exit(3)\n", ENDED),
+        ("    print('passed', flush=True); import os; os._exit(0)\n", ENDED),
+        ("I cannot do that.", "SyntaxError: invalid syntax (program.py, line 10)"),
         ("", "TypeError: unsupported operand type(s) for -: 'NoneType' and 'float'"),
     ],
 )
@@ -125,8 +133,8 @@ def test_humaneval_runs_what_the_reply_means_and_says_how_it_failed(circle, text
 
 
 def test_a_program_that_does_not_end_is_timed_out(circle, monkeypatch):
-    monkeypatch.setattr("nanochat.tasks.humaneval.run_python", partial(run_python, timeout_s=0.5))
-    assert HUMANEVAL.check(circle, "    while True: pass\n").reason == "timed out"
+    monkeypatch.setattr("nanochat.tasks.humaneval.check_function", partial(check_function, timeout_s=0.5))
+    assert HUMANEVAL.check(circle, "    while True: pass\n").reason == "more than 0.5 s"
 
 
 def test_a_whole_function_keeps_the_helpers_of_the_prompt(circle):
@@ -142,7 +150,10 @@ def test_humaneval_passes_its_own_solutions(shared_data):
     paths.base.mkdir(parents=True)
     paths.task_data.symlink_to(shared_data / "hub")
     items = HUMANEVAL.items(paths, "test", 0)
-    assert all(HUMANEVAL.check(item, item.answer) == RIGHT for item in items)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        scores = list(pool.map(HUMANEVAL.check, items, (item.answer for item in items)))
+    assert len(scores) == 164
+    assert all(score == RIGHT for score in scores)
 
 
 def test_spellingbee_asks_for_held_out_pairs():
