@@ -29,7 +29,7 @@ _EXCEPTIONS = {
 
 
 class ProgramEndedError(BaseException):
-    """The program does not answer. No `except Exception` of a test shall take it for an exception of the function."""
+    """The program does not answer. A test that catches Exception does not catch it."""
 
 
 class RemoteFunction:
