@@ -141,7 +141,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _supervise(order: Order, attempts: Attempts, report: int) -> None:
-    """Process 1: the files, then the program and its judge, until the judge, if there is one, or else the program has ended."""
+    """Process 1: the files, then the program and its judge, until the judge (else the program) has ended."""
     if sys.platform == "linux":
         linux.die_with_parent(signal.SIGKILL)
         linux.hide_from_debuggers()

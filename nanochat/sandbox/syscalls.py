@@ -182,7 +182,7 @@ def assemble(architecture: Architecture, chosen: Collection[CallRule]) -> bytes:
 
 
 def _body(rule: CallRule) -> list[bytes]:
-    """The instructions for a call with this rule; where it lets the call pass, they fall through with its number loaded."""
+    """Instructions for a call with this rule; a call that passes falls through with its number loaded again."""
     fail = _instruction(_RETURN, _FAIL | rule.error)
     argument = rule.only_if or rule.unless
     if argument is None:
