@@ -73,8 +73,8 @@ def blas_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
     return F.linear(x, weight_OI.to(x.dtype))
 
 
-# Answers multiply few rows, or numbers of rows that seldom come back. There oneDNN's fixed cost of 20 µs a call and half
-# a millisecond a new shape exceeds what it saves, unless the weight is beyond a core's cache or the product is large
+# Inference multiplies few rows, or numbers of rows that seldom recur. There oneDNN's fixed cost (20 µs per call, half a
+# millisecond per new shape) exceeds what it saves, unless the weight exceeds a core's cache or the product is large
 # (docs/log.md).
 _ONEDNN_WEIGHT = 2**20
 _ONEDNN_MULTIPLICATIONS = 2**24

@@ -25,4 +25,5 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
+        """The schedule's last step has been taken."""
         return self.progress.step >= self.schedule.total_steps
