@@ -33,13 +33,13 @@ LayerRole = Literal["block", "gate", "head"]
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """How a device trains, as far as its memory is concerned."""
+    """What the memory estimate needs to know about a device."""
 
     blocks: Literal["eager", "compiled"]
     compute_bytes: int
-    """Of a number in the compute dtype."""
+    """Bytes of a number in the compute dtype."""
     loss_chunk: int
-    """Rows of logits that exist at once: on CPUs what fits their caches, on GPUs what fills them."""
+    """Rows of logits made at once: few enough for a CPU's caches, enough to fill a GPU."""
 
 
 _MEMORY_MODELS = {
@@ -50,7 +50,7 @@ _MEMORY_MODELS = {
 
 
 def memory_model(device: str, dtype: torch.dtype | None = None) -> MemoryModel:
-    """A kind of device's memory model, in its usual compute dtype if none is given."""
+    """The memory model of a kind of device, in its usual compute dtype if none is given."""
     usual = _MEMORY_MODELS[device]
     return usual if dtype is None else replace(usual, compute_bytes=dtype.itemsize)
 
@@ -146,11 +146,11 @@ REFERENCE = Backend(
 def choose_backend(
     runtime: Runtime, *, fp8: bool = False, compile_mode: CompileMode = "off", training_flops: float = 0.0
 ) -> Backend:
-    """The best that this process's device can do.
+    """The best backend for this process's device.
 
-    fp8: as asked by --fp8. compile_mode, training_flops: as asked by --compile, for a run of so many FLOPs.
-    Raises ValueError when fp8 is asked for where it cannot be, EnvironmentFault when nothing works on the device or
-    when --compile on cannot be met.
+    fp8: the flag --fp8. compile_mode: the flag --compile. training_flops: FLOPs of the run, 0 without training.
+    Raises ValueError if fp8 is requested on a device without fp8 units, EnvironmentFault if no attention kernel works
+    or `--compile on` is impossible.
     """
     device, dtype = runtime.device, runtime.compute_dtype
     use_fp8, fp8_reason = choose_fp8(fp8, device)  # first, because it refuses without a trial
