@@ -96,7 +96,7 @@ def _training(stage: StageRows) -> Iterable[ReportBlock]:
     config = stage.last(ConfigRow)
     if config:
         yield Table(("setting", "value"), _flat(config.config), "Settings", folded=True)
-        if stage.stage == "pretrain" and config.plan:  # later stages carry their base model's
+        if config.plan:
             yield Table(("decided by the plan", "value"), _flat(config.plan), "Plan", folded=True)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from nanochat import hardware
 from nanochat.batches.loader import sft_loader
@@ -101,17 +102,16 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         options=config,
         trainer=make_trainer(meta, directory, model, source.tokenizer, loader, runtime),
         meta=meta,
-        facts={
-            "plan": {
-                "model": to_json(meta.model),
-                "parameters": parameter_counts(meta.model),
-                **to_json(plan),
-            },
-            "dataset": config.mixture,
-        },
+        facts={"plan": _described(meta), "dataset": config.mixture},
         score=_scorer(config, source.tokenizer, max_seq_len, runtime),
         prompts=(),
     ).execute()
+
+
+def _described(meta: CheckpointMeta) -> dict[str, Any]:
+    """The plan for the metrics, with the model's shape and parameters as a plan of pretraining has them."""
+    parameters = parameter_counts(meta.model)
+    return {"model": to_json(meta.model), "parameters": parameters, **to_json(meta.plan)}
 
 
 def _training_plan(

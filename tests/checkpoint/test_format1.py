@@ -13,7 +13,8 @@ from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model, load_run_tokenizer
 from nanochat.checkpoint.meta import CheckpointMeta, from_plain, to_plain
 from nanochat.checkpoint.migrations import FORMAT, MIGRATIONS
-from nanochat.metrics import read_metrics
+from nanochat.metrics import rows_of
+from nanochat.metrics_rows import TrainRow
 from nanochat.paths import default_paths
 from nanochat.runtime import open_runtime
 from nanochat.train import pretrain, sft
@@ -41,7 +42,7 @@ def old_sft_meta(base_dir: Path) -> CheckpointMeta:
 
 
 def losses(run: str) -> list[float]:
-    return [row["loss"] for row in read_metrics(default_paths().metrics(run)) if row["kind"] == "train"]
+    return [row.loss for row in rows_of(default_paths().metrics(run), TrainRow)]
 
 
 def test_the_model_gives_the_recorded_logits(old_run: Path) -> None:
@@ -89,6 +90,7 @@ def test_migrating_is_pure_and_ends_at_the_format_that_is_written(old_run: Path)
 def test_the_run_resumes_to_the_recorded_losses(old_run: Path) -> None:
     config = PretrainConfig(
         dataset=str(old_run / "corpus"),
+        vocab_size=280,
         depth=1,
         head_dim=32,
         max_seq_len=16,

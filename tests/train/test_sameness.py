@@ -20,7 +20,8 @@ from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
-from nanochat.metrics import read_metrics
+from nanochat.metrics import rows_of
+from nanochat.metrics_rows import TrainRow
 from nanochat.paths import Paths, default_paths
 from nanochat.recipes.showcase import MAX_NEW_TOKENS, spoken
 from nanochat.runtime import open_runtime
@@ -78,11 +79,10 @@ def digest(state: dict[Any, Any]) -> str:
 def figures(tag: str) -> dict[str, Any]:
     """What of a run is compared with the record."""
     directory = default_paths().checkpoints(tag)
-    rows = read_metrics(default_paths().metrics(tag))
     return {
         "model": digest(store.load_model_state(directory, LAST_STEP[tag])),
         "optim": digest(store.load_optimizer_state(directory, LAST_STEP[tag])),
-        "losses": [row["loss"] for row in rows if row["kind"] == "train"],
+        "losses": [row.loss for row in rows_of(default_paths().metrics(tag), TrainRow)],
     }
 
 
