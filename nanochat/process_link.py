@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nanochat.config import parse_json
 from nanochat.errors import EnvironmentFault
 
 _BEAT_S = 1.0  # between signs of life
@@ -135,7 +136,7 @@ class Link:
         """The failure of another process: as it told, or its silence for longer than `patience_s`."""
         try:
             if self._store.check(["failure"]):
-                return self.failure(*json.loads(self._store.get("failure")))
+                return self.failure(*parse_json(self._store.get("failure")))
         except dist.DistError:
             self._store_lost = True
         if self._store_lost:
@@ -158,7 +159,7 @@ class Link:
         if isinstance(error, ProcessFailure):
             process, reason = error.process, error.reason
         with suppress(dist.DistError):
-            first = json.loads(self._store.compare_set("failure", "", json.dumps((process, reason))))
+            first = parse_json(self._store.compare_set("failure", "", json.dumps((process, reason))))
             if not isinstance(error, ProcessFailure) and first != [process, reason] and first[1] == reason:
                 return ProcessFailure(*first, speaks=False)  # the same mistake, which one process tells
         return error

@@ -140,12 +140,16 @@ def test_json_that_is_wide_or_holds_many_brackets_in_text_is_read():
 
 
 def test_json_from_outside_is_read_in_one_place():
-    """`parse_json` guards against deep nesting, so that nothing else calls json.loads."""
+    """`parse_json` guards against deep nesting, so that nothing else calls json.loads.
+
+    The processes of the sandbox import nothing of ours, to start quickly; the judge catches RecursionError itself.
+    """
     package = Path(nanochat.__file__).parent
     callers = [
         path for path in package.rglob("*.py") if re.search(r"\bjson\.loads?\(|\.json\(\)", path.read_text())
     ]
-    assert callers == [package / "config.py"]
+    alone = {package / "sandbox" / name for name in ("jail.py", "guest.py", "judge.py")}
+    assert set(callers) == {package / "config.py", *alone}
 
 
 def test_fields_of_a_newer_version_are_refused_or_passed_over():

@@ -1,6 +1,5 @@
 """Starts the processes of a sandbox, exchanges bytes with them, and ends them in time."""
 
-import json
 import os
 import selectors
 import signal
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from nanochat.config import parse_json
 from nanochat.errors import EnvironmentFault
 
 MAX_OUTPUT_BYTES = 64 << 10  # kept of each stream; the rest is read and dropped
@@ -63,7 +63,7 @@ def run_jail(message: bytes, timeout_s: float) -> JailOutput:
             finally:
                 _end(jail)
             stdout, stderr, lines = pump.finish()
-    parsed = {key: value for line in lines.splitlines() for key, value in json.loads(line).items()}
+    parsed = {key: value for line in lines.splitlines() for key, value in parse_json(line).items()}
     return JailOutput(parsed, stdout, stderr, not ended)
 
 

@@ -15,11 +15,11 @@ class SplitPattern:
     reason: str
 
 
-def _pattern(letters: str, digits: str, *, word: str = "", runs: str = "") -> str:
+def _pattern(letters: str, digits: str, *, word: str = "", runs: str = "", ending: str = "") -> str:
     """The alternatives of GPT-4's pattern, tried in this order.
 
     `letters`: the characters of words, as the inside of a character class; `word`: a pattern instead of a run of
-    letters; `runs`: alternatives tried before words.
+    letters; `runs`: alternatives tried before words; `ending`: one tried before those for blanks.
     """
     alternatives = (
         r"'(?i:[sdmt]|ll|ve|re)",  # an English contraction
@@ -27,6 +27,7 @@ def _pattern(letters: str, digits: str, *, word: str = "", runs: str = "") -> st
         rf"[^\r\n{letters}\p{{N}}]?+{word or f'[{letters}]+'}",  # a word, with the space or sign before it
         digits,
         rf" ?[^\s{letters}\p{{N}}]++[\r\n]*",  # symbols
+        ending,
         r"\s*[\r\n]",  # line ends with the blanks before them
         r"\s+(?!\S)",  # blanks, all but the last, which belongs to the word that follows
         r"\s+",
@@ -46,7 +47,7 @@ SPLIT_PATTERNS: dict[str, SplitPattern] = {
         "English and code: GPT-4's, with digits in twos, so that numbers take less of a small vocabulary",
     ),
     "gpt4": SplitPattern(
-        _pattern(r"\p{L}", r"\p{N}{1,3}"),
+        _pattern(r"\p{L}", r"\p{N}{1,3}", ending=r"\s++$"),  # a text's last blanks stay together
         "as GPT-4 (cl100k), digits in threes: for comparisons, and for vocabularies of 50,000 and more",
     ),
     "digits": SplitPattern(

@@ -65,7 +65,7 @@ def test_the_record_outlives_its_process_and_knows_only_its_own_key(paths: Paths
     ("text", "words"),
     [
         ("{", "Expecting property name"),
-        ("[" * 5000, "nested too deeply"),
+        ("[" * 5000, "nested more than"),
         ("null", "expected the fields of RecordFile"),
         ('{"format": 2}', "2 is none of 1"),
         ('{"stages": {"sft": {"key": "k", "state": "over"}}}', "'over' is none of"),
