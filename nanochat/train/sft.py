@@ -80,7 +80,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         position=saved.progress.position if saved else None,
     )
     assert loader.rows_per_epoch is not None
-    plan = _training_plan(config, source.meta.plan, micro_rows, loader.rows_per_epoch / rows)
+    plan = _training_plan(config, source.meta.plan, micro_rows, math.ceil(loader.rows_per_epoch / rows))
     planned = CheckpointMeta(
         stage="sft",
         model=source.config,
@@ -115,11 +115,11 @@ def _described(meta: CheckpointMeta) -> dict[str, Any]:
 
 
 def _training_plan(
-    config: SftConfig, source: TrainingPlan, micro_rows: int, epoch_steps: float
+    config: SftConfig, source: TrainingPlan, micro_rows: int, epoch_steps: int
 ) -> TrainingPlan:
     """This stage's own plan; what is not set by hand follows from the run that it starts from."""
     batch_tokens = config.total_batch_size or source.batch_tokens
-    total_steps = config.num_iterations or max(1, math.ceil(config.epochs * epoch_steps))
+    total_steps = config.num_iterations or max(1, round(config.epochs * epoch_steps))
     return TrainingPlan(
         schedule=Schedule(
             total_steps=total_steps,
