@@ -74,8 +74,8 @@ def blas_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
 
 
 # Inference multiplies few rows, or numbers of rows that seldom recur. There oneDNN's fixed cost (20 µs per call, half a
-# millisecond per new shape) exceeds what it saves, unless the weight exceeds a core's cache or the product is large
-# (docs/log.md).
+# millisecond per new shape) exceeds what it saves, unless the weight exceeds a core's cache or the product is large.
+# A single row is limited by memory, whichever library multiplies it (docs/log.md).
 _ONEDNN_WEIGHT = 2**20
 _ONEDNN_MULTIPLICATIONS = 2**24
 
@@ -91,8 +91,9 @@ def onednn_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
 
 
 def _is_small(x: Tensor, weight_OI: Tensor) -> bool:
-    multiplications = x.numel() * weight_OI.size(0)
-    return weight_OI.numel() < _ONEDNN_WEIGHT and multiplications < _ONEDNN_MULTIPLICATIONS
+    rows = x.numel() // x.size(-1)
+    large = weight_OI.numel() >= _ONEDNN_WEIGHT or rows * weight_OI.numel() >= _ONEDNN_MULTIPLICATIONS
+    return rows < 2 or not large
 
 
 def choose_product(device: torch.device, dtype: torch.dtype) -> tuple[ProductName, str]:

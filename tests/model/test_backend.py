@@ -123,9 +123,9 @@ def test_small_products_of_inference_go_to_blas(monkeypatch: pytest.MonkeyPatch)
     small, large = torch.ones(256, 256), torch.ones(4096, 256)
     with torch.inference_mode():
         for weight in (small, large):
-            for rows in (1, 256):
+            for rows in (1, 8, 256):
                 matmul.onednn_linear(torch.ones(rows, 1, 256), weight)
-    assert calls == [(256, 256), (1, 4096), (256, 4096)]
+    assert calls == [(256, 256), (8, 4096), (256, 4096)]
     calls.clear()
     matmul.onednn_linear(torch.ones(1, 256), small.requires_grad_())
     assert calls == [(1, 256)], "training multiplies everything through oneDNN"
