@@ -1,4 +1,4 @@
-"""What happens between steps: saving, evaluating, sampling, logging. In this order: saving precedes evaluating."""
+"""Hooks that run between steps: save, log, evaluate, sample. Saving comes before evaluating."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ from nanochat.metrics_rows import EvalRow, SampleRow, TrainRow
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult
 
-# Time spent saving is kept under a fiftieth of the whole, however large the model and slow the disk.
+# Timed saves take at most this share of the time, whatever the size of the model and the speed of the disk.
 _SAVE_SHARE = 0.02
 _LOSS_SMOOTHING = 0.95
 
@@ -36,13 +36,13 @@ class Save:
     minutes: float
     keep_last: int
     meta: CheckpointMeta
-    """Of the run; each checkpoint gets its own progress."""
+    """The run's meta; `progress` is filled in at each save."""
     saved_step: int | None = None
     _saved_at: float = field(default_factory=time.monotonic)
     _cost_s: float = 0.0
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
-        """Save if it is time to, by count, by clock or because no step follows."""
+        """Save if due: by step count, by time, or because no step follows."""
         step = trainer.progress.step
         due = last or _every(self.every, step)
         if not due and self.minutes > 0:
@@ -51,7 +51,7 @@ class Save:
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Commit the present state."""
+        """Commit the current state."""
         began = time.monotonic()
         optimizer = trainer.optimizer.state_dict()  # a collective call
         with trainer.runtime.processes.together("saving"):
@@ -77,8 +77,8 @@ class Save:
 
 @contextmanager
 def _aside(trainer: Trainer, what: str) -> Iterator[None]:
-    """The model in evaluation mode, for something that no training run ends for: it may fail (out of memory above
-    all), and before the last step it makes way for a stop."""
+    """Run the body in evaluation mode. Training survives its failure (most often out of memory), and before the last
+    step a request to stop abandons it."""
     tolerating = trainer.runtime.processes.tolerating(
         f"{what} at step {trainer.progress.step}", skippable=not trainer.finished
     )
@@ -92,22 +92,22 @@ def _aside(trainer: Trainer, what: str) -> Iterator[None]:
 
 @dataclass
 class Evaluate:
-    """Validation bits per byte every `every` steps and at the end of the schedule. A failure costs a warning."""
+    """Validation bits per byte every `every` steps and at the end of the schedule. A failure is only a warning."""
 
     every: int
     score: Callable[[Trainer], dict[str, float]]
-    """Named figures, for instance {"val_bpb": 1.2}; the same on every process. What may fail in it stands in
-    `Processes.together`."""
+    """Named figures, for instance {"val_bpb": 1.2}; the same on every process. Parts that may fail must run
+    inside `Processes.together`."""
     metrics: Metrics
     latest: dict[str, float] = field(default_factory=dict)
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
-        """Evaluate if it is time to."""
+        """Evaluate if due."""
         if _every(self.every, trainer.progress.step) or trainer.finished:
             self.evaluate(trainer)
 
     def evaluate(self, trainer: Trainer) -> None:
-        """Score, log and print; a failure on any process costs one warning."""
+        """Score, log and print; a failure on any process causes one warning."""
         step = trainer.progress.step
         with _aside(trainer, "evaluation"):
             self.latest = self.score(trainer)
@@ -125,7 +125,7 @@ class SampleText:
     metrics: Metrics
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
-        """Sample if it is time to."""
+        """Sample if due."""
         due = _every(self.every, trainer.progress.step) or trainer.finished
         if due and self.prompts:
             with _aside(trainer, "sampling"), trainer.runtime.processes.together("sampling"):
@@ -147,12 +147,12 @@ class Log:
     bar: ProgressBar
     flops_per_token: float
     peak_flops: float | None
-    """Of all devices together; None where it is not known, and then no MFU is shown."""
+    """FLOP/s of all devices together; None if unknown, then no MFU is shown."""
     smooth_loss: float | None = None
     rates: list[float] = field(default_factory=list)
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
-        """Log the step; after the last one print a summary."""
+        """Log the step; after the last one, print a summary."""
         progress = trainer.progress
         rate = result.tokens / result.seconds
         self.rates.append(rate)

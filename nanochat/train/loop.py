@@ -1,4 +1,4 @@
-"""The loop of every training stage: next batch, step, hooks - until the schedule ends or someone asks to stop."""
+"""The loop of every training stage: batch, step, hooks, until the schedule ends or a stop is requested."""
 
 import signal
 import time
@@ -12,18 +12,18 @@ from nanochat.processes import Processes, under_torchrun
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult, train_step
 
-_TORCHRUN_GRACE_S = 30.0  # its default between the first signal and SIGKILL
+_TORCHRUN_GRACE_S = 30.0  # torchrun's default delay between the first signal and SIGKILL
 
 
 class Hook(Protocol):
-    """Something to do between steps. Hooks run in order on every process; they alone evaluate, log and save."""
+    """An action between steps. Hooks run in order on every process; all evaluating, logging and saving is in hooks."""
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
-        """`last`: no step follows, because the run is complete or was asked to stop."""
+        """Called after each step. `last`: no step follows, because the run is complete or must stop."""
 
 
 def train(trainer: Trainer, hooks: Sequence[Hook]) -> bool:
-    """Run to the end of the schedule; returns whether it was reached (False: stopped by a signal, and saved)."""
+    """Train to the end of the schedule. Returns False if a signal stopped the run before (it is saved then, too)."""
     processes = trainer.runtime.processes
     with _stop_signals(processes) as stop_requested:
         while not trainer.finished:
@@ -38,10 +38,10 @@ def train(trainer: Trainer, hooks: Sequence[Hook]) -> bool:
 
 @contextmanager
 def _stop_signals(processes: Processes) -> Iterator[Callable[[], bool]]:
-    """SIGTERM and SIGINT ask for a stop: the present step is finished and saved, an evaluation is abandoned.
+    """SIGTERM and SIGINT request a stop: the current step is finished and saved, an evaluation is abandoned.
 
-    A second signal ends the process at once. Not so under torchrun, which passes on Ctrl-C as one signal and, when it
-    is pressed again, as another: there the second one counts only after the time that torchrun leaves for saving.
+    A second signal ends the process at once, except under torchrun, which forwards every Ctrl-C: there it is ignored
+    during the grace period that torchrun allows for saving.
     """
     received: list[float] = []
 
@@ -52,7 +52,7 @@ def _stop_signals(processes: Processes) -> Iterator[Callable[[], bool]]:
                 raise KeyboardInterrupt
             return
         received.append(now)
-        again = "" if under_torchrun() else " (once more to end at once)"
+        again = "" if under_torchrun() else " (repeat to quit at once)"
         say(f"{name}: stopping after this step{again}")
         processes.interrupt(name)
 

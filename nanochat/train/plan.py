@@ -1,4 +1,4 @@
-"""`nanochat plan`: what a depth decides, shown before anything is trained."""
+"""`nanochat plan`: show what a depth decides, before training."""
 
 import re
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from nanochat.console import amount, say, table
 from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
 
-# Share of the peak that training reaches: half on GPUs (bf16, compiled); most of a CPU's measured matrix products.
+# Share of the peak FLOP/s that training reaches. For GPUs the peak is the vendor's (bf16), for CPUs it is measured.
 _UTILISATION = {"cuda": 0.5, "mps": 0.5, "cpu": 0.75}
 
 _LONG_RUN_FLOPS = 1e13  # about a minute on a laptop
@@ -18,7 +18,7 @@ _LONG_RUN_FLOPS = 1e13  # about a minute on a laptop
 
 @dataclass(frozen=True)
 class Machine:
-    """Devices of one kind. Rates in FLOP/s of one device, memory in bytes of one device."""
+    """Devices of one kind; FLOP/s and bytes of memory are per device."""
 
     name: str
     device: str
@@ -46,14 +46,14 @@ class PlanConfig(Dial):
     machine: str | None = None
     """For instance 8xH100; default: this machine."""
     dollars_per_hour: float | None = None
-    """Price of the whole machine, for the cost."""
+    """Price of the whole machine, to estimate the cost."""
     device: str = "auto"
     dtype: str = "auto"
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """A plan, and what it takes on a machine; hours and dollars are None where a rate or price is unknown."""
+    """A plan and its cost on a machine; hours and dollars are None if a rate or price is unknown."""
 
     plan: RunPlan
     machine: Machine
@@ -63,7 +63,7 @@ class PlanResult:
 
 
 def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
-    """The stage. Raises ValueError for a plan that does not divide or does not fit the machine's memory."""
+    """Make and print the plan. Raises ValueError if sizes do not divide evenly or do not fit the machine's memory."""
     machine = parse_machine(config.machine) if config.machine else this_machine(runtime)
     plan = make_plan(
         config,
@@ -82,7 +82,7 @@ def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
 
 
 def device_memory(runtime: Runtime) -> int:
-    """Bytes that one process may use: the least over all processes, so that they make the same plan."""
+    """Bytes that one process may use: the minimum over all processes, so that they make the same plan."""
     if runtime.device.type == "cuda":
         mine = torch.cuda.get_device_properties(runtime.device).total_memory
     else:
@@ -91,7 +91,7 @@ def device_memory(runtime: Runtime) -> int:
 
 
 def this_machine(runtime: Runtime) -> Machine:
-    """The devices of this process group; a CPU's rate is measured in a fraction of a second."""
+    """The devices of this run (for one process, all GPUs here); a CPU's rate is measured in a fraction of a second."""
     if runtime.device.type == "cuda":
         name = torch.cuda.get_device_name(runtime.device)
         count = (
@@ -110,7 +110,7 @@ def this_machine(runtime: Runtime) -> Machine:
 
 
 def parse_machine(text: str) -> Machine:
-    """For instance "8xH100". Raises ValueError for anything unknown."""
+    """Parse a description such as "8xH100". Raises ValueError for an unknown machine."""
     match = re.fullmatch(r"(?:(\d+)\s*[x×]\s*)?(.+)", text.strip())
     name = match[2] if match else text
     flops = hardware.peak_flops(name, "bf16")
@@ -122,7 +122,7 @@ def parse_machine(text: str) -> Machine:
 
 
 def describe_plan(plan: RunPlan) -> None:
-    """The plan as a table on stderr."""
+    """Print the plan as a table on stderr."""
     model, rates, schedule = plan.model, plan.rates, plan.schedule
     total = sum(plan.parameters.values())
     groups = ", ".join(
@@ -152,17 +152,17 @@ def describe_plan(plan: RunPlan) -> None:
             ),
             (
                 "schedule",
-                f"{schedule.warmup_steps} steps up, the last {schedule.warmdown_fraction:.0%} down "
+                f"{schedule.warmup_steps} steps of warmup, the last {schedule.warmdown_fraction:.0%} down "
                 f"to {schedule.final_lr:.0%}",
             ),
-            ("FLOPs", f"{amount(plan.flops_per_token)} a token, {plan.total_flops:.3g} in all"),
-            ("memory", f"about {plan.memory_bytes / 1e9:.2f} GB a device"),
+            ("FLOPs", f"{amount(plan.flops_per_token)} per token, {plan.total_flops:.3g} in total"),
+            ("memory", f"about {plan.memory_bytes / 1e9:.2f} GB per device"),
         ),
     )
 
 
 def describe_duration(plan: RunPlan, runtime: Runtime) -> None:
-    """How long the run takes on the processes of `runtime`, where that is worth measuring."""
+    """Print how long the run takes on the processes of `runtime`; nothing for a short one."""
     if plan.total_flops < _LONG_RUN_FLOPS:
         return
     machine = replace(this_machine(runtime), count=runtime.processes.world_size)

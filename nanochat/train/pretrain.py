@@ -1,4 +1,4 @@
-"""Pretraining: a base model of the given depth from a dataset's text."""
+"""Pretraining: train a base model of a given depth on a dataset's text."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,12 +36,12 @@ class PretrainConfig(TrainingOptions, TokenizedText, Dial):
     """Train a base model; --depth decides everything that is not set by hand (see `nanochat plan`)."""
 
     model_tag: str = "baserun"
-    """Name of the run: checkpoints and metrics lie under it."""
+    """Name of the run and of its folders of checkpoints and metrics."""
     packing: Policy = PRETRAIN_POLICY
 
 
 def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
-    """The stage. Everything that can be wrong with the request is found before the first step."""
+    """Run pretraining. A bad request fails before the first step."""
     config = runtime.processes.decide(lambda: config.settled(runtime.paths))
     tokenizer = config.find_tokenizer(runtime.paths)
     runtime.processes.same("the tokenizer", tokenizer.hash)
@@ -96,7 +96,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
 
 
 def _training_plan(config: PretrainConfig, plan: RunPlan) -> TrainingPlan:
-    """What of the dial's plan decides the course of the run."""
+    """The parts of the dial's plan that a checkpoint keeps."""
     return TrainingPlan(
         schedule=plan.schedule,
         rates=plan.rates,
@@ -111,7 +111,7 @@ def _training_plan(config: PretrainConfig, plan: RunPlan) -> TrainingPlan:
 def _scorer(
     tokenizer: Tokenizer, dataset: Dataset, max_seq_len: int, max_bytes: int, runtime: Runtime
 ) -> Callable[[Trainer], dict[str, float]]:
-    """Scores the first validation documents, cut once."""
+    """A function that scores the first validation documents, cut into windows once."""
     windows: list[bpb.Windows] = []
 
     def score(trainer: Trainer) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What pretraining and fine-tuning share: options, resuming, the hooks around the loop, and the closing words."""
+"""Shared by pretraining and fine-tuning: options, resuming, the hooks around the loop, and the final message."""
 
 import shlex
 import sys
@@ -45,17 +45,17 @@ class TrainingOptions:
     wandb_run: WandbRun = None
     """Name of the Weights & Biases run; "dummy" logs to the local file only. Default: WANDB_RUN."""
     resume: Literal["never", "auto"] = "never"
-    """auto: resume from the newest valid checkpoint of this run, or begin when there is none."""
+    """auto: resume from the newest valid checkpoint of this run, or start if there is none."""
     save_every: int = 0
     """Steps between checkpoints; 0 leaves it to --save-minutes."""
     save_minutes: float = 1.0
     """Minutes between checkpoints (stretched where saving takes long); 0 saves only at the end and on signals."""
     keep_last: int = 2
-    """Checkpoints kept."""
+    """Number of checkpoints to keep."""
     eval_every: int = 250
     """Steps between evaluations; 0 evaluates only at the end."""
     eval_bytes: int = 500_000
-    """Validation text scored at each evaluation."""
+    """Bytes of validation text scored at each evaluation."""
     sample_every: int = 0
     """Steps between samples; 0 samples only at the end."""
     compile: CompileMode = "auto"
@@ -68,14 +68,14 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training stage leaves."""
+    """The outcome of a training stage."""
 
     finished: bool
     step: int
     checkpoint: Path
     loss: float | None
     figures: dict[str, float]
-    """The last evaluation's."""
+    """From the last evaluation."""
     tokens: int
     skipped_steps: int
     train_s: float
@@ -84,7 +84,7 @@ class TrainingResult:
 
 
 def resume_step(directory: Path, options: TrainingOptions, processes: Processes) -> int | None:
-    """The step to resume from, or None to begin: process 0 decides. Raises ValueError rather than overwrite a run."""
+    """The step to resume from, or None to start; process 0 decides. Raises ValueError rather than overwrite a run."""
     return processes.decide(lambda: _resume_step(directory, options))
 
 
@@ -106,7 +106,7 @@ def _resume_step(directory: Path, options: TrainingOptions) -> int | None:
 
 
 def saved_run(directory: Path, options: TrainingOptions, processes: Processes) -> CheckpointMeta | None:
-    """The checkpoint to resume from, the same on every process, or None to begin (raises as `resume_step`)."""
+    """The checkpoint to resume from, the same on every process, or None to start. Raises as `resume_step`."""
     step = resume_step(directory, options, processes)
     saved = None if step is None else store.load_meta(directory, step)
     processes.same("the checkpoint", saved and to_json(saved.files))
@@ -114,9 +114,9 @@ def saved_run(directory: Path, options: TrainingOptions, processes: Processes) -
 
 
 def begin_or_resume(planned: CheckpointMeta, saved: CheckpointMeta | None, model_tag: str) -> CheckpointMeta:
-    """The run as planned, at the progress of the checkpoint that it resumes from.
+    """The planned run with the progress of `saved`, if there is one.
 
-    Raises ValueError unless that checkpoint's run had the same course.
+    Raises ValueError unless both have the same course.
     """
     if saved is None:
         return planned
@@ -139,12 +139,12 @@ def make_trainer(
     loader: Loader,
     runtime: Runtime,
 ) -> Trainer:
-    """A model on its device with its optimiser, both restored when `meta` is at a step of a run in `directory`.
+    """A trainer; past step 0, model and optimiser are restored from the checkpoint of `meta` in `directory`.
 
-    Raises ValueError when the checkpoint is of another model.
+    Raises ValueError if the checkpoint belongs to another model.
     """
     plan = meta.plan
-    # Orthogonalisation runs in the dtype the device is fast at, which is the one it multiplies in.
+    # Orthogonalise in the compute dtype, the one that is fast on this device.
     options = MuonOptions(
         dtype=runtime.compute_dtype, head_dim=model.config.head_dim if plan.muon_per_head else None
     )
@@ -156,7 +156,7 @@ def make_trainer(
 
 
 def keep_tokenizer(directory: Path, tokenizer: Tokenizer, runtime: Runtime) -> None:
-    """Put the run's own copy of its tokenizer beside its checkpoints."""
+    """Save a copy of the tokenizer beside the run's checkpoints."""
     if runtime.is_main:
         tokenizer.save(directory / TOKENIZER_DIR)
 
@@ -166,22 +166,22 @@ class Session:
     """A training stage, ready to run."""
 
     model_tag: str
-    """Name of the run: its checkpoints' and metrics' folder."""
+    """Name of the run and of its folders of checkpoints and metrics."""
     options: TrainingOptions
     trainer: Trainer
     meta: CheckpointMeta
     facts: dict[str, Any]
-    """More for the metrics' first row."""
+    """Further fields of the metrics' first row."""
     score: Callable[[Trainer], dict[str, float]]
     prompts: Sequence[str]
 
     @property
     def directory(self) -> Path:
-        """Where the checkpoints are."""
+        """Folder of the checkpoints."""
         return self.trainer.runtime.paths.checkpoints(self.model_tag)
 
     def execute(self) -> TrainingResult:
-        """Train to the end, or to a signal; everything is saved and told either way."""
+        """Train to the end or until a signal; either way save, log and print the outcome."""
         began, trainer = time.monotonic(), self.trainer
         if trainer.runtime.is_main:
             self._prepare_directory()
@@ -205,7 +205,7 @@ class Session:
                 peak_rss_bytes=hardware.peak_rss_bytes(),
             )
             metrics.log(PackingRow(**to_json(packing)))
-            if result.finished:  # for its timing: that the run is finished stands in its checkpoint
+            if result.finished:  # only for its timings: the checkpoint says that the run is finished
                 metrics.log(
                     DoneRow(
                         step=result.step,
@@ -226,7 +226,7 @@ class Session:
             keep_tokenizer(self.directory, self.trainer.tokenizer, self.trainer.runtime)
 
     def _open_metrics(self) -> Metrics:
-        """The run's metrics, with the row that says how it was begun."""
+        """Open the run's metrics and log the row with its configuration."""
         runtime, config = self.trainer.runtime, self.meta.config
         metrics = open_metrics(
             runtime.paths.metrics(self.model_tag),

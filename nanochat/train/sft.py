@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: a base model learns to converse, by the same loop on another loader."""
+"""Supervised fine-tuning: a base model learns to converse, in pretraining's loop with another loader."""
 
 import math
 from collections.abc import Callable
@@ -49,19 +49,19 @@ class SftConfig(TrainingOptions):
     num_iterations: int | None = None
     """Optimiser steps, instead of epochs."""
     total_batch_size: int | None = None
-    """Tokens a step; default: those of the run it starts from."""
+    """Tokens per step; default: as in the run it starts from."""
     device_batch_size: int | None = None
-    """Rows a micro-batch on one device; default: those of the run it starts from."""
+    """Rows per micro-batch on one device; default: as in the run it starts from."""
     lr_fraction: float = 0.8
-    """Of the peak learning rates of the run it starts from."""
+    """Fraction of the peak learning rates of the run it starts from."""
     warmdown: float = 0.5
-    """The last share of the run, over which the learning rate falls to zero."""
+    """Final fraction of the run, over which the learning rate falls to zero."""
     eval_conversations: int = 500
     """Held-out conversations scored at each evaluation."""
 
 
 def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
-    """The stage. Raises ValueError for a source run, a mixture or a batch that cannot be used."""
+    """Run fine-tuning. Raises ValueError for an unusable source run, mixture or batch size."""
     config = replace(config, mixture=absolute_mixture(config.mixture))
     source = open_checkpoint(config.from_tag, runtime)
     max_seq_len = source.config.max_seq_len
@@ -109,7 +109,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
 
 
 def _described(meta: CheckpointMeta) -> dict[str, Any]:
-    """The plan for the metrics, with the model's shape and parameters as a plan of pretraining has them."""
+    """The plan for the metrics, with the model's shape and parameter counts as in a pretraining plan."""
     parameters = parameter_counts(meta.model)
     return {"model": to_json(meta.model), "parameters": parameters, **to_json(meta.plan)}
 
@@ -117,7 +117,7 @@ def _described(meta: CheckpointMeta) -> dict[str, Any]:
 def _training_plan(
     config: SftConfig, source: TrainingPlan, micro_rows: int, epoch_steps: int
 ) -> TrainingPlan:
-    """This stage's own plan; what is not set by hand follows from the run that it starts from."""
+    """This stage's plan; options that are not set follow the source run."""
     batch_tokens = config.total_batch_size or source.batch_tokens
     total_steps = config.num_iterations or max(1, round(config.epochs * epoch_steps))
     return TrainingPlan(
@@ -142,14 +142,12 @@ def _model(config: SftConfig, source: OpenCheckpoint, plan: TrainingPlan, runtim
     flops = flops_per_token(source.config) * plan.tokens
     backend = choose_backend(runtime, fp8=config.fp8, compile_mode=config.compile, training_flops=flops)
     if source.meta.plan.fp8 and not config.fp8:
-        say(
-            f"{config.from_tag} was trained with --fp8, this run multiplies without it: add --fp8 to keep fp8"
-        )
+        say(f"{config.from_tag} was trained with --fp8 and this run is not: add --fp8 to keep it")
     return source.load(backend).train()
 
 
 def _batch(config: SftConfig, source: TrainingPlan, max_seq_len: int, world_size: int) -> tuple[int, int]:
-    """(rows of a step over all processes, most rows of a micro-batch). Raises ValueError for what does not divide."""
+    """(rows per step over all processes, maximum rows per micro-batch). Raises ValueError if they do not divide."""
     rows = rows_per_step(max_seq_len, config.total_batch_size or source.batch_tokens, world_size)
     share = largest_share(rows, world_size)
     if config.device_batch_size is None:
@@ -160,7 +158,7 @@ def _batch(config: SftConfig, source: TrainingPlan, max_seq_len: int, world_size
 def _scorer(
     config: SftConfig, tokenizer: Tokenizer, max_seq_len: int, runtime: Runtime
 ) -> Callable[[Trainer], dict[str, float]]:
-    """Scores the first held-out conversations, rendered once."""
+    """A function that scores the first held-out conversations, rendered once."""
 
     @cache
     def rendered() -> RenderedConversations:

@@ -1,4 +1,4 @@
-"""What a training run is made of."""
+"""The state of a training run."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 
 @dataclass
 class Trainer:
-    """A model in training, with everything its loop and hooks need."""
+    """A model in training, with everything the loop and hooks need."""
 
     model: GPT
     tokenizer: Tokenizer
@@ -25,5 +25,5 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """The schedule's last step has been taken."""
+        """Whether the schedule's last step has been taken."""
         return self.progress.step >= self.schedule.total_steps

@@ -1,4 +1,4 @@
-"""One optimiser step: gradients over micro-batches and processes, then the update, or none if they are not finite."""
+"""One optimiser step: gradients over micro-batches and processes, then the update, skipped if they are not finite."""
 
 import time
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class StepResult:
     """Figures of one step, the same on every process."""
 
     loss: float
-    """Mean nats a supervised token, over all processes."""
+    """Mean nats per supervised token, over all processes."""
     grad_norm: float
     skipped: bool
     tokens: int
@@ -27,7 +27,7 @@ class StepResult:
 
 
 def train_step(trainer: Trainer) -> StepResult:
-    """Draw the step's micro-batches, step the optimiser, move `trainer.progress` on."""
+    """Draw the step's micro-batches, step the optimiser and advance `trainer.progress`."""
     began = time.perf_counter()
     progress, processes, schedule = trainer.progress, trainer.runtime.processes, trainer.schedule
     with processes.together("reading the data"):
@@ -37,7 +37,7 @@ def train_step(trainer: Trainer) -> StepResult:
     gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
     processes.sum_each(gradients)
     grad_norm = nn.utils.get_total_norm(gradients)
-    loss, norm = torch.stack((nats, grad_norm.to(nats.dtype))).tolist()  # the step's one wait for the device
+    loss, norm = torch.stack((nats, grad_norm.to(nats.dtype))).tolist()  # the step's only wait for the device
     skipped = not (_finite(loss) and _finite(norm))
     lr = schedule.lr(progress.step)
     if not skipped:
@@ -50,10 +50,10 @@ def train_step(trainer: Trainer) -> StepResult:
 
 
 def accumulate_gradients(trainer: Trainer, batches: list[Batch]) -> Tensor:
-    """Backward through every micro-batch; returns the mean loss over all processes, gradients are this process's.
+    """Backward through every micro-batch. Returns the mean loss over all processes; gradients stay this process's.
 
-    The loss is divided by the supervised tokens of all micro-batches and processes together, so that neither the
-    split into micro-batches nor the number of processes changes it.
+    The loss is divided by the supervised tokens of all micro-batches and processes together, so that it
+    depends neither on the split into micro-batches nor on the number of processes.
     """
     processes = trainer.runtime.processes
     count = torch.stack([(batch.targets_BT != IGNORE).sum() for batch in batches]).sum()
@@ -69,7 +69,7 @@ def accumulate_gradients(trainer: Trainer, batches: list[Batch]) -> Tensor:
 
 
 def warm_up(trainer: Trainer, rows: int) -> float:
-    """Compile by one forward and backward on a micro-batch of the run's shape, without effect; returns the seconds."""
+    """Compile with one forward and backward pass on a dummy micro-batch of `rows` rows; returns the seconds taken."""
     began = time.perf_counter()
     model, device = trainer.model, trainer.runtime.device
     ids = torch.zeros(rows, model.config.max_seq_len, dtype=torch.long, device=device)

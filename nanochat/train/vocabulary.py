@@ -1,4 +1,4 @@
-"""`nanochat tokenizer train`: learns a vocabulary from a dataset's training split and saves it."""
+"""`nanochat tokenizer train`: learn a vocabulary from a dataset's training split and save it."""
 
 import time
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from nanochat.tokenizer.bpe import check_training, train_tokenizer
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_VOCAB_SIZE = 32_768
-VOCAB_SIZES = {BUILTIN: 2_048}  # of datasets that want fewer tokens
+VOCAB_SIZES = {BUILTIN: 2_048}  # defaults of datasets that need fewer tokens
 _SAMPLE_DOCUMENTS = 1000  # of the validation split, to measure bytes per token on unseen text
 
 
@@ -26,18 +26,18 @@ class TokenizerTrainConfig(TextSource):
     """Learn a vocabulary from a dataset's training split."""
 
     vocab_size: int | None = None
-    """Number of tokens, the nine special ones included; default: 32,768 (builtin: 2,048), or what the text gives."""
+    """Number of tokens, including the nine special ones; default: 32,768 (builtin: 2,048), or all the text yields."""
     max_chars: int = 2_000_000_000
     """Read at most this many characters."""
     doc_cap: int = 10_000
     """Read at most this many characters of each document."""
     split_pattern: str = "default"
-    """How text is cut before merging: default, gpt4, digits, marks or scripts (nanochat/tokenizer/patterns.py)."""
+    """How text is split before merging: default, gpt4, digits, marks or scripts (nanochat/tokenizer/patterns.py)."""
 
 
 @dataclass(frozen=True)
 class TokenizerTrainResult:
-    """The tokenizer that was saved. `bytes_per_token` is on validation text."""
+    """The saved tokenizer. `bytes_per_token` is measured on validation text."""
 
     path: Path
     hash: str
@@ -50,9 +50,9 @@ class TokenizerTrainResult:
 
 
 def run(config: TokenizerTrainConfig, paths: Paths) -> TokenizerTrainResult:
-    """Trains, saves into the dataset's folder, prints a table and logs to the run `tokenizer`.
+    """Train, save into the dataset's folder, print a table and log to the run `tokenizer`.
 
-    Raises ValueError for settings that cannot be met, before anything is read where that can be known.
+    Raises ValueError for impossible settings, where possible before reading anything.
     """
     exact = config.vocab_size is not None
     vocab_size = config.vocab_size if config.vocab_size is not None else DEFAULT_VOCAB_SIZE
@@ -74,7 +74,7 @@ def run(config: TokenizerTrainConfig, paths: Paths) -> TokenizerTrainResult:
     )
     if tokenizer.vocab_size < vocab_size:
         say(
-            f"the text gives {tokenizer.vocab_size:,} tokens, fewer than the default of {vocab_size:,}: all are taken"
+            f"the text yields {tokenizer.vocab_size:,} tokens, fewer than the default of {vocab_size:,}; using them all"
         )
     path = tokenizer.save(tokenizer_folder(config.dataset, paths))
     held_out = [text[: config.doc_cap] for text in islice(documents(dataset, "val"), _SAMPLE_DOCUMENTS)]

@@ -1,4 +1,4 @@
-"""A small world to train in: text, tokenizer and configurations that take a second."""
+"""Fixtures for training: text, tokenizer and configurations that run in a second."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ THINGS = ("apple", "boat", "candle", "drum", "egg", "flute", "goat")
 
 
 def sentences(count: int) -> list[str]:
-    """Documents with a pattern to learn, all different."""
+    """Distinct documents with a pattern to learn."""
     return [
         f"{NAMES[i % 6]} has {i} {THINGS[i % 7]}s and gives one {THINGS[i % 7]} to {NAMES[(i * 5 + 1) % 6]}. "
         f"Then {NAMES[i % 6]} has {i - 1} {THINGS[i % 7]}s."
@@ -35,7 +35,7 @@ def corpus(base_dir: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny(corpus: Path) -> PretrainConfig:
-    """A depth-1 run of 12 steps that evaluates and samples at its end only."""
+    """A depth-1 run of 12 steps that evaluates and samples only at its end."""
     return PretrainConfig(
         depth=1,
         dataset=str(corpus),

@@ -1,4 +1,4 @@
-"""One process of several that runs cases one after the other: `process_cases.py SPEC`, with RANK and so on set.
+"""One of several processes that run a list of cases: `process_cases.py SPEC`, with torchrun's variables set.
 
 SPEC is a JSON file: {"ports": [...], "cases": [{"argv", "faults": [{"place", "rank", "call"}]}]}. Each case is a
 command line, run in this process with faults injected; the outcomes go to SPEC.RANK as JSON.
@@ -41,12 +41,12 @@ PLACES = {
     "choices": (task_accuracy, "length_batches", torch.OutOfMemoryError("as if")),
     "answers": (Engine, "generate", torch.OutOfMemoryError("as if")),
 }
-"""Where a fault can be put, and how it shows."""
+"""Where a fault can be injected, and the error it raises."""
 
 
 @contextlib.contextmanager
 def fault(place: str, rank: int, call: int) -> Iterator[None]:
-    """Make the `call`-th call there fail, on one process."""
+    """Make the `call`-th call at a place fail on one process."""
     owner, name, error = PLACES[place]
     original: Callable = getattr(owner, name)
     calls = 0
@@ -64,7 +64,7 @@ def fault(place: str, rank: int, call: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def recorded(log: list) -> Iterator[None]:
-    """Note every collective: its name and, of a tensor, dtype and size."""
+    """Record every collective: its name and, for a tensor, its dtype and size."""
 
     def noting(name: str) -> Callable:
         original = getattr(process_link.Link, name)
@@ -93,7 +93,7 @@ def run(case: dict) -> dict:
         stack.enter_context(contextlib.redirect_stderr(errors))
         try:
             status = main(case["argv"])
-        except BaseException:  # a traceback is a finding of the test, no end of the other cases
+        except BaseException:  # the traceback is a result; the other cases still run
             traceback.print_exc()
             status = -1
     seconds = time.monotonic() - began

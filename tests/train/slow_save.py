@@ -1,4 +1,4 @@
-"""`nanochat`, whose saves take some seconds; "saving" on stderr tells when one begins."""
+"""`nanochat` with saves that take some seconds; each prints "saving" to stderr when it begins."""
 
 import sys
 import time

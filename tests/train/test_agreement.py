@@ -1,4 +1,4 @@
-"""A fault on any of several processes, anywhere, ends or spares all of them alike (real processes, gloo)."""
+"""A fault anywhere on any process has the same outcome on all processes (real processes, gloo)."""
 
 import json
 import os
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 PATIENCE_S = 60
 STEPS = 4
 
-# Every place where a verb can fail, the call that fails there (a step draws one batch and is ahead by some), and which
-# processes do anything there.
+# Every place where a verb can fail, the call that fails there (the loader is some batches ahead of the steps), and
+# which processes call it.
 FATAL = (
     ("pretrain", "loader", 2),
     ("pretrain", "step", 2),
@@ -70,7 +70,7 @@ def command(verb: str, tag: str, corpus: Path, chats: Path) -> list[str]:
 
 
 def run(world: int, cases: list[dict], tmp_path: Path) -> list[list[dict]]:
-    """The outcomes of each case on each process; they run in one set of processes, one case after another."""
+    """The outcomes of each case on each process. All cases run in turn in one set of processes."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in cases]
         for each in sockets:
@@ -96,7 +96,7 @@ def run(world: int, cases: list[dict], tmp_path: Path) -> list[list[dict]]:
 
 
 def rewind(tag: str) -> None:
-    """Forget what a run has saved after its half."""
+    """Delete a run's checkpoints after its half."""
     directory = default_paths().checkpoints(tag)
     for step in store.steps(directory):
         if step > STEPS // 2:
@@ -126,7 +126,7 @@ def test_processes_keep_step_and_a_fault_on_any_of_them_is_one_of_all(
         }
         for _, verb, place, call, rank in faults
     ]
-    # Begun by one process, resumed by several, and the other way round.
+    # Started by one process, resumed by several, and the reverse.
     assert main(command("pretrain", "one", corpus, chats)) == 0
     alone = losses("one")
     rewind("one")

@@ -1,4 +1,4 @@
-"""Pretraining in process: learns, resumes to the same bits, divides its batches freely, refuses bad requests."""
+"""Pretraining in this process: it learns, resumes bit-exactly, splits batches freely, refuses bad requests."""
 
 import os
 import random
@@ -30,7 +30,7 @@ def pretrain(config: PretrainConfig) -> TrainingResult:
 
 
 def hashes(run_name: str, at: int) -> dict[str, str]:
-    """sha256 of weights and optimiser."""
+    """The sha256 of weights and optimiser state."""
     meta = store.load_meta(default_paths().checkpoints(run_name), at)
     return {part: facts.sha256 for part, facts in meta.files.items()}
 
@@ -94,7 +94,7 @@ def test_resuming_a_finished_run_changes_nothing(tiny: PretrainConfig) -> None:
 
 
 def test_the_state_of_global_generators_does_not_matter(tiny: PretrainConfig) -> None:
-    """So that a checkpoint need not hold it."""
+    """A checkpoint therefore need not hold it."""
     for seed in (1, 2):
         torch.manual_seed(seed)
         random.seed(seed)

@@ -1,4 +1,4 @@
-"""Training as whole processes: killed at any moment, on several processes, without a compiler."""
+"""Training in subprocesses: killed at any moment, on several processes, without a compiler."""
 
 import os
 import random
@@ -49,20 +49,20 @@ def hashes(tag: str) -> dict[str, str]:
 
 
 def kill_after_steps(arguments: Sequence[str], directory: Path, steps: int, delay_s: float) -> None:
-    """Start a run, wait until it has saved so many more steps, and SIGKILL it a moment later."""
+    """Start a run, wait until it has saved the given number of further steps, and SIGKILL it shortly after."""
     process = subprocess.Popen([sys.executable, "-m", "nanochat", *arguments], stderr=subprocess.DEVNULL)
     saved = len(store.steps(directory))
     deadline = time.monotonic() + PATIENCE_S
     while len(store.steps(directory)) < saved + steps and process.poll() is None:
         assert time.monotonic() < deadline, "the run made no progress"
         time.sleep(0.001)
-    time.sleep(delay_s)  # the moment is the test's input, any will do
+    time.sleep(delay_s)  # the delay is the test's input; any value is valid
     process.send_signal(signal.SIGKILL)
     process.wait()
 
 
 def test_killed_at_ten_random_moments_the_run_ends_with_the_same_bits(corpus: Path) -> None:
-    """It saves at every step, so that most moments lie within a save."""
+    """It saves at every step, so that most kills hit a save."""
     saving = ("--save-every=1", "--keep-last=100", "--compile=off")
     assert nanochat(command(corpus, "whole", *saving)).returncode == 0
     chance = random.Random(0)
@@ -89,7 +89,7 @@ def test_without_a_compiler_auto_stays_eager_and_on_is_refused(corpus: Path, tmp
 def torchrun(
     *arguments: str, processes: int = 2
 ) -> Iterator[tuple[subprocess.Popen[str], Callable[[str], str]]]:
-    """A running torchrun, and a function that reads its stderr up to a word."""
+    """A running torchrun, and a function that reads its stderr up to a given text."""
     process = subprocess.Popen(
         [*TORCHRUN, f"--nproc_per_node={processes}", *arguments], stderr=subprocess.PIPE, text=True, bufsize=1
     )
@@ -118,7 +118,7 @@ def torchrun(
 def test_a_signal_to_torchrun_leaves_time_for_a_slow_save(
     corpus: Path, numbers: Sequence[signal.Signals]
 ) -> None:
-    """Ctrl-C once and again: torchrun passes both on, the second as SIGTERM in the middle of the save."""
+    """Ctrl-C twice: torchrun forwards both, the second as SIGTERM during the save."""
     endless = command(corpus, "slow", "--compile=off", "--eval-every=1", steps=100_000)
     script = str(Path(__file__).with_name("slow_save.py"))
     with torchrun(script, *endless) as (process, read_until):

@@ -1,8 +1,8 @@
-"""What training computes is recorded and stays: weights and optimiser to the bit, and the answers of the models.
+"""What training computes equals a record: weights and optimiser state bit for bit, and the models' answers.
 
 `sameness.json` was recorded by revision 0c775be: pretraining (d2, 60 steps) and SFT (30 steps) on the builtin text in
 fp32 on one thread, the greedy answers of that model (token ids) and of the quickstart's (text). Bits depend on the
-processor and on torch, so that they are compared on the recorded kind of machine; elsewhere the losses are, closely.
+processor and on torch, so they are compared on the recorded kind of machine only; elsewhere losses must be close.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ QUICKSTART = "NANOCHAT_QUICKSTART_DIR"
 
 
 def fingerprint() -> dict[str, str]:
-    """What decides the last bits of a result on a CPU."""
+    """What determines the last bits of a result on a CPU."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     return {
@@ -58,7 +58,7 @@ def fingerprint() -> dict[str, str]:
 
 
 def digest(state: dict[Any, Any]) -> str:
-    """sha256 over the names, shapes, types and bytes of the tensors of a state, and over its plain values."""
+    """The sha256 of a state: names, shapes, types and bytes of its tensors, and its plain values."""
     hashed = hashlib.sha256()
 
     def add(table: dict[Any, Any], prefix: str) -> None:
@@ -77,7 +77,7 @@ def digest(state: dict[Any, Any]) -> str:
 
 
 def figures(tag: str) -> dict[str, Any]:
-    """What of a run is compared with the record."""
+    """The parts of a run that are compared with the record."""
     directory = default_paths().checkpoints(tag)
     return {
         "model": digest(store.load_model_state(directory, LAST_STEP[tag])),
@@ -87,7 +87,7 @@ def figures(tag: str) -> dict[str, Any]:
 
 
 def greedy_answers(max_new_tokens: int) -> tuple[Tokenizer, list[list[int]]]:
-    """The tokenizer of the sft run, and the ids of its answers to the recorded questions."""
+    """The SFT run's tokenizer, and the token ids of its answers to the recorded questions."""
     with open_runtime("cpu", "fp32") as runtime:
         loaded = load_model("sft", runtime)
         engine = Engine(loaded.model, loaded.tokenizer)
@@ -123,7 +123,7 @@ def test_training_gives_the_recorded_bits(base_dir: Path, capsys: pytest.Capture
 
 
 def test_the_quickstarts_model_gives_the_recorded_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record is of a quickstart on the recorded kind of machine."""
+    """The record comes from a quickstart on the recorded kind of machine."""
     finished = os.environ.get(QUICKSTART)
     if not finished:
         pytest.skip(f"{QUICKSTART} names no base directory with a finished quickstart")

@@ -1,4 +1,4 @@
-"""Fine-tuning: learns to answer, resumes to the same bits, keeps the base model as it was."""
+"""Fine-tuning: it learns to answer, resumes bit-exactly, leaves the base model unchanged."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ def fine_tune(config: SftConfig) -> TrainingResult:
 
 @pytest.fixture
 def config(tiny: PretrainConfig, tmp_path: Path) -> SftConfig:
-    """A base model, and conversations that answer one question with a tool and another without."""
+    """A base model, and conversations that answer one question with a tool and one without."""
     with open_runtime("cpu") as runtime:
         pretrain.run(tiny, runtime)
     answers = {
