@@ -1,1 +1,1 @@
-"""Checkpoints: files that commit as one (`store`), what they say of themselves (`meta`), their model (`loading`)."""
+"""Checkpoints: files committed together (`store`), their metadata (`meta`), loading their model (`loading`)."""

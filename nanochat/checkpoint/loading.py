@@ -1,4 +1,4 @@
-"""From a run's name to a model that can be used: weights, tokenizer and meta of one checkpoint."""
+"""Load a run by name: weights, tokenizer and meta of one checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,12 @@ from nanochat.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TOKENIZER_DIR = "tokenizer"
-"""A run keeps its own copy of its tokenizer, so that a checkpoint's folder is whole."""
+"""A run keeps a copy of its tokenizer, so that its folder is self-contained."""
 
 
 @dataclass(frozen=True)
 class OpenCheckpoint:
-    """A committed step of a run: all but its weights, which `load` reads."""
+    """A committed step of a run. `load` reads the weights."""
 
     tokenizer: Tokenizer
     meta: CheckpointMeta
@@ -38,9 +38,9 @@ class OpenCheckpoint:
         return self.meta.model
 
     def load(self, backend: Backend) -> GPT:
-        """The model, in training mode on the backend's device. Raises ValueError when its tensors do not fit."""
+        """The model, in training mode on the backend's device. Raises ValueError if its tensors do not fit."""
         state = store.load_model_state(self.directory, self.step)
-        # Compared before memory of the stated sizes is asked for.
+        # Compared before allocating memory of the stated sizes.
         check_weights(meta_model(self.config), state, self.directory)
         model = GPT(self.config, backend)
         model.load_state_dict(state)
@@ -59,7 +59,7 @@ class LoadedModel:
 
 
 def find_run(run: str | Path, runtime: Runtime) -> Path:
-    """The folder of a run's checkpoints, by its name or path. Raises ValueError when there is none."""
+    """The folder of a run's checkpoints, by its name or path. Raises ValueError if there is none."""
     for directory in (runtime.paths.all_checkpoints / run, Path(run)):
         if store.committed(directory):
             return directory
@@ -75,7 +75,7 @@ def find_run(run: str | Path, runtime: Runtime) -> Path:
 def open_checkpoint(run: str | Path, runtime: Runtime, step: int | None = None) -> OpenCheckpoint:
     """A checkpoint of a run, the newest valid step by default.
 
-    Raises ValueError for a run or step that is not there, EnvironmentFault for a torn one.
+    Raises ValueError if the run or step does not exist, EnvironmentFault if it is torn.
     """
     directory = find_run(run, runtime)
     step = runtime.processes.decide(lambda: step if step is not None else store.latest(directory))
@@ -87,20 +87,20 @@ def open_checkpoint(run: str | Path, runtime: Runtime, step: int | None = None) 
 
 
 def load_model(run: str | Path, runtime: Runtime, step: int | None = None) -> LoadedModel:
-    """A checkpoint's model for evaluation and chat, on this process's backend; raises as `open_checkpoint`."""
+    """A checkpoint's model for evaluation and chat, on this process's backend. Raises as `open_checkpoint`."""
     checkpoint = open_checkpoint(run, runtime, step)
     model = checkpoint.load(choose_backend(runtime)).eval()
     return LoadedModel(model, checkpoint.tokenizer, checkpoint.meta, checkpoint.step, checkpoint.directory)
 
 
 def load_weights(model: GPT, state: dict[str, Any], source: Path) -> None:
-    """Copy a state into a model. Raises ValueError as `check_weights` does."""
+    """Copy a state into a model. Raises as `check_weights`."""
     check_weights(model, state, source)
     model.load_state_dict(state)
 
 
 def check_weights(model: GPT, state: dict[str, Any], source: Path) -> None:
-    """Raise ValueError naming the first entry of `state` that is no finite floating-point tensor of the model's."""
+    """Raise ValueError naming the first entry of `state` that is not a finite float tensor of the model's shape."""
     expected = model.state_dict()
     for name in sorted(expected.keys() | state.keys(), key=str):
         if (problem := _not_floats(state[name]) if name in state else None) is not None:
@@ -118,11 +118,11 @@ def check_weights(model: GPT, state: dict[str, Any], source: Path) -> None:
 
 
 def _not_floats(value: Any) -> str | None:
-    """What keeps a value from being a dense tensor of floats in memory, or None."""
+    """Why a value is not a dense float tensor on the CPU, or None if it is."""
     if not isinstance(value, Tensor):
         return f"is a {type(value).__name__}, not a tensor"
     if value.dtype not in _FLOATS:
-        return f"has the type {value.dtype}, not one of floats"
+        return f"has the type {value.dtype}, not a float type"
     if value.layout != torch.strided or value.device.type != "cpu":
         return f"is stored as {value.layout} on {value.device}, not as a plain tensor"
     return None
@@ -132,5 +132,5 @@ def load_run_tokenizer(directory: Path) -> Tokenizer:
     """The tokenizer kept beside a run's checkpoints."""
     files = sorted((directory / TOKENIZER_DIR).glob("tok*.tiktoken"))
     if len(files) != 1:
-        raise ValueError(f"{directory / TOKENIZER_DIR} must hold one tokenizer, it holds {len(files)}")
+        raise ValueError(f"{directory / TOKENIZER_DIR} must hold one tokenizer but holds {len(files)}")
     return load_tokenizer(files[0])

@@ -1,9 +1,9 @@
 """The meta of a checkpoint: frozen dataclasses, validated when read.
 
-This is what stages hand to each other. What a run does (`TrainingPlan`) is decided once; how far it is (`Progress`)
-changes with every step; what must not change when a run is resumed is derived from both (`course`).
+Stages hand it to each other. `TrainingPlan`, what a run does, is decided once; `Progress` changes with every step;
+`course` derives what must not change when a run is resumed.
 
-The layout on disk has a number. Changing it raises `FORMAT` and adds a function to `migrations.MIGRATIONS`.
+The layout on disk is numbered. A change increments `FORMAT` and adds a function to `migrations.MIGRATIONS`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nanochat.optim.schedule import Schedule
 Part = Literal["model", "optim"]
 """The files of a checkpoint besides its meta."""
 
-# No model comes near these sizes. A damaged meta is refused here, before anything of its size is built or allocated.
+# No real model comes near these sizes. A damaged meta is refused before anything of its size is allocated.
 _MOST_LAYERS = 2**12
 _MOST_TOKENS = 2**24
 _MOST_CHANNELS = 2**20
@@ -39,9 +39,9 @@ class TrainingPlan:
     """Peak learning rates of this stage."""
     muon_per_head: bool
     batch_tokens: int
-    """Tokens of a step, over all processes."""
+    """Tokens per step, over all processes."""
     device_batch_size: int
-    """Rows of a micro-batch on one device: a matter of memory, it may change when the run is resumed."""
+    """Rows per micro-batch on one device. It only affects memory and may change when the run is resumed."""
     seed: int
     fp8: bool = False
     """Whether the blocks' matrices are multiplied in fp8."""
@@ -76,7 +76,7 @@ class Progress:
     skipped_steps: int = 0
     """Steps whose loss or gradients were not finite."""
     elapsed_s: float = 0.0
-    """Seconds spent in steps, over all the processes that continued this run."""
+    """Seconds spent in steps, accumulated over resumptions."""
     position: DataPosition | None = None
     """Place in the data after the last step; None before the first."""
 
@@ -105,7 +105,7 @@ class SourceRun:
     """The checkpoint that a run started from."""
 
     model_tag: str
-    """As it was given: a run's name, or the path of its checkpoints."""
+    """As given: a run's name, or the path of its checkpoints."""
     step: int
     weights_sha256: str
 
@@ -138,9 +138,9 @@ class CheckpointMeta:
     plan: TrainingPlan
     progress: Progress
     source: SourceRun | None = None
-    """None for a model that was trained from the start."""
+    """None for a model trained from scratch."""
     config: dict[str, Any] = field(default_factory=dict)
-    """The stage's flags, as the command line took them."""
+    """The stage's flags, as given on the command line."""
     software: dict[str, Any] = field(default_factory=dict)
     """Versions at the time of saving."""
     files: dict[Part, FileFacts] = field(default_factory=dict)
@@ -176,12 +176,12 @@ class CheckpointMeta:
 
 
 def to_plain(meta: CheckpointMeta) -> dict[str, Any]:
-    """The meta as plain containers, as they stand in the file."""
+    """The meta as plain containers, as written to the file."""
     return {"format": FORMAT, **to_json(meta)}
 
 
 def from_plain(content: Any) -> CheckpointMeta:
-    """Read what `to_plain`, or an earlier format's writer, made.
+    """Read the output of `to_plain`, of this or an earlier format.
 
     Raises ValueError naming what is wrong: an unknown format, a missing or ill-typed field, a value out of range.
     """
@@ -189,7 +189,7 @@ def from_plain(content: Any) -> CheckpointMeta:
     meta = from_json(CheckpointMeta, fields)
     meta = replace(meta, config=_plain(meta.config, "config"), software=_plain(meta.software, "software"))
     if missing := sorted(_flat(to_json(meta)).keys() - _flat(fields).keys()):
-        # Also where the dataclass has a default: in a file it may stand for another value.
+        # Even if the dataclass has a default: the file may have meant another value.
         raise ValueError(f"CheckpointMeta: missing {', '.join(missing)}")
     _check_model(meta.model)
     if "model" not in meta.files:
@@ -198,7 +198,7 @@ def from_plain(content: Any) -> CheckpointMeta:
 
 
 def _check_model(config: GPTConfig) -> None:
-    """Refuse shapes that no machine could hold."""
+    """Raise ValueError for shapes that no machine could hold."""
     limits = dict.fromkeys(("n_head", "n_kv_head", "head_dim", "n_embd", "mlp_ratio"), _MOST_CHANNELS)
     limits |= {"n_layer": _MOST_LAYERS, "max_seq_len": _MOST_TOKENS, "vocab_size": _MOST_TOKENS}
     for name, most in limits.items():
@@ -209,7 +209,7 @@ def _check_model(config: GPTConfig) -> None:
 
 
 def _plain(table: dict[str, Any], name: str) -> dict[str, Any]:
-    """A table without a type of its own, refused if it holds anything but plain containers."""
+    """An untyped table. Raises ValueError if it holds anything but plain containers."""
     try:
         return to_json(table)
     except TypeError as error:

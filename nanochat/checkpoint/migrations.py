@@ -1,4 +1,4 @@
-"""Earlier layouts of a checkpoint's meta, brought to the present one: a table of pure functions by number."""
+"""Upgrade earlier layouts of a checkpoint's meta: a table of pure functions by format number."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 FORMAT = 2
-"""The layout that is written."""
+"""The layout written now."""
 
 Plain = dict[str, Any]
 
 
 def migrated(content: Any) -> Plain:
-    """A meta of any known format as the fields of the present one, its format number taken out.
+    """A meta of any known format, as the fields of the current one without the format number.
 
-    Raises ValueError for an unknown format, and for a meta that is not what its format says.
+    Raises ValueError for an unknown format, and for a meta that does not match its format.
     """
     number = content.get("format") if isinstance(content, dict) else None
     if type(number) is not int or not min(MIGRATIONS) <= number <= FORMAT:
@@ -29,10 +29,10 @@ def migrated(content: Any) -> Plain:
 
 
 def _from_1(old: Plain) -> Plain:
-    """Format 2: the shape stands once, a stage has its own plan, the data position is typed, no state of RNGs.
+    """Format 2: one copy of the shape, a plan for each stage, a typed data position, no RNG state.
 
-    Format 1 kept the shape three times, the base model's plan in SFT runs, and what decides a run's course as a
-    second copy beside the plan, which is the part that is right for either stage.
+    Format 1 had the shape three times, kept the base model's plan in SFT runs, and had the settings that decide a
+    run's course twice: in the plan and in `course`. Only `course` is right for both stages.
     """
     course, base_plan, config = old["course"], old["plan"], old["config"]
     model = _renamed(old["model"], {"sequence_len": "max_seq_len"})
@@ -79,4 +79,4 @@ def _renamed(table: Plain, names: dict[str, str]) -> Plain:
 
 
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _from_1}
-"""From each earlier format to the next. Never changed once a format has been written."""
+"""From each earlier format to the next. Never change an entry once its format has been in use."""

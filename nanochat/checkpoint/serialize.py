@@ -1,4 +1,4 @@
-"""Tensors and plain containers to bytes: equal contents give equal bytes."""
+"""Write tensors and plain containers to bytes; equal contents give equal bytes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 def write(content: Mapping[str, Any], file: BinaryIO) -> tuple[int, str]:
     """Write `content` in torch's format and return (size, sha256 in hex) of what was written.
 
-    Raises OSError where the disk refuses, TypeError for anything but tensors and plain containers.
+    Raises OSError if writing fails, TypeError for anything but tensors and plain containers.
     """
     tally = _Tally(file)
     try:
-        # Into a file object: given a path, torch puts the file's own name into the archive.
+        # A file object, because torch puts the file name into the archive when given a path.
         torch.save(_Canonical().of(content), tally)  # type: ignore[arg-type]
     except RuntimeError:
         if tally.error is not None:
@@ -27,7 +27,7 @@ def write(content: Mapping[str, Any], file: BinaryIO) -> tuple[int, str]:
 
 
 class _Tally:
-    """Counts and digests what is written; keeps the OSError of a failed write, which torch makes unreadable."""
+    """Counts and hashes what is written; keeps the OSError of a failed write, which torch replaces."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -50,11 +50,11 @@ class _Tally:
 
 
 class _Canonical:
-    """Rebuilds nested containers so that what is equal also pickles equally.
+    """Rebuilds nested containers so that equal values pickle to equal bytes.
 
-    Pickle writes the second occurrence of one object as a reference, so it tells two equal strings from one
-    string that occurs twice, and torch does the same with storages. Here strings are unified and everything
-    else is separated.
+    Pickle writes the second occurrence of an object as a reference, so two equal strings give other bytes than one
+    string that occurs twice; torch does the same with storages. Here equal strings become one object and everything
+    else is copied apart.
     """
 
     def __init__(self) -> None:
@@ -71,10 +71,10 @@ class _Canonical:
             return type(value)(self.of(item) for item in value)
         if value is None or type(value) in (bool, int, float):
             return value
-        raise TypeError(f"a checkpoint holds tensors and plain containers only, no {type(value).__name__}")
+        raise TypeError(f"a checkpoint holds tensors and plain containers only, not {type(value).__name__}")
 
     def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor on the CPU that is all of its storage and alone in it."""
+        """A copy on the CPU that fills its storage and shares it with no other tensor."""
         plain = tensor.detach().to("cpu").contiguous()
         storage = plain.untyped_storage()
         if storage.nbytes() > plain.nbytes or storage.data_ptr() in self._storages:

@@ -1,11 +1,11 @@
 """Checkpoints on disk: `step_010000_{model,optim,meta}.pt`. No other module knows these names.
 
-The meta file is the commit. It is written last and names size and sha256 of the others; a step without a
-valid meta does not exist. All files of a step are first written and synced under temporary names, so that a
-full disk or a killed process leaves the earlier steps as they were. A directory has one writer at a time.
+The meta file is the commit. It is written last and holds the size and sha256 of the others; a step without a valid
+meta does not exist. All files of a step are first written and synced under temporary names, so that a full disk or a
+killed process leaves earlier steps unchanged. A directory has one writer at a time.
 
-Files are read as untrusted: tensors and plain containers only, and whatever is wrong with them is one line.
-Equal contents give equal bytes: two runs can be compared by the sha256 in their metas.
+Files are untrusted: only tensors and plain containers are read, and any fault becomes a one-line error.
+Equal contents give equal bytes, so two runs can be compared by the sha256 in their metas.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def save(
     *,
     keep_last: int | None = None,
 ) -> Path:
-    """Commit the step that `meta` is at and return its meta file; a step that is there is replaced.
+    """Commit the step of `meta` and return its meta file; an existing step is replaced.
 
-    The meta gains the facts of the files. `keep_last` then removes all but that many steps up to this one.
-    Raises EnvironmentFault where the disk refuses, TypeError for anything but tensors and plain containers.
+    Sizes and hashes of the files are added to the meta. With `keep_last`, only that many steps up to this one are kept.
+    Raises EnvironmentFault if writing fails, TypeError for anything but tensors and plain containers.
     """
     directory, step = Path(directory), meta.step
     if keep_last is not None and keep_last < 1:
@@ -78,12 +78,12 @@ def save(
 
 
 def _commit(directory: Path, step: int, staged: Mapping[Part | Literal["meta"], Path]) -> None:
-    """Rename the staged files of a step into place in their order, the meta last."""
+    """Rename the staged files of a step into place, in order, the meta last."""
     try:
-        # From here to the last rename the step is not there: no data is written between.
+        # Until the last rename the step does not exist; no data is written in between.
         remove(directory, step)
         for part, path in staged.items():
-            sync_directory(directory)  # each is on the disk before what relies on it
+            sync_directory(directory)  # each rename is durable before the next, which relies on it
             os.replace(path, file_of(directory, step, part))
         sync_directory(directory)
     except OSError as error:
@@ -91,19 +91,19 @@ def _commit(directory: Path, step: int, staged: Mapping[Part | Literal["meta"], 
 
 
 def remove(directory: Path, step: int) -> None:
-    """Remove a step: its meta first, so that it is never half there."""
+    """Remove a step, its meta first, so that it is never partly committed."""
     parts: tuple[Part | Literal["meta"], ...] = ("meta", "optim", "model")
     for part in parts:
         file_of(directory, step, part).unlink(missing_ok=True)
 
 
 def steps(directory: Path) -> list[int]:
-    """The committed steps in ascending order: the meta reads and the other files have the sizes it names."""
+    """The committed steps in ascending order: the meta is readable and the other files have the sizes it gives."""
     return [step for step in committed(directory) if _problem(directory, step, contents=False) is None]
 
 
 def latest(directory: Path) -> int | None:
-    """The newest step whose files have the sha256 that its meta names, or None; torn ones cost a warning."""
+    """The newest step whose files match the sha256 in its meta, or None; warns of torn ones."""
     for step in reversed(committed(directory)):
         problem = _problem(directory, step, contents=True)
         if problem is None:
@@ -113,7 +113,7 @@ def latest(directory: Path) -> int | None:
 
 
 def finished_step(directory: Path) -> int | None:
-    """The newest valid step if its run is finished there, else None. This alone says that a run is finished."""
+    """The newest valid step if the run is finished at it, else None. The only test for a finished run."""
     step = latest(directory)
     return step if step is not None and load_meta(directory, step).finished else None
 
@@ -132,7 +132,7 @@ def load_meta(directory: Path, step: int) -> CheckpointMeta:
 
 
 def load_model_state(directory: Path, step: int) -> dict[str, Any]:
-    """The model's tensors, after their file matched the meta. Raises as `load_meta`."""
+    """The model's tensors, read after checking their file against the meta. Raises as `load_meta`."""
     return _load_part(Path(directory), step, "model")
 
 
@@ -142,7 +142,7 @@ def load_optimizer_state(directory: Path, step: int) -> dict[str, Any]:
 
 
 def ensure_writable(directory: Path, need_bytes: int) -> None:
-    """Raise EnvironmentFault unless `directory` can be made, takes a file, and has `need_bytes` free."""
+    """Raise EnvironmentFault unless `directory` can be created and written to, and has `need_bytes` free."""
     directory = Path(directory)
     stage(directory / "step_probe", lambda file: file.write(b"probe")).unlink()
     free = shutil.disk_usage(directory).free
@@ -175,13 +175,13 @@ class _Damaged(Exception):  # noqa: N818 - an outcome of reading, never shown as
 
 
 def _read(name: str, file: Path | BinaryIO) -> Any:
-    """The tensors and plain containers in a file that this module or anyone else wrote.
+    """The tensors and plain containers in a file of any origin.
 
     Raises _Damaged for everything that can go wrong: a damaged pickle can raise any exception.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickles: what matters is whether they read
+            warnings.simplefilter("ignore")  # about odd pickles: only success matters
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise _Damaged(f"{name} does not read ({_one_line(error)})") from None
@@ -200,7 +200,7 @@ def committed(directory: Path) -> list[int]:
 
 
 def _checked_archive(path: Path) -> BinaryIO:
-    """A copy of a small archive in memory, made of its entries once their checksums were verified.
+    """An in-memory copy of a small archive, built from its entries with verified checksums.
 
     torch checks neither checksums nor headers, and reads beyond the entries where a header is damaged.
     """
@@ -220,7 +220,7 @@ def _read_meta(directory: Path, step: int) -> CheckpointMeta:
         meta = from_plain(_read(path.name, _checked_archive(path)))
     except _Damaged:
         raise
-    except Exception as error:  # as in _read: nothing that a file holds may end in anything else
+    except Exception as error:  # as in _read: a damaged file can raise any exception
         raise _Damaged(f"{path.name} does not read ({_one_line(error)})") from None
     if meta.step != step:
         raise _Damaged(f"{path.name} belongs to step {meta.step}")
@@ -246,7 +246,7 @@ def _part_problem(directory: Path, step: int, part: Part, facts: FileFacts, *, c
         if (size := path.stat().st_size) != facts.size:
             return f"{path.name} has {size} bytes instead of {facts.size}"
         if contents and sha256_of(path) != facts.sha256:
-            return f"{path.name} has another sha256 than its meta names"
+            return f"{path.name} does not match the sha256 in its meta"
     except OSError as error:
         return f"{path.name} does not read ({_one_line(error)})"
     return None
@@ -261,7 +261,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _clean(directory: Path) -> None:
-    """Remove what killed processes left: temporary files, and files of steps that were never committed."""
+    """Remove what killed processes left behind: temporary files and files of uncommitted steps."""
     remove_temporaries(directory, prefix="step_")
     there = set(committed(directory))
     for path in directory.glob("step_*.pt"):
@@ -271,7 +271,7 @@ def _clean(directory: Path) -> None:
 
 
 def _stage(path: Path, content: Mapping[str, Any]) -> tuple[Path, FileFacts]:
-    """Write `content` under a temporary name beside `path`: (that file, its size and sha256)."""
+    """Write `content` under a temporary name beside `path`; returns (that file, its size and sha256)."""
     written: list[FileFacts] = []
 
     def fill(file: BinaryIO) -> None:

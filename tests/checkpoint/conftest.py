@@ -1,4 +1,4 @@
-"""A small whole run to damage, and what reading it costs."""
+"""A small valid run to damage, and helpers that check the error of reading it."""
 
 import copy
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def optimizer() -> MuonAdamW:
 
 @pytest.fixture
 def run(tmp_path: Path, tokenizer: Tokenizer) -> Path:
-    """A run at step 5, whose source and position are filled in too."""
+    """A run at step 5, with source and data position."""
     directory = tmp_path / "run"
     source = {"model_tag": "base", "step": 3, "weights_sha256": "0" * 64}
     identity = {
@@ -78,7 +78,7 @@ def replace_part(run: Path, part: Part, content: Any) -> None:
 
 
 def complaint(action: Callable[[], object]) -> str | None:
-    """The one line that `action` costs, or None if it succeeds; any other exception fails the test."""
+    """The one-line error of `action`, or None if it succeeds; any other exception fails the test."""
     try:
         action()
     except (ValueError, EnvironmentFault) as error:

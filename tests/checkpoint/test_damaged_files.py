@@ -1,4 +1,4 @@
-"""Files made to deceive: each costs one clear line, none runs anything, none passes for a model."""
+"""Malicious files: each gives one clear error line, none executes code, none loads as a model."""
 
 import pickle
 import zipfile
@@ -32,7 +32,7 @@ def no_pickle(path: Path) -> None:
 
 
 def nested_too_deeply(path: Path) -> None:
-    """A list of a list of a list …: deeper than Python can recurse, so that torch itself cannot write it."""
+    """A list of a list of a list …: deeper than Python can recurse, so torch cannot write it."""
     pickled = b"\x80\x02}X\x06\x00\x00\x00format" + b"]" * 100_000 + b"a" * 99_999 + b"s."
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in (("data.pkl", pickled), ("byteorder", b"little"), ("version", b"3\n")):
@@ -174,7 +174,7 @@ class Command:
 
 @pytest.mark.parametrize("part", ["meta", "model", "optim"])
 def test_a_pickle_that_would_run_code_runs_none(run: Path, tmp_path: Path, part: Any) -> None:
-    """Fails as soon as `weights_only` is gone from any reader."""
+    """Fails if any reader drops `weights_only`."""
     trace = tmp_path / "it ran"
     if part == "meta":
         torch.save({**plain_meta(run), "config": {"x": Command(trace)}}, meta_path(run))

@@ -1,4 +1,4 @@
-"""A meta with any bit flipped, any field missing, ill-typed or out of range: one clear line, and never more."""
+"""A meta with any bit flipped, any field missing, ill-typed or out of range gives one clear line at most."""
 
 import copy
 import random
@@ -32,10 +32,10 @@ def flipped(content: bytes, bit: int) -> bytes:
 
 
 def directory_bits(path: Path) -> tuple[list[int], range]:
-    """Bits of the archive's central directory: those known to have raised once, and all of them.
+    """Bits of the archive's central directory: those that once raised unexpected errors, and all of them.
 
-    A flipped compression method (deflate instead of stored) made zlib raise, the attribute that makes a folder of an
-    entry the unpickler.
+    A flipped compression method (deflate instead of stored) made zlib raise; the attribute that turns an entry into a
+    folder made the unpickler raise.
     """
     with zipfile.ZipFile(path) as archive:
         start = archive.start_dir
@@ -48,7 +48,7 @@ def directory_bits(path: Path) -> tuple[list[int], range]:
 
 
 def check_bits(run: Path, bits: Iterator[int] | list[int]) -> int:
-    """How many of the flips were found; those that were not must change nothing that is read."""
+    """How many of the flips were detected; the others must not change what is read."""
     path = meta_path(run)
     content, meta = path.read_bytes(), store.load_meta(run, STEP)
     found = 0
@@ -106,7 +106,7 @@ def test_every_field_of_every_wrong_type_costs_one_line(run: Path) -> None:
 
 
 def test_every_missing_field_is_named(run: Path) -> None:
-    """Also where the dataclass has a default: another value may have been meant."""
+    """Even if the dataclass has a default: the file may have meant another value."""
     plain = plain_meta(run)
     for path in leaves(plain):
         shorter = copy.deepcopy(plain)

@@ -1,4 +1,4 @@
-"""A run of checkpoint format 1, made by the code that wrote it: it loads, resumes, and is fine-tuned as there."""
+"""A run of checkpoint format 1, made by the code that wrote it: it loads, resumes and can be fine-tuned as before."""
 
 import json
 import tarfile
@@ -36,7 +36,7 @@ def old_run(base_dir: Path) -> Path:
 
 
 def old_sft_meta(base_dir: Path) -> CheckpointMeta:
-    """The old SFT run's meta, brought to the present format."""
+    """The old SFT run's meta, upgraded to the current format."""
     path = store.file_of(default_paths().checkpoints("sft"), 2, "meta")
     return from_plain(torch.load(path, weights_only=True))
 

@@ -1,4 +1,4 @@
-"""Equal contents give equal bytes, however the objects came about; nothing but plain data is taken."""
+"""Equal contents give equal bytes, however the objects were built; only plain data is accepted."""
 
 import copy
 import io
@@ -49,7 +49,7 @@ def test_everything_plain_comes_back_equal():
 
 
 def test_identity_of_objects_leaves_no_trace():
-    """What a resumed run holds is equal to the uninterrupted run's, but built of other objects."""
+    """A resumed run's state equals the uninterrupted run's but consists of other objects."""
     text, tensor, row = "bestfit pad", torch.ones(3), [1, 2]
     shared = {
         "a": text,

@@ -1,4 +1,4 @@
-"""A checkpoint is there whole or not at all, whatever happens while it is saved."""
+"""A checkpoint exists completely or not at all, whatever happens during the save."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from tests.conftest import made_up_meta
 
 
 def _save(directory: Path, step: int, *, value: float | None = None, keep_last: int | None = None) -> Path:
-    """A small checkpoint whose contents follow from `value` (the step, unless told)."""
+    """Save a small checkpoint with contents derived from `value` (default: the step)."""
     value = float(step) if value is None else value
     model = {"wte.weight": torch.full((64, 8), value), "head": torch.arange(8.0) + value}
     optimizer = {"state": [{"exp_avg": torch.full((64, 8), -value)}]}
@@ -27,7 +27,7 @@ def _save(directory: Path, step: int, *, value: float | None = None, keep_last: 
 
 
 def _value(directory: Path, step: int) -> float:
-    """The one value that every part of a checkpoint agrees on."""
+    """The value from which all parts of a checkpoint were derived."""
     model = store.load_model_state(directory, step)
     optimizer = store.load_optimizer_state(directory, step)
     values = {
@@ -147,7 +147,7 @@ def test_a_damaged_step_is_passed_over_with_a_warning(tmp_path: Path, capsys, pa
 
 
 def test_every_byte_of_the_meta_counts(tmp_path: Path, capsys):
-    """A flipped byte is found, or it lies where nothing is read from (padding, and fields zip readers skip)."""
+    """A flipped byte is detected unless it is never read (padding, and fields that zip readers skip)."""
     path = _save(tmp_path, 1)
     content = path.read_bytes()
     meta = store.load_meta(tmp_path, 1)
@@ -200,7 +200,7 @@ def test_a_directory_that_cannot_be_is_found_before_any_work(tmp_path: Path):
 
 
 def _in_child(work: Callable[[], object]) -> int:
-    """Fork a process that does `work`; its id."""
+    """Fork a process that runs `work`; returns its id."""
     child = os.fork()
     if child == 0:
         try:
@@ -212,14 +212,14 @@ def _in_child(work: Callable[[], object]) -> int:
 
 
 def _was_killed(child: int) -> bool:
-    """Wait for a child; False if it got through, and never does it fail by itself."""
+    """Wait for a child and return whether it was killed; it must not fail otherwise."""
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the child failed instead of being killed"
     return os.WIFSIGNALED(status)
 
 
 def _die_at(call: int) -> None:
-    """Let this process be killed just before its n-th change to the disk (of the many writes, one in six)."""
+    """Kill this process just before its n-th change to the disk (every sixth write counts as one)."""
     calls = 0
 
     def dying(function: Callable, every: int = 1) -> Callable:
@@ -259,7 +259,7 @@ def test_killed_at_any_moment_of_a_save_the_newest_whole_step_is_there(tmp_path:
         assert newest is not None
         outcomes.add(_value(directory, newest))
         assert set(store.steps(directory)) <= {2, 3, step}
-        # The next save needs no help, and leaves no trace of the killed one.
+        # The next save succeeds and cleans up after the killed one.
         _save(directory, 5, keep_last=1)
         assert _names(directory) == _files(5)
     assert call > 15, "the save was not interrupted where it changes the disk"
