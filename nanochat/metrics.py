@@ -1,4 +1,4 @@
-"""The metrics file: every figure of every stage, one row a line; to Weights & Biases as well, when asked."""
+"""The metrics file: every figure of every stage, one row per line; optionally sent to Weights & Biases too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nanochat.metrics_rows import KINDS, RENAMED, Row, WandbRow
 R = TypeVar("R", bound=Row)
 
 WANDB_PROJECT = "nanochat"
-NO_WANDB = "dummy"  # the run name that means: no Weights & Biases
+NO_WANDB = "dummy"  # the run name that disables Weights & Biases
 
 # No figure of ours is larger: counts are 64-bit integers, losses and norms come from float32.
 _LARGEST_COUNT = 2**63 - 1
@@ -28,7 +28,7 @@ _SHOWN = 40  # characters of an unknown kind
 
 @dataclass(frozen=True)
 class LoggedRow:
-    """A row as it stands in a metrics file: which stage wrote it, and when (seconds since 1970)."""
+    """A row of a metrics file with the stage that wrote it and the time (seconds since 1970)."""
 
     stage: str
     time: float
@@ -52,13 +52,13 @@ class Metrics:
         if self._file is None:
             return
         logged = LoggedRow(self.stage, time.time(), row).to_json()
-        # One write per row: whatever kills the process, at most the last line is torn.
+        # One write per row: if the process is killed, at most the last line is torn.
         self._file.write(json_line(logged).encode("utf-8") + b"\n")
         if self._wandb is not None and (numbers := _numbers(row)):
             self._wandb.log(numbers)
 
     def start_wandb(self, run: str, config: dict[str, Any], run_id: str | None) -> None:
-        """Send every later row to Weights & Biases too; where that fails, warn once and go on."""
+        """Also send every later row to Weights & Biases; if that fails, warn once and continue."""
         try:
             import wandb
 
@@ -68,7 +68,7 @@ class Metrics:
             self._wandb.define_metric("*", step_metric="step")
         except ImportError:
             warn("wandb is not installed, metrics go to the local file only (pip install wandb)")
-        except Exception as error:  # whatever ails a remote service, it must not end a training run
+        except Exception as error:  # a remote service must never end a training run
             self._wandb = None
             warn(f"wandb did not start, metrics go to the local file only: {error}")
         else:
@@ -95,8 +95,8 @@ def open_metrics(
 ) -> Metrics:
     """Open `path` for the rows of `stage`.
 
-    `resume` appends (also for a stage that adds to another one's file); without it a file from an earlier run
-    is set aside as `metrics.1.jsonl`, `metrics.2.jsonl` … `wandb_run` None means the variable WANDB_RUN.
+    `resume` appends (also for a stage that adds to another stage's file); otherwise an earlier run's file is
+    renamed to `metrics.1.jsonl`, `metrics.2.jsonl` … If `wandb_run` is None, the variable WANDB_RUN is used.
     `enabled` is false on every process but the first.
     """
     if not enabled:
@@ -130,10 +130,10 @@ class MetricsRow:
 
 
 def parse_row(line: bytes) -> LoggedRow:
-    """One line of a metrics file. Fields that this version does not know are passed over.
+    """One line of a metrics file. Unknown fields are ignored.
 
-    Raises ValueError for what is no row: malformed JSON, an unknown kind, a missing or ill-typed field, a number
-    that no stage can have measured.
+    Raises ValueError for malformed JSON, an unknown kind, a missing or ill-typed field, or an impossibly large
+    number.
     """
     data = parse_figures(line)
     common = from_json(MetricsRow, data, ignore_unknown=True)
@@ -144,9 +144,9 @@ def parse_row(line: bytes) -> LoggedRow:
 
 
 def parse_figures(text: str | bytes) -> Any:
-    """JSON that only holds what can be shown: a number that is not finite is None.
+    """Parse JSON into displayable values: a number that is not finite becomes None.
 
-    Raises ValueError for malformed JSON, a number beyond all measure, and text with half a character in it.
+    Raises ValueError for malformed JSON, an impossibly large number, and text with a lone surrogate.
     """
     data = finite(parse_json(text))
     _check_values(data)
@@ -170,7 +170,7 @@ def _check_values(value: Any) -> None:
 
 
 def _renamed(kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """`data` with the names of today."""
+    """`data` with old field names replaced by current ones."""
     for of_kind, path, then, now in RENAMED:
         if of_kind == kind:
             data = _rename(data, path, then, now)
@@ -188,7 +188,7 @@ def _rename(table: Any, path: tuple[str, ...], then: str, now: str) -> Any:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Lines of a metrics file that are no rows: how many, which is the first, and what is wrong with that one."""
+    """Invalid lines of a metrics file: their count, the first one's number, and what is wrong with it."""
 
     count: int
     line: int
@@ -200,9 +200,9 @@ class LeftOut:
 
 
 def scan_metrics(path: Path) -> tuple[list[LoggedRow], LeftOut | None]:
-    """The rows of a metrics file in order, and what is left out of them; a missing file has none.
+    """The rows of a metrics file in order, and the invalid lines left out. A missing file has no rows.
 
-    Raises OSError where the file cannot be read.
+    Raises OSError if the file cannot be read.
     """
     rows: list[LoggedRow] = []
     faults: list[tuple[int, str]] = []
@@ -216,9 +216,9 @@ def scan_metrics(path: Path) -> tuple[list[LoggedRow], LeftOut | None]:
 
 
 def read_metrics(path: Path) -> list[LoggedRow]:
-    """The rows of a metrics file in order; a warning tells of lines left out.
+    """The rows of a metrics file in order; warns of lines left out.
 
-    Raises EnvironmentFault where the file cannot be read.
+    Raises EnvironmentFault if the file cannot be read.
     """
     try:
         rows, left_out = scan_metrics(path)
@@ -230,13 +230,13 @@ def read_metrics(path: Path) -> list[LoggedRow]:
 
 
 def rows_of(path: Path, kind: type[R], stage: str | None = None) -> list[R]:
-    """The rows of one kind in a metrics file, of one stage or of all."""
+    """The rows of one kind in a metrics file, from one stage or all."""
     logged = (entry for entry in read_metrics(path) if stage is None or entry.stage == stage)
     return [entry.row for entry in logged if isinstance(entry.row, kind)]
 
 
 def _torn(path: Path) -> bool:
-    """Whether the last line was cut short, so that the next row must start a new one."""
+    """Whether the last line is incomplete, so that the next row must start a new one."""
     if not path.exists() or path.stat().st_size == 0:
         return False
     with open(path, "rb") as file:

@@ -11,12 +11,12 @@ from nanochat.hardware import Hardware
 
 
 class Row:
-    """The content of one row of metrics; the log adds kind, stage and time."""
+    """The content of one metrics row; `Metrics.log` adds kind, stage and time."""
 
     kind: ClassVar[str]
 
     def place(self) -> tuple[object, ...]:
-        """What identifies a row among those of its stage and kind: of rows with the same place the last one counts."""
+        """Identifies a row within its stage and kind; of rows with the same place, the last one counts."""
         return ()
 
 
@@ -32,7 +32,7 @@ class StepRow(Row):
 
 @dataclass(frozen=True)
 class ConfigRow(Row):
-    """A stage begins: its flags; a training stage adds the machine and what was decided from the flags."""
+    """Start of a stage, with its flags; a training stage adds the machine, its plan and dataset."""
 
     kind: ClassVar[str] = "config"
 
@@ -46,7 +46,7 @@ class ConfigRow(Row):
 
 @dataclass(frozen=True)
 class TrainRow(StepRow):
-    """One training step. A loss or norm that was not finite is None; so is an unknown MFU."""
+    """One training step. None for a loss or norm that was not finite, and for an unknown MFU."""
 
     kind: ClassVar[str] = "train"
 
@@ -57,19 +57,19 @@ class TrainRow(StepRow):
     loss: float | None
     """Nats per token."""
     lr: float
-    """Share of the peak."""
+    """Multiplier of the peak rates."""
     grad_norm: float | None
     tok_per_s: float
     mfu: float | None
     elapsed_s: float
     """Seconds in steps so far."""
     skipped_steps: int
-    """Not finite, so far."""
+    """Steps so far whose loss or gradients were not finite."""
 
 
 @dataclass(frozen=True)
 class EvalRow(StepRow):
-    """The figures of an evaluation; None for what it did not measure."""
+    """The figures of an evaluation; None if not measured."""
 
     kind: ClassVar[str] = "eval"
 
@@ -85,13 +85,13 @@ class EvalRow(StepRow):
 
     @classmethod
     def of(cls, step: int, figures: Mapping[str, float]) -> EvalRow:
-        """The row of these named figures. Raises ValueError for a name that is no field."""
+        """A row of named figures. Raises ValueError for an unknown name."""
         return from_json(cls, {"step": step, **figures})
 
 
 @dataclass(frozen=True)
 class SampleRow(StepRow):
-    """What the model added to a prompt, or answered."""
+    """The model's continuation of a prompt, or its answer."""
 
     kind: ClassVar[str] = "sample"
 
@@ -106,7 +106,7 @@ class SampleRow(StepRow):
 
 @dataclass(frozen=True)
 class TasksRow(StepRow):
-    """By task: the share of right answers, the number of items, and what guessing reaches."""
+    """By task: accuracy, number of items, and accuracy of guessing."""
 
     kind: ClassVar[str] = "tasks"
 
@@ -119,7 +119,7 @@ class TasksRow(StepRow):
 
 @dataclass(frozen=True)
 class PackingRow(Row):
-    """What became of the tokens of a training stage, over all processes."""
+    """How many tokens a training stage used, cropped and padded, over all processes."""
 
     kind: ClassVar[str] = "packing"
 
@@ -131,7 +131,7 @@ class PackingRow(Row):
 
 @dataclass(frozen=True)
 class TokenizerRow(Row):
-    """A tokenizer was trained. `bytes_per_token` is on validation text."""
+    """A trained tokenizer. `bytes_per_token` is measured on validation text."""
 
     kind: ClassVar[str] = "tokenizer"
 
@@ -182,7 +182,7 @@ class StageRow(Row):
 
 @dataclass(frozen=True)
 class WandbRow(Row):
-    """The Weights & Biases run that these rows go to as well."""
+    """The Weights & Biases run that also receives these rows."""
 
     kind: ClassVar[str] = "wandb"
 
@@ -191,14 +191,14 @@ class WandbRow(Row):
 
 @dataclass(frozen=True)
 class DoneRow(Row):
-    """How long a stage took. (Whether a run is finished is said by its checkpoint.)"""
+    """How long a stage took. (Whether a run is finished is up to its checkpoint.)"""
 
     kind: ClassVar[str] = "done"
 
     wall_s: float
     step: int | None = None
     train_s: float | None = None
-    """Seconds in steps, over all the attempts of a resumed run."""
+    """Seconds in steps, accumulated over resumptions."""
     peak_rss_bytes: int | None = None
     compile_s: float | None = None
 
@@ -220,8 +220,8 @@ KINDS: Mapping[str, type[Row]] = {
     )
 }
 
-# What older versions wrote: kind, table within the row, the name then, the name now.
-# A field that is gone needs no entry: unknown fields are passed over.
+# Renamed fields: kind, table within the row, old name, new name.
+# Removed fields need no entry: unknown fields are ignored.
 RENAMED: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("config", ("plan", "model"), "sequence_len", "max_seq_len"),
 )

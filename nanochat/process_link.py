@@ -1,8 +1,8 @@
-"""The wire between the processes of a run: torch.distributed's key-value store and its process group.
+"""Communication between the processes of a run: torch.distributed's key-value store and its process group.
 
-Small values go through the store. A process waits there for as long as the others show signs of life. Tensors go
-through the process group, where a wait has an end. A process that leaves with an error says so in the store, one that
-is killed falls silent; either way the others raise ProcessFailure.
+Small values go through the store, where a process waits as long as the others send heartbeats. Tensors go through the
+process group, whose waits time out. A process that exits with an error writes it to the store; one that is killed
+stops sending heartbeats. Either way the others raise ProcessFailure.
 """
 
 import json
@@ -25,19 +25,19 @@ from torch import Tensor
 from nanochat.config import parse_json
 from nanochat.errors import EnvironmentFault
 
-_BEAT_S = 1.0  # between signs of life
-_LOST_S = 20.0  # of silence, after which a process is lost: below the 30 s that torchrun grants after SIGTERM
-_DYING_S = 4.0  # the same once something is known to be wrong
-_STUCK_S = 15.0  # how long a process may stay blocked in a collective after the failure of another
-_LONGEST_PAUSE_S = 0.05  # between two looks into the store
+_BEAT_S = 1.0  # between heartbeats
+_LOST_S = 20.0  # without a heartbeat: a process is lost. Below the 30 s torchrun grants after SIGTERM
+_DYING_S = 4.0  # the same, once something is known to be wrong
+_STUCK_S = 15.0  # how long a process may stay blocked in a collective after another has failed
+_LONGEST_PAUSE_S = 0.05  # between polls of the store
 _JOIN_TIMEOUT = timedelta(minutes=5)
-# The last resort, against two live processes that wait for each other. Generous, because a GPU's collective also waits
-# for the work queued before it.
+# The last resort against a deadlock of live processes. Generous, because a GPU's collective also waits for the work
+# queued before it.
 _COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
 
 class ProcessFailure(EnvironmentFault):
-    """Another process failed. `speaks`: whether this is the process that tells a person."""
+    """Another process failed. `speaks`: whether this process reports it to the user."""
 
     def __init__(self, process: int, reason: str, *, speaks: bool):
         super().__init__(f"process {process} failed: {reason}")
@@ -46,17 +46,17 @@ class ProcessFailure(EnvironmentFault):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a process brings to an exchange: a value, or the reason why it has none."""
+    """What a process contributes to an exchange: a value, or the reason why it has none."""
 
     value: Any = None
     failure: str | None = None
 
 
 class Link:
-    """One process's end of the wire, with a thread that watches the others."""
+    """One process's connection to the others, with a thread that watches them."""
 
     def __init__(self, rank: int, world_size: int, backend: str):
-        """Wait for the other processes. Raises EnvironmentFault where they do not come together."""
+        """Wait for the other processes. Raises EnvironmentFault if they fail to connect."""
         try:
             store, _, _ = next(iter(dist.rendezvous("env://", rank, world_size, timeout=_JOIN_TIMEOUT)))
             group = dist.PrefixStore("group", store)
@@ -73,16 +73,14 @@ class Link:
             "nanochat", store.clone()
         )  # a connection serves one thread at a time
         self._exchanges = 0
-        self._heard = [("", time.monotonic())] * world_size  # each one's last sign of life, and when it came
+        self._heard = [("", time.monotonic())] * world_size  # each one's last heartbeat, and when it arrived
         self._store_lost = self._left = False
-        self.working_alone = (
-            False  # this process is in a part that communicates with nobody, and will come out of it
-        )
+        self.working_alone = False  # inside work that does not communicate and ends by itself
         self._thread = threading.Thread(target=self._watch, name="processes", daemon=True)
         self._thread.start()
 
     def exchange(self, mine: Outcome) -> list[Outcome]:
-        """Everyone's outcomes by rank, waited for as long as everyone lives. Raises ProcessFailure."""
+        """The outcomes of all processes by rank. Waits while all are alive. Raises ProcessFailure."""
         number, self._exchanges = self._exchanges, self._exchanges + 1
         keys = [f"{number}/{rank}" for rank in range(self._world_size)]
         try:
@@ -90,23 +88,23 @@ class Link:
             pause = 1e-5
             while not self._store.check(keys):
                 failure = self._trouble(_LOST_S)
-                if failure is not None and not self._store.check(keys):  # or it came after this exchange
+                if failure is not None and not self._store.check(keys):  # else it came after this exchange
                     raise failure
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
             outcomes = [pickle.loads(value) for value in self._store.multi_get(keys)]
-            if number:  # everyone is here, so everyone has read the exchange before this one
+            if number:  # all are here, so all have read the previous exchange
                 self._store.delete_key(f"{number - 1}/{self._rank}")
         except dist.DistError as error:
             raise self.explain(error) from error
         return outcomes
 
     def sum(self, tensor: Tensor) -> None:
-        """Sum over the processes, in place."""
+        """Sum over processes, in place."""
         self._collective(lambda: dist.all_reduce(tensor))
 
     def concatenate(self, tensor: Tensor) -> Tensor:
-        """Everyone's tensors, of one shape, joined along the first dimension by rank."""
+        """The tensors of all processes (same shape), joined along the first dimension by rank."""
         joined = tensor.new_empty(len(tensor) * self._world_size, *tensor.shape[1:])
         self._collective(lambda: dist.all_gather(list(joined.chunk(self._world_size)), tensor))
         return joined
@@ -120,11 +118,11 @@ class Link:
             raise self.explain(error) from error
 
     def failure(self, process: int, reason: str) -> ProcessFailure:
-        """The failure of another process, as this one raises it. The first of those that are left speaks."""
+        """The error to raise here when another process failed. The lowest remaining rank reports it."""
         return ProcessFailure(process, reason, speaks=self._rank == (0 if process else 1))
 
     def explain(self, error: BaseException) -> BaseException:
-        """The failure of another process that caused `error`; `error` itself if all the others are well."""
+        """The failure of another process that caused `error`, or `error` itself if the others are alive."""
         deadline = time.monotonic() + 2 * _DYING_S
         while time.monotonic() < deadline:
             if (failure := self._trouble(_DYING_S)) is not None:
@@ -133,7 +131,7 @@ class Link:
         return error
 
     def _trouble(self, patience_s: float) -> ProcessFailure | None:
-        """The failure of another process: as it told, or its silence for longer than `patience_s`."""
+        """The failure of another process: as reported, or no heartbeat for more than `patience_s` seconds."""
         try:
             if self._store.check(["failure"]):
                 return self.failure(*parse_json(self._store.get("failure")))
@@ -152,7 +150,7 @@ class Link:
     def leave(self, error: BaseException) -> BaseException:
         """Tell the others why this process ends; returns the error to raise.
 
-        The process group is left as it is: to destroy it now would wait for the others.
+        The process group stays, because destroying it would wait for the others.
         """
         self._left = True
         process, reason = self._rank, describe(error)
@@ -161,11 +159,11 @@ class Link:
         with suppress(dist.DistError):
             first = parse_json(self._store.compare_set("failure", "", json.dumps((process, reason))))
             if not isinstance(error, ProcessFailure) and first != [process, reason] and first[1] == reason:
-                return ProcessFailure(*first, speaks=False)  # the same mistake, which one process tells
+                return ProcessFailure(*first, speaks=False)  # the same mistake; one process reports it
         return error
 
     def close(self) -> None:
-        """The end of a run that succeeded everywhere. Process 0 may hold the store, so it leaves last."""
+        """End a run that succeeded everywhere. Process 0 may host the store, so it leaves last."""
         self._left = True
         self._thread.join()
         dist.destroy_process_group()
@@ -176,7 +174,7 @@ class Link:
                 self._store.wait(everyone, timedelta(seconds=_LOST_S))
 
     def _watch(self) -> None:
-        """Show signs of life and look for the others'; end this process where a failure finds it stuck."""
+        """Send heartbeats and check the others'; end this process if it is stuck after another has failed."""
         stuck_s = 0.0
         for beat in count():
             if self._left:
@@ -202,7 +200,7 @@ class Link:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line, with its kind unless it was written for a person."""
+    """An error in one line, with its type unless the message is written for users."""
     first = str(error).partition("\n")[0]
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return f"out of memory ({first})" if first else "out of memory"

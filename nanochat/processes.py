@@ -1,10 +1,10 @@
-"""Several processes as one run: who this one is, every collective, every shared decision, every shared failure.
+"""The processes of a run: rank and world size, collectives, shared decisions, shared failures.
 
-Three rules keep processes in step. What must not differ between them, process 0 decides (`decide`) or all compare
-(`same`). What may fail on one of them stands in `together`, which communicates with nobody and afterwards tells
-everybody whether it succeeded. Only then come the collectives on tensors, which all of them now reach.
+Three rules keep processes in step. What must not differ between them is decided by process 0 (`decide`) or compared
+(`same`). Work that may fail on one of them runs inside `together`: the body must not communicate, and afterwards all
+processes learn whether it succeeded. Collectives on tensors come after that, when every process is sure to reach them.
 
-With one process nothing here communicates.
+With one process, nothing here communicates.
 """
 
 import os
@@ -26,17 +26,17 @@ _BUCKET_ELEMENTS = 16 * 1024 * 1024
 
 
 class Abandoned(Exception):  # noqa: N818 - no error
-    """Work that may be skipped made way for a stop."""
+    """Skippable work was abandoned because of a stop request."""
 
 
 class Processes:
-    """This process and the others of its run. Made by `open_processes`; `Processes()` is one process alone."""
+    """This process and the others of its run. Created by `open_processes`; `Processes()` is a single process."""
 
     def __init__(self, rank: int = 0, world_size: int = 1, link: Link | None = None):
-        """Without a link, a process of a world can take its share but not communicate."""
+        """Without a link, a process of several can compute its share but not communicate."""
         self.rank, self.world_size = rank, world_size
         self._link = link
-        self._agreed: Exception | None = None  # the last failure that every process knows of
+        self._agreed: Exception | None = None  # the last failure known to every process
         self._alone = False
         self._skippable = False
         self._stop: str | None = None
@@ -56,7 +56,7 @@ class Processes:
     def together(self, what: str) -> Iterator[None]:
         """Run the body, which must not communicate, then learn whether it succeeded on every process.
 
-        If it failed on any, it fails on all: with its own error where it happened, elsewhere with ProcessFailure.
+        If it failed on any, it fails on all: with the original error where it happened, elsewhere with ProcessFailure.
         """
         failure: Exception | None = None
         try:
@@ -64,7 +64,7 @@ class Processes:
             if self._skippable and self._stop:
                 raise Abandoned(self._stop)
             yield
-            self._set_alone(False)  # inside the try: `interrupt` raises either in here or not at all
+            self._set_alone(False)  # inside the try, so that `interrupt` can only raise in here
         except Exception as error:
             failure = error
         finally:
@@ -81,16 +81,16 @@ class Processes:
 
     @contextmanager
     def tolerating(self, what: str, *, skippable: bool = False) -> Iterator[None]:
-        """Let the body fail, on every process and at the cost of one warning, where `together` failed in it.
+        """Turn a failure of `together` in the body into one warning, on every process.
 
-        skippable: a stop (see `interrupt`) abandons the body.
+        skippable: a stop request (see `interrupt`) abandons the body.
         """
         self._skippable = skippable
         try:
             yield
         except Exception as error:
             if self.world_size > 1 and error is not self._agreed:
-                raise  # the others do not know of it
+                raise  # the others do not know about it
             if isinstance(error, Abandoned):
                 say(f"{what} abandoned: {error}")
                 return
@@ -101,7 +101,7 @@ class Processes:
             self._skippable = False
 
     def interrupt(self, reason: str) -> None:
-        """For a signal handler: abandon what is skippable, now and from now on. Other work continues."""
+        """For a signal handler: abandon skippable work, current and future. Other work continues."""
         self._stop = reason
         if self._skippable and self._alone:
             raise Abandoned(reason)
@@ -109,11 +109,11 @@ class Processes:
     # ---- decisions
 
     def decide(self, choose: Callable[[], T]) -> T:
-        """What `choose` returns on process 0, on every process (plain picklable containers)."""
+        """What `choose` returns on process 0, on every process. The value must be picklable."""
         return self._exchange(Outcome(choose() if self.is_main else None))[0]
 
     def gather(self, value: T) -> list[T]:
-        """Everyone's value, by rank."""
+        """The values of all processes, by rank."""
         return self._exchange(Outcome(value))
 
     def any(self, flag: bool) -> bool:
@@ -121,7 +121,7 @@ class Processes:
         return any(self.gather(flag))
 
     def same(self, what: str, value: object) -> None:
-        """Raise ValueError unless every process has the value of process 0."""
+        """Raise ValueError unless every process has the same value as process 0."""
         first, *others = self.gather(value)
         for rank, other in enumerate(others, start=1):
             if other != first:
@@ -131,7 +131,7 @@ class Processes:
                 )
 
     def _exchange(self, mine: Outcome) -> list[Any]:
-        """Everyone's values. Raises ProcessFailure, on every process, for the first that has none."""
+        """The values of all processes. Raises ProcessFailure, on every process, for the first that failed."""
         if self._link is None:
             assert self.world_size == 1, "these processes are not connected"
             return [mine.value]
@@ -157,7 +157,7 @@ class Processes:
 
     @torch.no_grad()
     def sum_each(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each tensor over the processes, in place, many small ones in one message."""
+        """Sum each tensor over processes, in place. Small ones are sent together."""
         if self._link is None:
             return
         bucket: list[Tensor] = []
@@ -170,19 +170,19 @@ class Processes:
                 bucket = []
 
     def concatenate(self, tensor: Tensor) -> Tensor:
-        """Everyone's tensors, of one shape, joined along the first dimension by rank."""
+        """The tensors of all processes (same shape), joined along the first dimension by rank."""
         return tensor if self._link is None else self._link.concatenate(tensor)
 
 
 class _Terminated(BaseException):
-    """SIGTERM outside of a training loop, which has its own answer to it."""
+    """SIGTERM outside the training loop, which has its own handler."""
 
 
 @contextmanager
 def open_processes(backend: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started (RANK, WORLD_SIZE) and part from them at the end.
+    """Join the processes that torchrun started (RANK, WORLD_SIZE) and leave them at the end.
 
-    backend: "gloo" or "nccl". Raises EnvironmentFault where they do not come together.
+    backend: "gloo" or "nccl". Raises EnvironmentFault if they fail to connect.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1:
@@ -193,9 +193,9 @@ def open_processes(backend: str) -> Iterator[Processes]:
     with _termination_raises():
         try:
             yield processes
-            processes.gather(None)  # nobody takes the group down while another may still fail
+            processes.gather(None)  # no process leaves while another may still fail
         except _Terminated as error:
-            # torchrun sends SIGTERM also because another process has ended: then that is the reason to give.
+            # torchrun also sends SIGTERM when another process has ended; then report that.
             raise link.leave(link.explain(KeyboardInterrupt())) from error
         except BaseException as error:
             raise link.leave(error) from error.__cause__
@@ -221,7 +221,7 @@ def under_torchrun() -> bool:
 
 
 def launcher() -> str:
-    """The command that starts nanochat as this process was started, up to the verb."""
+    """The command that started this process, up to the verb."""
     if not under_torchrun():
         return "nanochat"
     machines, each = int(os.environ["GROUP_WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])

@@ -1,4 +1,4 @@
-"""The machine a process runs on, decided once and passed on: its fellow processes, device, compute dtype, paths."""
+"""What a process runs on, decided once and passed on: the other processes, device, compute dtype, paths."""
 
 import ctypes
 import os
@@ -22,7 +22,7 @@ _DEVICES: dict[str, Callable[[], bool]] = {
 
 @dataclass(frozen=True)
 class Runtime:
-    """One process's place in the run. `compute_dtype` is what matmuls run in; weights stay fp32."""
+    """One process's environment. Matmuls run in `compute_dtype`; weights stay fp32."""
 
     processes: Processes
     device: torch.device
@@ -37,7 +37,7 @@ class Runtime:
         return self.processes.is_main
 
     def synchronize(self) -> None:
-        """Wait for the device, so that a wall clock read afterwards means something."""
+        """Wait for the device, so that timings taken afterwards are valid."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -45,7 +45,7 @@ class Runtime:
 
 
 def choose_device(request: str = "auto") -> tuple[str, str]:
-    """(device type, reason). Raises ValueError for a name that is not known or not present."""
+    """(device type, reason). Raises ValueError for an unknown or unavailable device."""
     if request == "auto":
         kind = next(name for name, available in _DEVICES.items() if available())
         return kind, f"the first available of {', '.join(_DEVICES)}"
@@ -59,7 +59,7 @@ def choose_device(request: str = "auto") -> tuple[str, str]:
 
 
 def choose_dtype(device: str, request: str = "auto") -> tuple[torch.dtype, str]:
-    """(compute dtype, reason). bf16 where the device multiplies it fast, else fp32."""
+    """(compute dtype, reason). bf16 where the device is fast at it, else fp32."""
     if request != "auto":
         if request not in DTYPES:
             raise ValueError(f"unknown dtype {request!r}: choose auto, {', '.join(DTYPES)}")
@@ -76,12 +76,12 @@ def choose_dtype(device: str, request: str = "auto") -> tuple[torch.dtype, str]:
 
 @contextmanager
 def open_runtime(device: str = "auto", dtype: str = "auto", paths: Paths | None = None) -> Iterator[Runtime]:
-    """Set up this process, join the others that torchrun started, and part from them at the end."""
+    """Set up this process, join the others that torchrun started, and leave them at the end."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     kind, device_reason = choose_device(device)
     if kind == "cuda" and local_rank >= torch.cuda.device_count():
         raise ValueError(
-            f"process {local_rank} has no GPU of its own: start at most {torch.cuda.device_count()} processes"
+            f"process {local_rank} has no GPU: start at most {torch.cuda.device_count()} processes"
         )
     target = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
     compute_dtype, dtype_reason = choose_dtype(kind, dtype)
@@ -97,8 +97,8 @@ def open_runtime(device: str = "auto", dtype: str = "auto", paths: Paths | None 
 def _keep_freed_memory() -> None:
     """Tell glibc to reuse freed blocks instead of returning them to the kernel.
 
-    A training step frees and allocates the same large buffers again and again; by default each comes fresh
-    from mmap and every page of it faults. Measured in docs/log.md.
+    Every training step frees and allocates the same large buffers; by default each is a new mmap, and each of its
+    pages faults. Measured in docs/log.md.
     """
     if not sys.platform.startswith("linux"):
         return

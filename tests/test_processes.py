@@ -1,4 +1,4 @@
-"""Processes without a network: one alone, several as threads, and who imports torch.distributed."""
+"""Processes without a network: a single one, several as threads, and which modules import torch.distributed."""
 
 import ast
 import threading
@@ -104,7 +104,7 @@ class Wire:
 
 
 class End:
-    """One thread's end of a wire."""
+    """One thread's end of the link."""
 
     working_alone = False
 
@@ -172,7 +172,7 @@ def test_only_what_every_process_knows_of_is_tolerated() -> None:
 
 
 def test_every_process_reads_the_files_that_process_0_reads(tmp_path: Path) -> None:
-    """Process 1 has one more, process 2 lacks one: as two machines without a shared disk may."""
+    """Process 1 has an extra file, process 2 lacks one, as can happen on machines without a shared disk."""
     for rank, count in enumerate((3, 4, 2)):
         for number in range(count):
             file = tmp_path / f"machine-{rank}" / "texts" / f"{number}.txt"

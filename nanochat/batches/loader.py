@@ -1,8 +1,8 @@
-"""The two loaders: the rows of each step on the device, made ahead by a thread, with the position to resume after it.
+"""The two loaders: each step's rows on the device, prefetched by a thread, with the position to resume from.
 
-Neither the rows of a step nor their order depend on the number of processes: step i is rows [i * R, (i + 1) * R) of one
-endless stream, and process r of W takes those from R * r // W to R * (r + 1) // W of them, in micro-batches. Every
-process derives the whole stream's plan and gathers only its own rows.
+The rows of a step and their order do not depend on the number of processes: step i is rows [i * R, (i + 1) * R) of one
+endless stream, and process r of W takes rows R * r // W to R * (r + 1) // W of the step, in micro-batches. Every
+process plans the whole stream but gathers only its own rows.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from nanochat.tokenizer.chat_format import Conversation
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 PREFETCH = 4  # steps
-CORES_PER_ENCODER = 4  # the others are left to training
+CORES_PER_ENCODER = 4  # the rest are left for training
 MOST_ENCODERS = 8
 _POLL_S = 0.1
 
 
 @dataclass
 class Batch:
-    """A micro-batch: rows of one process, on its device. A target of -1 counts for nothing."""
+    """A micro-batch: rows of one process, on its device. A target of -1 is ignored."""
 
     inputs_BT: Tensor  # int64
     targets_BT: Tensor  # int64
@@ -48,10 +48,10 @@ _Rows = list[tuple[Tensor, Tensor]]  # inputs and targets of micro-batches, on t
 
 
 class Loader(Iterator[tuple[list[Batch], DataPosition]]):
-    """Endless (micro-batches of a step, position) pairs; made by `pretrain_loader` and `sft_loader`.
+    """Endless (micro-batches of a step, position) pairs; created by `pretrain_loader` and `sft_loader`.
 
     Attributes:
-        step_tokens: targets and padding of one step, over all processes.
+        step_tokens: targets per step, padding included, over all processes.
         rows_per_epoch: rows in one pass over the conversations; None for pretraining, whose rows are not
             known before the text is tokenised.
     """
@@ -80,7 +80,7 @@ class Loader(Iterator[tuple[list[Batch], DataPosition]]):
     def __next__(self) -> tuple[list[Batch], DataPosition]:
         item = self._ready.get()
         if isinstance(item, BaseException):
-            self._ready.put(item)  # for whoever asks again
+            self._ready.put(item)  # for the next call
             raise item
         rows, self._yielded = item
         device = self._runtime.device
@@ -91,23 +91,23 @@ class Loader(Iterator[tuple[list[Batch], DataPosition]]):
         return batches, DataPosition(self._identity, self._yielded)
 
     def report(self) -> PackingReport:
-        """What became of the tokens up to the last batch handed out, over all processes."""
+        """How many tokens were used, cropped and padded up to the last batch returned, over all processes."""
         return self._stream.report(self._yielded)
 
     def close(self) -> None:
-        """End the background threads."""
+        """Stop the background threads."""
         self._stopped = True
         if self._store is not None:
             self._store.close()
         with suppress(queue.Empty):
             while True:
-                self._ready.get_nowait()  # the thread may be waiting for room
+                self._ready.get_nowait()  # the thread may be waiting for space
         self._thread.join()
 
     def _fill(self) -> None:
         device = self._runtime.device
         try:
-            # A new thread starts on GPU 0; pinning there would open a context on a neighbour's GPU.
+            # A new thread starts on GPU 0; pinning there would open a context on another process's GPU.
             with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
                 while not self._stopped:
                     self._offer(self._make())
@@ -147,13 +147,13 @@ def pretrain_loader(
     seed: int,
     position: DataPosition | None = None,
 ) -> Loader:
-    """Rows of the training split, reshuffled in every epoch, tokenised in the background where need be.
+    """Rows of the training split, reshuffled in every epoch, tokenised in the background if needed.
 
-    `step_rows`: rows of a step over all processes. `micro_rows`: most rows of a micro-batch. `position`: as yielded
-    with the step to resume after; the number of processes and both sizes may have changed since, and files may have
-    been added at the end.
+    `step_rows`: rows per step over all processes. `micro_rows`: maximum rows per micro-batch. `position`: as yielded
+    with the last step before resuming; since then the number of processes and both sizes may have changed, and files
+    may have been appended.
 
-    Raises ValueError for a position in other data or of other settings; for an empty dataset, at the first batch.
+    Raises ValueError for a position from other data or settings; for an empty dataset, at the first batch.
     """
     if position is not None:
         dataset = replace(dataset, train=dataset.train[: position.identity.files])
@@ -189,14 +189,13 @@ def sft_loader(
     seed: int,
     position: DataPosition | None = None,
 ) -> Loader:
-    """Conversations packed by bestfit-pad; only what the assistant must learn to write is a target.
+    """Conversations packed by bestfit-pad. Only tokens that the assistant must learn to write are targets.
 
-    A conversation longer than the context is truncated to it, and skipped if that leaves nothing to learn, so that
-    every row has a target. Conversations in a row see those before them in it. `rows_per_epoch` tells how long one
-    pass is.
+    A conversation longer than the context is truncated, and skipped if that leaves nothing to learn, so that every row
+    has a target. Conversations attend to earlier ones in the same row. `rows_per_epoch` is the length of one pass.
 
-    Raises ValueError for a conversation that cannot be rendered, when nothing is left, or for a position
-    in other data or of other settings.
+    Raises ValueError for a conversation that cannot be rendered, if no conversation is left, or for a position from
+    other data or settings.
     """
     rendered = render_conversations(conversations, tokenizer, max_seq_len)
     identity = DataIdentity(

@@ -1,20 +1,20 @@
-"""Where a loader stands in its data: what a checkpoint keeps, and what makes two loaders the same."""
+"""A loader's position in its data, as kept in checkpoints, and the identity of that data."""
 
 from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
 class RowPosition:
-    """The next row of a stream, and what became of the tokens before it. Plain numbers, all of them counts."""
+    """The next row of a stream, and counts of the tokens before it."""
 
     place: tuple[int, ...]
-    """The window that holds the row, as its source counts windows."""
+    """The window that holds the row, in its source's numbering."""
     offset: int = 0
     """Tokens of that window before the row."""
     rows: int = 0
     """Rows taken so far, over all processes."""
     dropped: int = 0
-    """Tokens of documents that are in no row."""
+    """Document tokens that are in no row."""
     padded: int = 0
 
     def __post_init__(self) -> None:
@@ -26,7 +26,7 @@ class RowPosition:
 
 @dataclass(frozen=True)
 class DataIdentity:
-    """What decides the rows of a stream and their order. A position means nothing in another stream."""
+    """What determines the rows of a stream and their order. A position is only valid in the same stream."""
 
     max_seq_len: int
     policy: str
@@ -41,7 +41,7 @@ class DataIdentity:
 
 @dataclass(frozen=True)
 class DataPosition:
-    """A row position with the identity of the stream that it belongs to."""
+    """A row position and the identity of its stream."""
 
     identity: DataIdentity
     row: RowPosition

@@ -1,6 +1,6 @@
-"""Muon for the matrices of the blocks and AdamW for everything else, in one optimiser.
+"""Muon for the blocks' matrices and AdamW for everything else, in one optimiser.
 
-Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon) with the later parts: Polar Express, NorMuon, row
+Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon) with later additions: Polar Express, NorMuon, row
 equilibration and cautious weight decay. Matrices of one shape are stacked and stepped together. With several processes
 each steps its share of every stack and the results are gathered; AdamW is the same on every process.
 """
@@ -24,12 +24,12 @@ class MuonOptions:
     iterations: int = 5
     """Polar Express steps, at most 5."""
     beta2: float = 0.9
-    """Of NorMuon's second moment."""
+    """Decay of NorMuon's second moment."""
     equilibrate: bool = True
     head_dim: int | None = None
-    """Channels per head, to orthogonalise attention matrices head by head; None takes them whole."""
+    """Channels per head, to orthogonalise attention matrices head by head; None: as a whole."""
     dtype: torch.dtype = torch.float32
-    """What the orthogonalisation multiplies in."""
+    """Dtype of the orthogonalisation's matmuls."""
 
 
 @dataclass
@@ -62,8 +62,8 @@ class _Stack:
 class MuonAdamW:
     """Steps a model's parameters by the table in nanochat.optim.groups.
 
-    Gradients must already be the global ones (summed over processes). `state_dict` is the same for any number of
-    processes and is a collective call when there are several.
+    Gradients must already be summed over processes. `state_dict` does not depend on the number of processes and is a
+    collective call if there are several.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class MuonAdamW:
 
     @torch.no_grad()
     def step(self, lr: float, momentum: float, weight_decay: float) -> None:
-        """One step; `lr` and `weight_decay` multiply the peak values, `momentum` is Muon's."""
+        """Take a step. `lr` and `weight_decay` multiply the peak values; `momentum` is Muon's."""
         self.steps += 1
         for stack in self._stacks:
             self._step_stack(stack, lr, momentum, weight_decay)
@@ -145,7 +145,7 @@ class MuonAdamW:
         return by_row if rule.heads == "rows" else by_row.mT
 
     def _gather(self, stack: _Stack, owned: Sequence[Tensor], like: Tensor) -> list[Tensor]:
-        """One tensor a matrix, from the processes that own them, in the stack's order (a collective call)."""
+        """One tensor per matrix, in the stack's order, from the processes that own them (a collective call)."""
         if self.processes.world_size == 1:
             return list(owned)
         share = -(-len(stack.names) // self.processes.world_size)
@@ -160,7 +160,7 @@ class MuonAdamW:
             weight.grad = None
 
     def state_dict(self) -> dict:
-        """Moments by parameter name, plain tensors. A collective call with several processes."""
+        """Moments by parameter name, as plain tensors. A collective call if there are several processes."""
         state: dict[str, dict[str, Tensor]] = {
             e.name: {"first_moment": e.first_moment, "second_moment": e.second_moment} for e in self._adamw
         }
@@ -173,14 +173,14 @@ class MuonAdamW:
         return {"steps": self.steps, "parameters": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError when the state is damaged, or belongs to a model of other parameters or shapes."""
+        """Restore a `state_dict`. Raises ValueError if it is damaged or belongs to another model."""
         parameters, steps = state.get("parameters"), state.get("steps")
         if not isinstance(parameters, dict) or type(steps) is not int or steps < 0:
-            raise ValueError("the optimiser state is damaged: it names no parameters, or no number of steps")
+            raise ValueError("the optimiser state is damaged: it lacks the parameters or the number of steps")
         mine = {e.name for e in self._adamw} | {name for stack in self._stacks for name in stack.names}
         if mine != set(parameters):
             differing = sorted(mine ^ set(parameters), key=str)[:4]
-            raise ValueError(f"optimiser state of other parameters: {differing} differ")
+            raise ValueError(f"the optimiser state belongs to another model: parameters {differing} differ")
         for entry in self._adamw:
             _restore(entry.name, entry.first_moment, parameters, "first_moment")
             _restore(entry.name, entry.second_moment, parameters, "second_moment")
@@ -192,10 +192,10 @@ class MuonAdamW:
 
 
 def _restore(name: str, target: Tensor, parameters: dict[str, Any], moment: str) -> None:
-    """Copy a saved moment of the parameter `name` into `target`, if it is one."""
+    """Copy a saved moment of the parameter `name` into `target`. Raises ValueError if it does not fit."""
     saved = parameters[name].get(moment) if isinstance(parameters[name], dict) else None
     if not isinstance(saved, Tensor) or saved.dtype != target.dtype or saved.layout != target.layout:
-        raise ValueError(f"the optimiser state is damaged: {moment} of {name} is no {target.dtype} tensor")
+        raise ValueError(f"the optimiser state is damaged: {moment} of {name} is not a {target.dtype} tensor")
     if target.shape != saved.shape:
         raise ValueError(
             f"optimiser state of {name} has shape {tuple(saved.shape)}, expected {tuple(target.shape)}"

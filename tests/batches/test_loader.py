@@ -92,7 +92,7 @@ def global_batches(loaders: list[Loader], count: int) -> tuple[torch.Tensor, lis
         rows += [
             torch.cat([batch.inputs_BT, batch.targets_BT], dim=1) for batches, _ in items for batch in batches
         ]
-        assert all(position == items[0][1] for _, position in items)  # any rank's resumes all
+        assert all(position == items[0][1] for _, position in items)  # each rank's position can resume all
         positions.append(items[0][1])
     return torch.cat(rows), positions
 
@@ -158,7 +158,7 @@ def test_contiguous_rows_spell_the_documents(
     texts = [tokenizer.decode(stream[a + 1 : b]) for a, b in pairwise(starts)]
     expected = {f"{shard}/{number}: " + "text " * (number % 9) for shard in range(3) for number in range(40)}
     assert set(texts) == expected
-    assert set(texts[: len(expected)]) == expected  # an epoch is every document once
+    assert set(texts[: len(expected)]) == expected  # an epoch contains every document once
 
 
 def test_files_added_at_the_end_do_not_disturb_a_resumed_run(
@@ -264,7 +264,7 @@ def test_batches_reach_every_gpu_as_they_were_made(
             seed=5,
             policy="contiguous",
         )
-        on_gpu = [next(loader)[0][0] for _ in range(20)]  # more than are made ahead: pinned memory is reused
+        on_gpu = [next(loader)[0][0] for _ in range(20)]  # more than are prefetched: pinned memory is reused
         for batch, ([expected], _) in zip(on_gpu, open_loader("contiguous"), strict=False):
             assert batch.inputs_BT.device == batch.targets_BT.device == device
             assert torch.equal(batch.inputs_BT.cpu(), expected.inputs_BT)
