@@ -144,7 +144,7 @@ def make_trainer(
     Raises ValueError if the checkpoint belongs to another model.
     """
     plan = meta.plan
-    # Orthogonalise in the compute dtype, the one that is fast on this device.
+    # Orthogonalise in the compute dtype, which is fast on this device.
     options = MuonOptions(
         dtype=runtime.compute_dtype, head_dim=model.config.head_dim if plan.muon_per_head else None
     )
