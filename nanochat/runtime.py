@@ -28,8 +28,8 @@ class Runtime:
     device: torch.device
     compute_dtype: torch.dtype
     paths: Paths
-    device_reason: str = "asked for"
-    dtype_reason: str = "asked for"
+    device_reason: str = "requested"
+    dtype_reason: str = "requested"
 
     @property
     def is_main(self) -> bool:
@@ -55,7 +55,7 @@ def choose_device(request: str = "auto") -> tuple[str, str]:
         raise ValueError(
             f"device {request!r} is not available here: use --device auto (see `nanochat doctor`)"
         )
-    return request, "asked for"
+    return request, "requested"
 
 
 def choose_dtype(device: str, request: str = "auto") -> tuple[torch.dtype, str]:
@@ -63,7 +63,7 @@ def choose_dtype(device: str, request: str = "auto") -> tuple[torch.dtype, str]:
     if request != "auto":
         if request not in DTYPES:
             raise ValueError(f"unknown dtype {request!r}: choose auto, {', '.join(DTYPES)}")
-        return DTYPES[request], "asked for"
+        return DTYPES[request], "requested"
     if device == "cuda":
         major, _ = torch.cuda.get_device_capability()
         if major >= 8:

@@ -108,7 +108,7 @@ def check_weights(model: GPT, state: dict[str, Any], source: Path) -> None:
         ours, theirs = (tuple(s[name].shape) if name in s else "absent" for s in (expected, state))
         if ours != theirs:
             raise ValueError(
-                f"the checkpoint in {source} is of another model: {name} is {theirs} there and {ours} here; "
+                f"the checkpoint in {source} belongs to another model: {name} is {theirs} there and {ours} here; "
                 "use the settings it was trained with, or another --model-tag"
             )
         if not state[name].isfinite().all():

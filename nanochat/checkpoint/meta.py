@@ -53,7 +53,7 @@ class TrainingPlan:
             device_batch_size=self.device_batch_size,
         )
         for name, value in {**asdict(self.rates), **asdict(self.schedule)}.items():
-            _require(math.isfinite(value) and value >= 0, name, value, "a finite number, not negative")
+            _require(math.isfinite(value) and value >= 0, name, value, "a finite non-negative number")
 
     @property
     def total_steps(self) -> int:
@@ -83,9 +83,9 @@ class Progress:
     def __post_init__(self) -> None:
         counts = (self.step, self.tokens, self.skipped_steps)
         for name, value in zip(("step", "tokens", "skipped_steps"), counts, strict=True):
-            _require(value >= 0, name, value, "not negative")
+            _require(value >= 0, name, value, "non-negative")
         elapsed = self.elapsed_s
-        _require(math.isfinite(elapsed) and elapsed >= 0, "elapsed_s", elapsed, "finite, not negative")
+        _require(math.isfinite(elapsed) and elapsed >= 0, "elapsed_s", elapsed, "finite and non-negative")
 
     def after_step(
         self, tokens: int, skipped: bool, seconds: float, position: DataPosition | None
@@ -110,7 +110,7 @@ class SourceRun:
     weights_sha256: str
 
     def __post_init__(self) -> None:
-        _require(self.step >= 0, "step", self.step, "not negative")
+        _require(self.step >= 0, "step", self.step, "non-negative")
         _require_sha256("weights_sha256", self.weights_sha256)
 
 
@@ -122,7 +122,7 @@ class FileFacts:
     sha256: str
 
     def __post_init__(self) -> None:
-        _require(self.size >= 0, "size", self.size, "not negative")
+        _require(self.size >= 0, "size", self.size, "non-negative")
         _require_sha256("sha256", self.sha256)
 
 
@@ -193,7 +193,7 @@ def from_plain(content: Any) -> CheckpointMeta:
         raise ValueError(f"CheckpointMeta: missing {', '.join(missing)}")
     _check_model(meta.model)
     if "model" not in meta.files:
-        raise ValueError("CheckpointMeta.files: names no model")
+        raise ValueError("CheckpointMeta.files: lacks the model file")
     return meta
 
 

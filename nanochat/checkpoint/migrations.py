@@ -23,7 +23,7 @@ def migrated(content: Any) -> Plain:
         try:
             content = MIGRATIONS[number](content)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"it is not a whole meta of format {number} ({error!r})") from None
+            raise ValueError(f"it is not a complete meta of format {number} ({error!r})") from None
         number += 1
     return {name: value for name, value in content.items() if name != "format"}
 

@@ -52,8 +52,8 @@ class _Tally:
 class _Canonical:
     """Rebuilds nested containers so that equal values pickle to equal bytes.
 
-    Pickle writes the second occurrence of an object as a reference, so two equal strings give other bytes than one
-    string that occurs twice; torch does the same with storages. Here equal strings become one object and everything
+    Pickle writes the second occurrence of an object as a reference, so two equal strings give different bytes from
+    one string that occurs twice; torch does the same with storages. Here equal strings become one object and everything
     else is copied apart.
     """
 
@@ -74,7 +74,7 @@ class _Canonical:
         raise TypeError(f"a checkpoint holds tensors and plain containers only, not {type(value).__name__}")
 
     def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy on the CPU that fills its storage and shares it with no other tensor."""
+        """A CPU tensor that fills its storage and shares it with no other; copied if necessary."""
         plain = tensor.detach().to("cpu").contiguous()
         storage = plain.untyped_storage()
         if storage.nbytes() > plain.nbytes or storage.data_ptr() in self._storages:

@@ -50,7 +50,8 @@ def save(
 ) -> Path:
     """Commit the step of `meta` and return its meta file; an existing step is replaced.
 
-    Sizes and hashes of the files are added to the meta. With `keep_last`, only that many steps up to this one are kept.
+    Sizes and hashes of the files are added to the meta. With `keep_last`, older steps are then removed until
+    that many up to this one remain.
     Raises EnvironmentFault if writing fails, TypeError for anything but tensors and plain containers.
     """
     directory, step = Path(directory), meta.step
@@ -166,7 +167,7 @@ def _load_part(directory: Path, step: int, part: Part) -> dict[str, Any]:
     except _Damaged as damage:
         raise _torn(directory, step, str(damage)) from None
     if not isinstance(content, dict):
-        raise _torn(directory, step, f"{path.name} holds no table of tensors")
+        raise _torn(directory, step, f"{path.name} does not hold a table of tensors")
     return content
 
 
@@ -184,7 +185,7 @@ def _read(name: str, file: Path | BinaryIO) -> Any:
             warnings.simplefilter("ignore")  # about odd pickles: only success matters
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise _Damaged(f"{name} does not read ({_one_line(error)})") from None
+        raise _Damaged(f"{name} cannot be read ({_one_line(error)})") from None
 
 
 def _torn(directory: Path, step: int, problem: str) -> EnvironmentFault:
@@ -221,7 +222,7 @@ def _read_meta(directory: Path, step: int) -> CheckpointMeta:
     except _Damaged:
         raise
     except Exception as error:  # as in _read: a damaged file can raise any exception
-        raise _Damaged(f"{path.name} does not read ({_one_line(error)})") from None
+        raise _Damaged(f"{path.name} cannot be read ({_one_line(error)})") from None
     if meta.step != step:
         raise _Damaged(f"{path.name} belongs to step {meta.step}")
     return meta
@@ -248,7 +249,7 @@ def _part_problem(directory: Path, step: int, part: Part, facts: FileFacts, *, c
         if contents and sha256_of(path) != facts.sha256:
             return f"{path.name} does not match the sha256 in its meta"
     except OSError as error:
-        return f"{path.name} does not read ({_one_line(error)})"
+        return f"{path.name} cannot be read ({_one_line(error)})"
     return None
 
 

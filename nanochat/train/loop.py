@@ -23,7 +23,7 @@ class Hook(Protocol):
 
 
 def train(trainer: Trainer, hooks: Sequence[Hook]) -> bool:
-    """Train to the end of the schedule. Returns False if a signal stopped the run before (it is saved then, too)."""
+    """Train to the end of the schedule. Returns False if a signal stopped the run earlier."""
     processes = trainer.runtime.processes
     with _stop_signals(processes) as stop_requested:
         while not trainer.finished:

@@ -91,10 +91,10 @@ WEIGHT_FAULTS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
     "infinity": (lambda w: w.index_fill(0, torch.tensor([3]), float("inf")), "head.weight holds values"),
     "sparse": (lambda w: w.to_sparse(), "head.weight is stored as torch.sparse_coo"),
     "without memory": (lambda w: w.to("meta"), "head.weight is stored as torch.strided on meta"),
-    "another shape": (lambda w: w[:-1].clone(), "of another model: head.weight is (319, 8) there"),
-    "a huge shape": (lambda w: torch.ones(1).expand(1 << 40, 8), "of another model: head.weight"),
+    "another shape": (lambda w: w[:-1].clone(), "belongs to another model: head.weight is (319, 8) there"),
+    "a huge shape": (lambda w: torch.ones(1).expand(1 << 40, 8), "belongs to another model: head.weight"),
     "no tensor": (lambda w: [1.0], "head.weight is a list, not a tensor"),
-    "outside of its storage": (lambda w: Outside(), "does not read"),
+    "outside of its storage": (lambda w: Outside(), "cannot be read"),
 }
 
 
@@ -121,7 +121,7 @@ def test_missing_and_additional_weights_are_named(run: Path) -> None:
 def test_a_shape_that_fits_no_memory_costs_none(run: Path) -> None:
     """The stated shape is compared with the weights before anything of its size is allocated."""
     torch.save(with_value(plain_meta(run), ("model", "n_embd"), 2**20), meta_path(run))
-    assert "of another model" in (complaint(lambda: use_model(run)) or "")
+    assert "belongs to another model" in (complaint(lambda: use_model(run)) or "")
 
 
 def optimizer_states() -> dict[str, Any]:

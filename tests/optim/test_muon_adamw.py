@@ -76,7 +76,7 @@ def test_a_state_of_another_model_is_refused() -> None:
     _, deeper = make(replace(CONFIG, n_layer=4))
     with pytest.raises(ValueError, match="has shape"):
         optimizer.load_state_dict(wider.state_dict())
-    with pytest.raises(ValueError, match="other parameters"):
+    with pytest.raises(ValueError, match="belongs to another model"):
         optimizer.load_state_dict(deeper.state_dict())
 
 

@@ -56,7 +56,7 @@ def kill_after_steps(arguments: Sequence[str], directory: Path, steps: int, dela
     while len(store.steps(directory)) < saved + steps and process.poll() is None:
         assert time.monotonic() < deadline, "the run made no progress"
         time.sleep(0.001)
-    time.sleep(delay_s)  # the delay is the test's input; any value is valid
+    time.sleep(delay_s)  # the delay is the test's input, not a wait for something
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -102,7 +102,7 @@ def torchrun(
             text += line
             if word in line:
                 return text
-        pytest.fail(f"{word!r} did not come: {text}")
+        pytest.fail(f"{word!r} did not appear: {text}")
 
     watchdog = threading.Timer(PATIENCE_S, process.kill)
     watchdog.start()
