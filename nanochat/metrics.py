@@ -58,7 +58,7 @@ class Metrics:
             self._wandb.log(numbers)
 
     def start_wandb(self, run: str, config: dict[str, Any], run_id: str | None) -> None:
-        """Also send every later row to Weights & Biases; if that fails, warn once and continue."""
+        """Also send every later row to Weights & Biases; if it does not start, warn and continue without it."""
         try:
             import wandb
 
@@ -68,7 +68,7 @@ class Metrics:
             self._wandb.define_metric("*", step_metric="step")
         except ImportError:
             warn("wandb is not installed, metrics go to the local file only (pip install wandb)")
-        except Exception as error:  # a remote service must never end a training run
+        except Exception as error:  # a remote service must not keep a training run from starting
             self._wandb = None
             warn(f"wandb did not start, metrics go to the local file only: {error}")
         else:
