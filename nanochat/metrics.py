@@ -55,7 +55,11 @@ class Metrics:
         # One write per row: if the process is killed, at most the last line is torn.
         self._file.write(json_line(logged).encode("utf-8") + b"\n")
         if self._wandb is not None and (numbers := _numbers(row)):
-            self._wandb.log(numbers)
+            try:
+                self._wandb.log(numbers)
+            except Exception as error:  # a remote service must not end a training run
+                self._wandb = None
+                warn(f"wandb stopped, metrics go to the local file only: {error}")
 
     def start_wandb(self, run: str, config: dict[str, Any], run_id: str | None) -> None:
         """Also send every later row to Weights & Biases; if it does not start, warn and continue without it."""
@@ -80,7 +84,10 @@ class Metrics:
             self._file.close()
             self._file = None
         if self._wandb is not None:
-            self._wandb.finish()
+            try:
+                self._wandb.finish()
+            except Exception as error:
+                warn(f"wandb did not finish: {error}")
             self._wandb = None
 
     def __enter__(self) -> Metrics:

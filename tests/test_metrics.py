@@ -177,3 +177,14 @@ def test_a_wandb_that_fails_to_start_does_not_end_the_run(tmp_path: Path, monkey
         metrics.log(SampleRow(1, "", ""))
     assert "no route to host" in capsys.readouterr().err
     assert len(read_metrics(tmp_path / "m.jsonl")) == 1
+
+
+def test_a_wandb_that_fails_midway_costs_one_warning(tmp_path: Path, monkeypatch, capsys):
+    wandb = _FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with _open(tmp_path / "m.jsonl", wandb_run="mine") as metrics:
+        monkeypatch.setattr(wandb, "log", lambda numbers: 1 / 0, raising=False)
+        for step in (1, 2):
+            metrics.log(EvalRow.of(step, {"val_bpb": 1.5}))
+    assert capsys.readouterr().err.count("wandb stopped") == 1
+    assert [row.step for row in rows_of(tmp_path / "m.jsonl", EvalRow)] == [1, 2]

@@ -111,7 +111,8 @@ class Evaluate:
         step = trainer.progress.step
         with _aside(trainer, "evaluation"):
             self.latest = self.score(trainer)
-            self.metrics.log(EvalRow.of(step, self.latest))
+            with trainer.runtime.processes.together("logging the evaluation"):
+                self.metrics.log(EvalRow.of(step, self.latest))
             figures = ", ".join(f"{name} {value:.4f}" for name, value in self.latest.items())
             say(f"step {step}: {figures}")
 
@@ -176,7 +177,7 @@ class Log:
                 skipped_steps=progress.skipped_steps,
             )
         )
-        shown = {"loss": f"{self.smooth_loss or result.loss:.3f}", "tok/s": amount(rate)}
+        shown = {"loss": f"{result.loss if self.smooth_loss is None else self.smooth_loss:.3f}", "tok/s": amount(rate)}
         if mfu is not None:
             shown["mfu"] = f"{mfu:.1%}"
         self.bar.update(progress.step, **shown)

@@ -273,7 +273,7 @@ class Session:
         if result.finished:
             say(f"{self.meta.stage} finished at step {result.step}; checkpoint in {result.checkpoint}")
         else:
-            words = [word for word in sys.argv[1:] if word != "--resume=auto"]
+            words = [word for word in sys.argv[1:] if not word.startswith("--resume=")]
             if "--resume" in words:
                 at = words.index("--resume")
                 del words[at : at + 2]
