@@ -35,21 +35,21 @@ class EvalBaseConfig:
     step: int | None = None
     """Which checkpoint; default: the newest."""
     dataset: str | None = None
-    """The text to score; default: what the model was trained on."""
+    """Text to score; default: the model's training dataset."""
     text_column: str = TEXT_COLUMN
-    """Of that text, if it is parquet or jsonl."""
+    """The parquet column or jsonl field that holds the text."""
     val_path: str | None = None
     """Validation text; default: what the dataset holds out."""
     max_bytes: int = 500_000
-    """Text scored of each split: its first documents."""
+    """Bytes of text to score per split, from its first documents."""
     max_seq_len: int | None = None
-    """Tokens of a window; default: the model's context."""
+    """Tokens per window; default: the model's context."""
     core: Literal["auto", "on", "off"] = "auto"
-    """CORE: auto takes it when its bundle is there, on fetches the bundle."""
+    """CORE: auto runs it if its bundle is present, on downloads the bundle."""
     max_per_task: int | None = None
-    """Items of each CORE task; default: all."""
+    """Items per CORE task; default: all."""
     batch_tokens: int | None = None
-    """Tokens in one forward; default: by the device."""
+    """Tokens per forward pass; default: depends on the device."""
     wandb_run: WandbRun = None
     """Name of the Weights & Biases run; default: WANDB_RUN."""
     device: str = "auto"
@@ -61,7 +61,7 @@ class EvalBaseConfig:
 
 @dataclass(frozen=True)
 class EvalBaseResult:
-    """`core` is None where CORE was not asked for or its bundle is not there."""
+    """`core` is None if CORE was not requested or its bundle is missing."""
 
     model_tag: str
     step: int
@@ -73,7 +73,7 @@ class EvalBaseResult:
 
 
 def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
-    """The stage. Raises ValueError for a run, dataset or context that is not there."""
+    """Run the stage. Raises ValueError for a missing run or dataset, or a context longer than the model's."""
     began = time.monotonic()
     loaded = load_model(config.model_tag, runtime, config.step)
     longest = loaded.model.config.max_seq_len
@@ -142,7 +142,7 @@ def _evaluate(
 
 
 def _source(config: EvalBaseConfig, loaded: LoadedModel) -> TextSource:
-    """The text asked for, or with its own options the text that the model was trained on."""
+    """The requested text, else the model's training dataset with the options it was trained with."""
     trained = loaded.meta.config
     if config.dataset is not None:
         source = TextSource(config.dataset, config.text_column)
@@ -155,7 +155,7 @@ def _source(config: EvalBaseConfig, loaded: LoadedModel) -> TextSource:
 
 
 def _bundle(config: EvalBaseConfig, runtime: Runtime) -> Path | None:
-    """The CORE bundle's directory, or None if CORE is off or the bundle is not there."""
+    """The CORE bundle's directory, or None if CORE is off or the bundle is missing."""
     if config.core == "on":
         return fetch_bundle(runtime.paths)
     there = config.core == "auto" and runtime.paths.eval_bundle.is_dir()
@@ -209,4 +209,4 @@ def _show(result: EvalBaseResult) -> None:
         ],
     )
     if core.missing:
-        say(f"missing from the bundle, so that this is no whole CORE: {', '.join(core.missing)}")
+        say(f"missing from the bundle, so this CORE is partial: {', '.join(core.missing)}")

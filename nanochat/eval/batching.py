@@ -1,4 +1,4 @@
-"""Right-padded batches of rows of different lengths, with a limit of tokens per batch."""
+"""Right-padded batches of rows of different lengths, with a token limit per batch."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 BATCH_TOKENS = {"cuda": 65_536, "mps": 8_192, "cpu": 8_192}
-"""Default number of tokens per forward pass, by kind of device."""
+"""Default number of tokens per forward pass, by device type."""
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Batches of row indices with rows x longest <= `max_tokens`; a longer row is a batch of its own.
+    """Batches of row indices with rows x longest <= `max_tokens`; a longer row forms a batch alone.
 
-    Longest first: little padding, and a batch that does not fit into memory fails at the start.
+    Longest first, so that padding is small and a batch too large for memory fails at the start.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0

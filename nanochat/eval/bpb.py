@@ -1,6 +1,6 @@
-"""Bits per byte: how well a model predicts raw documents, in a unit that no tokenizer flatters.
+"""Bits per byte: how well a model predicts raw documents, independent of its tokenizer.
 
-The documents are cut once (`cut`) and may be scored again and again while a model trains (`score`).
+`cut` splits the documents into windows once; `score` can then be called repeatedly while a model trains.
 """
 
 import math
@@ -17,12 +17,12 @@ from nanochat.model.loss import IGNORE
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
 
-_ENCODE_AT_ONCE = 256  # documents handed to the encoder's threads together
+_ENCODE_AT_ONCE = 256  # documents per call of the encoder
 
 
 @dataclass(frozen=True)
 class BpbResult:
-    """`bpb` = nats / ln 2 / bytes, over every token of every document once."""
+    """`bpb` = nats / ln 2 / bytes, counting every token of every document once."""
 
     bpb: float
     nats: float
@@ -33,10 +33,10 @@ class BpbResult:
 
 @dataclass(frozen=True)
 class Windows:
-    """Documents as ids, each behind a BOS, and the windows over them that score every token once.
+    """Documents as ids, each after a BOS, and windows over them that score every token once.
 
-    Window i reads ids[starts[i] : starts[i] + lengths[i]] and predicts each one's successor: its first input is
-    the last target of the window before it, or the document's BOS.
+    Window i reads ids[starts[i] : starts[i] + lengths[i]] and predicts the token after each: its first input is
+    the last target of the previous window, or the document's BOS.
     """
 
     ids: np.ndarray
@@ -49,11 +49,10 @@ class Windows:
 def cut(
     tokenizer: Tokenizer, documents: Iterable[str], *, max_seq_len: int, max_bytes: int | None = None
 ) -> Windows:
-    """Windows of at most `max_seq_len` tokens over the first documents, `max_bytes` of UTF-8 in all (or all of them).
+    """Windows of at most `max_seq_len` tokens over the first documents, up to `max_bytes` of UTF-8 (None: all).
 
-    Which documents are taken depends on their bytes alone, never on tokenizer, context or batch; the first one
-    that would exceed the limit ends the choice, and one document is always taken. Raises ValueError when there is
-    no text.
+    The choice of documents depends on their bytes alone, not on tokenizer, context or batch: it ends before the
+    first one that would exceed the limit, but always includes one document. Raises ValueError if there is no text.
     """
     if max_seq_len < 1:
         raise ValueError(f"the context must be at least 1 token, not {max_seq_len}")
@@ -90,11 +89,11 @@ def _first(documents: Iterable[str], max_bytes: int | None) -> list[str]:
 
 @torch.inference_mode()
 def score(model: GPT, windows: Windows, runtime: Runtime, *, batch_tokens: int) -> BpbResult:
-    """Score the windows, every process taking its share; the result is the same on all of them.
+    """Score the windows, split across processes; every process gets the same result.
 
     Args:
-        model: uncompiled, as batches differ in shape (the compiled module's `_orig_mod` shares its weights).
-        batch_tokens: most tokens in one forward.
+        model: uncompiled, since batches differ in shape (a compiled module's `_orig_mod` shares its weights).
+        batch_tokens: the most tokens per forward pass.
     """
     processes = runtime.processes
     mine = range(processes.rank, len(windows.starts), processes.world_size)
@@ -105,7 +104,7 @@ def score(model: GPT, windows: Windows, runtime: Runtime, *, batch_tokens: int) 
             rows = [windows.ids[windows.starts[mine[i]] :][: lengths[i] + 1].tolist() for i in batch]
             inputs_BT = pad_right([row[:-1] for row in rows], 0, runtime.device)
             targets_BT = pad_right([row[1:] for row in rows], IGNORE, runtime.device)
-            # Summed in float64 (which not every device has), so that the batching leaves no trace in the result.
+            # Summed in float64 (which some devices lack), so that the result does not depend on the batching.
             nats += model.token_losses(model(inputs_BT), targets_BT).cpu().double().sum().item()
     nats = sum(processes.gather(nats))
     return BpbResult(
@@ -127,7 +126,7 @@ def bits_per_byte(
     batch_tokens: int,
     max_bytes: int | None = None,
 ) -> BpbResult:
-    """`cut` and `score` in one."""
+    """`cut`, then `score`."""
     with runtime.processes.together("reading the text"):
         windows = cut(tokenizer, documents, max_seq_len=max_seq_len, max_bytes=max_bytes)
     return score(model, windows, runtime, batch_tokens=batch_tokens)

@@ -1,6 +1,6 @@
-"""The CORE bundle: the tasks' questions on disk, and how to download them.
+"""The CORE bundle: reads and downloads the tasks' questions.
 
-A bundle is a directory of `core.yaml` (the tasks), `eval_meta_data.csv` (what guessing scores on each, in percent)
+A bundle is a directory of `core.yaml` (the tasks), `eval_meta_data.csv` (the score of guessing on each, in percent)
 and `eval_data/**.jsonl`:
 
     multiple_choice     query, choices, gold
@@ -62,7 +62,7 @@ CoreKind = Literal["multiple_choice", "schema", "language_modeling"]
 
 @dataclass(frozen=True)
 class CoreTask:
-    """A task of the bundle, its items shuffled. `baseline` is what guessing scores, in [0, 1)."""
+    """A task of the bundle, its items shuffled. `baseline` is the accuracy of guessing, in [0, 1)."""
 
     label: str
     kind: CoreKind
@@ -74,7 +74,7 @@ class CoreTask:
 
 @dataclass(frozen=True)
 class CoreEntry:
-    """What core.yaml must say about a task; `dataset_uri` is a path below eval_data."""
+    """An entry of core.yaml; `dataset_uri` is a path below eval_data."""
 
     label: str
     dataset_uri: str
@@ -83,7 +83,7 @@ class CoreEntry:
     continuation_delimiter: str = " "
 
 
-# The fields of an item by kind, in order: a text, the texts to choose from, the index of the right one.
+# The fields of an item by kind, in order: a text, the candidate texts, the index of the correct one.
 _ITEM_FIELDS: dict[CoreKind, dict[str, type]] = {
     "multiple_choice": {"query": str, "choices": list, "gold": int},
     "schema": {"continuation": str, "context_options": list, "gold": int},
@@ -92,9 +92,9 @@ _ITEM_FIELDS: dict[CoreKind, dict[str, type]] = {
 
 
 def load_bundle(bundle: Path) -> list[CoreTask]:
-    """The tasks whose data is there, in the bundle's order.
+    """The tasks whose data is present, in the bundle's order.
 
-    Raises ValueError, naming file and entry or line, for a bundle that is not of the form described above.
+    Raises ValueError, naming file and entry or line, for a malformed bundle.
     """
     entries = _read_entries(bundle / "core.yaml")
     baselines = _read_baselines(bundle / "eval_meta_data.csv")
@@ -158,7 +158,7 @@ def _read_entries(path: Path) -> list[CoreEntry]:
 
 
 def _data_path(bundle: Path, entry: CoreEntry) -> Path:
-    """The entry's file. Raises ValueError unless it lies below eval_data, symbolic links followed."""
+    """The entry's file. Raises ValueError unless it is below eval_data after resolving symbolic links."""
     root = bundle / "eval_data"
     path = root / entry.dataset_uri
     if "\0" in entry.dataset_uri or not Path(realpath(path)).is_relative_to(realpath(root)):
@@ -210,7 +210,7 @@ def _is_item(item: Any, kind: CoreKind) -> bool:
 
 
 def fetch_bundle(paths: Paths, url: str = BUNDLE_URL) -> Path:
-    """`paths.eval_bundle`, downloaded and unpacked if it is not there. Raises EnvironmentFault if it cannot be."""
+    """`paths.eval_bundle`, downloaded and unpacked if missing. Raises EnvironmentFault if that fails."""
     bundle = paths.eval_bundle
     if not bundle.is_dir():
         archive = fetch_url(url, paths.base / "eval_bundle.zip", check=_check_zip)
@@ -229,6 +229,6 @@ def _check_zip(path: Path) -> None:
             damaged = file.testzip()
             whole = any(Path(name).name == "core.yaml" for name in file.namelist())
     except zipfile.BadZipFile as error:
-        raise ValueError(f"it is no zip archive: {error}") from None
+        raise ValueError(f"it is not a zip archive: {error}") from None
     if damaged or not whole:
         raise ValueError(f"{damaged} in it is damaged" if damaged else "there is no core.yaml in it")

@@ -1,4 +1,4 @@
-"""`nanochat eval chat`: tasks answered by a chat model, and ChatCORE, the mean of the six public ones."""
+"""`nanochat eval chat`: a chat model's scores on tasks, and ChatCORE, the mean of the six public ones."""
 
 import time
 from collections.abc import Sequence
@@ -23,29 +23,29 @@ from nanochat.tasks.task import Item, Task
 
 STAGE = "eval-chat"
 _ENGINE_ROWS = {"cuda": 64, "mps": 16, "cpu": 32}
-_SHOWN = 160  # characters of a question or an answer that a person is shown
+_SHOWN = 160  # characters printed of a question or an answer
 
 
 @dataclass(frozen=True)
 class EvalChatConfig:
-    """Let a chat model answer tasks."""
+    """Score a chat model on tasks."""
 
     model_tag: ModelTag = "sft"
     """The run to evaluate: its model tag, or the path of its checkpoints."""
     step: int | None = None
     """Which checkpoint; default: the newest."""
     suite: str = "builtin"
-    """Suites (builtin, chatcore) and tasks, joined by commas."""
+    """Suites (builtin, chatcore) and tasks, separated by commas."""
     max_items: int | None = None
-    """Items of each task; default: all."""
+    """Items per task; default: all."""
     max_rows: int | None = None
-    """Answers generated at once; default: by the device."""
+    """Answers generated at once; default: depends on the device."""
     batch_tokens: int | None = None
-    """Tokens in one forward of multiple-choice tasks; default: by the device."""
+    """Tokens per forward pass in multiple-choice tasks; default: depends on the device."""
     wandb_run: WandbRun = None
     """Name of the Weights & Biases run; default: WANDB_RUN."""
     unsafe_sandbox: bool = False
-    """Run the programs of the model (humaneval) even where this system cannot isolate them."""
+    """Run programs written by the model (humaneval) even if this system cannot fully isolate them."""
     device: str = "auto"
     dtype: str = "auto"
 
@@ -55,7 +55,7 @@ class EvalChatConfig:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A task whose data is not available."""
+    """A task that could not be evaluated, and why."""
 
     name: str
     reason: str
@@ -63,8 +63,8 @@ class Skipped:
 
 @dataclass(frozen=True)
 class EvalChatResult:
-    """`chatcore` is the mean centred accuracy of its tasks, None unless all of them were answered; `mean` that of
-    every task here."""
+    """`mean` is the mean centred accuracy of all these tasks; `chatcore` that of the ChatCORE tasks, None unless all
+    of them were evaluated."""
 
     model_tag: str
     step: int
@@ -75,7 +75,7 @@ class EvalChatResult:
 
 
 def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
-    """The stage. Raises ValueError for an unknown run or task, EnvironmentFault if no task is available."""
+    """Run the stage. Raises ValueError for an unknown run or task, EnvironmentFault if no task is available."""
     began = time.monotonic()
     names = task_names(config.suite)
     loaded = load_model(config.model_tag, runtime, config.step)
@@ -147,9 +147,9 @@ def _answer(
 
 
 def _open(task: Task, runtime: Runtime, *, unsafe: bool) -> Sequence[Item] | Skipped:
-    """A task's items, or why there are none. The first process downloads the data, the others then find it.
+    """A task's items, or why it is skipped. The first process downloads the data before the others read it.
 
-    A task that runs programs is skipped where they cannot be isolated, unless `unsafe`.
+    A task that runs programs is skipped if they cannot be isolated, unless `unsafe`.
     """
     items: Sequence[Item] | None = None
     skipped: Skipped | None = None
@@ -165,7 +165,7 @@ def _open(task: Task, runtime: Runtime, *, unsafe: bool) -> Sequence[Item] | Ski
 
 
 def chatcore(results: Sequence[TaskResult]) -> float | None:
-    """The mean centred accuracy of the ChatCORE tasks, if all of them are there."""
+    """The mean centred accuracy of the ChatCORE tasks, or None if one is missing."""
     scores = {task.name: task.centred for task in results}
     if not scores.keys() >= set(SUITES["chatcore"]):
         return None

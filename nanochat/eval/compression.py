@@ -1,4 +1,4 @@
-"""`nanochat tokenizer eval`: bytes per token by domain, beside GPT-2's and GPT-4's."""
+"""`nanochat tokenizer eval`: bytes per token by domain, compared with GPT-2 and GPT-4."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -13,18 +13,18 @@ from nanochat.text.datasets import documents
 from nanochat.tokenizer.bytes_per_token import Comparison, compare, how_to_fetch
 from nanochat.tokenizer.eval_texts import EVAL_TEXTS
 
-_DATASET_DOCUMENTS = 200  # of the validation split, of each the beginning
+_DATASET_DOCUMENTS = 200  # of the validation split; only the beginning of each
 _DOCUMENT_CHARS = 5000
 
 
 @dataclass(frozen=True)
 class TokenizerEvalConfig(TokenizedText):
-    """Measure a dataset's tokenizer, on texts of many kinds and on the beginning of the dataset's validation split."""
+    """Measure a dataset's tokenizer on texts of many kinds and on the start of the dataset's validation split."""
 
 
 @dataclass(frozen=True)
 class TokenizerEvalResult:
-    """Which tokenizer was measured, and the figures."""
+    """The measured tokenizer and its figures."""
 
     vocab_size: int
     hash: str
@@ -32,7 +32,7 @@ class TokenizerEvalResult:
 
 
 def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
-    """Measures, prints the table and logs it to the run `tokenizer`."""
+    """Measure, print the table and log it to the run `tokenizer`."""
     config = config.settled(paths)
     tokenizer = config.find_tokenizer(paths)
     sample = islice(documents(config.open(paths), "val"), _DATASET_DOCUMENTS)
@@ -67,5 +67,5 @@ def _show(comparison: Comparison) -> None:
     if comparison.skipped:
         say(
             f"skipped {' and '.join(comparison.skipped)}: not in tiktoken's cache; "
-            f"to fetch: {how_to_fetch(comparison.skipped)}"
+            f"to download: {how_to_fetch(comparison.skipped)}"
         )

@@ -1,4 +1,4 @@
-"""Loss on held-out conversations: mean nats of the tokens that the assistant should have written."""
+"""Loss on held-out conversations: mean nats of the assistant's tokens."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from nanochat.runtime import Runtime
 def mean_loss(
     model: GPT, conversations: RenderedConversations, runtime: Runtime, *, batch_tokens: int
 ) -> float:
-    """Nats per supervised token over all conversations, each cut to the context; every process takes its share."""
+    """Nats per supervised token over all conversations, each cut to the context; split across processes."""
     processes, max_seq_len = runtime.processes, model.config.max_seq_len
     begins, ends = conversations.offsets[:-1], conversations.offsets[1:]
     ends = np.minimum(ends, begins + max_seq_len + 1)

@@ -1,12 +1,12 @@
-"""CORE, the score of a base model: 22 in-context tasks of DCLM (arXiv:2406.11794), centred and averaged.
+"""CORE, a base model's score: the mean centred accuracy on 22 in-context tasks of DCLM (arXiv:2406.11794).
 
-Every item becomes one or more rows of tokens, of which a span is scored:
+Every item becomes one or more rows of tokens, with one scored span each:
 
-    multiple_choice     query + each choice; the span is what the choices do not share at the front
-    schema              each context + the continuation; the span is what they share at the end
-    language_modeling   context + continuation; the span is the continuation, to be the greedy one throughout
+    multiple_choice     query + each choice; the span is all after the choices' common prefix
+    schema              each context + the continuation; the span is their common suffix
+    language_modeling   context + continuation; the span is the continuation, right if every token is the argmax
 
-The right choice or context is the one whose span has the lowest mean loss.
+The model's choice (or context) is that whose span has the lowest mean loss.
 Shapes: B rows, T tokens, C model width, S scored tokens, V vocabulary.
 """
 
@@ -28,17 +28,17 @@ from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 GPT2_CORE = 0.256525
-"""What GPT-2 (1.6 B parameters) scores: the mark to pass."""
+"""The score of GPT-2 (1.6 B parameters), to be beaten."""
 
-_FEWSHOT_SEED = 1234  # plus the item's index: draws its examples
+_FEWSHOT_SEED = 1234  # plus the item's index: seeds the draw of its examples
 _EXAMPLE_DELIMITER = "\n\n"
-_ITEMS_AT_ONCE = 512  # items whose rows exist together, and are sorted by length
-_LOGITS_AT_ONCE = 1024  # scored tokens whose logits over the vocabulary exist together
+_ITEMS_AT_ONCE = 512  # items whose rows are in memory together, sorted by length
+_LOGITS_AT_ONCE = 1024  # scored tokens whose full logits are in memory together
 
 
 @dataclass(frozen=True)
 class PromptRow:
-    """Tokens of one prompt; those of ids[start:] up to `end` are scored, each from what stands before it."""
+    """Tokens of one prompt, of which ids[start:end] are scored, each given the ones before it."""
 
     ids: list[int]
     start: int
@@ -47,7 +47,7 @@ class PromptRow:
 
 @dataclass(frozen=True)
 class CoreTaskResult:
-    """`n` items were answered; `centred` is the accuracy from 0 for guessing (`baseline`) to 1."""
+    """The accuracy on `n` items; `centred` rescales it to 0 for guessing (`baseline`) and 1 for all right."""
 
     label: str
     accuracy: float
@@ -58,7 +58,7 @@ class CoreTaskResult:
 
 @dataclass(frozen=True)
 class CoreResult:
-    """`core` is the mean of the centred accuracies of `tasks`; partial where any of the 22 is in `missing`."""
+    """`core` is the mean of the centred accuracies of `tasks`; partial if any of the 22 is in `missing`."""
 
     core: float
     partial: bool
@@ -67,13 +67,13 @@ class CoreResult:
 
 
 def centred(accuracy: float, baseline: float) -> float:
-    """0 for guessing, 1 for all right."""
+    """The accuracy rescaled to 0 for guessing and 1 for all right."""
     return (accuracy - baseline) / (1 - baseline)
 
 
 def prompts(task: CoreTask, index: int) -> list[str]:
-    """The texts of one item, its few-shot examples before it; a language-modelling item gives two, the context
-    without its continuation and with it."""
+    """The texts of one item after its few-shot examples; for language modelling two, the context without and with
+    its continuation."""
     chooser = random.Random(_FEWSHOT_SEED + index)
     others = chooser.sample(range(len(task.items) - 1), task.shots)
     shots = [task.items[other + (other >= index)] for other in others]
@@ -94,7 +94,7 @@ def _schema(item: dict[str, Any], delimiter: str) -> list[str]:
 
 def _language(item: dict[str, Any], delimiter: str) -> list[str]:
     context = item["context"].strip()
-    # Without the delimiter's trailing blank, which a tokenizer joins to the continuation's first word.
+    # Without the delimiter's trailing space, which a tokenizer merges into the continuation's first word.
     return [(context + delimiter).rstrip(), context + delimiter + item["continuation"]]
 
 
@@ -106,7 +106,7 @@ _VARIANTS: dict[str, Callable[[dict[str, Any], str], list[str]]] = {
 
 
 def rows(task: CoreTask, index: int, tokenizer: Tokenizer, max_seq_len: int) -> list[PromptRow]:
-    """The rows to run for one item, no longer than `max_seq_len` tokens: what is too long loses its beginning."""
+    """The rows of one item, each truncated from the left to `max_seq_len` tokens."""
     texts = [[tokenizer.bos, *tokenizer.encode(text)] for text in prompts(task, index)]
     if task.kind == "schema":
         shared = _common(text[::-1] for text in texts)
@@ -116,12 +116,12 @@ def rows(task: CoreTask, index: int, tokenizer: Tokenizer, max_seq_len: int) -> 
         spans = [(shared, text) for text in texts]
     if task.kind == "language_modeling":
         spans = spans[1:]
-    # At least one token is scored, and at least one stands before it.
+    # At least one token is scored, and at least one precedes it.
     return [_cut(text, max(1, min(start, len(text) - 1)), max_seq_len) for start, text in spans]
 
 
 def _common(texts: Iterable[list[int]]) -> int:
-    """How many tokens all of them begin with."""
+    """The length of their common prefix."""
     count = 0
     for column in zip(*texts, strict=False):
         if len(set(column)) > 1:
@@ -139,11 +139,11 @@ def _cut(ids: list[int], start: int, max_seq_len: int) -> PromptRow:
 def score_rows(
     model: GPT, batch: Sequence[PromptRow], device: torch.device, batch_tokens: int
 ) -> list[tuple[float, bool]]:
-    """For each row: the mean nats of its scored tokens, and whether each of them is the likeliest one."""
+    """For each row: the mean nats of its scored tokens, and whether every one of them is the argmax."""
     scores: list[tuple[float, bool]] = [(0.0, False)] * len(batch)
     for chosen in length_batches([len(row.ids) for row in batch], batch_tokens):
         hidden_BTC = model(pad_right([batch[i].ids for i in chosen], 0, device))
-        # The head runs on the scored positions alone, which are few.
+        # The head runs only on the scored positions, which are few.
         places = [(b, t) for b, i in enumerate(chosen) for t in range(batch[i].start, batch[i].end)]
         row_S, column_S = torch.tensor(places, device=device).unbind(1)
         targets_S = torch.tensor([batch[chosen[b]].ids[t] for b, t in places], device=device)
@@ -168,7 +168,7 @@ def _score_positions(model: GPT, hidden_SC: Tensor, targets_S: Tensor) -> tuple[
 
 
 def is_right(task: CoreTask, index: int, scores: Sequence[tuple[float, bool]]) -> bool:
-    """Whether an item is answered rightly, from the scores of its rows."""
+    """Whether an item is answered correctly, from the scores of its rows."""
     if task.kind == "language_modeling":
         return scores[0][1]
     best = min(range(len(scores)), key=lambda i: scores[i][0])
@@ -184,14 +184,14 @@ def evaluate_core(
     max_per_task: int | None = None,
     batch_tokens: int = 16_384,
 ) -> CoreResult:
-    """Score a base model on the bundle's tasks; the same result on every process.
+    """Score a base model on the bundle's tasks; every process gets the same result.
 
     Args:
-        model: uncompiled, as batches differ in shape.
-        max_per_task: only the first items of each shuffled task; their prompts are those of the whole run.
-        batch_tokens: most tokens in one forward.
+        model: uncompiled, since batches differ in shape.
+        max_per_task: take only the first items of each shuffled task; their prompts are as in a full run.
+        batch_tokens: the most tokens per forward pass.
 
-    Raises ValueError where `bundle` is not one or holds no data.
+    Raises ValueError if `bundle` is malformed or holds no data.
     """
     processes = runtime.processes
     tasks = load_bundle(bundle)
@@ -223,7 +223,7 @@ def count_right(
     device: torch.device,
     batch_tokens: int,
 ) -> int:
-    """How many of these items of a task the model answers rightly."""
+    """How many of these items of a task the model answers correctly."""
     groups = [rows(task, index, tokenizer, model.config.max_seq_len) for index in indices]
     scores = iter(score_rows(model, [row for group in groups for row in group], device, batch_tokens))
     return sum(

@@ -1,4 +1,4 @@
-"""Samples: a few continuations to read, because they reveal a broken model faster than any number."""
+"""Samples: a few continuations to read, which reveal a broken model faster than any number."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ def sample(
     prompts: Sequence[str] = PROMPTS,
     params: SamplingParams = GREEDY,
 ) -> list[Sample]:
-    """Continue each prompt as the beginning of a document; too long a prompt is truncated from the left."""
-    room = engine.max_seq_len - 2  # one for BOS, one to answer
+    """Continue each prompt as the start of a document; prompts that are too long are truncated from the left."""
+    room = engine.max_seq_len - 2  # one token for BOS, one for the answer
     starts = [[tokenizer.bos, *tokenizer.encode(prompt)[-room:]] for prompt in prompts]
     completions = engine.generate(starts, params)
     return [Sample(prompt, completion.text) for prompt, completion in zip(prompts, completions, strict=True)]

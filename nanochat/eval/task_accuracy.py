@@ -1,4 +1,4 @@
-"""Tasks put to a chat model: multiple choice by one forward, generated answers by the engine."""
+"""A chat model's accuracy on tasks: multiple choice by one forward pass, free answers by the engine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from nanochat.tokenizer.chat_format import parse_reply, render_prompt
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 KEPT_FAILURES = 3
-_GENERATED_AT_ONCE = 256  # items between two movements of the progress bar
+_GENERATED_AT_ONCE = 256  # items per update of the progress bar
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An item answered wrongly, and what is wrong with the answer."""
+    """A wrong answer, and what is wrong with it."""
 
     prompt: str
     expected: str
@@ -32,7 +32,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """`baseline` is what guessing scores; `too_long` counts items whose prompt the context does not hold."""
+    """`baseline` is the accuracy of guessing; `too_long` counts items whose prompt exceeds the context."""
 
     name: str
     accuracy: float
@@ -43,7 +43,7 @@ class TaskResult:
 
     @property
     def centred(self) -> float:
-        """0 for guessing, 1 for all right."""
+        """The accuracy rescaled to 0 for guessing and 1 for all right."""
         return (self.accuracy - self.baseline) / (1 - self.baseline)
 
 
@@ -53,7 +53,7 @@ Answers = tuple[list[str], int]
 
 @dataclass(frozen=True)
 class _Asker:
-    """What it takes to answer items."""
+    """The model and what it needs to answer items."""
 
     model: GPT
     tokenizer: Tokenizer
@@ -73,14 +73,14 @@ def evaluate_task(
     max_items: int | None = None,
     batch_tokens: int = 16_384,
 ) -> TaskResult:
-    """Score a chat model on a task; every process answers its share and has the same result, failures apart.
+    """Score a chat model on a task, split across processes; every process gets the same result but for `failures`.
 
     Args:
-        model: uncompiled, as batches differ in shape.
+        model: uncompiled, since batches differ in shape.
         engine: over the same model, idle.
         items: of the task's test split.
-        max_items: at most so many items, taken at even distances from all.
-        batch_tokens: most tokens in one forward of a multiple-choice task.
+        max_items: the most items, evenly spaced over all.
+        batch_tokens: the most tokens per forward pass of a multiple-choice task.
     """
     chosen = _spread(items, max_items)
     processes = runtime.processes
@@ -112,14 +112,14 @@ def evaluate_task(
 
 
 def _spread(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """At most `limit` items at even distances: many sets are sorted by subject."""
+    """At most `limit` items, evenly spaced because many sets are sorted by subject."""
     n = min(len(items), limit or len(items))
     return [items[i * len(items) // n] for i in range(n)]
 
 
 @torch.inference_mode()
 def _choose(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) -> Answers:
-    """The letter whose logit is the highest right after the prompt. Too long a prompt loses its beginning."""
+    """The letter with the highest logit after the prompt; prompts that are too long are truncated from the left."""
     max_seq_len = asker.model.config.max_seq_len
     whole = [render_prompt(asker.tokenizer, item.messages) for item in items]
     prompts = [p if len(p) <= max_seq_len else [p[0], *p[len(p) - max_seq_len + 1 :]] for p in whole]
@@ -145,7 +145,7 @@ def _letter_ids(tokenizer: Tokenizer, item: Item) -> list[int]:
 
 
 def _generate(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) -> Answers:
-    """The greedy reply of the engine, its tools at hand. Too long a prompt gets no reply."""
+    """The engine's greedy reply, with tools enabled; no reply to prompts that are too long."""
     params = SamplingParams(temperature=0.0, max_new_tokens=task.max_new_tokens)
     prompts = [render_prompt(asker.tokenizer, item.messages) for item in items]
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < asker.engine.max_seq_len]
@@ -160,7 +160,7 @@ def _generate(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar
 
 
 def final_text(tokenizer: Tokenizer, completion: Completion) -> str:
-    """What a reply says after its last tool output, or all it says where there was none."""
+    """The text of a reply after its last tool output, or all of it if there was none."""
     parts = parse_reply(tokenizer, completion.ids)
     last = max((i for i, part in enumerate(parts) if part["type"] == "python_output"), default=-1)
     return "".join(part["text"] for part in parts[last + 1 :] if part["type"] == "text")
