@@ -1,4 +1,4 @@
-"""SFT mixtures: `load_conversations("smoltalk+mmlu*3+gsm8k*4+identity")`, shuffled, made on demand."""
+"""SFT mixtures such as "smoltalk+mmlu*3+gsm8k*4+identity", shuffled, with items made on access."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nanochat.text.own_files import absolute
 from nanochat.tokenizer.chat_format import Conversation
 
 MAX_CONVERSATIONS = 100_000_000
-"""Of a mixture, repeats included. Their order alone takes four bytes each, their tokens hundreds."""
+"""The limit of a mixture, repeats included. Its order alone takes four bytes per conversation, its tokens hundreds."""
 
 _PART = re.compile(r"(?P<name>.+?)(?:\*(?P<repeats>\d+))?")
 
 
 @dataclass(frozen=True)
 class MixturePart:
-    """One term of a mixture: all `conversations` of a source, `repeats` times."""
+    """One term of a mixture: a source's `conversations`, `repeats` times."""
 
     name: str
     repeats: int
@@ -39,7 +39,7 @@ class MixturePart:
 
 
 class Mixture(Sequence[Conversation]):
-    """All parts, repeated and shuffled together; an item is made when it is asked for.
+    """All parts, repeated and shuffled together; items are made on access.
 
     Raises ValueError beyond MAX_CONVERSATIONS.
     """
@@ -50,11 +50,11 @@ class Mixture(Sequence[Conversation]):
         if ends[-1] > MAX_CONVERSATIONS:
             largest = max(parts, key=lambda part: part.size)
             raise ValueError(
-                f"the mixture holds {ends[-1]:,} conversations, {largest.size:,} of them from {largest.name}, and at "
-                f"most {MAX_CONVERSATIONS:,} can be shuffled: repeat less, or train for more --epochs"
+                f"the mixture holds {ends[-1]:,} conversations, {largest.size:,} of them from {largest.name}; the "
+                f"limit is {MAX_CONVERSATIONS:,}: repeat less, or train for more --epochs"
             )
         self._ends = np.array(ends)
-        # Generator.permutation, in half the memory.
+        # Generator.permutation's result, in half the memory.
         self._order = np.arange(ends[-1], dtype=np.uint32)
         np.random.default_rng(seed).shuffle(self._order)
 
@@ -73,13 +73,13 @@ class Mixture(Sequence[Conversation]):
 def load_conversations(
     mixture: str, paths: Paths, *, split: ConversationSplit = "train", seed: int = 0
 ) -> Mixture:
-    """The conversations of a mixture, in an order that the seed decides.
+    """The conversations of a mixture, shuffled by the seed.
 
     Args:
-        mixture: names joined by `+`, each with `*n` to take it n times: those of SOURCES (`builtin:large` for
-            another size), or the path of a .jsonl file of conversations.
+        mixture: terms joined by `+`, each a name in SOURCES (`builtin:large` for another size) or the path of a
+            .jsonl file of conversations, with `*n` to take it n times.
 
-    Raises ValueError for an unknown name, an unreadable mixture, and one that holds nothing or too much;
+    Raises ValueError for an unknown name, a malformed mixture, or one with no or too many conversations;
     EnvironmentFault if the hub cannot be reached.
     """
     if split not in ("train", "val"):
@@ -97,9 +97,9 @@ def load_conversations(
 
 
 def absolute_mixture(mixture: str) -> str:
-    """The same mixture with absolute paths of .jsonl files, so that it means the same in every folder.
+    """The mixture with absolute paths of .jsonl files, so that it does not depend on the working directory.
 
-    Raises ValueError for an unreadable mixture, and for a folder whose name would end a term.
+    Raises ValueError for a malformed mixture, or a folder whose name contains `+`.
     """
     terms = []
     for name, repeats in _parse(mixture):

@@ -1,4 +1,4 @@
-"""Conversations to ids and mask: what fine-tuning packs and what the validation loss reads."""
+"""Conversations as ids and mask, for fine-tuning and its validation loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RenderedConversations:
     """Conversation i is `ids[offsets[i] : offsets[i + 1]]`."""
 
     ids: np.ndarray  # (tokens,), uint16 or uint32
-    mask: np.ndarray  # (tokens,), bool: what the assistant must learn to write
+    mask: np.ndarray  # (tokens,), bool: the assistant's tokens, which are trained on
     offsets: np.ndarray  # (conversations + 1,), int64
 
     def __len__(self) -> int:
@@ -28,9 +28,9 @@ class RenderedConversations:
 def render_conversations(
     conversations: Sequence[Conversation], tokenizer: Tokenizer, max_seq_len: int
 ) -> RenderedConversations:
-    """The conversations that have something to learn in their first `max_seq_len` targets, whole and in order.
+    """Conversations with a supervised token among their first `max_seq_len` targets, whole and in order.
 
-    Raises ValueError for a conversation that cannot be rendered, and if none has anything to learn.
+    Raises ValueError for a conversation that cannot be rendered, or if none has a supervised token.
     """
     ids, mask, lengths = array("I"), bytearray(), []
     with progress("render conversations", len(conversations), "conversations") as shown:

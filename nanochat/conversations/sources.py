@@ -1,7 +1,7 @@
-"""Where SFT conversations come from: a table of sources, each a sequence that makes its items when asked.
+"""Sources of SFT conversations: sequences that make their items on access.
 
-A source is `(paths, split, seed, option) -> ConversationSource`; its split is "train" or "val". Nothing is downloaded
-or read before the source is asked for. Benchmarks bring their own conversations (nanochat.tasks).
+A source is opened by `(paths, split, seed, option) -> ConversationSource`, split "train" or "val"; nothing is
+downloaded or read before that. Benchmarks define their own conversations (nanochat.tasks).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ ConversationSplit = Literal["train", "val"]
 IDENTITY_COUNT = 1_000
 SPELLING_COUNT = 200_000
 VAL_EVERY = 32
-"""Every n-th conversation is held out if a source has no validation split of its own."""
+"""Every n-th conversation is held out if a source has no validation split."""
 
 _PART_TYPES = ("text", "python", "python_output")
 
 
 @dataclass(frozen=True)
 class ConversationSource:
-    """`dropped` counts by reason what the source holds that is no conversation to learn from."""
+    """A source's usable conversations; `dropped` counts the others by reason."""
 
     conversations: Sequence[Conversation]
     dropped: Mapping[str, int] = field(default_factory=dict)
@@ -49,24 +49,24 @@ OpenSource = Callable[[Paths, ConversationSplit, int, str], ConversationSource]
 
 
 def fault(messages: object) -> str | None:
-    """Why these messages are no conversation to learn from; None if they are one.
+    """Why these messages are not a usable conversation; None if they are.
 
-    One is: an optional system message, then user and assistant in turn, the assistant last, none empty.
+    Usable: an optional system message, then user and assistant in turn, the assistant last, none empty.
     """
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        return "no list of messages"
+        return "not a list of messages"
     roles = [message.get("role") for message in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
         return "roles out of turn"
     texts = [_text(message) for message in messages]
     if None in texts:
-        return "content that is no text"
+        return "content that is not text"
     return None if all(text and text.strip() for text in texts) else "empty message"
 
 
 def _text(message: Mapping[str, Any]) -> str | None:
-    """All the text of a message; None if it has another shape than the chat format's."""
+    """All the text of a message; None if it does not follow the chat format."""
     content = message.get("content")
     if isinstance(content, list) and message["role"] == "assistant":
         if not all(isinstance(part, dict) and part.get("type") in _PART_TYPES for part in content):
@@ -77,7 +77,7 @@ def _text(message: Mapping[str, Any]) -> str | None:
 
 
 def _without_fault(faults: Iterable[tuple[int, str | None]]) -> tuple[list[int], Counter[str]]:
-    """The keys that have no fault, and a count of the faults of the others."""
+    """The keys without a fault, and the count of each fault."""
     keys, counts = [], Counter[str]()
     for key, reason in faults:
         if reason is None:
@@ -87,7 +87,7 @@ def _without_fault(faults: Iterable[tuple[int, str | None]]) -> tuple[list[int],
     return keys, counts
 
 
-# --- made here ---------------------------------------------------------------------------------------------------
+# --- generated ---------------------------------------------------------------------------------------------------
 
 
 def _builtin(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
@@ -95,7 +95,7 @@ def _builtin(paths: Paths, split: ConversationSplit, seed: int, option: str) -> 
 
 
 def _drawn(name: str, count: int, turn: Callable[[Random, bool, tuple[str, ...]], Turn]) -> OpenSource:
-    """A source whose item i is drawn with a generator of its own, from the side of the hold-out its split names."""
+    """A source that draws each item with a separate generator, from the split's side of the hold-out."""
 
     def source(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
         draw = partial(_draw, turn, name, seed, split, word_list(paths))
@@ -134,9 +134,9 @@ def _spelling_turn(rng: Random, held_out: bool, words: tuple[str, ...]) -> Turn:
 
 
 def open_jsonl(path: Path, split: ConversationSplit) -> ConversationSource:
-    """Conversations of a file, one a line, as `{"messages": [...]}` or as the list alone.
+    """Conversations of a file, one per line, as `{"messages": [...]}` or just the list.
 
-    Only the lines' offsets are kept in memory. Raises ValueError if the file is missing or holds none.
+    Keeps only the lines' offsets in memory. Raises ValueError if the file is missing or holds none.
     """
     if not path.is_file():
         raise ValueError(f"no conversations at {path}: give the path of a .jsonl file")
@@ -150,7 +150,7 @@ def open_jsonl(path: Path, split: ConversationSplit) -> ConversationSource:
 
 
 def _share(keys: Sequence[int], split: ConversationSplit) -> Sequence[int]:
-    """The keys of one split; of a handful the last is for validation."""
+    """The keys of one split; in a small file the last one is for validation."""
     every = max(2, min(VAL_EVERY, len(keys)))
     return [key for i, key in enumerate(keys, start=1) if (i % every == 0) == (split == "val")]
 
@@ -188,7 +188,7 @@ def _messages(line: bytes) -> object:
 
 
 def _identity(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
-    """The user's own `identity_conversations.jsonl` if there is one, else what we know of ourselves."""
+    """The user's `identity_conversations.jsonl` if it exists, else the builtin identity conversations."""
     if paths.identity.is_file():
         return open_jsonl(paths.identity, split)
     return _drawn_identity(paths, split, seed, option)

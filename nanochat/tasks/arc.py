@@ -1,4 +1,4 @@
-"""ARC: multiple-choice science questions of grade school (arXiv:1803.05457), an easy and a challenging set."""
+"""ARC: grade-school science, multiple choice, an easy and a challenging set (arXiv:1803.05457)."""
 
 from __future__ import annotations
 

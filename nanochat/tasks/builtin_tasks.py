@@ -1,4 +1,4 @@
-"""The tasks of the builtin world. Those for test and validation are held-out combinations of what it teaches."""
+"""The builtin world's tasks. Test and validation items are combinations held out of its training text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nanochat.tasks.task import (
 from nanochat.tokenizer.chat_format import Conversation
 
 MISSPELLED = 0.5
-"""Partial credit for a spelling, times the share of its letters that are right up to the first wrong one."""
+"""Partial credit for a spelling: this times the share of letters before the first wrong one."""
 
 _TEST_SEED = 0
 _DRAWN_ITEMS: dict[ItemSplit, int] = {"train": 10_000, "val": 250}
@@ -34,22 +34,22 @@ _SPELLED = re.compile(r"\w(?:-\w)+")
 
 
 def check_fact(item: Item, text: str) -> Score:
-    """Right if the text names the answer and no other of the same kind; WELL_FORMED if it names another."""
+    """Right if the text names the answer and no other candidate; WELL_FORMED if it names another."""
     return names_only(text, item.answer, item.meta["others"])
 
 
 def check_number(item: Item, text: str) -> Score:
-    """Right if the last number of the text is; WELL_FORMED for another number."""
+    """Right if the text's last number is the answer; WELL_FORMED for another number."""
     return is_number(last_number(text), item.answer)
 
 
 def check_letter_count(item: Item, text: str) -> Score:
-    """Right if the first number of the text is the count; WELL_FORMED for another number."""
+    """Right if the text's first number is the count; WELL_FORMED for another number."""
     return is_number(first_number(text), item.answer)
 
 
 def check_spelling(item: Item, text: str) -> Score:
-    """Right if the text has the letters joined by hyphens, no more and no fewer; up to MISSPELLED for a beginning."""
+    """Right if the text has exactly the letters, joined by hyphens; up to MISSPELLED for a correct prefix."""
     if contains_phrase(text, item.answer):
         return RIGHT
     spelled = _SPELLED.search(text)
@@ -61,7 +61,7 @@ def check_spelling(item: Item, text: str) -> Score:
 
 
 def check_phrase(item: Item, text: str) -> Score:
-    """Right if the text contains the phrase that every right reply does."""
+    """Right if the text contains the answer, a phrase common to all right replies."""
     return RIGHT if item.answer in text else Score(0.0, f"without {item.answer!r}")
 
 

@@ -1,4 +1,4 @@
-"""Checks of answers that several tasks share, as pure functions of texts."""
+"""Answer checks shared by several tasks, as pure functions of texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def is_choice(item: Item, text: str) -> Score:
-    """Right if the text is the letter of the right option; WELL_FORMED for another option's."""
+    """Right if the text is the letter of the right option; WELL_FORMED for the letter of another."""
     letter = text.strip()
     if letter == item.answer:
         return RIGHT
@@ -30,7 +30,7 @@ def _whole_words(phrase: str) -> str:
 
 
 def names_only(text: str, answer: str, others: Iterable[str] = ()) -> Score:
-    """Right if the text names the answer and none of the other candidates; WELL_FORMED if it names another one."""
+    """Right if the text names the answer and no other candidate; WELL_FORMED if it names another."""
     right = contains_phrase(text, answer)
     rest = re.sub(_whole_words(answer), "", text)
     other = next((other for other in others if contains_phrase(rest, other)), None)
@@ -57,7 +57,7 @@ def first_number(text: str) -> float | None:
 
 
 def to_number(digits: str) -> float:
-    """The number that digits mean, commas ignored. Raises ValueError if they are none."""
+    """Parse a number, ignoring commas. Raises ValueError if it is not one."""
     return float(digits.replace(",", ""))
 
 

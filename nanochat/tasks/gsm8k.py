@@ -1,4 +1,4 @@
-"""GSM8K: word problems of grade school (arXiv:2110.14168); the answer stands after `####`."""
+"""GSM8K: grade-school word problems (arXiv:2110.14168); the answer follows `####`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def _item(row: dict[str, Any]) -> Item:
 
 
 def check(item: Item, text: str) -> Score:
-    """Right if the number after the first `####` is; WELL_FORMED for another one there.
+    """Right if the number after the first `####` is the answer; WELL_FORMED for another number there.
 
-    Without a number after `####`, UNMARKED if the last number of the text is the right one.
+    Without a number after `####`, UNMARKED if the text's last number is the answer.
     """
     marked = _MARKED.search(text)
     if marked is not None:
@@ -41,7 +41,7 @@ def _conversation(item: Item) -> Conversation:
 
 
 def solution_parts(solution: str) -> list[dict[str, str]]:
-    """GSM8K's `<<48/2=24>>` as calls of the tool with the output that our own tool gives, the rest as text."""
+    """GSM8K's `<<48/2=24>>` as tool calls with our own tool's output, the rest as text."""
     parts: list[dict[str, str]] = []
     for i, piece in enumerate(_CALL.split(solution)):  # text, expression, result, text, …
         if i % 3 == 0 and piece:

@@ -23,7 +23,7 @@ class HubItems:
     make: Callable[[dict[str, Any]], Item]
 
     def __call__(self, paths: Paths, split: ItemSplit, seed: int) -> Sequence[Item]:
-        """The items of a split. Raises ValueError for a split that the dataset lacks."""
+        """The items of a split. Raises ValueError if the dataset lacks it."""
         if split not in self.splits:
             raise ValueError(f"{self.repo} has no split {split!r}: choose from {', '.join(self.splits)}")
         rows = hub_rows(self.repo, self.config, self.splits[split], paths, self.columns)

@@ -11,7 +11,7 @@ from nanochat.tasks.hub_items import HubItems
 from nanochat.tasks.task import RIGHT, Item, Score, Task, user_item
 
 _FENCE = re.compile(r"```([^\n`]*?)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-_PYTHON = ("", "python", "python3", "py")  # labels of a block that may hold the program
+_PYTHON = ("", "python", "python3", "py")  # labels of a code block that may be the program
 _META = ("task_id", "prompt", "test", "entry_point")
 
 
@@ -20,9 +20,9 @@ def _item(row: dict[str, Any]) -> Item:
 
 
 def check(item: Item, text: str, *, unsafe: bool = False) -> Score:
-    """Right if the item's tests pass with the function that the text gives; `unsafe` as in `check_function`.
+    """Right if the text's function passes the item's tests; `unsafe` as in `check_function`.
 
-    There is no partial credit: whatever else a program can show without passing, `assert False` shows as well.
+    No partial credit: anything else a failing program can show (that it parses, runs), `assert False` shows too.
     """
     name = item.meta["entry_point"]
     tests = f"{_before_definition(item)}\n{item.meta['test']}\ncheck({name})\n"
@@ -31,10 +31,10 @@ def check(item: Item, text: str, *, unsafe: bool = False) -> Score:
 
 
 def solution(item: Item, text: str) -> str:
-    """The program that a reply means: its first block of Python, or all of it if there is none.
+    """The program in a reply: its first block of Python, or all of it if there is none.
 
-    A reply that defines the function follows what the prompt has before it (imports, helpers); one that does not
-    continues the prompt.
+    If it defines the function, the prompt's text before the definition (imports, helpers) is put in front; otherwise
+    it continues the prompt.
     """
     blocks = (code for language, code in _FENCE.findall(text) if language.lower() in _PYTHON and code.strip())
     code = next(blocks, text)

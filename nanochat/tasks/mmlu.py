@@ -1,4 +1,4 @@
-"""MMLU: multiple-choice questions on 57 subjects, from school to profession (arXiv:2009.03300)."""
+"""MMLU: multiple-choice questions on 57 subjects, from school to professional level (arXiv:2009.03300)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequences whose items are made each time they are asked for, so that a large set costs only its keys."""
+"""Sequences that make items on access, so that a large set takes only the memory of its keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every task by its name, and the suites of them."""
+"""Tasks by name, and suites of tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUITES: dict[str, tuple[str, ...]] = {
 
 
 def task_names(suite: str) -> tuple[str, ...]:
-    """The names in a comma list of suites and tasks, each once. Raises ValueError for an unknown one."""
+    """The tasks in a comma-separated list of suites and tasks, without repeats. Raises ValueError if one is unknown."""
     names: dict[str, None] = {}
     for word in suite.split(","):
         word = word.strip()

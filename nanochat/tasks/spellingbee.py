@@ -1,4 +1,4 @@
-"""SpellingBee: how often a letter occurs in a word, to be counted with the tool; pairs that no training text has."""
+"""SpellingBee: count a letter in a word with the tool; test pairs occur in no training text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _conversation(item: Item) -> Conversation:
 
 
 def word_list(paths: Paths) -> tuple[str, ...]:
-    """Words to spell: those of `task_data/words_alpha.txt` (one a line) if it is there, else the builtin ones."""
+    """The words of `task_data/words_alpha.txt` (one per line) if it exists, else the builtin ones."""
     path = paths.task_data / "words_alpha.txt"
     if not path.is_file():
         return WORDS

@@ -1,4 +1,4 @@
-"""What a task is: its items by split, the check that scores an answer, and the conversation that teaches an item."""
+"""A task: items by split, a check that scores answers, and training conversations."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Score:
-    """How good an answer is, and what is wrong with it ("" if nothing is).
+    """The score of an answer, and what is wrong with it ("" if right).
 
-    `value` lies in [0, 1] and is 1 for right answers only; anything between is partial credit. Accuracy counts the
-    ones. For reinforcement the value is the reward.
+    `value` is in [0, 1], and 1 only for right answers; values between are partial credit. Accuracy counts the ones;
+    reinforcement learning uses the value as the reward.
     """
 
     value: float
@@ -48,23 +48,23 @@ class Score:
 
 RIGHT = Score(1.0)
 WELL_FORMED = 0.1
-"""Partial credit for a wrong answer of the right form: the first thing that reinforcement has to find."""
+"""Partial credit for a wrong answer in the right form, the first step that reinforcement learning rewards."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark: one file of this package, one row of the registry.
+    """A benchmark: one file in this package, one row in the registry.
 
     Attributes:
         kind: "choice": the answer is the option letter with the highest logit; "generate": the model answers freely.
         baseline: the accuracy of guessing.
-        items: `(paths, split, seed) → items`, downloaded or made when called and equal in every call. "test" is for
-            evaluation and the same for every seed. Raises ValueError for a split that the benchmark does not have,
+        items: `(paths, split, seed) → items`, downloaded or made when called, the same in every call. "test" is for
+            evaluation and does not depend on the seed. Raises ValueError for a split that the benchmark lacks,
             EnvironmentFault if its data cannot be downloaded.
-        check: scores the text of an answer: what the assistant said after its last tool output, or all it said if it
-            called no tool. Its docstring states the partial credit.
-        unsafe_check: for a task that runs programs of the model: `check` where the sandbox may be incomplete.
-        conversation: the training conversation of an item; None if the benchmark has no training data.
+        check: scores the text of an answer: the reply after its last tool output, or all of it if it called no tool.
+            Its docstring states the partial credit.
+        unsafe_check: for tasks that run the model's programs: `check` with a possibly incomplete sandbox.
+        conversation: an item's training conversation; None if the benchmark has no training data.
     """
 
     name: str
@@ -80,15 +80,15 @@ class Task:
 def user_item(
     prompt: str, answer: str, choices: tuple[str, ...] = (), meta: dict[str, Any] | None = None
 ) -> Item:
-    """An item that asks one user message."""
+    """An item with one user message."""
     return Item(({"role": "user", "content": prompt},), answer, choices, meta or {})
 
 
 def answered(item: Item, content: str | list[dict[str, str]]) -> Conversation:
-    """The item's messages and the assistant's reply, text or parts, as a conversation."""
+    """A conversation of the item's messages and the assistant's reply, text or parts."""
     return {"messages": [*item.messages, {"role": "assistant", "content": content}]}
 
 
 def answered_by_letter(item: Item) -> Conversation:
-    """The training conversation of a multiple-choice item: the reply is the option letter alone."""
+    """The training conversation of a multiple-choice item, with the option letter as the reply."""
     return answered(item, item.answer)

@@ -129,8 +129,8 @@ def test_faulty_lines_are_dropped_and_counted(tmp_path, capsys):
     assert part.dropped == {
         "roles out of turn": 2,
         "empty message": 2,
-        "no list of messages": 1,
-        "content that is no text": 1,
+        "not a list of messages": 1,
+        "content that is not text": 1,
         "malformed line": 2,
     }
     assert "8 conversations dropped" in capsys.readouterr().err
@@ -158,11 +158,11 @@ def test_a_bare_list_of_messages_is_a_conversation_too(tmp_path):
             [user("q"), assistant("a"), {"role": "system", "content": "s"}, assistant("b")],
             "roles out of turn",
         ),
-        ([user([{"type": "text", "text": "q"}]), assistant("a")], "content that is no text"),
-        ([user("q"), assistant(None)], "content that is no text"),
+        ([user([{"type": "text", "text": "q"}]), assistant("a")], "content that is not text"),
+        ([user("q"), assistant(None)], "content that is not text"),
         ([user("q"), assistant([])], "empty message"),
-        ("text", "no list of messages"),
-        ([1], "no list of messages"),
+        ("text", "not a list of messages"),
+        ([1], "not a list of messages"),
     ],
 )
 def test_fault(messages, reason, byte_tokenizer):
@@ -275,7 +275,7 @@ def test_mistakes_are_one_clear_line(mixture, line):
 
 def test_a_file_without_a_conversation_is_refused(tmp_path):
     path = write_jsonl(tmp_path / "notes.jsonl", [{"text": "x"}])
-    with pytest.raises(ValueError, match=r"no conversation in .*1 x no list of messages"):
+    with pytest.raises(ValueError, match=r"no conversation in .*1 x not a list of messages"):
         load_conversations(str(path), default_paths())
 
 
