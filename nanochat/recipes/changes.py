@@ -1,4 +1,4 @@
-"""Changed flags of a recipe's stages: `--set STAGE.FLAG=VALUE`, checked before anything runs."""
+"""`--set STAGE.FLAG=VALUE`: changes of the flags of a recipe's stages, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from nanochat.recipes.recipe import Stage
 
 
 def with_changes(stages: Iterable[Stage], changes: Sequence[str]) -> tuple[Stage, ...]:
-    """The stages with their flags changed, and with the flags that follow other stages' filled in.
+    """The stages with their flags changed and `copies` filled in.
 
     Args:
         changes: `STAGE.FLAG=VALUE`; `STAGE.FLAG` or `=true` turns a switch on, `=false` turns it off.
 
-    Raises ValueError for a change that names no stage.
+    Raises ValueError for a malformed change or an unknown stage.
     """
     changed = {stage.name: stage for stage in stages}
     for change in changes:
@@ -32,7 +32,7 @@ def with_changes(stages: Iterable[Stage], changes: Sequence[str]) -> tuple[Stage
 
 
 def check_changes(stages: Iterable[Stage], changes: Sequence[str]) -> None:
-    """Parse the commands of the changed stages. Raises ValueError for a flag or value that a verb does not take."""
+    """Parse the commands of the changed stages. Raises ValueError for an invalid flag or value."""
     from nanochat.cli.main import parse_command
 
     changed = {change.partition(".")[0] for change in changes}
@@ -60,7 +60,7 @@ def _parse(change: str, stages: dict[str, Stage]) -> tuple[str, str, str | None]
 
 
 def _with_flag(stage: Stage, flag: str, value: str | None) -> Stage:
-    """The stage with one flag set, in its old place if it has one; None is the value of a switch that is on."""
+    """The stage with one flag set, in place if already present; a switch that is on has the value None."""
     options = {None: f"--{flag}", "true": f"--{flag}", "false": f"--no-{flag}"}
     option = options.get(value, f"--{flag}={value}")
     plain = flag.removeprefix("no-")
@@ -88,7 +88,7 @@ def _absolute_mixture(mixture: str) -> str:
     return absolute_mixture(mixture)
 
 
-# A recipe's record must not take two files for one because they have the same name in two folders.
+# Absolute, so that a recipe's record tells apart files of the same name in different folders.
 _ABSOLUTE: dict[str, Callable[[str], str]] = {
     "dataset": _absolute_dataset,
     "val-path": _absolute_path,

@@ -8,7 +8,7 @@ from nanochat.recipes.recipe import Recipe, tell_where
 _OUTLINE = Outline(
     dataset="fineweb-edu",
     depth=6,
-    first_shards=2,  # half a billion characters, more than the horizon reads
+    first_shards=2,  # half a billion characters, more than training reads
     tokenizer=("--vocab-size=8192", "--max-chars=200000000"),
     pretrain=("--max-seq-len=512", "--target-param-data-ratio=2"),
     sft=("--mixture=smoltalk+identity+spelling", "--num-iterations=1500"),

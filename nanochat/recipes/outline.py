@@ -18,23 +18,23 @@ from nanochat.recipes.results import (
 
 @dataclass(frozen=True)
 class Outline:
-    """What recipes differ in; a tuple holds the flags of one stage."""
+    """What differs between recipes; each tuple holds the flags of one stage."""
 
     dataset: str
     depth: int
     first_shards: int | None = None
-    """Shards of a hub dataset to begin with: those that the tokenizer reads."""
+    """Shards of a hub dataset to download first, for the tokenizer."""
     all_shards: int | None = None
-    """Shards that the horizon of `depth` reads, downloaded while the tokenizer trains; None: the first ones do."""
+    """Shards that training at `depth` reads, downloaded while the tokenizer trains; None: the first ones suffice."""
     tokenizer: tuple[str, ...] = ()
     pretrain: tuple[str, ...] = ()
     eval_base: tuple[str, ...] = ()
     sft: tuple[str, ...] = ()
     eval_chat: tuple[str, ...] = ()
     eval_before: tuple[str, ...] | None = None
-    """Tasks put to the base model, before fine-tuning; None: no such stage."""
+    """Flags of a task evaluation of the base model, before fine-tuning; None: no such stage."""
     showcase: bool = False
-    """Put a few questions to the finished model."""
+    """Ask the finished model a few questions."""
 
     def stages(self, names: ModelNames, depth: int | None = None) -> tuple[Stage, ...]:
         """The stages for these names and this depth (None: the outline's own)."""
@@ -57,7 +57,7 @@ class Outline:
             Stage("shards", (*download, f"--num-shards={self.first_shards}"), left=shards_downloaded),
         ]
         if self.all_shards is not None:
-            # The horizon grows with the parameters, and those with the cube of the depth.
+            # Training tokens grow with the parameters, and those with the cube of the depth.
             shards = max(self.first_shards, math.ceil(self.all_shards * (depth / self.depth) ** 3))
             stages.append(
                 Stage(

@@ -1,6 +1,6 @@
 """The quickstart: the whole pipeline on a CPU in minutes, over the embedded dataset.
 
-Its numbers are here only; docs/log.md tells how they were found.
+docs/log.md says how its numbers were chosen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ _OUTLINE = Outline(
     pretrain=("--num-iterations=1000", "--total-batch-size=2048"),
     sft=("--mixture=builtin", "--epochs=1"),
     eval_chat=("--suite=builtin",),
-    eval_before=("--suite=builtin", "--max-items=100"),  # a base model guesses: a few items show that
+    eval_before=(
+        "--suite=builtin",
+        "--max-items=100",
+    ),  # a base model only guesses: a few items suffice to show it
     showcase=True,
 )
 

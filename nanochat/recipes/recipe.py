@@ -1,4 +1,4 @@
-"""What a recipe is: a function of the models' names and of the dial that gives stages, each one command."""
+"""Recipes and their stages: a function from model names and depth to a list of commands."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Stage:
     """One command of a recipe.
 
     `argv` is what follows `nanochat` on the command line, flags as `--name=value`. `needs` names earlier stages
-    whose results this one reads: when they change, it runs again. `copies` holds flags that follow an earlier stage's
-    ("vocab-size=tokenizer.vocab-size"). `left` tells by the flags whether everything that the stage leaves is there.
-    A stage that `trains` makes the run that its `--model-tag` names. A `background` stage runs beside the following
-    ones until one of them needs it; a `distributed` one uses all the processes that the recipe was given.
+    whose results this one reads: when they change, it runs again. `copies` lists flags copied from an earlier stage
+    ("vocab-size=tokenizer.vocab-size"). `left` says, from the flags, whether all results of the stage exist.
+    A stage that `trains` makes the run named by its `--model-tag`. A `background` stage runs in parallel with the
+    following ones until one of them needs it; a `distributed` one uses all the recipe's processes.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Stage:
 
     @property
     def command(self) -> str:
-        """The command line that a person would type for it."""
+        """The command line to type for it."""
         program = ["nanochat"] if self.module == "nanochat" else ["python", "-m", self.module]
         return shlex.join([*program, *self.argv])
 
@@ -57,31 +57,31 @@ class Stage:
 
     @property
     def run(self) -> str | None:
-        """The training run that the stage makes, if it trains."""
+        """The model tag of the stage's training run, or None if it does not train."""
         return self.flags["model-tag"] if self.trains else None
 
     def complete(self, paths: Paths) -> bool:
-        """Whether everything that the stage leaves is there."""
+        """Whether all results of the stage exist."""
         return self.left(self.flags, paths)
 
 
 @dataclass(frozen=True)
 class ModelNames:
-    """The model tags of the two models that a recipe makes."""
+    """The model tags of a recipe's two models."""
 
     base: str = "baserun"
     chat: str = "sft"
 
 
 def names_for(model_tag: str | None) -> ModelNames:
-    """The names of the models: those of the verbs' own defaults, or NAME and NAME-sft."""
+    """The names of the models: NAME and NAME-sft, or without a name the defaults of the verbs."""
     return ModelNames() if model_tag is None else ModelNames(model_tag, f"{model_tag}-sft")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A pipeline. `stages` gives its commands for the names and the depth (None: the recipe's own); `closing` tells
-    the person what they have now, and starts no process."""
+    """A pipeline. `stages` gives its commands for the names and the depth (None: the recipe's own); `closing` prints
+    where the results are, and starts no process."""
 
     name: str
     about: str
@@ -90,7 +90,7 @@ class Recipe:
 
 
 def stage_keys(stages: Sequence[Stage]) -> dict[str, str]:
-    """A fingerprint of each stage's command and of everything that it builds on."""
+    """A hash of each stage's command and of those of all stages that it depends on."""
     keys: dict[str, str] = {}
     for stage in stages:
         material = json.dumps([stage.module, stage.argv, [keys[name] for name in stage.needs]])
@@ -99,7 +99,7 @@ def stage_keys(stages: Sequence[Stage]) -> dict[str, str]:
 
 
 def dependents(stages: Sequence[Stage], name: str) -> set[str]:
-    """Every stage that builds on the named one, directly or through others."""
+    """Every stage that depends on the named one, directly or indirectly."""
     found = {name}
     for stage in stages:
         if found.intersection(stage.needs):
@@ -108,12 +108,12 @@ def dependents(stages: Sequence[Stage], name: str) -> set[str]:
 
 
 def program() -> str:
-    """How to call this program from the person's shell: by its name, or by its path if the name is not found."""
+    """How to call this program from the user's shell: by name, or by path if it is not on the PATH."""
     return "nanochat" if shutil.which("nanochat") else str(Path(sys.executable).with_name("nanochat"))
 
 
 def tell_where(paths: Paths, names: ModelNames) -> None:
-    """The closing words of a recipe that ends with a chat model."""
+    """Print where a recipe's report and chat model are."""
     which = "" if names == ModelNames() else f" --model-tag {names.chat}"
     say(f"report:     {paths.report / 'report.html'} (also as report.md)")
     say(f"checkpoint: {paths.checkpoints(names.chat)}")

@@ -1,4 +1,4 @@
-"""Which stages of a recipe have run: one small JSON file for each recipe and name."""
+"""Which stages of a recipe have run: one small JSON file per recipe and name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nanochat.atomic import write_text_atomic
 from nanochat.config import from_json, json_line, parse_json
 
 State = Literal["started", "done", "outdated"]
-"""An outdated stage ran once, on results that have been made again since."""
+"""An outdated stage ran on results that have been made again since."""
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """The command (its key) that a stage last ran with, and how far it came."""
+    """The key of the command that a stage last ran with, and its state."""
 
     key: str
     state: State
@@ -31,10 +31,10 @@ class RecordFile:
 
 
 class Record:
-    """The record of one recipe under one name, kept on disk."""
+    """The record on disk of one recipe under one name."""
 
     def __init__(self, path: Path):
-        """Raises ValueError, in one line, for a file that is not a record."""
+        """Raises ValueError for a file that is not a record."""
         self._path = path
         self._file = RecordFile()
         if path.exists():
@@ -46,20 +46,20 @@ class Record:
                 ) from None
 
     def state(self, stage: str, key: str) -> State | None:
-        """How far the stage came with this very key; None if it never ran or ran with another one."""
+        """The state of the stage with this key; None if it never ran or last ran with another one."""
         entry = self._file.stages.get(stage)
         return entry.state if entry is not None and entry.key == key else None
 
     def knows(self, stage: str) -> bool:
-        """Whether the stage ever ran, with whatever key."""
+        """Whether the stage ever ran, with any key."""
         return stage in self._file.stages
 
     def set(self, stage: str, key: str, state: State) -> None:
-        """Remember the state on disk."""
+        """Write the state to disk."""
         self._write({**self._file.stages, stage: StageRecord(key, state)})
 
     def outdate(self, stages: Container[str]) -> None:
-        """Mark those of these stages that ran: what they built on is made again."""
+        """Mark those of these stages that ran, because their inputs are being made again."""
         entries = self._file.stages.items()
         self._write(
             {name: replace(entry, state="outdated") if name in stages else entry for name, entry in entries}

@@ -1,6 +1,6 @@
-"""What stages leave behind: each function tells by a stage's flags whether it is all there.
+"""Results of stages: each function says, from a stage's flags, whether they all exist.
 
-Imports are within the functions, since a recipe that has nothing recorded as done asks none of them.
+Imports are within the functions, since a recipe without finished stages calls none of them.
 """
 
 from __future__ import annotations

@@ -28,36 +28,36 @@ class RunConfig:
     recipe: Annotated[str | None, tyro.conf.Positional] = None
     """quickstart, cpu or speedrun"""
     model_tag: str | None = None
-    """Name of the models: NAME and NAME-sft; default: baserun and sft."""
+    """Name the models NAME and NAME-sft; default: baserun and sft."""
     depth: int | None = None
     """Depth of the model; default: the recipe's own."""
     nproc: int = 1
-    """Processes of the training and evaluation stages, one for each GPU."""
+    """Processes of the training and evaluation stages, one per GPU."""
     set: tuple[str, ...] = ()
-    """Changed flags, as STAGE.FLAG=VALUE (--set pretrain.fp8=false sft.epochs=2); what depends on them runs again."""
+    """Change flags, as STAGE.FLAG=VALUE (--set pretrain.fp8=false sft.epochs=2); dependent stages run again."""
     dry_run: bool = False
     """Only show the stages and which of them are done."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How every stage ended and how long this call took for it."""
+    """How every stage ended, and its time in this call."""
 
     recipe: str | None
     stages: tuple[StageResult, ...] = ()
 
 
 def run(config: RunConfig, paths: Paths) -> RunResult:
-    """Run the stages of a recipe that are not done, and say how to continue.
+    """Run a recipe's unfinished stages, and say how to continue.
 
-    Raises ValueError for an unknown recipe, stage or flag, and for models of these names that something else made;
-    exits with the status of a stage that failed.
+    Raises ValueError for an unknown recipe, stage or flag, and if the recipe did not make existing models of these
+    names; exits with the status of a failed stage.
     """
     if config.recipe is None:
         table("recipes (nanochat run NAME)", ("name", "makes"), [(r.name, r.about) for r in RECIPES.values()])
         return RunResult(None)
     if config.recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {config.recipe!r} (there are: {', '.join(RECIPES)})")
+        raise ValueError(f"unknown recipe {config.recipe!r}: choose from {', '.join(RECIPES)}")
     for flag, value in (("--nproc", config.nproc), ("--depth", config.depth)):
         if value is not None and value < 1:
             raise ValueError(f"{flag} must be at least 1, not {value}")
@@ -70,7 +70,7 @@ def run(config: RunConfig, paths: Paths) -> RunResult:
         rows = [(stage.name, "done" if done[stage.name] else "to do", stage.command) for stage in stages]
         table(f"{recipe.name}: {recipe.about}", ("stage", "state", "command"), rows)
         if (conflict := runner.conflict()) is not None:
-            say(f"not as it is: {conflict}")
+            say(f"it would not run: {conflict}")
         return RunResult(recipe.name)
     began = time.monotonic()
     results = runner.run()
@@ -90,12 +90,12 @@ def run(config: RunConfig, paths: Paths) -> RunResult:
 def _conclude(
     recipe: Recipe, names: ModelNames, results: list[StageResult], *, complete: bool, again: str, paths: Paths
 ) -> None:
-    """Tell the person where things stand; a failed stage's exit status becomes our own."""
+    """Say how the recipe ended and how to continue; exit with a failed stage's status."""
     failed = next((result for result in results if result.status == "failed"), None)
     if failed is not None:
         status = failed.exit_status
         say(
-            f"{failed.name} failed (exit status {status}), see above; once that is mended, continue with: {again}"
+            f"{failed.name} failed (exit status {status}), see above; once that is fixed, continue with: {again}"
         )
         raise SystemExit(status)
     if not complete or any(result.status == "interrupted" for result in results):

@@ -1,4 +1,4 @@
-"""Runs a recipe's stages as processes of their own: skips finished ones, times the others, passes signals on."""
+"""Runs a recipe's stages as subprocesses: skips finished ones, times the others, forwards signals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nanochat.recipes.recipe import Stage, dependents, stage_keys
 from nanochat.recipes.record import Record
 from nanochat.report.archive import set_aside
 
-# A lost terminal reaches the stages as SIGTERM, on which they save.
+# A lost terminal is forwarded to the stages as SIGTERM, on which they save.
 PASSED_ON = {
     signal.SIGINT: signal.SIGINT,
     signal.SIGTERM: signal.SIGTERM,
@@ -32,7 +32,7 @@ STDERR = 2
 
 @dataclass(frozen=True)
 class StageResult:
-    """How a stage ended: `skipped`, `done`, `interrupted` or `failed`, and the seconds it took in this call."""
+    """How a stage ended (`skipped`, `done`, `interrupted` or `failed`), and its seconds in this call."""
 
     name: str
     status: str
@@ -49,7 +49,7 @@ class _Running:
 
 
 class Runner:
-    """One pass over a recipe's stages, whose record and logs are in `home`."""
+    """One pass over a recipe's stages, with their record and logs in `home`."""
 
     def __init__(self, stages: Sequence[Stage], paths: Paths, home: Path, *, processes: int = 1):
         self._stages = tuple(stages)
@@ -62,10 +62,10 @@ class Runner:
         self._signal: signal.Signals | None = None
 
     def run(self) -> list[StageResult]:
-        """Run every stage that is not done, in order; stop at the first that fails or at a signal.
+        """Run every unfinished stage, in order; stop at the first failure or at a signal.
 
-        One recipe runs in a base directory at a time; a second one waits. Raises ValueError, before any stage runs,
-        where a run of the recipe's names was made by something else.
+        Only one recipe runs in a base directory at a time; a second one waits. Raises ValueError, before any stage
+        runs, if a training run under one of the recipe's names was not made by it.
         """
         lock = file_lock(
             self._paths.metrics("recipe").with_name("lock"),
@@ -101,7 +101,7 @@ class Runner:
         return fresh
 
     def conflict(self) -> str | None:
-        """Why `run` would refuse: a training run of one of the names exists that this recipe did not make."""
+        """Why `run` would refuse: an existing training run under one of the names that this recipe did not make."""
         record = self._record()
         for stage in self._stages:
             if stage.run is None or record.knows(stage.name):
@@ -141,16 +141,16 @@ class Runner:
         process = subprocess.Popen(
             self._command(stage),
             stdin=subprocess.DEVNULL,
-            stdout=log or STDERR,  # stdout belongs to the recipe's own result
+            stdout=log or STDERR,  # stdout is for the recipe's own result
             stderr=log,
-            process_group=0,  # so that a Ctrl-C reaches the stage once, through us
+            process_group=0,  # so that a Ctrl-C reaches the stage only once, forwarded by us
         )
         self._running.append(_Running(stage, process, time.monotonic(), log))
-        if self._signal is not None:  # it came while the process was being made
+        if self._signal is not None:  # it arrived while the process was being started
             self._send(self._running[-1], PASSED_ON[self._signal])
 
     def _send(self, running: _Running, number: signal.Signals) -> None:
-        """Signal a stage; under torchrun its workers, which save and exit, and torchrun with them."""
+        """Signal a stage; under torchrun its workers, which save and exit, whereupon torchrun exits."""
         import psutil
 
         with suppress(psutil.NoSuchProcess):
@@ -170,7 +170,7 @@ class Runner:
         return [*launcher, "-m", stage.module, *stage.argv]
 
     def _settle(self, names: Sequence[str], record: Record, metrics: Metrics) -> None:
-        """Wait for those of the named stages that are running, and record how they ended."""
+        """Wait for the running ones of the named stages, and record how they ended."""
         for running in [running for running in self._running if running.stage.name in names]:
             stage, code = running.stage, running.process.wait()
             self._running.remove(running)
@@ -201,7 +201,7 @@ class Runner:
         return failed or self._signal is not None
 
     def _stop_background(self) -> None:
-        """After a failure nothing continues in the background; a signal has reached every stage already."""
+        """Stop background stages after a failure; a signal has already reached every stage."""
         if self._stopped() and self._signal is None:
             self._signal = signal.SIGTERM
             for running in self._running:
@@ -211,7 +211,7 @@ class Runner:
     def _no_orphans(self) -> Iterator[None]:
         try:
             yield
-        finally:  # only an error of this process, such as a full disk, leaves any running
+        finally:  # some are still running only after an error in this process, such as a full disk
             for running in self._running:
                 running.process.terminate()
                 running.process.wait()
@@ -236,5 +236,5 @@ class Runner:
 
 
 def _stopped_by(number: signal.Signals) -> tuple[int, ...]:
-    """Exit statuses of a process that a signal stopped: saved and exited, killed by it, or reporting it."""
+    """Exit statuses of a process stopped by a signal: it saved and exited, was killed, or reported the signal."""
     return 0, -number, 128 + number

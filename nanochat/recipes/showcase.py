@@ -1,6 +1,6 @@
-"""`python -m nanochat.recipes.showcase RUN`: put a few questions to a model and keep the answers.
+"""`python -m nanochat.recipes.showcase RUN`: ask a model a few questions and record the answers.
 
-They go into the run's metrics, for the report and for the closing words of a recipe.
+The answers go into the run's metrics, for the report and the recipe's closing message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_NEW_TOKENS = 96
 
 
 def ask(run: str, questions: Sequence[str] = QUESTIONS) -> list[tuple[str, str]]:
-    """Put the questions to the newest checkpoint of a run, greedily; returns and records (question, answer)."""
+    """Ask the newest checkpoint of a run, decoding greedily; record and return (question, answer) pairs."""
     from nanochat.checkpoint.loading import load_model
     from nanochat.infer.engine import Engine
     from nanochat.infer.sampler import SamplingParams
@@ -54,19 +54,19 @@ def ask(run: str, questions: Sequence[str] = QUESTIONS) -> list[tuple[str, str]]
 
 
 def spoken(parts: Sequence[dict[str, str]]) -> str:
-    """A reply as one text, each tool call in brackets with its output."""
+    """A reply as one text, with tool calls and their outputs in brackets."""
     brackets = {"text": "{}", "python": "[{} = ", "python_output": "{}] "}
     return "".join(brackets[part["type"]].format(part["text"]) for part in parts).strip()
 
 
 def recorded(paths: Paths, run: str) -> list[tuple[str, str]]:
-    """The newest answers of a run, as (question, answer)."""
+    """The newest answers of a run, as (question, answer) pairs."""
     rows = rows_of(paths.metrics(run), SampleRow, STAGE)
     return list({row.prompt: row.text for row in rows}.items())
 
 
 def show(pairs: Sequence[tuple[str, str]]) -> None:
-    """The answers as a table; what the calculator did stands in brackets."""
+    """Print the answers as a table, with tool calls in brackets."""
     table("what it answers", ("question", "answer"), pairs)
 
 

@@ -103,7 +103,7 @@ def test_a_run_that_something_else_made_is_left_alone(paths: Paths, capfd) -> No
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
-        (["nonsense"], "unknown recipe 'nonsense' (there are: quickstart, cpu, speedrun)"),
+        (["nonsense"], "unknown recipe 'nonsense': choose from quickstart, cpu, speedrun"),
         (["quickstart", "--nproc", "0"], "--nproc must be at least 1, not 0"),
         (["quickstart", "--depth", "0"], "--depth must be at least 1, not 0"),
         (["quickstart", "--model-tag", "a/b"], "'a/b'"),
