@@ -1,4 +1,4 @@
-"""Where runs and reports go that newer ones replace: `archive/<name>-<n>`. Nothing is ever deleted."""
+"""Moves replaced runs and reports to `archive/<name>-<n>`. Nothing is ever deleted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from nanochat.paths import Paths
 
 
 def set_aside(paths: Paths, name: str, folders: dict[str, Path]) -> Path | None:
-    """Move those of the folders that exist to `archive/<name>-<n>/<key>`; None when there are none.
+    """Move the existing ones of these folders to `archive/<name>-<n>/<key>`; None if none exists.
 
-    Raises EnvironmentFault where the disk refuses.
+    Raises EnvironmentFault if they cannot be moved.
     """
     present = {key: folder for key, folder in folders.items() if folder.exists()}
     if not present:

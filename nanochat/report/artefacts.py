@@ -1,6 +1,6 @@
-"""Reads what the stages left behind: their metrics and the timings of recipes. Runs nothing, changes nothing.
+"""Reads the stages' metrics and the recipes' timings. Runs nothing, changes nothing.
 
-What is malformed is left out and named in `Findings.left_out`; all the rest is typed and within bounds.
+Malformed data is left out and named in `Findings.left_out`; the rest is typed and within bounds.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ R = TypeVar("R", bound=Row)
 S = TypeVar("S", bound=StepRow)
 T = TypeVar("T")
 
-TRAINING = ("pretrain", "sft", "rl")  # stages that train, in their natural order
+TRAINING = ("pretrain", "sft", "rl")  # stages that train, in pipeline order
 CORE_STAGE = "eval-base"  # its tasks are those of CORE
 
 
 @dataclass(frozen=True)
 class System:
-    """What `report reset` wrote down: the time, and the machine as it was then."""
+    """The time and the machine, as recorded by `report reset`."""
 
     time: float
     hardware: Hardware | None = None
@@ -43,7 +43,7 @@ class System:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a model that the report shows."""
+    """The model sizes that the report shows."""
 
     n_layer: int
     n_embd: int
@@ -55,7 +55,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """What the report shows of the plans: the model's sizes, and its number of parameters by group."""
+    """The model's sizes and number of parameters by group, from the plans."""
 
     model: ModelShape | None = None
     parameters: dict[str, int] | None = None
@@ -63,7 +63,7 @@ class PlannedModel:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """The share of right answers, that of guessing, and the number of items (None where it is not known)."""
+    """The accuracy, that of guessing, and the number of items (None if unknown)."""
 
     score: float
     chance: float
@@ -72,7 +72,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class StageRows:
-    """What one stage of one run has recorded, a resumed stage's repeated steps already merged."""
+    """The rows of one stage of one run, with the repeated steps of a resumed stage merged."""
 
     run: str
     stage: str
@@ -87,14 +87,14 @@ class StageRows:
         return next(reversed(self.of(kind)), None)
 
     def series(self, kind: type[S], figure: Callable[[S], float | None]) -> tuple[list[int], list[float]]:
-        """Steps and values of one figure, where it is known."""
+        """Steps and values of one figure, where known."""
         known = [(row.step, value) for row in self.of(kind) if (value := figure(row)) is not None]
         return [step for step, _ in known], [value for _, value in known]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall time that a stage took, over all the attempts that its result needed."""
+    """Wall time of a stage, over all attempts that contributed to its result."""
 
     name: str
     wall_s: float
@@ -103,17 +103,17 @@ class Timing:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that a report is made of."""
+    """All data of a report."""
 
     stages: tuple[StageRows, ...]
     timings: tuple[Timing, ...]
     system: System | None
     planned: PlannedModel
     left_out: tuple[str, ...]
-    """What was malformed: where, and why."""
+    """Where and why data was malformed."""
 
     def training(self) -> list[StageRows]:
-        """The stages that train, in their natural order."""
+        """The stages that train, in pipeline order."""
         found = [stage for stage in self.stages if stage.stage in TRAINING and stage.of(TrainRow)]
         return sorted(found, key=lambda stage: TRAINING.index(stage.stage))
 
@@ -122,12 +122,12 @@ class Findings:
         return [row for stage in self.stages for row in stage.of(kind)]
 
     def newest(self, fact: Callable[[ConfigRow], T | None]) -> T | None:
-        """The newest value of a fact that stages write down when they begin."""
+        """The newest value of a fact that stages record when they start."""
         known = (fact(row) for row in reversed(self.every(ConfigRow)))
         return next((value for value in known if value), None)
 
     def scores(self, *, core: bool = False) -> dict[str, dict[str, TaskScore]]:
-        """For each run, in the order in which they were made, its newest score on every task: of CORE or of chat."""
+        """Each run's newest score on every task of CORE, or of chat; runs in the order of their creation."""
         scores: dict[str, dict[str, TaskScore]] = {}
         for stage in self.stages:
             if (stage.stage == CORE_STAGE) != core:
@@ -139,7 +139,7 @@ class Findings:
 
 
 def collect(paths: Paths) -> Findings:
-    """Read every run below the base directory, leaving out what is older than the last `report reset`."""
+    """Read every run below the base directory, without rows older than the last `report reset`."""
     left_out: list[str] = []
     system = _system(paths, left_out)
     since = system.time if system else float("-inf")
@@ -158,7 +158,7 @@ def collect(paths: Paths) -> Findings:
 
 
 def read_system(paths: Paths) -> System | None:
-    """What `report reset` wrote down; None when it never ran. Raises ValueError or OSError for a damaged file."""
+    """The record of `report reset`; None if it never ran. Raises ValueError or OSError for a damaged file."""
     path = paths.report / "system.json"
     if not path.exists():
         return None
@@ -189,17 +189,17 @@ def _logged(run: str, path: Path, left_out: list[str]) -> list[LoggedRow]:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the path of this machine that an OSError names."""
+    """The error's text, without the local path that an OSError names."""
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _printable(name: str) -> str:
-    """A folder's name as text that can be written, whatever bytes it is made of."""
+    """A folder's name as printable text, whatever its bytes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _planned(stages: Sequence[StageRows], left_out: list[str]) -> PlannedModel:
-    """What the plans say of the model; of what several say the newest."""
+    """The model according to the plans; the newest wins."""
     plans = [row.plan for stage in stages for row in stage.of(ConfigRow) if row.plan]
     said = {name: value for plan in plans for name, value in plan.items()}
     try:
@@ -217,18 +217,18 @@ def _task_scores(row: TasksRow) -> dict[str, TaskScore]:
 
 
 def _begun(rows: Sequence[LoggedRow]) -> float:
-    """When a run's first row was written, so that runs come in the order in which they were made."""
+    """When a run's first row was written, to sort runs by creation."""
     return rows[0].time if rows else 0.0
 
 
 def _merged(rows: Iterable[LoggedRow]) -> list[LoggedRow]:
-    """The last row of each kind and place: the steps that a resumed run repeated replace the earlier ones."""
+    """The last row of each kind and place, so that steps repeated by a resumed run replace the earlier ones."""
     newest = {(entry.row.kind, entry.row.place()): entry for entry in rows}
     return sorted(newest.values(), key=lambda entry: entry.row.step if isinstance(entry.row, StepRow) else 0)
 
 
 def _recipe_timings(rows: Iterable[LoggedRow]) -> list[Timing]:
-    """The time of each stage's present result: its last attempt and the unfinished ones that it continues."""
+    """The time spent on each stage's current result: its last attempt and the unfinished ones that it resumed."""
     attempts: dict[str, list[StageRow]] = {}
     for row in (entry.row for entry in rows):
         if not isinstance(row, StageRow):
@@ -241,7 +241,7 @@ def _recipe_timings(rows: Iterable[LoggedRow]) -> list[Timing]:
 
 
 def _own_timings(stages: Sequence[StageRows]) -> list[Timing]:
-    """Without a recipe: the time that each stage measured itself; of a resumed one at least that of its steps."""
+    """Without a recipe: the time that each stage measured itself; for a resumed one at least that of its steps."""
     ends = [(stage, stage.last(DoneRow)) for stage in stages]
     return [
         Timing(f"{stage.stage} ({stage.run})", max(end.wall_s, end.train_s or 0.0), 1)

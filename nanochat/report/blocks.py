@@ -1,4 +1,4 @@
-"""What a report is made of, free of any markup."""
+"""The parts of a report, free of any markup."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nanochat.report.figures import Plot
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain text; the `folded` one opens on demand where the form allows it."""
+    """Rows of plain text; a `folded` table is collapsible in html."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -19,7 +19,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Image:
-    """A plot and what it shows, in words."""
+    """A plot and its description in words."""
 
     plot: Plot
     alt: str
@@ -27,7 +27,7 @@ class Image:
 
 @dataclass(frozen=True)
 class SampleBlock:
-    """Who spoke, what it was given and what it said."""
+    """A model's answer to a prompt, and which model it was."""
 
     speaker: str
     prompt: str
@@ -39,7 +39,7 @@ ReportBlock = Table | Image | SampleBlock | str
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and its contents."""
 
     title: str
     blocks: tuple[ReportBlock, ...]

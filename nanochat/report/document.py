@@ -1,4 +1,4 @@
-"""What the report says: findings turned into sections of tables, plots and samples."""
+"""Turns findings into the report's sections of tables, plots and samples."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from nanochat.report.summary import summarise
 
 S = TypeVar("S", bound=StepRow)
 
-SAMPLES_SHOWN = 12  # of each run, the newest
-TASKS_DRAWN, RUNS_DRAWN = 60, 8  # in the plot, the newest runs; the table beside it has them all
+SAMPLES_SHOWN = 12  # the newest of each run
+TASKS_DRAWN, RUNS_DRAWN = 60, 8  # in the plot, the newest runs; the table has all of them
 TITLES = {"pretrain": "Pretraining", "sft": "Supervised fine-tuning", "rl": "Reinforcement learning"}
 
 
 def compose(findings: Findings, dollars_per_hour: float | None = None) -> list[Section]:
-    """The sections that the findings allow, in reading order; one without content is left out."""
+    """The sections in reading order, without empty ones."""
     named: tuple[tuple[str, Callable[[Findings], Iterable[ReportBlock]]], ...] = (
         ("CORE", _core),
         ("Tasks", _tasks),
@@ -103,7 +103,7 @@ def _training(stage: StageRows) -> Iterable[ReportBlock]:
 def _curve(
     stage: StageRows, kind: type[S], label: str, figure: Callable[[S], float | None], smooth: bool = False
 ) -> tuple[Curve, ...]:
-    """The curve of a figure; none where it was never measured."""
+    """The curve of a figure; none if it was never measured."""
     steps, values = stage.series(kind, figure)
     return (Curve(label, steps, values, smooth),) if steps else ()
 
@@ -113,7 +113,7 @@ def _packing(row: PackingRow) -> Table:
     total = sum(counts.values()) or 1
     rows = [(name, f"{count:,}", f"{count / total:.2%}") for name, count in counts.items()]
     rows.append(("epochs", f"{row.epochs:.2f}", ""))
-    return Table(("tokens", "count", "share"), tuple(rows), "How the text filled the rows")
+    return Table(("tokens", "count", "share"), tuple(rows), "How the rows were filled")
 
 
 # --- evaluation ---
@@ -129,7 +129,7 @@ def _tasks(findings: Findings) -> Iterable[ReportBlock]:
         run: [scores[run][task].score if task in scores[run] else None for task in names] for run in runs
     }
     chances = [facts[task].chance for task in names]
-    yield Image(figures.bars("tasks", names, groups, chances), "share of right answers for each task and run")
+    yield Image(figures.bars("tasks", names, groups, chances), "accuracy by task and run")
     yield _score_table(scores)
 
 
@@ -140,7 +140,7 @@ def _core(findings: Findings) -> Iterable[ReportBlock]:
 
 
 def _known_tasks(scores: dict[str, dict[str, TaskScore]]) -> dict[str, TaskScore]:
-    """Every task that some run has answered, with the newest run's score."""
+    """Every task that some run was scored on, with the newest run's score."""
     return {task: score for own in scores.values() for task, score in own.items()}
 
 

@@ -1,4 +1,4 @@
-"""The report's plots. Each is drawn once and written as SVG (inline in html, in the page's colours) and PNG."""
+"""The report's plots, each drawn once and saved as SVG (inline in html, in the page's colours) and PNG."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK = "#010203"  # stands for the page's text colour; no plotted thing has it
+INK = "#010203"  # replaced by the page's text colour; nothing plotted uses it
 COLOURS = ("#3b82c4", "#dd7a3a", "#4f9d69", "#a06cc4", "#c24d5a")
-LABEL_CHARS = 48  # drawn of a name
-MARKED_POINTS = 25  # a curve of fewer points shows them
+LABEL_CHARS = 48  # longer names are cut
+MARKED_POINTS = 25  # curves with fewer points show markers
 SMOOTHING_POINTS = 50  # the smoothed curve averages over about this fraction of the run
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -46,7 +46,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over steps; a smooth one is drawn as a faint line with its running average over it."""
+    """Values over steps; a smooth curve is drawn as its running average over a faint line."""
 
     label: str
     steps: Sequence[float]
@@ -65,7 +65,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawn figure in both of its forms; `name` is the stem of its file."""
+    """A drawn figure as SVG and PNG; `name` is its file's stem."""
 
     name: str
     svg: str
@@ -73,7 +73,7 @@ class Plot:
 
 
 def curves(name: str, panels: Sequence[Panel]) -> Plot:
-    """Panels side by side, two in a row, over a shared kind of axis: the step."""
+    """Panels over steps, two per row."""
     with rc_context({**STYLE, "svg.hashsalt": name}):
         columns = min(2, len(panels))
         rows = -(-len(panels) // columns)
@@ -89,7 +89,7 @@ def curves(name: str, panels: Sequence[Panel]) -> Plot:
 def bars(
     name: str, rows: Sequence[str], groups: Mapping[str, Sequence[float | None]], chance: Sequence[float]
 ) -> Plot:
-    """Shares (0 to 1) by row, one bar for each group, and a dotted mark where guessing would be."""
+    """Shares (0 to 1) by row, one bar per group, and a dotted mark at the score of guessing."""
     with rc_context({**STYLE, "svg.hashsalt": name}):
         height = 0.8 / len(groups)
         figure = Figure(figsize=(8, 0.7 + len(rows) * (0.18 + 0.2 * len(groups))), layout="constrained")
@@ -140,19 +140,19 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _share(value: float) -> float:
-    """`value` where the axes of `bars` can show it."""
+    """`value` clipped to the axes of `bars`."""
     return min(max(value, 0.0), 1.0)
 
 
 def _label(text: str) -> str:
-    """A name as it can be drawn: short, and without what has no glyph."""
+    """A name that can be drawn: short, without characters that have no glyph."""
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     shown = shown if len(shown) <= LABEL_CHARS else shown[: LABEL_CHARS - 1] + "…"
     return f" {shown}" if shown.startswith("_") else shown  # matplotlib keeps a leading _ out of legends
 
 
 def _file_stem(name: str) -> str:
-    """`name` if it is a plain one, else as much of it as every file system takes, told apart by a hash."""
+    """`name` if it is valid on every file system, else its valid part with a hash."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -160,7 +160,7 @@ def _file_stem(name: str) -> str:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """An exponential average, corrected for its start."""
+    """An exponential moving average, with bias correction."""
     keep = 1 - 1 / max(1, len(values) / SMOOTHING_POINTS)
     smoothed, total, weight = [], 0.0, 0.0
     for value in values:
@@ -178,7 +178,7 @@ def _plot(name: str, figure: Figure) -> Plot:
 
 
 def _for_page(svg: str) -> str:
-    """The svg element alone, scaled by the page and in the page's text colour and font."""
+    """Just the svg element, scaled by the page, in its text colour and font."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1)
     element = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 role="img"', element, count=1)

@@ -17,20 +17,20 @@ from nanochat.report.archive import set_aside
 
 @dataclass(frozen=True)
 class ResetConfig:
-    """Begin a new report: what was recorded until now is left out of it."""
+    """Start a new report, without anything recorded until now."""
 
 
 @dataclass(frozen=True)
 class ResetResult:
-    """Where the earlier report went, if there was one."""
+    """Where an earlier report was moved, if there was one."""
 
     archived: Path | None
 
 
 def run_reset(config: ResetConfig, paths: Paths) -> ResetResult:
-    """Move an earlier report into the archive and write down the machine as it is now.
+    """Move an earlier report into the archive and record this machine.
 
-    The runs themselves are left alone; `report generate` only looks at what they record from here on.
+    The runs are not changed; `report generate` will only use what they record from now on.
     """
     from nanochat import hardware
     from nanochat.report.artefacts import System
@@ -41,7 +41,7 @@ def run_reset(config: ResetConfig, paths: Paths) -> ResetResult:
         say(f"the earlier report is in {archived}")
     system = System(time.time(), hardware.describe(), hardware.software())
     write_text_atomic(paths.report / "system.json", json_line(system) + "\n")
-    say(f"a new report begins in {paths.report}")
+    say(f"a new report starts in {paths.report}")
     return ResetResult(archived)
 
 
@@ -51,15 +51,15 @@ def _write(content: bytes, file: BinaryIO) -> None:
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Write the report of what the runs left."""
+    """Write the report of all runs."""
 
     dollars_per_hour: float | None = None
-    """price of the whole machine, for the cost"""
+    """Price of the whole machine, to compute the cost."""
 
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """The two forms of the report and the headings in it."""
+    """Both forms of the report, and its headings."""
 
     markdown: Path
     html: Path
@@ -69,8 +69,7 @@ class GenerateResult:
 def run_generate(config: GenerateConfig, paths: Paths) -> GenerateResult:
     """Write `report/report.md`, `report/report.html` and `report/plots/`; the same artefacts give the same bytes.
 
-    Whatever is malformed is left out, and the report says so. Raises ValueError when no stage has recorded
-    anything yet.
+    Malformed data is left out, and the report says so. Raises ValueError if no stage has recorded anything yet.
     """
     from nanochat.report.artefacts import collect
 
@@ -81,7 +80,7 @@ def run_generate(config: GenerateConfig, paths: Paths) -> GenerateResult:
         raise ValueError(
             f"nothing to report: no stage has run in {paths.base}"
             + (" since the last `nanochat report reset`" if findings.system else "")
-            + " (nanochat run quickstart does a whole pipeline)"
+            + " (nanochat run quickstart runs a whole pipeline)"
         )
     from nanochat.report.blocks import Image
     from nanochat.report.document import compose

@@ -1,4 +1,4 @@
-"""Sections as markdown and as one self-contained html page. Whatever the artefacts say stays text in both."""
+"""Sections as markdown and as one self-contained html page. Text from artefacts is escaped in both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nanochat.report.blocks import Image, SampleBlock, Section, Table
 
 BLOCKS = {"table": Table, "image": Image, "sample": SampleBlock}
 
-# What would begin markup in the middle of a line: entities and tags, emphasis, code, cells, links and images.
+# Starts of markup within a line: entities and tags, emphasis, code, cells, links and images.
 _MARKUP = re.compile(r"[\\`*|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=\])\(|\[(?=\^)")
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _BLOCK_START = re.compile(r"^(\d*)([#+.)=-])")
@@ -25,7 +25,7 @@ class _Markdown(str):
 
 
 def markdown(sections: Sequence[Section]) -> str:
-    """The report for a terminal or a repository; its plots are `plots/NAME.png` beside it."""
+    """The report for a terminal or a repository, with plots in `plots/NAME.png`."""
     environment = _environment(finalize=_inline)
     environment.filters["paragraph"] = _paragraph
     environment.filters["quoted"] = _quoted
@@ -33,7 +33,7 @@ def markdown(sections: Sequence[Section]) -> str:
 
 
 def html(sections: Sequence[Section]) -> str:
-    """The report as one page with its plots and style inside, for light and dark screens."""
+    """The report as one page, including plots and style, for light and dark screens."""
     return _environment(autoescape=True).get_template("report.html.j2").render(sections=sections)
 
 
@@ -56,7 +56,7 @@ def _is(kind: type, block: object) -> bool:
 
 
 def _inline(value: Any) -> str:
-    """What a template prints, as text that markdown shows as it is, on one line and within its cell of a table."""
+    """A value as escaped markdown on one line, which also fits a table cell."""
     if isinstance(value, _Markdown):
         return value
     line = " ".join(_visible(str(value)).split())
@@ -64,15 +64,15 @@ def _inline(value: Any) -> str:
 
 
 def _paragraph(text: str) -> _Markdown:
-    """`_inline` text that begins a paragraph: no heading, list or rule."""
+    """`_inline` text at the start of a paragraph: escapes headings, lists and rules too."""
     return _Markdown(_BLOCK_START.sub(r"\1\\\2", _inline(text)))
 
 
 def _quoted(text: str) -> _Markdown:
-    """Any text as an indented block, which markdown leaves as it is."""
+    """Any text as an indented block, which markdown shows verbatim."""
     return _Markdown("\n".join(f"    {line}" for line in _visible(text).splitlines() or [""]))
 
 
 def _visible(text: str) -> str:
-    """Text without control characters, which a terminal would obey."""
+    """Text without control characters, which a terminal would interpret."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,4 +1,4 @@
-"""The first section of the report: a whole pipeline in a dozen lines, and what is still missing of it."""
+"""The first section of the report: the pipeline in a dozen lines, and which stages are missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanochat.report.blocks import ReportBlock, Table
 
 
 def summarise(findings: Findings, dollars_per_hour: float | None) -> Iterable[ReportBlock]:
-    """What is known, a line each; what is not known is left out."""
+    """A line per known fact, then what is missing and what was malformed."""
     wall_s = sum(timing.wall_s for timing in findings.timings)
     peaks = [row.peak_rss_bytes for row in findings.every(DoneRow) if row.peak_rss_bytes]
     told = {
@@ -37,7 +37,7 @@ def summarise(findings: Findings, dollars_per_hour: float | None) -> Iterable[Re
 
 
 def _expected(findings: Findings) -> dict[str, bool]:
-    """The stages of a whole pipeline, and whether anything is known of each."""
+    """The stages of a whole pipeline, and whether each has results."""
     known = {(stage.run, stage.stage) for stage in findings.stages}
     trained = {stage.stage: stage.run for stage in findings.training()}
     return {
@@ -81,7 +81,7 @@ def _validation(findings: Findings) -> str | None:
 def _core_score(findings: Findings) -> str | None:
     for row in reversed(findings.every(EvalRow)):
         if row.core is not None:
-            from nanochat.eval.core import GPT2_CORE  # loads torch: only where there is something to compare
+            from nanochat.eval.core import GPT2_CORE  # loads torch, so only if there is something to compare
 
             partial = ", from a part of its tasks" if row.core_partial else ""
             return f"{row.core:.4f}{partial} (GPT-2: {GPT2_CORE:.4f})"
