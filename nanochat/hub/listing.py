@@ -1,6 +1,6 @@
-"""What the hub states of its files: names, sizes, hashes, addresses.
+"""Names, sizes, hashes and addresses of files on the hub.
 
-huggingface_hub builds addresses and headers and owns the HTTP session.
+huggingface_hub builds addresses and headers and provides the HTTP session.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from nanochat.hub.retry import DENIED, Refused, RetryPolicy, retrying
 from nanochat.hub.threads import Cancellation, in_threads
 from nanochat.hub.transfer import DownloadSource
 
-PARQUET_EXPORT = "refs/convert/parquet"  # the revision where the hub keeps every dataset as parquet
-_FIRST_CONTACT_ATTEMPTS = 5  # a hub that never answered is given up sooner than one that fell silent
-_SHOWN_BYTES = 60  # of an answer that makes no sense
+PARQUET_EXPORT = "refs/convert/parquet"  # the revision that holds every dataset converted to parquet
+_FIRST_CONTACT_ATTEMPTS = 5  # fewer than for a hub that has answered before
+_SHOWN_BYTES = 60  # of a malformed answer
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as the hub states it; size or sha256 is None where the hub does not say."""
+    """A file on the hub; size or sha256 is None if the hub does not state it."""
 
     repo: str
     filename: str
@@ -39,21 +39,21 @@ class RemoteFile:
     url: str
 
     def to(self, directory: Path) -> Job:
-        """The job of bringing it to its own name below `directory`."""
+        """The job that downloads it to its own name below `directory`."""
         source = DownloadSource(Path(self.filename).name, self.url, _headers(), self.size, self.sha256)
         return Job(source, directory / self.filename)
 
 
 @dataclass(frozen=True)
 class LargeFile:
-    """What a listing adds for a file in large-file storage."""
+    """Extra fields of a listing for a file in large-file storage."""
 
     oid: str
 
 
 @dataclass(frozen=True)
 class ListedFile:
-    """An entry of a listing. Raises ValueError for one that cannot be of a file of the repository."""
+    """An entry of a listing. Raises ValueError if it cannot be a file of the repository."""
 
     path: str
     size: int
@@ -64,11 +64,11 @@ class ListedFile:
             raise ValueError(f"{self.path} has a size of {self.size}")
         parts = self.path.split("/")
         if not self.path.isprintable() or "\\" in self.path or {"", ".", ".."} & set(parts):
-            raise ValueError(f"{self.path!r} is no name within a repository")
+            raise ValueError(f"{self.path!r} is not a path within a repository")
 
 
 def endpoint() -> str:
-    """The hub's address. Raises ValueError where HF_ENDPOINT is not one."""
+    """The hub's address. Raises ValueError if HF_ENDPOINT is not one."""
     from huggingface_hub import constants
 
     address = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
@@ -77,7 +77,7 @@ def endpoint() -> str:
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids the network, asked of the environment as it is now."""
+    """Whether HF_HUB_OFFLINE currently forbids the network."""
     from huggingface_hub import constants
 
     value = os.environ.get("HF_HUB_OFFLINE", "").upper()
@@ -92,37 +92,37 @@ def list_files(
     folder: str = "",
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
 ) -> dict[str, RemoteFile]:
-    """Every file of a repository (or of one of its folders) by name, with size and, for large files, sha256.
+    """Every file of a repository (or one of its folders) by name, with size and, for large files, sha256.
 
-    Raises Refused where the hub has no such repository or does not list, EnvironmentFault where it is silent.
+    Raises Refused if the hub has no such repository or does not list, EnvironmentFault if it does not answer.
     """
     address = f"{endpoint()}/api/{repo_type}s/{repo}/tree/{quote(revision, safe='')}"
     address = f"{address}/{quote(folder, safe='')}".rstrip("/")
     query = "recursive=true"
     files: dict[str, RemoteFile] = {}
     while query:
-        # Not HfApi.list_repo_tree: it sets no timeout, so that a stalled hub would hang it for ever.
+        # Not HfApi.list_repo_tree, which has no timeout: a stalled hub would hang it for ever.
         answer = ask("GET", f"{address}?{query}", f"listing {repo}", policy, _headers())
         try:
             for entry in _listed_files(answer.content):
                 sha256 = _sha256_or_none(entry.lfs.oid if entry.lfs else None)
                 url = _url(repo, entry.path, revision, repo_type)
                 files[entry.path] = RemoteFile(repo, entry.path, entry.size, sha256, url)
-            # Of the link only what tells the pages apart: a mirror's names the host that it mirrors, which must
-            # not have the token and may be out of reach.
+            # Only the link's query: on a mirror its host is that of the mirrored hub, which must not receive the
+            # token and may be unreachable.
             following = urlsplit(answer.links.get("next", {}).get("url", "")).query
             if following == query:
                 raise ValueError("the page names itself as the next")
         except ValueError as error:
             said = answer.content[:_SHOWN_BYTES]
-            line = f"listing {repo}: {address} answers with no list of files but {said!r} ({error})"
+            line = f"listing {repo}: {address} answers not with a list of files but {said!r} ({error})"
             raise Refused(line, 404) from error
         query = following
     return files
 
 
 def _listed_files(answer: bytes) -> list[ListedFile]:
-    """The files among the entries of one page of a listing. Raises ValueError for what is no such page."""
+    """The files on one page of a listing. Raises ValueError for a malformed page."""
     entries = parse_json(answer)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError("expected a list of entries")
@@ -131,7 +131,7 @@ def _listed_files(answer: bytes) -> list[ListedFile]:
 
 
 def describe(repo: str, filenames: Sequence[str], policy: RetryPolicy) -> list[RemoteFile]:
-    """What the hub states of these files: by one listing, or file by file where a mirror does not list."""
+    """These files on the hub, from one listing, or one request per file if a mirror does not list."""
     try:
         files = list_files(repo, policy=policy)
     except Refused as refusal:
@@ -152,7 +152,7 @@ def describe(repo: str, filenames: Sequence[str], policy: RetryPolicy) -> list[R
 def _head(
     repo: str, filename: str, revision: str, policy: RetryPolicy, cancelled: Cancellation | None = None
 ) -> RemoteFile:
-    """What the hub states of one file. Raises Refused where it has none of that name."""
+    """One file on the hub. Raises Refused if it does not exist."""
     from huggingface_hub import get_hf_file_metadata
 
     url = _url(repo, filename, revision)
@@ -168,7 +168,7 @@ def exported(repo: str, folder: str) -> list[RemoteFile]:
     """The parquet files in a folder of the hub's export, in order."""
     try:
         listed = list_files(repo, revision=PARQUET_EXPORT, folder=folder)
-        # Names from the network become paths: only the ones that the export is known to give.
+        # Names from the network become paths, so accept only the form that exports have.
         shape = re.compile(rf"{re.escape(folder)}/\d{{4}}\.parquet")
         files = [listed[name] for name in sorted(listed) if shape.fullmatch(name)]
     except Refused as refusal:
@@ -181,7 +181,7 @@ def exported(repo: str, folder: str) -> list[RemoteFile]:
 
 
 def _probe(repo: str, folder: str) -> Iterator[RemoteFile]:
-    """Ask a mirror that does not list for 0000.parquet, 0001.parquet … until it has no more."""
+    """Request 0000.parquet, 0001.parquet … from a mirror that does not list, until one is missing."""
     for index in count():
         try:
             yield _head(repo, f"{folder}/{index:04d}.parquet", PARQUET_EXPORT, RetryPolicy())
@@ -198,7 +198,7 @@ def _url(repo: str, filename: str, revision: str, repo_type: str = "dataset") ->
 
 
 def ask(method: str, url: str, what: str, policy: RetryPolicy, headers: dict[str, str]) -> Any:
-    """One small request, retried: its answer, with the body read."""
+    """The answer to one small request, with retries and the body read."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import hf_raise_for_status
 
@@ -213,11 +213,11 @@ def ask(method: str, url: str, what: str, policy: RetryPolicy, headers: dict[str
 
 
 def describe_url(url: str, name: str, sha256: str | None, policy: RetryPolicy) -> DownloadSource:
-    """What the server of a plain address states of the file there."""
+    """A file at a plain address, as described by its server."""
     try:
         headers = ask("HEAD", url, name, policy, {"Accept-Encoding": "identity"}).headers
     except Refused as refusal:
-        if refusal.status in (405, 501):  # a server without HEAD: the size is learnt on the way
+        if refusal.status in (405, 501):  # a server without HEAD: the size is known only from the download
             return DownloadSource(name, url, sha256=sha256)
         raise
     length = headers.get("Content-Length", "")
@@ -235,14 +235,14 @@ def _first_contact(policy: RetryPolicy) -> RetryPolicy:
 
 
 def _headers() -> dict[str, str]:
-    """User agent, and the token where there is one."""
+    """User agent, and the token if there is one."""
     from huggingface_hub.utils import build_hf_headers
 
     return build_hf_headers(library_name="nanochat", library_version=__version__)
 
 
 def _sha256_or_none(etag: str | None) -> str | None:
-    """The hub's identifier of a large file is its sha256; of a small one it is git's own."""
+    """The sha256 in an ETag: the hub sends it for large files, but git's hash for small ones."""
     return etag if etag is not None and _SHA256.fullmatch(etag) else None
 
 

@@ -1,7 +1,7 @@
-"""What a model computes with, chosen once per process and passed to the model when it is made.
+"""The kernels, dtypes and libraries of a model, chosen once per process and passed to its constructor.
 
-Every choice follows from the hardware, the flags and a tiny trial, never from a timing, so that a resumed run
-computes as the interrupted one did. Training, evaluation and chat all take their `Backend` from `choose_backend`.
+Every choice depends on the hardware, the flags and a tiny trial, never on a timing, so that a resumed run computes
+the same as before. Training, evaluation and chat all get their `Backend` from `choose_backend`.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,13 +33,13 @@ LayerRole = Literal["block", "gate", "head"]
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """What the memory estimate needs to know about a device."""
+    """Properties of a device for the memory estimate."""
 
     blocks: Literal["eager", "compiled"]
     compute_bytes: int
-    """Bytes of a number in the compute dtype."""
+    """Bytes per number in the compute dtype."""
     loss_chunk: int
-    """Rows of logits made at once: few enough for a CPU's caches, enough to fill a GPU."""
+    """Rows of logits computed at once: few enough for a CPU's caches, enough to fill a GPU."""
 
 
 _MEMORY_MODELS = {
@@ -50,7 +50,7 @@ _MEMORY_MODELS = {
 
 
 def memory_model(device: str, dtype: torch.dtype | None = None) -> MemoryModel:
-    """The memory model of a kind of device, in its usual compute dtype if none is given."""
+    """The memory model of a device type, by default in its usual compute dtype."""
     usual = _MEMORY_MODELS[device]
     return usual if dtype is None else replace(usual, compute_bytes=dtype.itemsize)
 
@@ -75,23 +75,23 @@ _LINEAR_FUNCTIONS: dict[str, LinearFunction] = {
 
 @dataclass(frozen=True)
 class Backend:
-    """Where and how a model computes; `reasons` says why, by the name of the field."""
+    """Where and how a model computes; `reasons` maps fields to explanations."""
 
     device: torch.device
     compute_dtype: torch.dtype
-    """Of matrix products and activations; weights stay fp32."""
+    """The dtype of matrix products and activations; weights stay fp32."""
     product: ProductName
     attention: KernelName
     fp8: bool
-    """Multiply the blocks' matrices in fp8."""
+    """Whether the blocks' matrices are multiplied in fp8."""
     compile: bool
-    """Compile training steps; evaluation and decoding stay eager, because their shapes vary."""
+    """Whether training steps are compiled; evaluation and decoding stay eager, because their shapes vary."""
     memory: MemoryModel
     reasons: Mapping[str, str]
 
     @property
     def matmul(self) -> Product:
-        """The matrix product of the loss."""
+        """The matrix product for the loss."""
         return PRODUCTS[self.product]
 
     @property
@@ -100,17 +100,17 @@ class Backend:
         return KERNELS[self.attention].run
 
     def linear(self, role: LayerRole, n_in: int, n_out: int) -> LinearFunction:
-        """How a linear layer multiplies. Raises ValueError for sizes that fp8 units cannot multiply."""
+        """The function of a linear layer. Raises ValueError for sizes that fp8 units do not support."""
         names = {"block": "fp8" if self.fp8 else self.product, "gate": "BLAS", "head": self.product}
         if names[role] == "fp8" and not fits_fp8(n_in, n_out):
             raise ValueError(
                 f"--fp8 needs matrices with sides that are multiples of 16, not {n_out} × {n_in}: "
-                "choose another --head-dim, or leave --fp8 out"
+                "choose another --head-dim, or omit --fp8"
             )
         return _LINEAR_FUNCTIONS[names[role]]
 
     def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
-        """A function of the training step, compiled for its fixed shapes if this backend compiles."""
+        """The function, compiled for fixed shapes if this backend compiles training steps."""
         return torch.compile(function, dynamic=False) if self.compile else function
 
     def describe(self) -> tuple[Choice, ...]:
@@ -137,10 +137,10 @@ REFERENCE = Backend(
     memory=memory_model("cpu"),
     reasons=dict.fromkeys(
         ("device", "compute_dtype", "product", "attention", "fp8", "compile", "memory"),
-        "what every PyTorch can do",
+        "works with every PyTorch",
     ),
 )
-"""Plain PyTorch in fp32: what counts parameters, and what other backends are tested against."""
+"""Plain PyTorch in fp32, for counting parameters and as the reference in tests."""
 
 
 def choose_backend(
@@ -148,12 +148,12 @@ def choose_backend(
 ) -> Backend:
     """The best backend for this process's device.
 
-    fp8: the flag --fp8. compile_mode: the flag --compile. training_flops: FLOPs of the run, 0 without training.
+    fp8: the flag --fp8. compile_mode: the flag --compile. training_flops: the run's FLOPs, 0 without training.
     Raises ValueError if fp8 is requested on a device without fp8 units, EnvironmentFault if no attention kernel works
     or `--compile on` is impossible.
     """
     device, dtype = runtime.device, runtime.compute_dtype
-    use_fp8, fp8_reason = choose_fp8(fp8, device)  # first, because it refuses without a trial
+    use_fp8, fp8_reason = choose_fp8(fp8, device)  # first, because it needs no trial to refuse
     product, product_reason = choose_product(device, dtype)
     kernel, kernel_reason = choose_kernel(device, dtype)
     use_compile, compile_reason = choose_compile(compile_mode, device, training_flops)
@@ -175,6 +175,6 @@ def choose_backend(
             "attention": kernel_reason,
             "fp8": fp8_reason,
             "compile": compile_reason,
-            "memory": "what fits a CPU's caches, or fills a GPU",
+            "memory": "fits a CPU's caches, or fills a GPU",
         },
     )

@@ -1,4 +1,4 @@
-"""The parts of a block. Shapes: B rows, T tokens, C model width, H query heads, K key heads, D head channels."""
+"""The layers of a block. Shapes: B rows, T tokens, C model width, H query heads, K key heads, D head channels."""
 
 from typing import Protocol
 
@@ -12,19 +12,19 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.matmul import LinearFunction
 
 GATE_CHANNELS = 12
-"""How many of a token's first channels a gate reads."""
+"""The number of a token's first channels that a gate reads."""
 
 
 class Cache(Protocol):
-    """What attention needs of a key-value cache for some rows of a batch (nanochat.infer.cache)."""
+    """The interface of a key-value cache for some rows of a batch (nanochat.infer.cache)."""
 
     def write(
         self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor, positions_BT: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Store new keys and values; returns all of the rows' (k_BSKD, v_BSKD, key_positions_BS)."""
+        """Store new keys and values; return all those of the rows: (k_BSKD, v_BSKD, key_positions_BS)."""
 
     def previous(self, x_BTC: Tensor, positions_BT: Tensor) -> Tensor:
-        """The embedding before each token's own, remembered across calls; zeros before position 0."""
+        """The embedding of each token's predecessor, kept across calls; zeros before position 0."""
 
 
 def norm(x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def rotary_tables(length: int, head_dim: int, base: float) -> tuple[Tensor, Tens
 
 
 def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (first half, second half) of channels by its position's angle; cos, sin: (B or 1, T, 1, D/2)."""
+    """Rotate each pair (first half, second half) of channels by its position's angle; cos, sin: (B or 1, T, 1, D/2)."""
     a, b = x_BTHD.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
@@ -87,7 +87,7 @@ class Attention(nn.Module):
         positions_BT: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Attend within the rows of x_BTC, or through `cache` also to the tokens before them; returns (B, T, C)."""
+        """Attend within the rows of x_BTC, and with `cache` also to earlier tokens; returns (B, T, C)."""
         q_BTHD, k_BTKD, v_BTKD = (
             project(x_BTC).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v)
         )
@@ -118,7 +118,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: mix in the embedding, then attention, then the MLP, each on the normalised stream."""
+    """One layer: mix in the embedding, then attention and the MLP, each on the normalised stream."""
 
     def __init__(self, config: GPTConfig, layer: int, backend: Backend):
         super().__init__()

@@ -1,7 +1,7 @@
-"""Cross-entropy of a soft-capped linear head, in chunks: the whole logits tensor never exists.
+"""Cross-entropy of a soft-capped linear head, in chunks, so that the full logits tensor is never allocated.
 
-The idea of Liger's fused linear cross-entropy (arXiv:2410.10989): each chunk of rows makes its logits, its loss and
-its gradients at once and drops the logits. N rows, C channels, V vocabulary.
+As in Liger's fused linear cross-entropy (arXiv:2410.10989), each chunk of rows computes its logits, loss and
+gradients together and drops the logits. N rows, C channels, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -18,20 +18,20 @@ ChunkLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def softcapped(x: Tensor, cap: float) -> Tensor:
-    """Logits squeezed into ±cap; a cap of 0 leaves them alone."""
+    """Logits squashed into ±cap by tanh; unchanged for a cap of 0."""
     return cap * torch.tanh(x / cap) if cap else x
 
 
 def chunk_loss(raw_NV: Tensor, targets_N: Tensor, cap: float) -> tuple[Tensor, Tensor]:
-    """(nats_N, gradient of their sum with respect to raw_NV); rows whose target is IGNORE give zeros.
+    """(nats_N, gradient of their sum with respect to raw_NV); zeros for rows whose target is IGNORE.
 
-    Works in raw_NV's memory where that is fp32: fresh memory costs an eager CPU more than the arithmetic does.
+    Overwrites raw_NV if it is fp32: on a CPU in eager mode, new memory costs more than the arithmetic.
     """
     raw_NV = raw_NV.float()
     valid_N1 = (targets_N != IGNORE)[:, None]
     index_N1 = targets_N.clamp_min(0)[:, None]
     target_N1 = softcapped(raw_NV.gather(1, index_N1), cap)
-    if cap:  # capped logits lie within ±cap, so exp() needs no maximum subtracted
+    if cap:  # logits are within ±cap, so exp() needs no maximum subtracted
         # tanh x = 1 - 2 / (1 + exp 2x), because CPUs have fast vector code for exp only.
         tanh_NV = raw_NV.mul_(2 / cap).exp_().add_(1).reciprocal_().mul_(-2).add_(1)
         exp_NV = torch.mul(tanh_NV, cap).exp_()
@@ -89,7 +89,7 @@ def linear_cross_entropy(
     kernel: ChunkLoss = chunk_loss,
     product: Product = blas_product,
 ) -> Tensor:
-    """Summed nats (fp32 scalar) of softcapped(x @ weight.T) against targets_N; IGNORE targets count nothing."""
+    """Summed nats (fp32 scalar) of softcapped(x @ weight.T) against targets_N; IGNORE targets count as 0."""
     return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, cap, chunk, kernel, product)
 
 
@@ -102,7 +102,7 @@ def token_nats(
     chunk: int,
     linear: LinearFunction = blas_linear,
 ) -> Tensor:
-    """Nats of each target, fp32, 0 where it is IGNORE; no gradients."""
+    """Nats of each target in fp32, 0 for IGNORE; no gradients."""
     nats = []
     for start in range(0, x_NC.size(0), chunk):
         rows = slice(start, start + chunk)

@@ -1,8 +1,8 @@
-"""Which library multiplies fp32 matrices on a CPU, and linear layers through it.
+"""The library for fp32 matrix products on a CPU, and linear layers that use it.
 
-PyTorch's BLAS is MKL, which leaves AMD's AVX-512 units unused; oneDNN, which PyTorch ships as well, uses them and is
-twice as fast there (docs/log.md). The choice follows from the processor, never from a timing, so that a resumed run
-multiplies as the interrupted one did. M, N rows of the factors, K their common length.
+PyTorch's BLAS is MKL, which does not use AMD's AVX-512 units; oneDNN, also part of PyTorch, does and is twice as
+fast there (docs/log.md). The choice depends on the processor, never on a timing, so that a resumed run computes the
+same as before. M, N rows of the factors, K their common length.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,14 @@ LinearFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def blas_product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
-    """By the library that PyTorch multiplies with."""
+    """The product by PyTorch's default library."""
     return a_MK @ b_NK.t()
 
 
 def onednn_product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
-    """By oneDNN. torch.compile takes its operator with constant weights only, so that there it goes through ours.
+    """The product by oneDNN; torch.compile uses our own operator, since it takes PyTorch's with constant weights only.
 
-    Only there: the first call of an operator of our own loads the compiler, which takes seconds.
+    Eager code does not, because the first call of a custom operator imports the compiler, which takes seconds.
     """
     return (_traceable_onednn if torch.compiler.is_compiling() else _onednn)(a_MK, b_NK)
 
@@ -50,7 +50,7 @@ PRODUCTS: dict[ProductName, Product] = {"BLAS": blas_product, "oneDNN": onednn_p
 
 
 def weight_gradient(product: Product, grad_NO: Tensor, x_NI: Tensor) -> Tensor:
-    """grad.T @ x, (O, I); taken with the shorter side as rows, as oneDNN is faster so."""
+    """grad.T @ x, (O, I); computed with the shorter side as rows, which is faster in oneDNN."""
     if grad_NO.size(1) <= x_NI.size(1):
         return product(grad_NO.t(), x_NI.t())
     return product(x_NI.t(), grad_NO.t()).t()
@@ -69,13 +69,13 @@ class _OneDnnLinear(torch.autograd.Function):
 
 
 def blas_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
-    """A linear layer in x's dtype by PyTorch's own means."""
+    """A linear layer in x's dtype by PyTorch's default library."""
     return F.linear(x, weight_OI.to(x.dtype))
 
 
-# Inference multiplies few rows, or numbers of rows that seldom recur. There oneDNN's fixed cost (20 µs per call, half a
-# millisecond per new shape) exceeds what it saves, unless the weight exceeds a core's cache or the product is large.
-# A single row is limited by memory, whichever library multiplies it (docs/log.md).
+# Inference multiplies few rows, in shapes that seldom recur. There oneDNN's fixed cost (20 µs per call, half a
+# millisecond per new shape) exceeds its gain, unless the weight exceeds a core's cache or the product is large.
+# A single row is limited by memory bandwidth in either library (docs/log.md).
 _ONEDNN_WEIGHT = 2**20
 _ONEDNN_MULTIPLICATIONS = 2**24
 
@@ -97,7 +97,7 @@ def _is_small(x: Tensor, weight_OI: Tensor) -> bool:
 
 
 def choose_product(device: torch.device, dtype: torch.dtype) -> tuple[ProductName, str]:
-    """(library, reason): oneDNN where the processor is AMD's with AVX-512 and a small trial agrees, else BLAS."""
+    """(library, reason): oneDNN on AMD processors with AVX-512 if a small trial succeeds, else BLAS."""
     if device.type != "cpu" or dtype != torch.float32:
         return "BLAS", "the device's own library"
     cpu = hardware.cpu()
@@ -110,4 +110,4 @@ def choose_product(device: torch.device, dtype: torch.dtype) -> tuple[ProductNam
         return "BLAS", f"oneDNN does not run: {str(error).splitlines()[0]}"
     if not agrees:
         return "BLAS", "oneDNN gave another result in a trial"
-    return "oneDNN", "it uses AMD's AVX-512 units, MKL does not"
+    return "oneDNN", "uses AMD's AVX-512 units, which MKL does not"

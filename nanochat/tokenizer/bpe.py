@@ -1,9 +1,9 @@
-"""Training: which byte pairs to merge, learnt by rustbpe (docs/adr/0002-tokenizer-trainer.md tells why).
+"""Training: learns the byte pairs to merge, with rustbpe (docs/adr/0002-tokenizer-trainer.md says why).
 
-The rule, which tests/tokenizer/test_reference.py spells out in plain Python: text is cut by the split pattern;
-then the pair of neighbouring tokens that occurs most often, overlaps counted, becomes a token, and is
-replaced from the left; of equally frequent pairs the one with the smaller (left id, right id) is taken.
-So the result is a pure function of the multiset of chunks: neither threads nor document order change it.
+The algorithm (in plain Python in tests/tokenizer/test_reference.py): the split pattern cuts the text into chunks;
+then repeatedly the most frequent pair of neighbouring tokens, overlaps counted, becomes a token and is replaced
+from left to right; ties go to the smaller (left id, right id). So the result is a pure function of the multiset
+of chunks: neither threads nor document order change it.
 """
 
 import importlib.metadata
@@ -20,9 +20,9 @@ from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 _BYTES = 256
-# rustbpe counts in 32 bits, and no pair occurs more often than there are characters.
+# rustbpe counts in 32 bits; no pair occurs more often than there are characters.
 _MOST_CHARS = 2**31 - 1
-# Documents handed to rustbpe at a time: enough for its threads, few enough to bound memory.
+# Documents per call of rustbpe: enough for its threads, few enough to bound memory.
 _BUFFER_DOCUMENTS = 4096
 
 
@@ -36,12 +36,11 @@ def train_tokenizer(
     exact: bool = True,
     dataset: str | None = None,
 ) -> Tokenizer:
-    """Learns a vocabulary of `vocab_size` ids, the nine special tokens among them.
+    """Learn a vocabulary of `vocab_size` ids, including the nine special tokens.
 
-    `texts` is read once, as a stream, until `max_chars` characters are taken, at most `doc_cap` of each
-    document: no document or site can dominate. Memory grows with the number of distinct chunks only.
-    Where the text gives fewer tokens they are taken, unless the size must be `exact`. `dataset`, the name of the
-    text, is recorded.
+    `texts` is read once, as a stream, up to `max_chars` characters in all and `doc_cap` per document, so that no
+    document dominates. Memory grows only with the number of distinct chunks. If the text gives fewer tokens, the
+    vocabulary is smaller, unless the size must be `exact`. `dataset`, the name of the text, is recorded.
 
     Raises ValueError for an impossible size, an unknown pattern, or text too small for an exact size.
     """
@@ -74,7 +73,7 @@ def train_tokenizer(
 
 
 def check_training(vocab_size: int, pattern: str, max_chars: int, doc_cap: int) -> None:
-    """ValueError for settings with which no training can succeed, whatever the text."""
+    """Raise ValueError for settings that cannot work with any text."""
     smallest = _BYTES + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
         raise ValueError(
@@ -88,7 +87,7 @@ def check_training(vocab_size: int, pattern: str, max_chars: int, doc_cap: int) 
 
 
 class _Sample:
-    """The text to learn from, capped per document and in all; counts what it gave."""
+    """The training text, capped per document and in total; counts documents and characters."""
 
     def __init__(self, texts: Iterable[str], max_chars: int, doc_cap: int, report: Callable[[int], object]):
         self._texts, self._max_chars, self._doc_cap, self._report = texts, max_chars, doc_cap, report
@@ -100,7 +99,7 @@ class _Sample:
             try:
                 self.bytes += len(data.encode())
             except UnicodeEncodeError:
-                # A lone surrogate (jsonl can hold one) is no character; it is read as the encoder will read it.
+                # A lone surrogate (possible in jsonl) is not a character; replace it as the encoder does.
                 data = data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
                 self.bytes += len(data.encode())
             self.documents += 1
@@ -112,7 +111,7 @@ class _Sample:
 
 
 class _Bars(logging.Handler):
-    """A bar for the reading, then one for the merging, which is read from rustbpe's log lines."""
+    """A progress bar for reading, then one for merging, driven by rustbpe's log lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,11 +133,11 @@ class _Bars(logging.Handler):
         self._shown.close()
 
     def read(self, characters: int) -> None:
-        """Tell that so many characters have been read."""
+        """Update the number of characters read."""
         self._reading.update(characters)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a line like "Progress: 7% (1/14 merges) - Last merge: …"."""
+        """Parse a line like "Progress: 7% (1/14 merges) - Last merge: …"."""
         found = re.match(r"Progress: (\d+)%", record.getMessage())
         if found and self._merging is None:
             self._shown.close()

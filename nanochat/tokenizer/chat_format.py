@@ -1,12 +1,12 @@
-"""The chat format: the one place that turns messages into tokens, and a reply's tokens back into parts.
+"""The chat format: turns messages into tokens, and a reply's tokens back into parts.
 
 A conversation is `{"messages": [...]}`; a message `{"role", "content"}`. A system message may come first
-and is folded into the first user message. Then user and assistant take turns:
+and is merged into the first user message. Then user and assistant alternate:
 
     <|bos|> <|user_start|> question <|user_end|> <|assistant_start|> answer <|assistant_end|> …
 
 An assistant's content is a string, or parts `{"type": "text" | "python" | "python_output", "text"}`; code
-stands between <|python_start|> and <|python_end|>, its result between <|output_start|> and <|output_end|>.
+is enclosed in <|python_start|> and <|python_end|>, its result in <|output_start|> and <|output_end|>.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,8 @@ Message = Mapping[str, Any]
 Conversation = Mapping[str, Any]
 """`{"messages": [message, ...]}`."""
 
-# Part type → the special tokens around it, and whether the model is trained to write it. The tool writes
-# outputs, so a model that learnt them would learn to invent results.
+# Part type → the special tokens around it, and whether the model is trained on it. Outputs come from the tool:
+# a model trained on them would learn to invent results.
 _PARTS: dict[str, tuple[str | None, str | None, int]] = {
     "text": (None, None, 1),
     "python": (PYTHON_START, PYTHON_END, 1),
@@ -39,10 +39,10 @@ _PARTS: dict[str, tuple[str | None, str | None, int]] = {
 
 
 def render(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int], list[int]]:
-    """Ids and mask, of equal length, of a whole conversation.
+    """Ids and mask of a whole conversation, of equal length.
 
-    The mask is 1 on what the assistant must learn to write: its text, its code with the tokens around it,
-    and <|assistant_end|>; 0 on everything else, <|assistant_start|> and tool outputs included.
+    The mask is 1 on what the assistant is trained to write: its text, its code with the tokens around it, and
+    <|assistant_end|>; 0 on everything else, including <|assistant_start|> and tool outputs.
 
     Raises ValueError for roles out of order, unknown roles or parts, or content that is not text.
     """
@@ -60,7 +60,7 @@ def render(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int],
 
 
 def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """Ids that end with <|assistant_start|>: what comes next is the assistant's reply to the last user."""
+    """Ids up to <|assistant_start|>, to be followed by the assistant's reply to the last user message."""
     if not messages or messages[-1].get("role") != "user":
         raise ValueError("a prompt must end with a user message for the assistant to answer")
     ids, _ = render(tokenizer, {"messages": messages})
@@ -68,9 +68,9 @@ def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int
 
 
 def parse_reply(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, str]]:
-    """The parts of a generated reply, ready to stand as an assistant message's content.
+    """The parts of a generated reply, usable as an assistant message's content.
 
-    Reads up to <|assistant_end|> (or <|bos|>) if there is one; a part that was cut off keeps what it has.
+    Reads up to <|assistant_end|> (or <|bos|>) if present; a part that was cut off is kept as far as it goes.
     """
     opening = {tokenizer.special(start): kind for kind, (start, _, _) in _PARTS.items() if start}
     closing = {tokenizer.special(end) for _, end, _ in _PARTS.values() if end}
@@ -89,7 +89,7 @@ def parse_reply(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, str]
 
 
 def _turns(messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages, the system's folded into the first user's; ValueError unless the two take turns."""
+    """The messages, with the system message merged into the first user's. Raises ValueError unless roles alternate."""
     if not messages:
         raise ValueError("a conversation needs at least one message")
     system = messages[:1] if messages[0].get("role") == "system" else []

@@ -1,7 +1,7 @@
-"""The tokenizer: byte-level BPE ranks, the split pattern and the special tokens; tiktoken does the encoding.
+"""The tokenizer: byte-level BPE ranks, a split pattern and special tokens, encoding with tiktoken.
 
-On disk it is two text files: `tok<V>.tiktoken`, one "base64(token) rank" line per token, and
-`tok<V>.json` with the pattern, the special tokens, the hash of all three and what it was trained on.
+On disk it is two text files: `tok<V>.tiktoken`, one "base64(token) rank" line per token, and `tok<V>.json` with
+the pattern, the special tokens, the hash of all three and facts about the training.
 """
 
 import base64
@@ -28,8 +28,8 @@ from nanochat.tokenizer.stream import StreamDecoder
 _LARGEST_UINT16_VOCAB = 1 << 16
 _RETRAIN = "train it again with `nanochat tokenizer train`"
 
-# tiktoken's regex engine panics on a run of a million blanks, so longer runs are cut. (Python's \s holds
-# every character of the engine's.)
+# tiktoken's regex engine panics on a run of a million blanks, so longer runs are cut. (Python's \s includes every
+# character of the engine's.)
 _MAX_BLANKS = 500_000
 _PROBE = bytes(range(128)).decode()  # every ASCII character, to try a pattern on
 _LONG_BLANKS = re.compile(rf"(?<!\s)\s{{{_MAX_BLANKS + 1},}}")
@@ -39,16 +39,16 @@ class Tokenizer:
     """Text to ids and back. Immutable; cheap to pickle to worker processes.
 
     Attributes:
-        vocab_size: number of ids, the nine special tokens (the last nine ids) among them.
-        hash: 16 hex digits that name this encoding: equal hashes encode every text alike.
+        vocab_size: number of ids, including the nine special tokens (the last nine ids).
+        hash: 16 hex digits that identify the encoding: tokenizers of equal hash encode every text alike.
         pattern: the regular expression that cuts text before merging.
-        training: facts about the training run (text, limits, versions); they are not part of the hash.
+        training: facts about the training run (text, limits, versions), not part of the hash.
     """
 
     def __init__(self, ranks: Mapping[bytes, int], pattern: str, training: Mapping[str, Any] | None = None):
-        """Args: ranks: token bytes to merge rank, 0 … n-1 without a gap, all 256 single bytes among them.
+        """Args: ranks: token bytes to merge rank, 0 … n-1 without a gap, including all 256 single bytes.
 
-        Raises ValueError when they are not, and for a pattern that cannot cut text.
+        Raises ValueError for other ranks, or a pattern that cannot cut text.
         """
         tokens = sorted(ranks, key=ranks.__getitem__)
         if [ranks[token] for token in tokens] != list(range(len(tokens))):
@@ -80,9 +80,9 @@ class Tokenizer:
         return self._specials[name]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text. The name of a special token inside `text` is plain text like any other.
+        """Ids of ordinary text. Names of special tokens in `text` are encoded as plain text.
 
-        A lone surrogate, which is no character, is read as U+FFFD.
+        A lone surrogate, which is not a character, is encoded as U+FFFD.
         """
         if len(text) <= _MAX_BLANKS:
             return self._encoding.encode_ordinary(text)
@@ -90,7 +90,7 @@ class Tokenizer:
         return list(chain.from_iterable(pieces))
 
     def encode_array(self, text: str) -> np.ndarray:
-        """`encode` as uint32 of shape (tokens,): quicker, and threads that do it do not wait for each other."""
+        """`encode` as uint32 of shape (tokens,): faster, and threads do not block each other."""
         try:
             if len(text) <= _MAX_BLANKS:
                 return self._encoding.encode_to_numpy(text, disallowed_special=())
@@ -106,7 +106,7 @@ class Tokenizer:
             return list(pool.map(self.encode, texts))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of `ids`; special tokens give their names. ValueError for an id that is none of ours."""
+        """The bytes of `ids`; special tokens give their names. Raises ValueError for an id outside the vocabulary."""
         ids = list(ids)
         try:
             return self._encoding.decode_bytes(ids)
@@ -115,7 +115,7 @@ class Tokenizer:
             raise ValueError(f"id {unknown} is not in this vocabulary of {self.vocab_size}") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
+        """The text of `ids`; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def stream(self) -> StreamDecoder:
@@ -123,14 +123,14 @@ class Tokenizer:
         return StreamDecoder(self.decode_bytes)
 
     def token_bytes(self) -> np.ndarray:
-        """UTF-8 bytes that each id stands for: int32 of shape (vocab_size,), 0 for special tokens."""
+        """The number of bytes of each id: int32 of shape (vocab_size,), 0 for special tokens."""
         return np.array([len(token) for token in self._tokens] + [0] * len(SPECIAL_TOKENS), dtype=np.int32)
 
     def save(self, directory: Path) -> Path:
-        """Writes both files into `directory` (made if missing) and returns the rank file's path.
+        """Write both files into `directory` (made if missing) and return the rank file's path.
 
-        The json comes last: a rank file without a json of its hash is not a tokenizer. Raises
-        EnvironmentFault when the folder cannot be written.
+        The json is written last: a rank file without a json of its hash is not a tokenizer. Raises EnvironmentFault
+        if the folder cannot be written.
         """
         path = directory / f"tok{self.vocab_size}.tiktoken"
         lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(self._tokens))
@@ -147,25 +147,25 @@ class Tokenizer:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The smallest unsigned integers that hold every id of such a vocabulary."""
+    """The smallest unsigned integer type that holds every id of such a vocabulary."""
     return np.dtype(np.uint16 if vocab_size <= _LARGEST_UINT16_VOCAB else np.uint32)
 
 
 def _check_pattern(pattern: str) -> None:
-    """Raise ValueError for what tiktoken cannot cut text with: it panics at a match of no characters.
+    """Raise ValueError for a pattern that tiktoken cannot use: it panics at an empty match.
 
-    A panic is no Exception and prints a trace, so Python's `regex`, which reads the same patterns, looks first.
+    A panic is not an Exception and prints a trace, so Python's `regex`, which has the same syntax, checks first.
     """
     try:
         empty = any(not match.group() for match in regex.finditer(pattern, _PROBE, regex.VERSION1))
     except (regex.error, TypeError) as error:
-        raise ValueError(f"its pattern is no regular expression: {error}") from None
+        raise ValueError(f"its pattern is not a regular expression: {error}") from None
     if empty:
         raise ValueError(f"its pattern {pattern[:100]!r} matches the empty text")
 
 
 def _without_long_blanks(text: str) -> list[str]:
-    """`text` in pieces that tiktoken can take: cut within runs of too many blanks."""
+    """`text` in pieces that tiktoken can encode, cut within long runs of blanks."""
     cuts = [
         cut
         for run in _LONG_BLANKS.finditer(text)
@@ -175,7 +175,7 @@ def _without_long_blanks(text: str) -> list[str]:
 
 
 def _hash(tokens: Sequence[bytes], pattern: str) -> str:
-    """Sixteen hex digits over everything that decides an encoding; lengths keep the parts apart."""
+    """16 hex digits over all that determines the encoding; lengths delimit the parts."""
     digest = hashlib.sha256()
     for part in (pattern.encode(), *tokens, *(name.encode() for name in SPECIAL_TOKENS)):
         digest.update(len(part).to_bytes(4, "little") + part)
@@ -193,9 +193,9 @@ class TokenizerFacts:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads a `.tiktoken` file and the `.json` beside it.
+    """Read a `.tiktoken` file and the `.json` next to it.
 
-    Raises ValueError when either is missing, damaged, or does not belong to the other.
+    Raises ValueError if either is missing or damaged, or they do not belong together.
     """
     try:
         about = from_json(
@@ -213,7 +213,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def parse_ranks(text: str) -> dict[bytes, int]:
-    """The ranks that a `.tiktoken` file's text states; ValueError names the first line that states none."""
+    """Parse the ranks of a `.tiktoken` file. Raises ValueError naming the first malformed line."""
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         try:

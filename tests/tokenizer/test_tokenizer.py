@@ -205,8 +205,8 @@ def test_a_damaged_file_is_one_clear_line(tokenizer: Tokenizer, tmp_path: Path, 
         ("", "matches the empty text"),
         ("x*", "matches the empty text"),
         ("(?=a)", "matches the empty text"),
-        ("(", "is no regular expression"),
-        (r"\p{Foo}", "is no regular expression"),
+        ("(", "is not a regular expression"),
+        (r"\p{Foo}", "is not a regular expression"),
     ],
 )
 def test_a_pattern_that_cannot_cut_text_is_one_clear_line(
