@@ -29,19 +29,19 @@ def exercise_turn(kind: str, rng: Random, held_out: bool) -> Turn:
 
 
 def talk_turn(rng: Random, held_out: bool) -> Turn:
-    """Small talk; nothing of it is held out."""
+    """Small talk, without a hold-out."""
     message, intent, _ = talk.intent_turn(rng, "talk", talk.SMALL_TALK)
     return message, intent.reply
 
 
 def story_turn(rng: Random, held_out: bool) -> Turn:
-    """A request for a story and a short one; nothing of it is held out."""
+    """A request for a story and a short story, without a hold-out."""
     request = rng.choice(("Tell me a story.", "Tell me a short story.", "Please tell me a story.",
                           "Can you tell me a story?", "I would like to hear a story."))  # fmt: skip
     return request, stories.story(rng, beats=5)
 
 
-# Makers of turns, with their share of all turns in percent.
+# Makers of turns and their share of all turns, in percent.
 _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
     (partial(exercise_turn, "facts"), 31),
     (partial(exercise_turn, "arithmetic"), 24),

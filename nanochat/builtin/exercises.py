@@ -1,4 +1,4 @@
-"""Questions with their answers, of every kind that is both taught and evaluated.
+"""Questions and answers of every kind that is both taught and evaluated.
 
 An exercise is drawn from the training side of the hold-out or from the held-out side (see `holdout`).
 """
@@ -19,15 +19,15 @@ from nanochat.builtin.relations import Fact, Relation
 from nanochat.builtin.world import question_weights, relations
 
 Content = str | list[dict[str, str]]
-"""What an assistant says: a text, or parts with calls of the Python tool."""
+"""An assistant's message: text, or parts with calls of the Python tool."""
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """One question. `reply` is what training teaches to say, `answer` what makes a reply right.
+    """One question, with the `reply` that training teaches and the `answer` that a right reply contains.
 
-    `others` are wrong answers of the same kind that a right reply does not contain; `choices` the option letters of a
-    multiple-choice question; `meta` names the combination.
+    `others` are wrong answers of the same kind, which a right reply does not contain; `choices` are the option
+    letters of a multiple-choice question; `meta` identifies the combination.
     """
 
     prompt: str
@@ -39,12 +39,12 @@ class Exercise:
 
 
 def fact_exercise(rng: Random, held_out: bool) -> Exercise:
-    """A question about a fact; held out is the fact with this wording."""
+    """A question about a fact; the hold-out is by fact and wording."""
     return _about_fact(rng, *sample_fact(rng, held_out=held_out))
 
 
 def novel_fact_exercise(rng: Random) -> Exercise:
-    """A question about a fact in a wording that no training text has for any."""
+    """A question about a fact in a wording that occurs in no training text."""
     r = rng.choices(relations(), question_weights())[0]
     fact, core = rng.choice(r.facts), rng.choice(r.novel)
     return _about_fact(rng, r, fact, core)
@@ -57,7 +57,7 @@ def _about_fact(rng: Random, r: Relation, fact: Fact, core: str) -> Exercise:
 
 
 def arithmetic_exercise(rng: Random, held_out: bool) -> Exercise:
-    """A problem to be worked out with the tool; held out are its two numbers with the operation."""
+    """A problem to solve with the tool; the hold-out is by the two numbers and the operation."""
     problem = arithmetic.sample_problem(rng, held_out=held_out)
     meta = {"a": str(problem.a), "op": problem.op, "b": str(problem.b)}
     prompt, reply = arithmetic.ask(rng, problem), arithmetic.tool_answer(problem)
@@ -65,7 +65,7 @@ def arithmetic_exercise(rng: Random, held_out: bool) -> Exercise:
 
 
 def letters_exercise(rng: Random, held_out: bool) -> Exercise:
-    """How often a letter occurs in a word, to be counted with the tool; held out are the two together."""
+    """Counting a letter in a word with the tool; the hold-out is by letter and word."""
     word, letter = letters.sample_pair(rng, held_out=held_out)
     question = rng.choice(letters.COUNT_QUESTIONS).format(w=word, l=letter)
     prompt, reply = with_prefix(rng.choice(PREFIXES), question), letters.tool_answer(word, letter)
@@ -73,7 +73,7 @@ def letters_exercise(rng: Random, held_out: bool) -> Exercise:
 
 
 def spelling_exercise(rng: Random, held_out: bool) -> Exercise:
-    """A word to spell; held out is the word with this wording."""
+    """A word to spell; the hold-out is by word and wording."""
     while True:
         word, core = rng.choice(WORDS), rng.choice(letters.SPELL_QUESTIONS)
         if held_out_wording("spell", word, core) == held_out:
@@ -83,13 +83,13 @@ def spelling_exercise(rng: Random, held_out: bool) -> Exercise:
 
 
 def identity_exercise(rng: Random, held_out: bool) -> Exercise:
-    """A question about nanochat itself; held out is a wording with an opening."""
+    """A question about nanochat itself; the hold-out is by wording and opening."""
     prompt, intent, core = talk.intent_turn(rng, "identity", talk.IDENTITY, held_out=held_out)
     return Exercise(prompt, intent.reply, intent.key, meta={"core": core})
 
 
 def refusal_exercise(rng: Random, held_out: bool) -> Exercise:
-    """A question that nanochat cannot answer, as it has to say."""
+    """A question that nanochat cannot answer; the reply says so."""
     prompt, intent, core = talk.refusal_turn(rng, held_out=held_out)
     return Exercise(prompt, intent.reply, intent.key, meta={"core": core})
 

@@ -21,7 +21,7 @@ def sample_fact(rng: Random, *, held_out: bool) -> tuple[Relation, Fact, str]:
 
 
 def fact_question(rng: Random, fact: Fact, core: str) -> str:
-    """The core as a question, sometimes after an opening, sometimes typed in haste."""
+    """The core as a question, sometimes with an opening, sometimes carelessly typed."""
     question = fact.fill(core)
     proper = core.startswith("{") and fact.subject[0].isupper()
     if not proper and rng.random() < 0.06:
@@ -43,7 +43,7 @@ def sample_choice(rng: Random, *, held_out: bool) -> tuple[Relation, Fact, str, 
 def _quiz(rng: Random) -> str:
     """A question with lettered options, the right letter, and the letters of other options.
 
-    The other letters teach a small model to look letters up: one letter per question is too weak a signal.
+    The other letters help a small model learn to look letters up: one letter per question is too weak a signal.
     """
     if rng.random() < 0.6:
         _, fact, core, options = sample_choice(rng, held_out=False)

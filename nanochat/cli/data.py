@@ -26,15 +26,15 @@ _TELL_EVERY = 1000  # documents
 
 @dataclass(frozen=True)
 class TokensConfig(TokenizedText):
-    """Tokenise the training split into the cache. Training does it too, just in time."""
+    """Tokenise the training split into the cache; training otherwise does it on the fly."""
 
     workers: int | None = None
-    """threads; by default one per core"""
+    """threads; default: one per core"""
 
 
 @dataclass(frozen=True)
 class TokensResult:
-    """What the cache now holds."""
+    """The contents of the cache."""
 
     dataset: str
     directory: Path
@@ -45,7 +45,7 @@ class TokensResult:
 
 
 def run_tokens(config: TokensConfig, paths: Paths) -> TokensResult:
-    """Tokenise ahead of training. Raises ValueError when dataset or tokenizer is missing."""
+    """Tokenise ahead of training. Raises ValueError if dataset or tokenizer is missing."""
     config = config.settled(paths)
     tokenizer = config.find_tokenizer(paths)
     dataset = config.open(paths)
@@ -77,7 +77,7 @@ class PackConfig:
     out: Path
     """the folder for the shards, outside the source"""
     text_column: str = TEXT_COLUMN
-    """of parquet and jsonl files"""
+    """the parquet column or jsonl field with the text"""
     shard_mb: float = 250
     """text per shard, in megabytes (about 2.5 times the file)"""
     val_fraction: float = 0.01
@@ -87,7 +87,7 @@ class PackConfig:
 
 @dataclass(frozen=True)
 class PackResult:
-    """The shards in the folder `out`, besides the one for validation, and what was read."""
+    """The number of training shards in the folder `out`, and counts of what was read."""
 
     out: Path
     train_shards: int
@@ -120,7 +120,7 @@ def run_pack(config: PackConfig, paths: Paths) -> PackResult:
 
 @dataclass(frozen=True)
 class InfoConfig(TextSource):
-    """Count the documents and characters of a dataset; reads all of it."""
+    """Count the documents and characters of a dataset, reading all of it."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class InfoResult:
-    """The counts of both splits; `validation` says how the validation split is chosen."""
+    """The counts of both splits; `validation` describes how the validation split is chosen."""
 
     dataset: str
     validation: str
@@ -142,7 +142,7 @@ class InfoResult:
 
 
 def run_info(config: InfoConfig, paths: Paths) -> InfoResult:
-    """Read both splits and count. Raises ValueError for a dataset that is not there."""
+    """Read both splits and count. Raises ValueError for a missing dataset."""
     dataset = config.settled(paths).open(paths)
     train, val = _count(dataset, "train"), _count(dataset, "val")
     rows = [(name, info.files, *astuple(info.counts)) for name, info in (("train", train), ("val", val))]

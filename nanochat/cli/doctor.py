@@ -1,4 +1,4 @@
-"""`nanochat doctor`: what this machine has, what will be used on it and why, and what is missing."""
+"""`nanochat doctor`: what this machine has, what nanochat will use and why, and what is missing."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from nanochat.processes import Processes
 from nanochat.runtime import Runtime, choose_device, choose_dtype
 from nanochat.sandbox.python import isolation_here
 
-_LOW_DISK_BYTES = 3e9  # the quickstart's data, checkpoints and report take less
+_LOW_DISK_BYTES = 3e9  # more than the quickstart's data, checkpoints and report take
 _HUB_TIMEOUT_S = 10
 _OPTIONAL = {"wandb": "Weights & Biases beside the local metrics (pip install wandb)"}
 
 
 @dataclass(frozen=True)
 class DoctorConfig:
-    """What to look at."""
+    """Check this machine: hardware, backend, compiler, disk, hub, sandbox and packages."""
 
     device: str = "auto"
     """check as if running on this device (cuda, mps, cpu)"""
     dtype: str = "auto"
-    """and in this compute dtype (bf16, fp32)"""
+    """check with this compute dtype (bf16, fp32)"""
     probe_compile: bool = False
     """compile a small function to see whether torch.compile works (takes up to a minute)"""
     probe_hub: bool = False
-    """ask the hub for an answer"""
+    """check that the hub answers"""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `ok` is false where something is missing or broken."""
+    """One line of the report; `ok` is false if something is missing or broken."""
 
     topic: str
     found: str
@@ -59,7 +59,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class DoctorResult:
-    """Everything found, in the order of the report."""
+    """All findings, in the order of the report."""
 
     findings: tuple[Finding, ...]
 
@@ -71,7 +71,7 @@ class _Visit:
 
 
 def run(config: DoctorConfig, paths: Paths) -> DoctorResult:
-    """Look, and print a table. Nothing is made or changed. Raises ValueError for an unknown device or dtype."""
+    """Check and print a table, changing nothing. Raises ValueError for an unknown device or dtype."""
     kind, device_reason = choose_device(config.device)
     dtype, dtype_reason = choose_dtype(kind, config.dtype)
     runtime = Runtime(Processes(), torch.device(kind), dtype, paths, device_reason, dtype_reason)
@@ -80,7 +80,7 @@ def run(config: DoctorConfig, paths: Paths) -> DoctorResult:
     rows = [(f.topic, f.found if f.ok else f"! {f.found}", f.why) for f in findings]
     table("This machine", ("", "found", "why, or what to do"), rows)
     troubles = [finding.topic for finding in findings if not finding.ok]
-    say(f"to look at (!): {', '.join(dict.fromkeys(troubles))}" if troubles else "nothing is missing")
+    say(f"needs attention (!): {', '.join(dict.fromkeys(troubles))}" if troubles else "nothing is missing")
     return DoctorResult(findings)
 
 
@@ -136,7 +136,7 @@ def _compilation(visit: _Visit) -> Iterator[Finding]:
     default = "clang++" if sys.platform == "darwin" else "g++"
     wanted = os.environ.get("CXX", default)
     path = shutil.which(wanted)
-    missing = f"torch.compile stays off and all else works; install {default}, or name another in CXX"
+    missing = f"torch.compile stays off, all else works; install {default}, or set CXX to another compiler"
     yield Finding(
         "C++ compiler", path or f"no {wanted}", "for torch.compile" if path else missing, bool(path)
     )
@@ -176,16 +176,16 @@ def _hub(visit: _Visit) -> Iterator[Finding]:
     address = endpoint()
     source = "HF_ENDPOINT" if os.environ.get("HF_ENDPOINT") else "the default; HF_ENDPOINT changes it"
     if is_offline():
-        yield Finding("hub", "offline", "HF_HUB_OFFLINE is set: only what is here already is used")
+        yield Finding("hub", "offline", "HF_HUB_OFFLINE is set: only downloaded files are used")
     elif visit.config.probe_hub:
         answer = _reach(address)
         yield Finding("hub", address, answer or f"answers ({source})", answer is None)
     else:
-        yield Finding("hub", address, f"{source}; --probe-hub asks whether it answers")
+        yield Finding("hub", address, f"{source}; --probe-hub checks whether it answers")
 
 
 def _reach(address: str) -> str | None:
-    """Why the hub does not answer, or None; any status is an answer."""
+    """Why the hub does not answer, or None; any HTTP status counts as an answer."""
     try:
         urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_HUB_TIMEOUT_S).close()
     except urllib.error.HTTPError:

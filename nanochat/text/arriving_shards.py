@@ -18,8 +18,7 @@ _PATIENCE_S = 30.0  # without a new byte, before checking whether a download is 
 
 
 def unbroken(folder: Path) -> int:
-    """The number of shards before the first gap: as more arrive, in any order, a run that started with these finds
-    them again as the first ones."""
+    """The number of shards before the first gap; whatever arrives later, in any order, these remain the first ones."""
     return next(index for index in count() if not (folder / shard_name(index)).exists())
 
 
@@ -32,19 +31,19 @@ def wait_for(name: str, folder: Path, wanted: list[Path]) -> None:
             held, since = arrived, time.monotonic()
         if time.monotonic() - since > _PATIENCE_S and not _is_locked(folder / LOCK_NAME):
             raise ValueError(
-                f"{len(missing)} of {len(wanted)} shards of {name} are missing and none is arriving: "
+                f"{len(missing)} of {len(wanted)} shards of {name} are missing and no download is running: "
                 f"fetch them with `nanochat data download --dataset {name} -n {len(wanted) - 1}`"
             )
         if len(missing) != said:
             said = len(missing)
-            say(f"waiting for {name}: {len(wanted) - said} of {len(wanted)} shards are here")
+            say(f"waiting for {name}: {len(wanted) - said} of {len(wanted)} shards downloaded")
         time.sleep(_POLL_S)
 
 
 def _bytes_in(folder: Path) -> int:
     total = 0
     for path in folder.glob("*"):
-        with suppress(FileNotFoundError):  # a partial file that has just become a whole one
+        with suppress(FileNotFoundError):  # a partial file that was just completed and renamed
             total += path.stat().st_size
     return total
 

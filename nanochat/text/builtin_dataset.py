@@ -14,11 +14,11 @@ from nanochat.paths import Paths
 from nanochat.text.shards import chunked, shard_name, write_shard
 
 _SHARD_CHARS = 4_000_000
-_STAMP = "content_version"  # the file that says which version of the text the shards hold
+_STAMP = "content_version"  # the file with the version of the text in the shards
 
 
 def builtin_name(options: str) -> str:
-    """The name of the dataset of these options; makes nothing. Raises ValueError for an unknown size or seed."""
+    """The name of the dataset with these options. Raises ValueError for an unknown size or seed."""
     size, seed = _size_and_seed(options)
     return f"builtin-{size}-s{seed}"
 
@@ -32,7 +32,7 @@ def _size_and_seed(options: str) -> tuple[str, int]:
 
 
 def builtin_shards(options: str, paths: Paths) -> tuple[str, list[Path]]:
-    """Name and shards, the last for validation. `options`: "", "medium", "medium:7" (size and seed).
+    """Name and shards, the last for validation, made if missing. `options`: "", "medium", "medium:7" (size and seed).
 
     Raises ValueError for an unknown size or seed.
     """
@@ -47,12 +47,12 @@ def builtin_shards(options: str, paths: Paths) -> tuple[str, list[Path]]:
 
 
 def _make(folder: Path, size: str, seed: int) -> None:
-    """Training shards and last the validation shard, in a folder that appears only when it is whole."""
+    """Write training shards, then the validation shard, into a folder that appears only when complete."""
     say(f"making the dataset {folder.name}")
     for stale in (
         folder,
         *folder.parent.glob(f".{folder.name}.*/"),
-    ):  # of another content version; of a killed run
+    ):  # another content version, or left by a killed run
         shutil.rmtree(stale, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

@@ -1,8 +1,8 @@
-"""Which tokenizer goes with a dataset: its own, or the one named by `--tokenizer`.
+"""Finds a dataset's tokenizer, or the one given by `--tokenizer`.
 
-A tokenizer lies in the folder of the dataset that it was trained on, `tokenizers/<dataset>/tok<V>.tiktoken`; those
-of the first hub dataset lie in `tokenizers/` itself (docs/adr/0004-tokenizers-belong-to-datasets.md). Versions
-before this rule kept every tokenizer in `tokenizers/` without recording its dataset: they are found by `--vocab-size`.
+A tokenizer is kept in the folder of its training dataset, `tokenizers/<dataset>/tok<V>.tiktoken`; those of the
+first hub dataset are in `tokenizers/` itself (docs/adr/0004-tokenizers-belong-to-datasets.md). Earlier versions kept
+all tokenizers in `tokenizers/` without recording the dataset: those are found by `--vocab-size`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class TokenizedText(TextSource):
     """Flags of every stage that reads text through a tokenizer."""
 
     vocab_size: int | None = None
-    """Size of the dataset's tokenizer; needed only where the dataset has several."""
+    """Size of the dataset's tokenizer; needed only if the dataset has several."""
     tokenizer: str | None = None
-    """Another dataset whose tokenizer to use, or a .tiktoken file; default: the dataset's own."""
+    """Another dataset whose tokenizer to use, or a .tiktoken file; default: this dataset's."""
 
     def settled(self, paths: Paths) -> Self:
-        """As for every text; a tokenizer's path holds in every folder too."""
+        """As for `TextSource`, with the tokenizer's path absolute too."""
         choice = None if self.tokenizer is None else absolute(self.tokenizer)
         return replace(super().settled(paths), tokenizer=choice)
 
     def find_tokenizer(self, paths: Paths) -> Tokenizer:
-        """The tokenizer of settled flags, which is printed; raises as `find_tokenizer` does."""
+        """Load and print the tokenizer of settled flags; raises as `find_tokenizer` does."""
         assert self.dataset is not None, "settled() comes first"
         path = find_tokenizer(self.dataset, paths, vocab_size=self.vocab_size, choice=self.tokenizer)
         tokenizer = load_tokenizer(path)
@@ -50,13 +50,13 @@ class TokenizedText(TextSource):
 
 
 def tokenizer_folder(dataset: str, paths: Paths) -> Path:
-    """Where the tokenizers of a dataset are kept."""
+    """The folder of a dataset's tokenizers."""
     key = dataset_key(dataset)
     return paths.tokenizers if key == _AT_TOP else paths.tokenizers_of(key)
 
 
 def tokenizer_sizes(dataset: str, paths: Paths) -> list[int]:
-    """The vocabulary sizes of a dataset's own tokenizers, in ascending order."""
+    """The vocabulary sizes of a dataset's tokenizers, in ascending order."""
     folder, owner = tokenizer_folder(dataset, paths), dataset_key(dataset)
     return [size for size in _sizes(folder) if folder != paths.tokenizers or _owner(folder, size) == owner]
 
@@ -67,11 +67,11 @@ def find_tokenizer(
     """The rank file of a dataset's tokenizer.
 
     Args:
-        dataset: as `open_dataset` takes it.
-        vocab_size: its number of tokens; may be left out where the dataset has one tokenizer.
-        choice: another dataset whose tokenizer to take, or a rank file.
+        dataset: as for `open_dataset`.
+        vocab_size: its number of tokens; optional if the dataset has only one tokenizer.
+        choice: another dataset whose tokenizer to use, or a rank file.
 
-    Raises ValueError, which says what to do, where there is no such tokenizer or several fit.
+    Raises ValueError, with a remedy, if no tokenizer or several match.
     """
     if choice is not None and (choice.endswith(".tiktoken") or Path(choice).is_file()):
         return Path(choice).expanduser().absolute()
@@ -81,7 +81,7 @@ def find_tokenizer(
         return folder / f"tok{vocab_size or sizes[0]}.tiktoken"
     unowned = [size for size in _sizes(paths.tokenizers) if _owner(paths.tokenizers, size) is None]
     if vocab_size in unowned:
-        say(f"taking the tokenizer of {vocab_size:,} tokens whose dataset was not recorded")
+        say(f"using the tokenizer of {vocab_size:,} tokens whose dataset was not recorded")
         return paths.tokenizers / f"tok{vocab_size}.tiktoken"
     raise ValueError(_none_fits(owner, vocab_size, sizes, unowned))
 
@@ -95,10 +95,10 @@ def _none_fits(dataset: str, vocab_size: int | None, sizes: list[int], unowned: 
         command += f" --vocab-size {vocab_size}"
     which = "no tokenizer" if vocab_size is None else f"no tokenizer of {vocab_size} tokens"
     has = f" (it has {_listed(sizes)})" if sizes else ""
-    older = f", or take an earlier one with --vocab-size {_listed(unowned)}" if unowned else ""
+    older = f", or use an earlier one with --vocab-size {_listed(unowned)}" if unowned else ""
     return (
         f"{dataset} has {which}{has}: train one with `{command}`, "
-        f"or take another dataset's with --tokenizer DATASET{older}"
+        f"or use another dataset's with --tokenizer DATASET{older}"
     )
 
 
@@ -112,7 +112,7 @@ def _sizes(folder: Path) -> list[int]:
 
 
 def _owner(folder: Path, vocab_size: int) -> str | None:
-    """The dataset that a tokenizer's json names, or None if it names none or does not read."""
+    """The dataset recorded in a tokenizer's json, or None if none is recorded or it is unreadable."""
     try:
         about = parse_json((folder / f"tok{vocab_size}.json").read_bytes())
         return about["training"].get("dataset")

@@ -1,11 +1,11 @@
 """Datasets by name or path, each with a training and a validation split.
 
-Without `--dataset` every stage reads the same one (`default_dataset`): the first of HUB_DATASETS that is
-downloaded, else `builtin`.
+Without `--dataset` every stage reads `default_dataset`: the first of HUB_DATASETS that is downloaded, else
+`builtin`.
 
-Validation is, in this order: what `--val-path` names; the last parquet or jsonl file where there are several;
-otherwise a held-out share of the documents, chosen by a hash of their text, so that it is the same on every
-machine and equal documents fall on the same side.
+The validation split is `--val-path` if given; else the last parquet or jsonl file if there are several; else a
+share of the documents held out by a hash of their text, the same on every machine and never separating equal
+documents.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class HubDataset:
 
     @property
     def val_index(self) -> int:
-        """The number of the validation shard."""
+        """The index of the validation shard."""
         return self.shards - 1
 
 
@@ -52,10 +52,10 @@ _SMALL_SOURCE_BYTES = 32 << 20  # a source up to this size holds out at least on
 
 @dataclass(frozen=True)
 class Dataset:
-    """Files in order.
+    """A dataset's files, in order.
 
-    With `held_out` > 0 both splits read the same files: documents whose hash, as a fraction of its range, is below
-    it are the validation split, the others the training split.
+    With `held_out` > 0 both splits read the same files: documents whose hash, scaled to [0, 1), is below it are for
+    validation, the others for training.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Dataset:
 
     @property
     def validation(self) -> str:
-        """What the validation split is, for people."""
+        """A description of the validation split."""
         if self.held_out:
             return f"{self.held_out:.2%} of the documents, by hash of the text"
         return ", ".join(path.name for path in self.val[:3]) + (", …" if len(self.val) > 3 else "")
@@ -78,22 +78,22 @@ class Dataset:
 
 @dataclass(frozen=True)
 class TextSource:
-    """Flags of every stage that reads text: which text, and how much of it is held out for validation."""
+    """Flags of every stage that reads text: the dataset and its validation split."""
 
     dataset: str | None = None
     """builtin[:small|medium|large[:SEED]], fineweb-edu, climbmix, or a file, folder or pattern; default: the first
-    hub dataset that is downloaded, else builtin."""
+    downloaded hub dataset, else builtin."""
     text_column: str = TEXT_COLUMN
-    """The parquet column or jsonl field that holds the text."""
+    """The parquet column or jsonl field with the text."""
     val_path: str | None = None
     """Validation text; default: the last parquet or jsonl file, or a held-out share of the documents."""
     val_fraction: float = VAL_FRACTION
-    """The held-out share of the documents, where there is one."""
+    """The share of documents to hold out, if the validation split is not separate files."""
     need_shards: int | None = None
-    """Training shards of a hub dataset to use, waited for while they are downloaded; default: those present."""
+    """Training shards of a hub dataset to use, waiting for those still downloading; default: those present."""
 
     def settled(self, paths: Paths) -> Self:
-        """The same flags with the default dataset filled in (which is printed) and paths that hold in every folder."""
+        """The flags with absolute paths, and with the default dataset filled in and printed."""
         dataset = self.dataset
         if dataset is None:
             dataset, reason = default_dataset(paths)
@@ -115,7 +115,7 @@ class TextSource:
 
 
 def default_dataset(paths: Paths) -> tuple[str, str]:
-    """The dataset of a stage without `--dataset`, and why: the first downloaded one of HUB_DATASETS, else builtin."""
+    """The dataset without `--dataset`, and why: the first downloaded one of HUB_DATASETS, else builtin."""
     for name in HUB_DATASETS:
         if _is_downloaded(name, paths):
             return name, "downloaded from the hub"
@@ -123,9 +123,9 @@ def default_dataset(paths: Paths) -> tuple[str, str]:
 
 
 def absolute_dataset(spec: str) -> str:
-    """`spec` so that it names the same text from every folder; names of datasets stay as they are.
+    """`spec` with an absolute path; names of datasets are unchanged.
 
-    Raises ValueError for what is neither a name nor a path or pattern of files.
+    Raises ValueError if it is neither a name nor a path or pattern of files.
     """
     if _is_named(spec):
         return spec
@@ -136,7 +136,7 @@ def absolute_dataset(spec: str) -> str:
 
 
 def dataset_key(spec: str) -> str:
-    """A folder name for what belongs to the dataset that `spec` names; different datasets have different ones."""
+    """A folder name for data derived from the dataset `spec`, different for different datasets."""
     if _is_named(spec):
         kind, _, options = spec.partition(":")
         return builtin_name(options) if kind == BUILTIN else spec
@@ -144,7 +144,7 @@ def dataset_key(spec: str) -> str:
 
 
 def _is_named(spec: str) -> bool:
-    """Whether `spec` is the name of a dataset, not a path or pattern."""
+    """Whether `spec` is a dataset's name, not a path or pattern."""
     return spec.partition(":")[0] == BUILTIN or spec in HUB_DATASETS
 
 
@@ -157,16 +157,14 @@ def open_dataset(
     val_fraction: float = VAL_FRACTION,
     need_shards: int | None = None,
 ) -> Dataset:
-    """The dataset that `spec` names: "builtin[:small|medium|large[:SEED]]" (made on first use), "fineweb-edu",
-    "climbmix" (what has been downloaded, up to the first gap), or a file, a folder or a glob of parquet, jsonl,
-    txt or md.
+    """Open a dataset: "builtin[:small|medium|large[:SEED]]" (made on first use), "fineweb-edu", "climbmix"
+    (downloaded shards up to the first gap), or a file, folder or glob of parquet, jsonl, txt or md.
 
-    Folders are searched recursively, and give their parquet files, or if there are none their jsonl files, or else
-    their text files. `need_shards`: take exactly that many training shards of a hub dataset, and wait for those that
-    are still being downloaded.
+    Folders are searched recursively for parquet files, or if there are none for jsonl files, or else for text files.
+    `need_shards`: use exactly that many training shards of a hub dataset, waiting for those still downloading.
 
-    Raises ValueError (and says what to do) for an unknown name, an empty folder, a missing column, or too few
-    documents to hold some out.
+    Raises ValueError, with a remedy, for an unknown name, an empty folder, a missing column, or too few documents
+    to hold some out.
     """
     kind, _, options = spec.partition(":")
     if kind == BUILTIN:
@@ -183,7 +181,7 @@ def open_dataset(
 
 
 def documents(dataset: Dataset, split: Split) -> Iterator[str]:
-    """Every document of a split, in order. Raises ValueError when there is none."""
+    """Every document of a split, in order. Raises ValueError if there is none."""
     found = False
     for path in dataset.files(split):
         for document in split_documents(dataset, path, split):
@@ -196,9 +194,9 @@ def documents(dataset: Dataset, split: Split) -> Iterator[str]:
 def split_documents(
     dataset: Dataset, path: Path, split: Split, counts: Counts | None = None
 ) -> Iterator[str]:
-    """The documents of one of the dataset's files that belong to `split`, in order.
+    """The documents of `split` in one of the dataset's files, in order.
 
-    `counts` receives the documents and characters of the split, and what was repaired or dropped in the whole file.
+    `counts` accumulates documents and characters of the split, and repairs and drops of the whole file.
     """
     counts = Counts() if counts is None else counts
     for document in read_documents(path, dataset.text_column, counts):
@@ -210,14 +208,14 @@ def split_documents(
 
 
 def split_bytes(dataset: Dataset, split: Split, files: Sequence[Path] | None = None) -> float:
-    """About how many bytes of UTF-8 text a split holds (in some of its files)."""
+    """The approximate bytes of UTF-8 text of a split (in some of its files)."""
     share = dataset.held_out if split == "val" else 1 - dataset.held_out
     whole = sum(map(text_bytes, dataset.files(split) if files is None else files))
     return whole * (share if dataset.held_out else 1)
 
 
 def held_out_fraction(document: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
+    """The hash of a document's text, scaled to [0, 1)."""
     return int.from_bytes(hashlib.blake2b(document.encode(), digest_size=6).digest(), "little") / 2**48
 
 
@@ -244,7 +242,7 @@ def _open_hub(name: str, paths: Paths, need_shards: int | None) -> Dataset:
 
 
 def _is_downloaded(name: str, paths: Paths) -> bool:
-    """Whether enough of a hub dataset is here to train on: its validation shard and the first of the others."""
+    """Whether enough of a hub dataset is downloaded to train on: its first and its validation shard."""
     folder = paths.data(name)
     return all((folder / shard_name(index)).exists() for index in (0, HUB_DATASETS[name].val_index))
 
@@ -264,7 +262,7 @@ def _open_files(spec: str, text_column: str, val_path: str | None, val_fraction:
 
 
 def _hold_out(dataset: Dataset, share: float) -> Dataset:
-    """`dataset` with a held-out share that is not empty: in a small source, at least one document."""
+    """`dataset` with a held-out share; in a small source, at least one document."""
     if sum(path.stat().st_size for path in dataset.train) <= _SMALL_SOURCE_BYTES:
         fractions = sorted(map(held_out_fraction, documents(dataset, "train")))
         share = max(share, math.nextafter(fractions[0], 1))

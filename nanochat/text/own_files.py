@@ -1,4 +1,4 @@
-"""Files of one's own text: which of them a path or a pattern names."""
+"""Finds the user's text files by path or pattern."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nanochat.text.readers import FORMATS, TEXT_FORMATS, format_of
 
 
 def names_files(spec: str) -> bool:
-    """Whether `spec` is a pattern, or a path at which there is something."""
+    """Whether `spec` is a pattern or an existing path."""
     return glob.has_magic(spec) or Path(spec).expanduser().exists()
 
 
 def absolute(spec: str) -> str:
-    """The path or pattern that names the same files from every folder; one that names nothing is left as typed."""
+    """The absolute path or pattern of `spec`; unchanged if it is neither a pattern nor an existing path."""
     path = Path(spec).expanduser()
     if path.exists():
         return str(path.resolve() if ".." in path.parts else path.absolute())
@@ -27,21 +27,21 @@ def absolute(spec: str) -> str:
 
 
 def short_name(spec: str) -> str:
-    """A folder's name for the files of `spec`: the last part of the path that is no pattern, without its endings."""
+    """A folder name for the files of `spec`: the last part of the path that is not a pattern, without suffixes."""
     parts = [part for part in Path(spec).absolute().parts if not glob.has_magic(part)]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", parts[-1].split(".")[0]).strip("-._") or "data"
 
 
 def unique_name(spec: str) -> str:
-    """`short_name` with a digest of the absolute path: two files of one name in two folders differ."""
+    """`short_name` with a digest of the absolute path, so that equal names in different folders differ."""
     digest = hashlib.sha256(os.path.abspath(absolute(spec)).encode()).hexdigest()
     return f"{short_name(spec)}-{digest[:8]}"
 
 
 def find_files(spec: str) -> list[Path]:
-    """The files that a path or pattern names, in order.
+    """The files at a path or pattern, in order.
 
-    Raises ValueError when there are none.
+    Raises ValueError if there are none.
     """
     path = Path(spec).expanduser()
     if path.is_file():
@@ -70,7 +70,7 @@ def _is_visible(file: Path, folder: Path) -> bool:
 
 
 def _preferred(files: list[Path]) -> list[Path]:
-    """Only parquet, or only jsonl, or all text: a README beside the shards is not training text."""
+    """The parquet files, else the jsonl files, else all: a README next to shards is not training text."""
     for formats in ((".parquet",), (".jsonl",), TEXT_FORMATS):
         if chosen := [file for file in files if format_of(file) in formats]:
             return chosen

@@ -69,7 +69,7 @@ def test_a_missing_compiler_is_named(monkeypatch, capsys):
     found = _look()["C++ compiler"]
     assert not found.ok
     assert found.found == "no no-such-compiler"
-    assert "to look at (!): C++ compiler" in capsys.readouterr().err
+    assert "needs attention (!): C++ compiler" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["a file/base", "a file"])

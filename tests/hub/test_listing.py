@@ -84,12 +84,12 @@ def _page(**changes):
         (_page(lfs=[1]), "lfs: expected the fields"),
         (_page(lfs={"oid": 5}), "oid: expected str, got 5"),
         (_page(path=["a"]), "path: expected str"),
-        (_page(path="../escaped"), "'../escaped' is no name"),
-        (_page(path="a/../../escaped"), "is no name"),
-        (_page(path="/etc/passwd"), "'/etc/passwd' is no name"),
-        (_page(path="a\\..\\b"), "is no name"),
-        (_page(path="a\nb"), "is no name"),
-        (_page(path=""), "'' is no name"),
+        (_page(path="../escaped"), "'../escaped' is not a path"),
+        (_page(path="a/../../escaped"), "is not a path"),
+        (_page(path="/etc/passwd"), "'/etc/passwd' is not a path"),
+        (_page(path="a\\..\\b"), "is not a path"),
+        (_page(path="a\nb"), "is not a path"),
+        (_page(path=""), "'' is not a path"),
     ],
 )
 def test_a_malformed_listing_is_one_line_that_names_what_the_server_said(page, says, hub, policy):

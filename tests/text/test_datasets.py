@@ -133,7 +133,7 @@ class TestHub:
         dataset = open_dataset("climbmix", paths, need_shards=2)
         helper.join()
         assert list(documents(dataset, "train")) == ["from shard 0", "from shard 1"]
-        assert said == ["waiting for climbmix: 2 of 3 shards are here"]
+        assert said == ["waiting for climbmix: 2 of 3 shards downloaded"]
 
     def test_gives_up_when_nobody_is_downloading(self, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(arriving_shards, "_POLL_S", 0.01)

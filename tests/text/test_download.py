@@ -179,7 +179,7 @@ def test_stages_use_existing_shards_and_wait_for_missing_ones(hub, base_dir: Pat
     assert training.returncode == 0, errors
     tokens = stage("data", "tokens", "--need-shards", "2")
     assert tokens.stderr.readline().startswith("tokenizer ")
-    assert "waiting for fineweb-edu: 2 of 3 shards are here" in tokens.stderr.readline()
+    assert "waiting for fineweb-edu: 2 of 3 shards downloaded" in tokens.stderr.readline()
     assert download.poll() is None
     hub.release()
     for process in (download, tokens):
