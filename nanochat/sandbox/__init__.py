@@ -1,1 +1,1 @@
-"""The model's tools, isolated: arithmetic by syntax tree, Python programs in namespaces."""
+"""The model's tools, isolated: arithmetic from a syntax tree, Python programs in namespaces."""

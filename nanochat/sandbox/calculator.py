@@ -1,4 +1,4 @@
-"""The calculator tool: arithmetic and `'word'.count('x')`, evaluated from the syntax tree, bounded in size and time."""
+"""The calculator tool: arithmetic and `'word'.count('x')` from the syntax tree, bounded in size and time."""
 
 import ast
 import operator
@@ -20,7 +20,7 @@ _GROUPED_DIGITS = re.compile(
 
 
 def evaluate(expression: str) -> str | None:
-    """The value of `expression` as text, or None if it is refused. Never raises, whatever the model writes.
+    """The value of `expression` as text, or None if it is refused. Never raises.
 
     Accepted: integers (also 1,234,567) and decimals with + - * / // % ** and parentheses, and
     `'text'.count('part')`. A division without remainder gives an integer.
@@ -34,7 +34,7 @@ def evaluate(expression: str) -> str | None:
             warnings.simplefilter("ignore")  # SyntaxWarning of the parser
             tree = ast.parse(expression.strip(), mode="eval")
         return _format(_number(_evaluator().eval(expression, previously_parsed=tree.body)))
-    except Exception:  # text can fail to be arithmetic in many ways
+    except Exception:  # malformed expressions raise many kinds of errors
         return None
 
 

@@ -1,4 +1,4 @@
-"""Starts the processes of a sandbox, exchanges bytes with them, and ends them in time."""
+"""Starts a sandbox's processes, exchanges bytes with them, and ends them on time."""
 
 import os
 import selectors
@@ -14,7 +14,7 @@ from typing import IO, Any
 from nanochat.config import parse_json
 from nanochat.errors import EnvironmentFault
 
-MAX_OUTPUT_BYTES = 64 << 10  # kept of each stream; the rest is read and dropped
+MAX_OUTPUT_BYTES = 64 << 10  # kept per stream; the rest is read and dropped
 _START = "import sys; sys.path.insert(0, {!r}); from nanochat.sandbox.jail import main; main()"
 _PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 _START_PATIENCE_S = 60.0  # for interpreters and namespaces, on a busy machine
@@ -24,7 +24,7 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class JailOutput:
-    """What came out of a jail: its reports (see jail.py), the program's output, whether its time ran out."""
+    """A jail's reports (see jail.py), the program's output, and whether it timed out."""
 
     reports: dict[str, Any]
     stdout: bytes
@@ -33,10 +33,10 @@ class JailOutput:
 
 
 def run_jail(message: bytes, timeout_s: float) -> JailOutput:
-    """Start a jail, write `message` to it, and read what it writes until it ends, or is made to.
+    """Start a jail, write `message` to it, and read its output until it ends or is ended.
 
-    The program has `timeout_s` seconds from its start. When this returns, nothing of the jail is alive if it had a
-    pid namespace; else what left its process group may be.
+    The program has `timeout_s` seconds from its start. On return no process of the jail is alive if it had a pid
+    namespace; otherwise processes that left its group may be.
     """
     no_cache = ["-B"] if sys.dont_write_bytecode else []
     reports, jail_end = os.pipe()
@@ -68,16 +68,16 @@ def run_jail(message: bytes, timeout_s: float) -> JailOutput:
 
 
 def _end(jail: subprocess.Popen[bytes]) -> None:
-    jail.terminate()  # the warden kills the supervisor, thereby the namespace, and waits until it is gone
+    jail.terminate()  # the warden kills the supervisor and so the namespace, and waits for its end
     with suppress(subprocess.TimeoutExpired):
         jail.wait(_END_PATIENCE_S)
     with suppress(ProcessLookupError):
-        os.killpg(jail.pid, signal.SIGKILL)  # where there is no namespace
+        os.killpg(jail.pid, signal.SIGKILL)  # in case there is no namespace
     jail.wait()
 
 
 class _Pump:
-    """Moves bytes between a jail and its caller; keeps the first of what the jail writes and drops the rest."""
+    """Moves bytes between a jail and its caller; keeps the start of the jail's output and drops the rest."""
 
     def __init__(self, jail: subprocess.Popen[bytes], reports: IO[bytes], message: bytes) -> None:
         assert jail.stdin
@@ -94,7 +94,7 @@ class _Pump:
             self._selector.register(stream, selectors.EVENT_READ)
 
     def run(self, timeout_s: float) -> bool:
-        """True when the jail has ended by itself, false when the program's time is over."""
+        """True if the jail ended by itself, false if the program timed out."""
         deadline = time.monotonic() + _START_PATIENCE_S
         started = False
         while self._reports in self._open:
@@ -107,17 +107,17 @@ class _Pump:
         return True
 
     def finish(self) -> tuple[bytes, ...]:
-        """All that was kept of stdout, stderr and reports, with what is left in the pipes."""
+        """What was kept of stdout, stderr and reports, including what is left in the pipes."""
         if self._input in self._open:
             self._close(self._input)
-        until = time.monotonic() + _END_PATIENCE_S  # a daemon, where one could escape, may write for ever
+        until = time.monotonic() + _END_PATIENCE_S  # an escaped daemon may write for ever
         while self._open and time.monotonic() < until and self._move(0):
             pass
         self._selector.close()
         return tuple(bytes(kept) for kept in self._kept.values())
 
     def _move(self, patience_s: float) -> bool:
-        """Move what is ready to be moved; false if nothing was."""
+        """Move the bytes that are ready; false if none were."""
         ready = self._selector.select(patience_s)
         for key, _ in ready:
             if key.fileobj is self._input:

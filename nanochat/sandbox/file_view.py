@@ -1,4 +1,4 @@
-"""What a sandboxed program sees of the files: Python and its libraries, two devices, a small folder of its own."""
+"""A sandboxed program's files: Python and its libraries, two devices, a small private folder."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ _WORK_BYTES, _WORK_FILES = 16 << 20, 4096
 _DEVICES = (
     "/dev/null",
     "/dev/urandom",
-)  # not zero: mapped and shared, it is memory that counts for no process
+)  # not zero: mapped as shared, it is memory that counts for no process
 _LIBRARIES = (
     "/lib",
     "/lib64",
@@ -22,14 +22,14 @@ _LIBRARIES = (
     "/usr/share/zoneinfo",
     "/nix/store",
 )
-_HOST = "/host"  # where the former root is until it is detached
+_HOST = "/host"  # the old root, until it is detached
 
 
 class FileView(NamedTuple):
-    """The paths of the host that are shown under the same name, that of guest.py, shown as `GUEST`, and the user
-    and group that own the work folder.
+    """Host paths to show under the same name, the path of guest.py, shown as `GUEST`, and the owner (user and group)
+    of the work folder.
 
-    The methods are called in this order, by a process that has all capabilities in its own mount namespace.
+    The methods are called in this order, by a process with all capabilities in its mount namespace.
     """
 
     paths: tuple[str, ...]
@@ -38,8 +38,8 @@ class FileView(NamedTuple):
 
     @classmethod
     def for_this_python(cls, python: str, guest: str, owner: int) -> "FileView":
-        """What `python`, the real path of an interpreter, needs to run guest.py with the standard library."""
-        library = os.path.dirname(os.path.realpath(os.path.dirname(os.__file__)))  # libpython is there, too
+        """The files that `python`, an interpreter's real path, needs to run guest.py with the standard library."""
+        library = os.path.dirname(os.path.realpath(os.path.dirname(os.__file__)))  # includes libpython
         extensions = [os.path.realpath(path) for path in sys.path if path.endswith("lib-dynload")]
         paths: list[str] = []
         for path in sorted({python, library, *extensions, *_LIBRARIES}, key=len):
@@ -48,7 +48,7 @@ class FileView(NamedTuple):
         return cls(tuple(paths), guest, owner)
 
     def enter(self) -> None:
-        """Change to a new root: these paths, two devices, and a work folder in memory, gone with its namespace.
+        """Change to a new root: these paths, two devices, and a work folder in memory that vanishes with the namespace.
 
         The host's files are still at `_HOST`.
         """
@@ -68,22 +68,22 @@ class FileView(NamedTuple):
         os.symlink(WORK_FOLDER, "/dev/shm")
 
     def mount_proc(self) -> None:
-        """A /proc of the program's own processes and nothing else; the kernel wants another one in sight for it."""
+        """Mount a /proc with only the namespace's processes; the kernel requires another visible /proc."""
         flags = linux.NOSUID | linux.NODEV | linux.NOEXEC
         linux.mount("proc", "/proc", "proc", flags, "hidepid=2,subset=pid")
 
     def bound_work_folder(self) -> None:
-        """Limit what the work folder can hold: its memory counts for no process."""
+        """Limit the size of the work folder, whose memory counts for no process."""
         flags = linux.NOSUID | linux.NODEV | linux.REMOUNT
         linux.mount("tmpfs", WORK_FOLDER, "tmpfs", flags, f"size={_WORK_BYTES},nr_inodes={_WORK_FILES}")
 
     def hide_host(self) -> None:
-        """Take the former root out of sight."""
+        """Detach the old root."""
         linux.detach(_HOST)
         os.rmdir(_HOST)
 
     def make_read_only(self) -> None:
-        """Let nothing but the work folder be written."""
+        """Make everything but the work folder read-only."""
         attributes = linux.ATTRIBUTE_READ_ONLY | linux.ATTRIBUTE_NOSUID
         for path in ("/", *_DEVICES):
             linux.set_mount_attributes(path, attributes, recursive=False)
@@ -93,7 +93,7 @@ class FileView(NamedTuple):
 
 
 def _show(source: str, target: str) -> None:
-    """Mount a path of the host; a symbolic link, as /lib often is, is copied."""
+    """Mount a host path; a symbolic link (as /lib often is) is copied."""
     origin = _HOST + source
     if os.path.islink(origin):
         os.symlink(os.readlink(origin), target)

@@ -1,11 +1,11 @@
-"""The first code of a sandboxed interpreter, alone with the untrusted program; nothing here protects anything.
+"""The first code of a sandboxed interpreter, in the same process as the untrusted program; it protects nothing.
 
     python -I -S guest.py PROGRAM                          runs PROGRAM as `__main__`
     python -I -S guest.py PROGRAM FUNCTION CALLS RESULTS   imports it and answers calls of FUNCTION (see judge.py)
 
 CALLS and RESULTS are file descriptors. Both carry lines of JSON: a call is [arguments, keywords], an answer
-["returned", value] or ["raised", name of the exception, its text]; a first answer, to no call, says that the
-program could be imported. Values travel as [kind, content]; an "object", without content, is equal to nothing.
+["returned", value] or ["raised", name of the exception, its text]; a first answer, before any call, says
+that the program was imported. Values are sent as [kind, content]; an "object" has no content and equals nothing.
 """
 
 import builtins
@@ -21,7 +21,7 @@ _EXACT_NUMBERS = {("fractions", "Fraction"), ("decimal", "Decimal")}
 
 
 class NotPlainError(TypeError):
-    """A value that cannot be passed to another process."""
+    """A value that cannot be sent to another process."""
 
 
 def encode(value: Any) -> list[Any]:
@@ -58,7 +58,7 @@ _CONTENTS: dict[type, Callable[[Any], Any]] = {
 
 
 def decode(message: Any) -> Any:
-    """What `encode` was given, made of plain builtin values only. Raises ValueError where it is no such message."""
+    """The inverse of `encode`, building only plain builtin values. Raises ValueError for a malformed message."""
     try:
         kind, content = message
         return _VALUES[kind](content)
@@ -80,7 +80,7 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
     "int": lambda digits: int(digits, 16),
     "float": float.fromhex,
     "complex": lambda parts: complex(*map(float.fromhex, parts)),
-    "str": lambda text: "".join([text]),  # a TypeError where it is none
+    "str": lambda text: "".join([text]),  # a TypeError if it is not text
     "bytes": bytes.fromhex,
     "list": _decode_all,
     "tuple": lambda items: tuple(_decode_all(items)),
@@ -94,12 +94,12 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
 
 
 def main() -> None:
-    """Run the program, or serve its function."""
+    """Run the program, or answer calls of its function."""
     path, *service = sys.argv[1:]
     with open(path, encoding="utf-8") as file:
         source = file.read()
     sys.argv = [path]
-    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site`, left out by -S, has them
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site` defines them, which -S omits
     if service:
         function, calls, results = service
         _serve(source, path, function, int(calls), int(results))
@@ -116,7 +116,7 @@ def _execute(source: str, path: str, name: str) -> types.ModuleType:
 
 
 def _run(source: str, path: str) -> None:
-    """Run as the main program; an error ends it with a traceback that begins in its own code."""
+    """Run as the main program; an error ends it with a traceback that starts in its own code."""
     try:
         _execute(source, path, "__main__")
     except Exception as error:
@@ -126,7 +126,7 @@ def _run(source: str, path: str) -> None:
 
 
 def _serve(source: str, path: str, function: str, calls: int, results: int) -> None:
-    """Import the program under a name that is not `__main__`, then answer calls until there are no more."""
+    """Import the program under a name other than `__main__`, then answer calls until the pipe closes."""
     with open(calls, encoding="utf-8") as questions, open(results, "w", encoding="utf-8") as answers:
 
         def answer(action: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> None:

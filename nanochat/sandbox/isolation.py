@@ -1,4 +1,4 @@
-"""What holds a sandboxed program: every restriction by name, and the record of those that were not obtained."""
+"""The restrictions on a sandboxed program by name, and a record of those that could not be applied."""
 
 from collections.abc import Callable, Collection
 
@@ -21,25 +21,25 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "bounded work folder": ("own root",),
     "host files out of sight": ("own root",),
     "read-only files": ("own root",),
-    "unprivileged user": ("own root",),  # which shows Python to it, even if that is in a folder of root's
+    "unprivileged user": ("own root",),  # needs it to reach a Python in a folder of root's
     **{f"limit: {name}": () for name in LIMITS.values()},
-    "limit: processes": ("user namespace",),  # without one, every process of the user counts
+    "limit: processes": ("user namespace",),  # without one, all processes of the user count
     "limit: memory of all processes": ("private /proc",),
     **{f"filter: {group}": () for group in GROUPS},
 }
-"""Every restriction, in the order in which they are put on, and those without which it cannot be."""
+"""Every restriction, in the order of their application, and the ones that each depends on."""
 
 
 class Attempts:
-    """Tries restrictions one after the other and remembers why some were not obtained."""
+    """Applies restrictions one by one, and records why some failed."""
 
     def __init__(self, left_out: Collection[str]) -> None:
-        """`left_out` are restrictions not to be tried."""
+        """`left_out` are restrictions to skip."""
         self._left_out = left_out
         self.missing: dict[str, str] = {}
 
     def attempt(self, name: str, action: Callable[[], None]) -> None:
-        """Put one restriction on, unless one that it needs is missing."""
+        """Apply one restriction, unless one that it needs is missing."""
         lacking = [need for need in NEEDS[name] if need in self.missing]
         if name in self._left_out:
             self.missing[name] = "left out"

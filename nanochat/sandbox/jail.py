@@ -1,19 +1,19 @@
-"""The processes around a sandboxed program: started by `nanochat.sandbox.python`, standard library only.
+"""The processes around a sandboxed program, started by `nanochat.sandbox.python`; standard library only.
 
-Three processes, the first of which stays outside:
+There are three, of which the first stays outside:
 
-    warden       makes the namespaces, starts the supervisor, ends it when told to (SIGTERM)
+    warden       makes the namespaces, starts the supervisor, ends it on SIGTERM
     supervisor   process 1 of the new pid namespace: builds the view of the files, watches memory, reaps
-    program      the untrusted code; and for a verdict, beside it, the judge (see judge.py)
+    program      the untrusted code; for a verdict there is also a judge (see judge.py)
 
-When the supervisor ends, the kernel kills whatever is left in its namespace. No signal from within the namespace
-reaches the supervisor or the warden; time is kept by the caller, outside of all of them.
+When the supervisor ends, the kernel kills the rest of its namespace. No signal from within the namespace reaches the
+supervisor or the warden. The caller, outside all of them, keeps the time.
 
-Named tuples instead of dataclasses, and no pathlib: importing those takes as long as all the rest of a start.
+It uses named tuples instead of dataclasses, and no pathlib, because importing those would double the start-up time.
 
-The order comes on standard input: ten digits, so many bytes of JSON, then the program's own input. Reports go
-to a pipe that the program never has, a line of JSON each: `isolation`, sent right before the program starts, and
-then `exit`, `stopped` or `verdict`.
+The order is read from standard input: its length in ten digits, that many bytes of JSON, then the program's input.
+Reports go to a pipe that the program never has, a line of JSON each: `isolation`, sent right before the program
+starts, then `exit`, `stopped` or `verdict`.
 """
 
 import json
@@ -36,13 +36,13 @@ _PROGRAM_FILE = "program.py"
 _PYTHON_OPTIONS = ("-I", "-S", "-B", "-X", "utf8")
 _WATCH_INTERVAL_S = 0.02
 _INNER_ID = 1000  # of the program, as it sees itself; not 0, which would keep capabilities
-_NOBODY = 65534  # what a root user's programs run as on the host
+_NOBODY = 65534  # the host's user for programs of a root user
 
 
 class Order(NamedTuple):
-    """What to run and under what; `function` and `tests` are empty where the program is run for itself.
+    """What to run and under which limits; `function` and `tests` are empty to run the program alone.
 
-    `work` is the folder it runs in where there can be no private one.
+    `work` is the folder to run in if there can be no private one.
     """
 
     code: str
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _read(n: int) -> bytes:
-    """Exactly `n` bytes of standard input; what follows them stays there for the program."""
+    """Exactly `n` bytes of standard input; the rest stays there for the program."""
     parts = []
     while n > 0 and (part := os.read(0, n)):
         parts.append(part)
@@ -90,7 +90,7 @@ def _read(n: int) -> bytes:
 
 
 def _run_and_exit(action: Callable[[], None]) -> None:
-    """Run `action` in a process that was just forked and end it, whatever happens."""
+    """Run `action` in a newly forked process and always end it."""
     try:
         action()
         os._exit(0)
@@ -101,7 +101,7 @@ def _run_and_exit(action: Callable[[], None]) -> None:
 
 
 def _enter_user_namespace() -> None:
-    """A user namespace; its ids must be mapped by a process that stayed outside, if that is a root user's."""
+    """Enter a user namespace; for root, a process that stays outside must map its ids."""
     inside, user, group = os.getpid(), os.geteuid(), os.getegid()
     read, write = os.pipe()
     mapper = os.fork()
@@ -125,7 +125,7 @@ def _enter_user_namespace() -> None:
 
 
 def _map_ids(process: int, user: int, group: int) -> None:
-    """Root stays root for the supervisor and the program is nobody; any other user is the program itself."""
+    """Map root to root for the supervisor and to nobody for the program; map any other user to the program's id."""
     if user == 0:
         _write(f"/proc/{process}/uid_map", f"0 0 1\n{_INNER_ID} {_NOBODY} 1\n")
         _write(f"/proc/{process}/gid_map", f"0 {group} 1\n{_INNER_ID} {_NOBODY} 1\n")
@@ -141,7 +141,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _supervise(order: Order, attempts: Attempts, report: int) -> None:
-    """Process 1: the files, then the program and its judge, until the judge (else the program) has ended."""
+    """Process 1: set up the files, then run the program and judge until the judge (else the program) ends."""
     if sys.platform == "linux":
         linux.die_with_parent(signal.SIGKILL)
         linux.hide_from_debuggers()
@@ -180,7 +180,7 @@ def _build_view(attempts: Attempts, view: FileView) -> None:
 
 
 def _wait(awaited: int, awake: int, memory_bytes: int) -> dict[str, object]:
-    """What became of the process `awaited`, while all of them together stay below the limit; reaps every other."""
+    """Reap processes until `awaited` ends or all together exceed the memory limit; returns which."""
     while True:
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             if ended[0] == awaited:
@@ -192,7 +192,7 @@ def _wait(awaited: int, awake: int, memory_bytes: int) -> dict[str, object]:
 
 
 def _resident_bytes() -> int:
-    """Memory in use by every process of the namespace but this one; what processes share counts for each."""
+    """Resident memory of all other processes in the namespace; shared memory counts once per process."""
     pages = 0
     for name in os.listdir("/proc"):
         if name.isdigit() and name != "1":
@@ -200,12 +200,12 @@ def _resident_bytes() -> int:
                 with open(f"/proc/{name}/statm") as file:
                     pages += int(file.read().split()[1])
             except (OSError, IndexError):
-                continue  # it has just ended
+                continue  # the process just ended
     return pages * resource.getpagesize()
 
 
 def _become_program(order: Order, attempts: Attempts, pipes: _Pipes, command: list[str]) -> None:
-    """Confine this process, report how far that succeeded, and execute the program, unless it is refused."""
+    """Confine this process, report the isolation achieved, and execute the program unless refused."""
     _confine(order, attempts)
     _send(pipes.report, {"isolation": attempts.missing})
     if attempts.missing and not order.unsafe:
@@ -223,7 +223,7 @@ def _become_program(order: Order, attempts: Attempts, pipes: _Pipes, command: li
 
 
 def _become_judge(order: Order, attempts: Attempts, pipes: _Pipes) -> None:
-    """Confine this process like the program, out of its reach, and report the verdict of the tests."""
+    """Confine this process like the program but out of its reach, and report the tests' verdict."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
@@ -239,7 +239,7 @@ def _become_judge(order: Order, attempts: Attempts, pipes: _Pipes) -> None:
 
 
 def _confine(order: Order, attempts: Attempts) -> None:
-    """The restrictions that a process puts on itself: limits, user, system calls."""
+    """Apply the restrictions that a process sets itself: limits, user, system calls."""
     sizes = {
         "RLIMIT_AS": order.memory_bytes,
         "RLIMIT_FSIZE": MAX_FILE_BYTES,

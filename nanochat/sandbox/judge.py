@@ -1,14 +1,13 @@
-"""Tests of a function that stays in another process, from which it cannot reach them.
+"""Tests a function that runs in another process and cannot reach the tests.
 
-The judge runs the tests. Where they call the function, the arguments go to the program's process as plain values
-and the result comes back as one, rebuilt here from builtin types. Nothing else comes from there: no object whose
-`__eq__` lies, no changed `assert`, no output that is taken for a verdict. The program has neither the tests in its
-memory nor the pipe that the verdict is sent through, it may not debug or signal the judge, and if it ends early the
-tests fail.
+The judge runs the tests. A call of the function sends its arguments to the program's process as plain values
+and gets back the result as one, rebuilt here from builtin types. Nothing else crosses: no object whose `__eq__`
+lies, no changed `assert`, no output mistaken for a verdict. The program has neither the tests in its memory nor the
+pipe for the verdict, it may not debug or signal the judge, and if it ends early the tests fail.
 
-What remains possible: to infer from the arguments what the tests expect, and to answer differently each time.
-What is not supported: tests that pass functions, that look at an argument changed in place, or at the identity of a
-result. A lazy result (a generator, a view, a range) arrives as an iterator over its items.
+Still possible: inferring from the arguments what the tests expect, and answering differently each time.
+Not supported: tests that pass functions, or check an argument changed in place or the identity of a result.
+A lazy result (a generator, a view, a range) arrives as an iterator over its items.
 """
 
 import builtins
@@ -29,20 +28,20 @@ _EXCEPTIONS = {
 
 
 class ProgramEndedError(BaseException):
-    """The program does not answer. A test that catches Exception does not catch it."""
+    """The program does not answer. A BaseException, so that tests that catch Exception do not catch it."""
 
 
 class RemoteFunction:
-    """The program's function, called by value; the exceptions that it raises are raised here, by their names."""
+    """The program's function, called by value; its exceptions are raised here, by name."""
 
     def __init__(self, calls: TextIO, results: TextIO) -> None:
-        """Over the pipes to and from the program."""
+        """`calls` and `results` are the pipes to and from the program."""
         self._calls, self._results = calls, results
         self.ended = False
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Call it and wait for the result. Raises NotPlainError for arguments that cannot be passed."""
-        with suppress(BrokenPipeError):  # then there is no answer either
+        """Call it and wait for the result. Raises NotPlainError for arguments that cannot be sent."""
+        with suppress(BrokenPipeError):  # then `receive` finds no answer either
             self._calls.write(json.dumps([encode(arguments), encode(keywords)]) + "\n")
             self._calls.flush()
         return self.receive()
@@ -57,12 +56,12 @@ class RemoteFunction:
             name, text = map(str, content)
         except (ValueError, RecursionError) as error:
             self.ended = True
-            raise ProgramEndedError("the program ended, or wrote into the pipe of its answers") from error
+            raise ProgramEndedError("the program ended, or wrote to the pipe for its answers") from error
         raise _EXCEPTIONS.get(name, RuntimeError)(text)
 
 
 def failure(function: str, tests: str, calls: int, results: int) -> str:
-    """Why `tests` fail, or "" if they pass; they are source text in which `function` is the program's.
+    """Why `tests` fail, or "" if they pass; they are source code that calls the program's `function`.
 
     Args:
         calls, results: file descriptors of the pipes to and from the program.

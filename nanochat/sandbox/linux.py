@@ -1,4 +1,4 @@
-"""The Linux system calls of the sandbox that `os` does not have (in Python 3.11), by ctypes. Each raises OSError."""
+"""Linux system calls for the sandbox that `os` lacks (in Python 3.11), by ctypes. Each raises OSError."""
 
 import ctypes
 import os
@@ -31,7 +31,7 @@ class _FilterProgram(ctypes.Structure):
 
 
 def unshare(namespace: str) -> None:
-    """Move this process (with "pid": its next children) to a new namespace of a kind in `NAMESPACES`."""
+    """Move this process (for "pid": its next children) to a new namespace of a kind in `NAMESPACES`."""
     _check(_libc().unshare(NAMESPACES[namespace]))
 
 
@@ -41,14 +41,14 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 
 
 def set_mount_attributes(path: str, attributes: int, *, recursive: bool) -> None:
-    """Add `ATTRIBUTE_*` to the mount at `path`, and to all below it where `recursive` (Linux 5.12)."""
+    """Add `ATTRIBUTE_*` to the mount at `path`, and if `recursive` to all below it (Linux 5.12)."""
     values = (ctypes.c_uint64 * 4)(attributes)
     flags = _AT_RECURSIVE if recursive else 0
     _call("mount_setattr", _AT_FDCWD, path.encode(), flags, values, ctypes.sizeof(values))
 
 
 def pivot_root(new: str, old: str) -> None:
-    """Make `new` the root directory and show the former one at `old`, a directory within `new`."""
+    """Make `new` the root directory and mount the old one at `old`, a directory within `new`."""
     _call("pivot_root", new.encode(), old.encode())
 
 
@@ -68,7 +68,7 @@ def die_with_parent(signal_number: int) -> None:
 
 
 def hide_from_debuggers() -> None:
-    """Nobody without the capability may read or change this process's memory, open files or environment."""
+    """Keep processes without the capability from reading or changing this one's memory, files or environment."""
     _check(_libc().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
@@ -79,12 +79,12 @@ def drop_capabilities() -> None:
 
 
 def forbid_new_privileges() -> None:
-    """No executed file can give this process, or its children, a privilege it lacks."""
+    """Keep executed files from giving this process or its children new privileges."""
     _check(_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
 def install_filter(instructions: bytes) -> None:
-    """Hold this process and its children to a seccomp filter, for good. Needs `forbid_new_privileges`."""
+    """Permanently apply a seccomp filter to this process and its children. Needs `forbid_new_privileges`."""
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     program = _FilterProgram(len(instructions) // 8, ctypes.addressof(buffer))
     _check(_libc().prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0))

@@ -1,4 +1,4 @@
-"""Runs untrusted Python programs, and tests functions of theirs, isolated from everything else."""
+"""Runs untrusted Python programs and tests their functions, isolated from everything else."""
 
 import json
 import tempfile
@@ -13,12 +13,12 @@ from nanochat.sandbox.jail import Order
 
 TIMEOUT_S = 5.0
 MEMORY_BYTES = 512 << 20
-_REMEDY = "see docs/sandbox.md, or run them all the same with --unsafe-sandbox (unsafe=True)"
+_REMEDY = "see docs/sandbox.md, or run them anyway with --unsafe-sandbox (unsafe=True)"
 
 
 @dataclass(frozen=True)
 class Restriction:
-    """One restriction; `missing` says why it was not obtained, and is empty if it was."""
+    """One restriction; `missing` says why it could not be applied, "" if it was."""
 
     name: str
     missing: str
@@ -26,7 +26,7 @@ class Restriction:
 
 @dataclass(frozen=True)
 class Isolation:
-    """The restrictions that a program ran under, in the order of `NEEDS`."""
+    """The restrictions on a program, in the order of `NEEDS`."""
 
     restrictions: tuple[Restriction, ...]
 
@@ -37,16 +37,16 @@ class Isolation:
 
     @property
     def missing(self) -> tuple[Restriction, ...]:
-        """Those that were not obtained."""
+        """Those that could not be applied."""
         return tuple(restriction for restriction in self.restrictions if restriction.missing)
 
     @property
     def is_whole(self) -> bool:
-        """Nothing is missing."""
+        """Whether no restriction is missing."""
         return not self.missing
 
     def explain(self) -> str:
-        """A line on what is missing: the first restriction that failed with its reason, and how many in all."""
+        """One line: the first missing restriction with its reason, and how many are missing."""
         if self.is_whole:
             return "complete"
         first = self.missing[0]
@@ -57,8 +57,8 @@ class Isolation:
 class Execution:
     """How a program ended.
 
-    `ok`: with exit status 0, stopped by nobody. `stopped`: why it was, if it was: its time was over, or all its
-    processes together took too much memory. Output is cut at `exchange.MAX_OUTPUT_BYTES`.
+    `ok`: it exited with status 0 and was not stopped. `stopped`: why it was stopped, if it was: it timed out, or its
+    processes together used too much memory. Output is cut at `exchange.MAX_OUTPUT_BYTES`.
     """
 
     ok: bool
@@ -70,7 +70,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a function passed its tests, and why it did not."""
+    """Whether a function passed its tests, and if not, why."""
 
     passed: bool
     reason: str
@@ -86,18 +86,18 @@ def run_python(
     unsafe: bool = False,
     without: Collection[str] = (),
 ) -> Execution:
-    """Run `code` as a main program and wait for it. Nothing that the program does raises here.
+    """Run `code` as a main program and wait for it. Nothing the program does raises an error here.
 
     The program sees the standard library, an empty work folder that vanishes afterwards, and an environment
-    without a variable of ours. `isolation.NEEDS` names all that holds it; `docs/sandbox.md` says how far it does.
+    without our variables. `isolation.NEEDS` lists its restrictions; `docs/sandbox.md` describes their limits.
 
     Args:
-        timeout_s: wall-clock seconds, after which the program and all that it started are killed.
-        memory_bytes: most memory of all its processes together, and address space of each.
-        unsafe: run it even where this system does not provide the whole isolation.
-        without: restrictions to leave out; for tests.
+        timeout_s: wall-clock seconds, after which the program and all its processes are killed.
+        memory_bytes: the most memory of all its processes together, and address space of each.
+        unsafe: run it even if this system cannot provide full isolation.
+        without: restrictions to skip, for tests.
 
-    Raises EnvironmentFault where the isolation is not whole and `unsafe` was not asked for.
+    Raises EnvironmentFault if isolation is incomplete and `unsafe` is false.
     """
     order = Order(code, "", "", memory_bytes, unsafe, tuple(without))
     return _execute(order, stdin, timeout_s)[0]
@@ -113,10 +113,10 @@ def check_function(
     unsafe: bool = False,
     without: Collection[str] = (),
 ) -> Verdict:
-    """Import the program `code` and run `tests`, source text in which its `function` can be called by name.
+    """Import the program `code` and run `tests`, source code that calls its `function` by name.
 
-    The tests run in a process of their own, out of the program's reach: see `nanochat.sandbox.judge`. They pass
-    if they run to their end. Arguments and errors as in `run_python`.
+    The tests run in a separate process, out of the program's reach (see `nanochat.sandbox.judge`). They pass if they
+    finish without an error. Arguments and errors as in `run_python`.
     """
     order = Order(code, function, tests, memory_bytes, unsafe, tuple(without))
     execution, failure = _execute(order, "", timeout_s)
@@ -130,17 +130,17 @@ def check_function(
 
 
 def isolation_here() -> Isolation:
-    """The isolation that programs get on this machine, found by running one. Raises EnvironmentFault if none runs."""
+    """The isolation available on this machine, found by running a program. Raises EnvironmentFault if that fails."""
     return run_python("", unsafe=True).isolation
 
 
 def require_isolation() -> None:
-    """Raises EnvironmentFault where programs are not run on this machine unless `unsafe` is asked for."""
+    """Raise EnvironmentFault if this machine can run programs only with `unsafe`."""
     run_python("")
 
 
 def _execute(order: Order, stdin: str, timeout_s: float) -> tuple[Execution, str | None]:
-    """The execution, and why the judge found that the function fails ("" if it does not, None without a verdict)."""
+    """The execution, and the judge's reason for a failure ("" for a pass, None without a verdict)."""
     if timeout_s <= 0:
         raise ValueError(f"timeout_s must be positive, not {timeout_s}")
     with tempfile.TemporaryDirectory(prefix="nanochat-", ignore_cleanup_errors=True) as work:

@@ -1,7 +1,7 @@
-"""The filter of system calls: which ones a sandboxed program may not make, as a table, and as a seccomp program.
+"""The system call filter: a table of the calls that a sandboxed program may not make, and its seccomp program.
 
-A call that is refused fails with EPERM, as if the user lacked the right; nothing is killed for it. What needs a
-capability anyway (loading modules, setting the clock) is not listed, as the program has none.
+A refused call fails with EPERM, as if the user lacked permission; the process is not killed. Calls that need a
+capability anyway (loading modules, setting the clock) are not listed, as the program has none.
 """
 
 import errno
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Architecture(NamedTuple):
-    """`audit` is its number in linux/audit.h, `column` its place in `CALLS`."""
+    """`audit` is its number in linux/audit.h, `column` its column in `CALLS`."""
 
     audit: int
     column: int
@@ -76,7 +76,7 @@ class Argument(NamedTuple):
 
 
 class CallRule(NamedTuple):
-    """A call that fails with `error`: always, or only if, or only unless, an argument is as described."""
+    """A call that fails with `error`: always, or only if, or unless, an argument meets a condition."""
 
     group: str
     call: str
@@ -92,10 +92,10 @@ _CLONE_NAMESPACES = 0x7E02_0000
 
 
 def rules(pid: int) -> tuple[CallRule, ...]:
-    """Every rule for a program that is process `pid`, the only one it may send signals to."""
+    """Every rule for a program with process id `pid`, the only process it may signal."""
     own = Argument(0, pid)
     return (
-        # An unnamed pair is all that asyncio needs; a stream that is connected reaches nobody else.
+        # An unnamed pair is all that asyncio needs, and a connected stream reaches nobody else.
         CallRule("sockets", "socket"),
         CallRule("sockets", "socketpair", unless=Argument(0, _AF_UNIX)),
         CallRule("sockets", "socketpair", unless=Argument(1, _SOCK_STREAM, _SOCK_TYPE_MASK)),
@@ -121,7 +121,7 @@ def rules(pid: int) -> tuple[CallRule, ...]:
         CallRule("new namespaces", "unshare"),
         CallRule("new namespaces", "setns"),
         CallRule("new namespaces", "clone", unless=Argument(0, 0, _CLONE_NAMESPACES)),
-        # Its flags are in memory, out of a filter's sight; the C library falls back on clone.
+        # Its flags are in memory, which a filter cannot read; the C library falls back to clone.
         CallRule("new namespaces", "clone3", error=errno.ENOSYS),
         CallRule("keys", "add_key"),
         CallRule("keys", "request_key"),
@@ -134,7 +134,7 @@ def rules(pid: int) -> tuple[CallRule, ...]:
         CallRule("kernel interfaces", "io_uring_register"),
         CallRule("nodes", "mknod"),
         CallRule("nodes", "mknodat"),
-        # Memory that belongs to no process's resident set, which is what the supervisor adds up.
+        # Memory outside every process's resident set, which the supervisor would not count.
         CallRule("hidden memory", "memfd_create"),
         CallRule("hidden memory", "memfd_secret"),
         CallRule("hidden memory", "shmget"),
@@ -153,9 +153,9 @@ _X32_CALLS = 0x4000_0000  # the second numbering of x86_64
 
 
 def filter_program(pid: int, without: Collection[str] = ()) -> bytes:
-    """The seccomp program for this machine, less the groups of rules in `without`.
+    """The seccomp program for this machine, without the groups of rules in `without`.
 
-    Raises OSError for a processor whose call numbers are not known.
+    Raises OSError for a processor with unknown call numbers.
     """
     machine = os.uname().machine
     if machine not in ARCHITECTURES:
@@ -164,7 +164,7 @@ def filter_program(pid: int, without: Collection[str] = ()) -> bytes:
 
 
 def assemble(architecture: Architecture, chosen: Collection[CallRule]) -> bytes:
-    """`chosen` as instructions of classic BPF. Calls in another machine's convention kill the process."""
+    """`chosen` as instructions of classic BPF. Calls by another architecture's convention kill the process."""
     code = [
         _instruction(_LOAD, _ARCHITECTURE),
         _instruction(_JUMP_EQUAL, architecture.audit, 1, 0),
@@ -182,7 +182,7 @@ def assemble(architecture: Architecture, chosen: Collection[CallRule]) -> bytes:
 
 
 def _body(rule: CallRule) -> list[bytes]:
-    """Instructions for a call with this rule; a call that passes falls through with its number loaded again."""
+    """Instructions for this rule; a call that passes falls through with its number loaded again."""
     fail = _instruction(_RETURN, _FAIL | rule.error)
     argument = rule.only_if or rule.unless
     if argument is None:

@@ -60,7 +60,7 @@ def test_no_right_answer_is_refused() -> None:
         (
             "def f(): exit()",
             "f()",
-            "ProgramEndedError: the program ended, or wrote into the pipe of its answers",
+            "ProgramEndedError: the program ended, or wrote to the pipe for its answers",
         ),
         ("def f(): exit()", "try: f()\nexcept: pass", "the program ended during the tests"),
         ("f = 1", "f()", "f is not a function"),

@@ -94,7 +94,7 @@ def test_gsm8k_check(text, value, reason):
 PROMPT = "import math\n\n\ndef half(x):\n    return x // 2\n\n\ndef area(r: float) -> float:\n    '''Of a circle.'''\n"
 TEST = "def check(f):\n    assert abs(f(1) - math.pi) < 1e-6\n"
 BODY = "    return math.pi * r * r\n"
-ENDED = "ProgramEndedError: the program ended, or wrote into the pipe of its answers"
+ENDED = "ProgramEndedError: the program ended, or wrote to the pipe for its answers"
 
 
 @pytest.fixture
