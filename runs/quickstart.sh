@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline on this machine, without GPU or dataset, then answers from the model: bash runs/quickstart.sh
+# The whole pipeline on this machine, without GPU or download of data, then sample answers: bash runs/quickstart.sh
 # Resumes after an interruption. Takes the options of `nanochat run`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A demonstration for a laptop: a d6 on real text, through every stage. It learns to form sentences, no more.
-# Rerun after an interruption, it resumes; options are those of `nanochat run`. `nanochat run cpu --dry-run` shows the
-# commands.
+# A laptop demonstration: every stage for a d6 on real text. It learns to form sentences, no more.
+# Rerun it to resume after an interruption. Takes the options of `nanochat run`; `nanochat run cpu --dry-run` shows
+# the commands.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

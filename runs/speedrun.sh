@@ -2,7 +2,7 @@
 # The speedrun: a GPT-2-grade model (d26) trained, fine-tuned and ready to chat, in hours on 8 × H100.
 #   bash runs/speedrun.sh                          # in screen or tmux, since it takes hours
 #   WANDB_RUN=my_run bash runs/speedrun.sh         # after `wandb login`
-# Rerun after an interruption, it resumes; options are those of `nanochat run`. `nanochat run speedrun --dry-run`
+# Rerun it to resume after an interruption. Takes the options of `nanochat run`; `nanochat run speedrun --dry-run`
 # shows the commands.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -57,7 +57,7 @@ def runtime() -> Runtime:
 
 
 class Unheard:
-    """The link of a process whose values are noted and reach nobody."""
+    """A process's link that only records values."""
 
     def __init__(self):
         self.values = []
@@ -69,7 +69,7 @@ class Unheard:
 
 @pytest.fixture
 def members(runtime: Runtime):
-    """(runtimes of a world's processes, what they tell each other)."""
+    """(runtimes of a world's processes, the values they exchange)."""
 
     def make(world_size: int):
         link = Unheard()
@@ -81,7 +81,7 @@ def members(runtime: Runtime):
 
 @pytest.fixture
 def checkpoint(model: GPT, tokenizer: Tokenizer, tmp_path) -> str:
-    """The run `tiny` at step 7, trained (so it says) on a folder of texts."""
+    """The run `tiny` at step 7, whose metadata says it was trained on a folder of texts."""
     texts = tmp_path / "texts"
     texts.mkdir()
     for n in range(4):

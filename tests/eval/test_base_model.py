@@ -71,7 +71,7 @@ def test_another_dataset_and_a_shorter_context(checkpoint, runtime, tmp_path):
 
 
 def test_scores_the_share_that_training_held_out(model, tokenizer, runtime, tmp_path):
-    """Another share would put documents that the model has learnt among those that it has not."""
+    """With another share, documents seen in training would be in the validation split."""
     source = tmp_path / "all.jsonl"
     source.write_text("".join(json.dumps({"text": f"Document {n}."}) + "\n" for n in range(40)))
     trained = TextSource(str(source), val_fraction=0.4)

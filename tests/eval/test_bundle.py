@@ -75,7 +75,7 @@ ITEM = {"query": "Which?", "choices": ["this", "that"], "gold": 1}
 
 @pytest.fixture
 def make_bundle(tmp_path):
-    """A bundle of one task with three items, but for what is given."""
+    """A bundle of one task with three items, except for the given parts."""
 
     def make(listing=None, items=None, baseline="50", **entry):
         folder = tmp_path / "bundle"

@@ -62,7 +62,7 @@ def bundle(tmp_path):
 
 
 def plain_accuracy(model, tokenizer, directory, entry, n, context):
-    """The definition, item by item and option by option, in the plainest words."""
+    """The definition in plain code, item by item and option by option."""
     path = directory / "eval_data" / entry["dataset_uri"]
     items = [json.loads(line) for line in path.open(encoding="utf-8")]
     random.Random(1337).shuffle(items)

@@ -1,4 +1,4 @@
-"""Both verbs as processes: one, and two under torchrun, give the same result."""
+"""Both verbs give the same result with one process and with two under torchrun."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""One backend: every choice has a reason, and what it chooses computes what plain PyTorch computes."""
+"""Every choice of a backend has a reason, and computes the same as plain PyTorch."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ ONEDNN = replace(REFERENCE, product="oneDNN")
 
 @pytest.fixture
 def any_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials succeed on devices that are not here."""
+    """Make trials succeed on devices that this machine lacks."""
     monkeypatch.setattr(backends, "choose_kernel", lambda device, dtype: ("sdpa", "a trial"))
     monkeypatch.setattr(backends, "choose_fp8", lambda asked, device: (asked, "a flag"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
@@ -134,7 +134,7 @@ def test_small_products_of_inference_go_to_blas(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 def test_a_loaded_model_does_not_wait_for_the_compiler() -> None:
-    """torch's compiler takes seconds to import, and an operator of our own would load it at its first call."""
+    """torch's compiler takes seconds to import, and the first call of a custom operator would load it."""
     script = (
         "import sys, torch; from nanochat.model import attention, matmul; "
         "matmul.onednn_linear(torch.ones(2, 3), torch.ones(4, 3)); "

@@ -1,4 +1,4 @@
-"""The model equals itself however it is run: cached or not, whole or without a part, on any kernel."""
+"""The model gives the same results cached or not, whole or without a part, on any kernel."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ SWITCHES = ("value_embeddings", "residual_scales", "smear", "backout")
 
 
 def lively(config: GPTConfig, backend: Backend = REFERENCE) -> GPT:
-    """A model whose every part has an effect: what starts at zero is made random."""
+    """A model in which every part has an effect: zero-initialised weights are made random."""
     model = GPT(config, backend)
     model.init_weights(0)
     generator = torch.Generator().manual_seed(1)

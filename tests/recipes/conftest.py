@@ -1,4 +1,4 @@
-"""A stage that is a real process and does what its flags say, so that the runner is tested without a model."""
+"""A stage that is a real process controlled by flags, to test the runner without a model."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ sys.exit(options.exit)
 
 
 def trained(flags: Flags, paths: Paths) -> bool:
-    """Whether such a training stage came to its last step."""
+    """Whether such a training stage reached its last step."""
     folder = paths.checkpoints(flags["model-tag"])
     return (folder / f"step_{int(flags.get('steps', 4)):06d}_meta.pt").exists()
 
 
 def never(flags: Flags, paths: Paths) -> bool:
-    """The result of a stage that does not get to its end."""
+    """The result of a stage that does not finish."""
     return False
 
 
 def leaves_file(flags: Flags, paths: Paths) -> bool:
-    """Whether the file that `--file` names is there."""
+    """Whether the file named by `--file` exists."""
     return (paths.base / flags["file"]).exists()
 
 

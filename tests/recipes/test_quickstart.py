@@ -1,4 +1,4 @@
-"""The quickstart itself, made tiny: interrupted, resumed, finished, and then with nothing left to do."""
+"""The quickstart at toy size: interrupted, resumed, finished, and rerun with nothing left to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nanochat run`: the recipes are made of commands that exist, and the verb says how things stand."""
+"""`nanochat run`: recipes consist of valid commands, and the verb reports their state."""
 
 from __future__ import annotations
 

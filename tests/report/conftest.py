@@ -68,7 +68,7 @@ def log_training(
 
 
 def train_row(step: int, steps: int, **changes: Any) -> TrainRow:
-    """One step of a training run that goes well."""
+    """One step of a healthy training run."""
     done_share = step / steps
     row = TrainRow(
         step=step,

@@ -1,4 +1,4 @@
-"""What newer runs and reports replace is kept."""
+"""Replaced runs and reports are kept."""
 
 from nanochat.paths import Paths
 from nanochat.report.archive import set_aside

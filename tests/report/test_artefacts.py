@@ -1,4 +1,4 @@
-"""Reading the artefacts: resumed runs merged, timings of recipes summed, what is older than a reset left out."""
+"""Reading the artefacts: resumed runs merged, timings of recipes summed, rows older than a reset left out."""
 
 from nanochat.metrics import open_metrics, rows_of
 from nanochat.metrics_rows import SampleRow, StageRow, TrainRow

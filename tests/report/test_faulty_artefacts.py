@@ -1,4 +1,4 @@
-"""Whatever the artefacts hold, the report is made, says what it left out, and shows the rest as text."""
+"""With any artefacts, the report is written, says what it left out, and shows the rest as text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STRANGE = "$\\foo{$ <b>a|b _x_ (1)"
 
 @pytest.fixture
 def trained(paths: Paths) -> Paths:
-    """A base directory with little in it, so that its report is made quickly."""
+    """A small base directory, so that its report is quick to write."""
     log_training(paths, "baserun", "pretrain", 8)
     log_rows(paths, "baserun", "eval-chat", [TasksRow(8, {"facts": 0.5}, {"facts": 4}, {"facts": 0.25})])
     return paths
@@ -48,7 +48,7 @@ def _line(text: str | bytes, run: str = "baserun") -> Fault:
 
 
 def _changed(**changes: object) -> Fault:
-    """A step of the training that states something else."""
+    """A training step with other values."""
     head = {"kind": "train", "stage": "pretrain", "time": 4e9}
     return _line(json.dumps({**head, **train_row(81, 81).__dict__, **changes}))
 
@@ -178,7 +178,7 @@ def _rendered(markdown: str) -> _Text:
 
 
 def _check(paths: Paths) -> str:
-    """Make the report, see that it is whole, and return its markdown."""
+    """Write the report, check that it is complete, and return its markdown."""
     result = run_generate(GenerateConfig(), paths)
     text = result.markdown.read_text()
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)

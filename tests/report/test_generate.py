@@ -19,7 +19,7 @@ VOID = {"meta", "link", "br", "img", "hr"}
 
 
 class _Page(HTMLParser):
-    """Checks that every element is closed in order and remembers what the page holds."""
+    """Checks that every element is closed in order, and records the page's contents."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ QUEUE = f"/nanochat-test-{os.getpid()}"
 
 
 def load_programs(group: str) -> dict[str, str]:
-    """The programs of programs/`group`.txt by their names, which stand above them after ===."""
+    """The programs of programs/`group`.txt by name, given after === above each."""
     text = (Path(__file__).parent / "programs" / f"{group}.txt").read_text()
     sections = (section.partition("\n") for section in text.removeprefix("=== ").split("\n=== "))
     return {name: code.strip() + "\n" for name, _, code in sections}
@@ -28,7 +28,7 @@ def load_programs(group: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Host:
-    """`folder` may be read and written by everyone, and so may what is in it; the sockets listen."""
+    """Everyone may read and write `folder` and its files; the sockets listen."""
 
     folder: Path
     tcp_port: int
@@ -53,7 +53,7 @@ class Host:
         return {str(path): (path.read_bytes(), path.stat().st_mode) for path in files}
 
     def survivors(self) -> list[psutil.Process]:
-        """Processes that name the folder in their command line, this one apart."""
+        """Other processes with the folder in their command line."""
         return [process for process in psutil.process_iter() if self._is_survivor(process)]
 
     def _is_survivor(self, process: psutil.Process) -> bool:

@@ -1,4 +1,4 @@
-"""How programs end in the sandbox, what they see, and when they are not run at all."""
+"""How programs end in the sandbox, what they see, and when they are refused."""
 
 import json
 import os

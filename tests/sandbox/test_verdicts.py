@@ -1,4 +1,4 @@
-"""Verdicts on functions: no program forges one, and no right answer is refused for how it is written."""
+"""Verdicts on functions: no program forges one, and right answers pass however they are written."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

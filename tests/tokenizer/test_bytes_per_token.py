@@ -1,4 +1,4 @@
-"""Figures by domain, and peers that come from the disk or not at all."""
+"""Figures by domain, and peers only if cached on disk."""
 
 import base64
 import hashlib
@@ -67,7 +67,7 @@ def test_the_code_compiles() -> None:
 
 
 def test_published_figures_stay_comparable() -> None:
-    """A changed text changes figures that stand in reports: this hash changes only together with them."""
+    """A changed text changes the figures in reports, so this hash guards against accidental changes."""
     whole = "".join(EVAL_TEXTS.values()).encode()
     assert hashlib.sha256(whole).hexdigest()[:8] == "755c57dd"
 

@@ -1,4 +1,4 @@
-"""What the model is shown and what it is trained on."""
+"""The tokens of conversations, and which of them are trained on."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""`nanochat tokenizer train` and `eval` as the command line calls them."""
+"""`nanochat tokenizer train` and `eval` from the command line."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Streams of tokens give whole characters only, and together the text that decode gives."""
+"""Streams give only whole characters, and in total the same text as decode."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ def test_any_ids_join_to_what_decode_gives(tokenizer: Tokenizer, ids: list[int])
 @given(text=st.text(min_size=1))
 @settings(deadline=None)
 def test_no_half_characters(tokenizer: Tokenizer, text: str) -> None:
-    """Every byte a token of its own, the worst that can be: all that is out at any moment is a prefix."""
+    """With a token per byte, the worst case, the output at any moment is a prefix."""
     stream, shown = tokenizer.stream(), ""
     for byte in text.encode():
         shown += stream.push(byte)  # the first 256 ids are the bytes

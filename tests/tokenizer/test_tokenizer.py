@@ -113,7 +113,7 @@ def test_pickling_for_worker_processes(tokenizer: Tokenizer) -> None:
 
 
 def test_the_hash_names_the_encoding_alone() -> None:
-    """It is written into checkpoints and cache folders: the same tokenizer has this hash in every version."""
+    """The hash is stored in checkpoints and cache folders, so it must never change between versions."""
     ranks = {bytes([byte]): byte for byte in range(256)}
     plain = Tokenizer(ranks, "(?s).")
     assert plain.hash == "a66b3ee9498c3c40"
