@@ -47,7 +47,7 @@ COMMAND = (
 
 @pytest.fixture
 def hub(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A hub with a little fineweb-edu, and small conversation and task datasets."""
+    """A hub with a little fineweb-edu, and the conversations and tasks of the shared data folder."""
     if not all((shared_data / "hub" / repo).is_dir() for repo in CONVERSATIONS):
         pytest.skip(f"no conversations of {' and '.join(CONVERSATIONS)} below {shared_data / 'hub'}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
