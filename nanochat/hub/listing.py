@@ -115,7 +115,7 @@ def list_files(
                 raise ValueError("the page names itself as the next")
         except ValueError as error:
             said = answer.content[:_SHOWN_BYTES]
-            line = f"listing {repo}: {address} answers not with a list of files but {said!r} ({error})"
+            line = f"listing {repo}: {address} did not return a list of files but {said!r} ({error})"
             raise Refused(line, 404) from error
         query = following
     return files

@@ -54,7 +54,7 @@ def test_a_cycle_of_pages_is_an_error(hub, policy):
     fill(hub)
     listed = describe("owner/name", NAMES, policy)
     hub.next_link = "{path}?recursive=true"
-    with pytest.raises(Refused, match="answers not with a list of files"):
+    with pytest.raises(Refused, match="did not return a list of files"):
         list_files("owner/name", policy=policy)
     assert describe("owner/name", NAMES, policy) == listed
 
@@ -95,7 +95,7 @@ def _page(**changes):
 def test_a_malformed_listing_is_one_line_that_names_what_the_server_said(page, says, hub, policy):
     fill(hub)
     hub.page = page
-    with pytest.raises(Refused, match="answers not with a list of files") as caught:
+    with pytest.raises(Refused, match="did not return a list of files") as caught:
         list_files("owner/name", policy=policy)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)

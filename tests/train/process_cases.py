@@ -1,13 +1,14 @@
 """One of several processes that run a list of cases: `process_cases.py SPEC`, with torchrun's variables set.
 
-SPEC is a JSON file: {"ports": [...], "cases": [{"argv", "faults": [{"place", "rank", "call"}]}]}. Each case is a
-command line, run in this process with faults injected; the outcomes go to SPEC.RANK as JSON.
+SPEC is a JSON file: [{"argv", "faults": [{"place", "rank", "call"}]}]. Each case is a command line, run in this process
+with faults injected; the outcomes go to SPEC.RANK as JSON.
 """
 
 import contextlib
 import io
 import json
 import os
+import socket
 import sys
 import time
 import traceback
@@ -19,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from nanochat import process_link
+from nanochat.atomic import write_text_atomic
 from nanochat.batches.loader import Loader
 from nanochat.checkpoint import store
 from nanochat.cli.main import main
@@ -82,6 +84,17 @@ def recorded(log: list) -> Iterator[None]:
         yield
 
 
+def free_port(file: Path) -> int:
+    """A port that process 0 has found free just now, told to the others by a file."""
+    if RANK == 0:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            write_text_atomic(file, str(probe.getsockname()[1]))
+    while not file.exists():
+        time.sleep(0.005)
+    return int(file.read_text())
+
+
 def run(case: dict) -> dict:
     log: list = []
     errors = io.StringIO()
@@ -103,10 +116,9 @@ def run(case: dict) -> dict:
 
 
 if __name__ == "__main__":
-    spec = json.loads(Path(sys.argv[1]).read_text())
     outcomes = []
-    for port, case in zip(spec["ports"], spec["cases"], strict=True):
-        os.environ["MASTER_PORT"] = str(port)
+    for number, case in enumerate(json.loads(Path(sys.argv[1]).read_text())):
+        os.environ["MASTER_PORT"] = str(free_port(Path(f"{sys.argv[1]}.port-{number}")))
         outcomes.append(run(case))
     Path(f"{sys.argv[1]}.{RANK}").write_text(json.dumps(outcomes))
     sys.stdout.flush()
