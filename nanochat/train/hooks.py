@@ -177,7 +177,10 @@ class Log:
                 skipped_steps=progress.skipped_steps,
             )
         )
-        shown = {"loss": f"{result.loss if self.smooth_loss is None else self.smooth_loss:.3f}", "tok/s": amount(rate)}
+        shown = {
+            "loss": f"{result.loss if self.smooth_loss is None else self.smooth_loss:.3f}",
+            "tok/s": amount(rate),
+        }
         if mfu is not None:
             shown["mfu"] = f"{mfu:.1%}"
         self.bar.update(progress.step, **shown)
