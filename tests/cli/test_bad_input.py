@@ -66,7 +66,8 @@ def test_empty_folder(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_parquet_without_the_column(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pq.write_table(pa.table({"content": TEXT}), tmp_path / "wrong.parquet")
-    line = complaint(capsys, [*TINY, f"--dataset={tmp_path / 'wrong.parquet'}"], 2)
+    flags = [f"--dataset={tmp_path / 'wrong.parquet'}", f"--tokenizer={corpus}"]
+    line = complaint(capsys, [*TINY, *flags], 2)
     assert "--text-column" in line
     assert "content" in line
 
@@ -76,7 +77,7 @@ def test_parquet_without_the_column(corpus: Path, tmp_path: Path, capsys: pytest
     [
         ("--depth=0", "--depth"),
         ("--total-batch-size=100", "--total-batch-size"),
-        ("--device-batch-size=3", "--device-batch-size"),
+        ("--device-batch-size=0", "--device-batch-size"),
         ("--head-dim=7", "head_dim"),
         ("--window-pattern=XY", "window_pattern"),
         ("--vocab-size=999", "tokenizer train"),
