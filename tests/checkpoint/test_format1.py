@@ -45,6 +45,7 @@ def losses(run: str) -> list[float]:
     return [row.loss for row in rows_of(default_paths().metrics(run), TrainRow)]
 
 
+@pytest.mark.slow
 def test_the_model_gives_the_recorded_logits(old_run: Path) -> None:
     with open_runtime("cpu", "fp32") as runtime:
         loaded = load_model("baserun", runtime)

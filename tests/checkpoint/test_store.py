@@ -240,6 +240,7 @@ def _die_at(call: int) -> None:
     serialize._Tally.write = dying(serialize._Tally.write, every=6)  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "value"), [(4, 4.0), (3, 30.0)], ids=["a new step", "the same step again"])
 def test_killed_at_any_moment_of_a_save_the_newest_whole_step_is_there(tmp_path: Path, capsys, step, value):
     for earlier in (2, 3):
