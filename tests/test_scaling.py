@@ -74,7 +74,7 @@ def test_the_speedrun_is_the_overviews() -> None:
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     depth=st.integers(1, 30),
     device=st.sampled_from(["cpu", "cuda", "mps"]),

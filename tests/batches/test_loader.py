@@ -328,6 +328,7 @@ def test_sft_at_a_short_context_still_has_a_target_in_every_row(
     loader.close()
 
 
+@pytest.mark.slow
 def test_the_first_batch_of_builtin(paths: Paths, tokenizer: Tokenizer, runtime: MakeRuntime) -> None:
     dataset = open_dataset("builtin", paths)
     loader = pretrain_loader(dataset, tokenizer, runtime(), step_rows=2, micro_rows=2, max_seq_len=64, seed=0)

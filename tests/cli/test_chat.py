@@ -253,6 +253,7 @@ def checkpoint(tokenizer, base_dir):
     return directory
 
 
+@pytest.mark.slow
 def test_the_command_line_answers_from_a_checkpoint(checkpoint, capsys):
     command = ["chat", "-p", "Hi", "--device", "cpu", "--temperature", "0", "--max-new-tokens", "9"]
     assert main(command) == 0

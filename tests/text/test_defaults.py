@@ -152,6 +152,7 @@ class TestTokenizer:
 
 
 class TestVocabulary:
+    @pytest.mark.slow
     def test_builtin_has_its_own_default(self, paths: Paths) -> None:
         result = train(TokenizerTrainConfig(), paths)
         assert result.vocab_size == VOCAB_SIZES["builtin"]
