@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nanochat.infer.sampler import SamplingParams, uniform
+from nanochat.infer.sampler import SamplingParams, TokenLogprobs, uniform
 from nanochat.infer.tools import ReplyPart, ToolTable, ToolUse
 from nanochat.tokenizer.special import ASSISTANT_END, SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -28,6 +28,8 @@ class Event:
     """What `text` belongs to: the answer, the code of a tool call, or the tool's output."""
     text: str
     """Whole characters without special tokens; may be empty, and may include text of earlier tokens."""
+    logprobs: TokenLogprobs | None = None
+    """Of a sampled token, if the request asked for them."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,15 @@ class Completion:
     finish_reason: FinishReason
     text: str
     """The answer, without tool calls, tool outputs, special tokens, and the stop string and what follows it."""
+    logprobs: list[TokenLogprobs | None]
+    """One per id; None for forced tokens, and if the request did not ask for them."""
 
 
 class Request:
     """A prompt and the answer generated so far.
 
     Raises ValueError for an empty prompt, a prompt that leaves no room for an answer within `max_seq_len` tokens,
-    and ids outside the vocabulary.
+    and ids outside the vocabulary, also in `logit_bias`.
     """
 
     def __init__(
@@ -69,11 +73,15 @@ class Request:
             raise ValueError(
                 f"the prompt has ids outside the tokenizer's vocabulary of {tokenizer.vocab_size}"
             )
+        if any(token >= tokenizer.vocab_size for token, _ in params.logit_bias):
+            raise ValueError(
+                f"logit_bias has ids outside the tokenizer's vocabulary of {tokenizer.vocab_size}"
+            )
         self.id = request_id
         self.params = params
         self.tokens = list(prompt)
         self.cached = 0
-        """Number of tokens whose keys and values are in the cache."""
+        """Number of tokens whose keys and values are in the cache, always fewer than all."""
         self._prompt_length = len(prompt)
         self._max_seq_len = min(max_seq_len, len(prompt) + params.max_new_tokens)
         self._seed = secrets.randbits(64) if params.seed is None else params.seed
@@ -84,23 +92,33 @@ class Request:
         self._tools = ToolUse(tools, tokenizer)
         self._due: deque[int] = deque()
         self._forced: list[bool] = []
+        self._logprobs: list[TokenLogprobs | None] = []
         self._answer: list[str] = []
         self._finished: FinishReason | None = None
 
     @property
     def pending(self) -> list[int]:
-        """Tokens that the model has not seen: first the prompt, then always the latest token."""
+        """Tokens that the model has not seen: first the prompt, then the latest token and a tool's output."""
         return self.tokens[self.cached :]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete."""
+        return self._finished is not None
 
     def uniform(self) -> float:
         """The random number in [0, 1) for sampling the next token."""
         return uniform(self._seed, len(self.tokens) - self._prompt_length)
 
-    def accept(self, sampled: int) -> Event:
-        """Append the next token: `sampled`, or instead a pending token of a tool's output. Returns its event."""
+    def accept(self, sampled: int, logprobs: TokenLogprobs | None = None) -> list[Event]:
+        """Append the token sampled after `pending`, and the tool's output if it ends a call: an event for each."""
         self.cached = len(self.tokens)
-        forced = bool(self._due)
-        token = self._due.popleft() if forced else sampled
+        events = [self._append(sampled, logprobs)]
+        while self._due and not self.finished:
+            events.append(self._append(self._due.popleft(), None, forced=True))
+        return events
+
+    def _append(self, token: int, logprobs: TokenLogprobs | None, *, forced: bool = False) -> Event:
         self.tokens.append(token)
         part, following = self._tools.push(token)
         self._due.extend(following)
@@ -111,9 +129,10 @@ class Request:
             self._finished = "length"
             text += self._stops.flush() + self._decoder.flush()
         self._forced.append(forced)
+        self._logprobs.append(logprobs)
         if part == "text":
             self._answer.append(text)
-        return Event(self.id, token, forced, self._finished, part, text)
+        return Event(self.id, token, forced, self._finished, part, text, logprobs)
 
     def _read(self, token: int, part: ReplyPart) -> tuple[str, bool]:
         """(text that the token completes, whether a stop string ends the answer there)."""
@@ -130,7 +149,7 @@ class Request:
         """Everything that was answered; the request must be finished."""
         assert self._finished is not None, "the request is still running"
         ids = self.tokens[self._prompt_length :]
-        return Completion(ids, self._forced, self._finished, "".join(self._answer))
+        return Completion(ids, self._forced, self._finished, "".join(self._answer), self._logprobs)
 
 
 class StopStrings:

@@ -1,7 +1,8 @@
-"""Sampling the next token: temperature, top-k and top-p, with separate parameters for each row of a batch.
+"""Choosing the next token: penalty and bias, temperature, top-k, top-p and min-p, each row with its own parameters.
 
 Each row inverts its cumulative distribution at one uniform number, a hash of its seed and token count. There is
-no generator state, so a request's tokens do not depend on the rest of the batch. Shapes: N rows, V vocabulary.
+no generator state, so a request's tokens do not depend on the rest of the batch.
+Shapes: N rows, V vocabulary, M candidates.
 """
 
 import math
@@ -14,6 +15,8 @@ from torch import Tensor
 
 _GREEDY_BELOW = 1e-5
 """Temperatures below this mean greedy decoding: dividing by less would overflow fp32."""
+MAX_LOGPROBS = 20
+MAX_BIAS = 100.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,14 @@ class SamplingParams:
     """Sample from the k most likely tokens, and those tied with the k-th."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens with this share of the probability, after top_k."""
+    min_p: float = 0.0
+    """Sample from tokens that have at least this share of the likeliest one's probability (arXiv:2407.01082)."""
+    repetition_penalty: float = 1.0
+    """Divides positive logits of tokens that occurred, multiplies negative ones (arXiv:1909.05858); 1: none."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, number between -100 and 100 to add to its logit)."""
+    logprobs: int | None = None
+    """Report each token's log-probability and those of this many likeliest tokens; None: report nothing."""
     seed: int | None = None
     """Equal prompts and seeds give equal tokens; None draws a new seed for each request."""
     max_new_tokens: int = 256
@@ -39,6 +50,19 @@ class SamplingParams:
             raise ValueError(f"top_k must be at least 1 (or None for no limit), not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be between 0 and 1, not {self.min_p}")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ValueError(
+                f"repetition_penalty must be above 0 (1 for none), not {self.repetition_penalty}"
+            )
+        if not all(token >= 0 and abs(bias) <= MAX_BIAS for token, bias in self.logit_bias):
+            raise ValueError(
+                f"logit_bias takes token ids and numbers between -{MAX_BIAS:g} and {MAX_BIAS:g}, "
+                f"not {self.logit_bias}"
+            )
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise ValueError(f"logprobs must be between 0 and {MAX_LOGPROBS}, not {self.logprobs}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
@@ -49,16 +73,43 @@ class SamplingParams:
         """Whether the most likely token is taken."""
         return self.temperature < _GREEDY_BELOW
 
-    @property
-    def truncates(self) -> bool:
-        """Whether top_k or top_p excludes tokens."""
-        return not self.greedy and (self.top_k is not None or self.top_p < 1)
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural log-probabilities under the model, before penalty, bias and temperature."""
+
+    logprob: float
+    """Of the chosen token."""
+    top: tuple[tuple[int, float], ...]
+    """(id, log-probability) of the likeliest tokens, best first."""
 
 
 def uniform(seed: int, index: int) -> float:
     """The index-th random number of a seed, in [0, 1), exact in fp32 (24 bits)."""
     digest = blake2b(f"{seed}:{index}".encode(), digest_size=3).digest()
     return int.from_bytes(digest, "little") / 2**24
+
+
+def adjust(logits_NV: Tensor, params: Sequence[SamplingParams], tokens: Sequence[Sequence[int]]) -> Tensor:
+    """Logits with each row's repetition penalty and bias; the same tensor if no row has either.
+
+    tokens: each row's prompt and answer so far.
+    """
+    rows = [row for row, p in enumerate(params) if p.repetition_penalty != 1 or p.logit_bias]
+    if not rows:
+        return logits_NV
+    logits_NV = logits_NV.clone()
+    for row in rows:
+        logits_V, p = logits_NV[row], params[row]
+        if p.repetition_penalty != 1:
+            seen = torch.tensor(sorted(set(tokens[row])), device=logits_NV.device)
+            values = logits_V[seen]
+            logits_V[seen] = torch.where(
+                values > 0, values / p.repetition_penalty, values * p.repetition_penalty
+            )
+        for token, bias in p.logit_bias:
+            logits_V[token] += bias
+    return logits_NV
 
 
 def sample(logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
@@ -69,47 +120,80 @@ def sample(logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequen
         params: sampling parameters of each row.
         uniforms: one number in [0, 1) per row; greedy rows ignore it.
     """
-    likeliest_N = logits_NV.argmax(dim=-1)
-    if all(p.greedy for p in params):
-        return likeliest_N
+    chosen_N = logits_NV.argmax(dim=-1)
+    sampled = [row for row, p in enumerate(params) if not p.greedy]
+    if not sampled:
+        return chosen_N
+    row_N = torch.tensor(sampled, device=logits_NV.device)
+    own = [params[row] for row in sampled]
+    columns = torch.tensor(
+        [[p.temperature, uniforms[row]] for p, row in zip(own, sampled, strict=True)],
+        device=logits_NV.device,
+        dtype=torch.float32,
+    )
+    best_N1 = logits_NV[row_N, chosen_N[row_N]][:, None]
+    scaled_NV = (logits_NV[row_N] - best_N1) / columns[:, :1]
+    return chosen_N.index_copy(0, row_N, _draw_token(scaled_NV, own, columns[:, 1:]))
 
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=logits_NV.device, dtype=torch.float32)[:, None]
 
-    temperature_N1 = column([1.0 if p.greedy else p.temperature for p in params])
-    scaled_NV = (logits_NV - logits_NV.gather(1, likeliest_N[:, None])) / temperature_N1
-    rows = [row for row, p in enumerate(params) if p.truncates]
-    if rows:
-        scaled_NV[rows] = truncate(
-            scaled_NV[rows], [params[row].top_k for row in rows], [params[row].top_p for row in rows]
-        )
-    weights_NV = scaled_NV.exp()
+def _draw_token(scaled_NV: Tensor, params: Sequence[SamplingParams], uniform_N1: Tensor) -> Tensor:
+    """Draw from what top-k, top-p and min-p leave: from few candidates if all rows have a top-k, which is quicker."""
+    vocab_size = scaled_NV.size(1)
+    most = max(p.top_k or vocab_size for p in params)
+    if most < vocab_size:  # one more than needed shows whether the last candidate kept is tied with others
+        candidate_NM, id_NM = scaled_NV.topk(most + 1, dim=-1)
+        if not (candidate_NM[:, -1] == candidate_NM[:, -2]).any():
+            id_NM, order_NM = id_NM.sort(dim=-1)  # by id, because kernels order equal logits differently
+            kept_NM = truncate(candidate_NM.gather(1, order_NM), params)
+            return id_NM.gather(1, _draw(kept_NM.exp(), uniform_N1)[:, None])[:, 0]
+    return _draw(truncate(scaled_NV, params).exp(), uniform_N1)
+
+
+def _draw(weights_NV: Tensor, uniform_N1: Tensor) -> Tensor:
+    """The column at which each row's cumulated weight passes its share `uniform_N1` of the total, (N,)."""
     cumulated_NV = weights_NV.cumsum(dim=-1)
-    target_N1 = column(uniforms) * cumulated_NV[:, -1:]
-    drawn_N1 = torch.searchsorted(cumulated_NV, target_N1, right=True).clamp_(max=logits_NV.size(1) - 1)
+    target_N1 = uniform_N1 * cumulated_NV[:, -1:]
+    drawn_N1 = torch.searchsorted(cumulated_NV, target_N1, right=True).clamp_(max=weights_NV.size(1) - 1)
     # A GPU's parallel scan may round up past a token of zero weight, and NaN logits have no weight at all.
-    drawn_N = torch.where(weights_NV.gather(1, drawn_N1) > 0, drawn_N1, likeliest_N[:, None]).squeeze(1)
-    greedy_N = torch.tensor([p.greedy for p in params], device=logits_NV.device)
-    return torch.where(greedy_N, likeliest_N, drawn_N)
+    likeliest_N1 = weights_NV.argmax(dim=-1, keepdim=True)
+    return torch.where(weights_NV.gather(1, drawn_N1) > 0, drawn_N1, likeliest_N1).squeeze(1)
 
 
-def truncate(logits_NV: Tensor, top_k: Sequence[int | None], top_p: Sequence[float]) -> Tensor:
-    """Logits with -inf for tokens outside their row's top k, or outside the top-p nucleus of those.
+def truncate(logits_NV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """Logits with -inf for tokens outside their row's top k, outside the top-p nucleus of those, or below min-p.
 
     Tokens tied with the last one kept are kept, so that the result does not depend on how a kernel sorts ties.
-    Nucleus sampling: Holtzman et al. (arXiv:1904.09751).
+    The same tensor if no row truncates. Nucleus sampling: Holtzman et al. (arXiv:1904.09751).
     """
-    vocab_size = logits_NV.size(1)
-    limits = [min(k or vocab_size, vocab_size) for k in top_k]
+    if all(p.top_k is None and p.top_p == 1 and p.min_p == 0 for p in params):
+        return logits_NV
+    columns = logits_NV.size(1)
+    limits = [min(p.top_k or columns, columns) for p in params]
     limit_N1 = torch.tensor(limits, device=logits_NV.device)[:, None]
-    share_N1 = torch.tensor(top_p, device=logits_NV.device, dtype=torch.float32)[:, None]
+    shares = torch.tensor([[p.top_p, p.min_p] for p in params], device=logits_NV.device, dtype=torch.float32)
     # M candidates, best first: only as many as the widest row needs, because sorting a whole vocabulary is slow
     best_NM = logits_NV.topk(max(limits), dim=-1).values
     candidate_NM = torch.arange(max(limits), device=logits_NV.device) < limit_N1
     weights_NM = (best_NM - best_NM[:, :1]).exp() * candidate_NM
     cumulated_NM = weights_NM.cumsum(dim=-1)
-    nucleus_NM = (cumulated_NM - weights_NM < share_N1 * cumulated_NM[:, -1:]) | (share_N1 >= 1)
-    kept_N1 = (
-        (candidate_NM & nucleus_NM).sum(dim=-1, keepdim=True).clamp_min(1)
-    )  # 0 only where logits are NaN
+    nucleus_NM = (cumulated_NM - weights_NM < shares[:, :1] * cumulated_NM[:, -1:]) | (shares[:, :1] >= 1)
+    kept_NM = candidate_NM & nucleus_NM & (weights_NM >= shares[:, 1:])
+    kept_N1 = kept_NM.sum(dim=-1, keepdim=True).clamp_min(1)  # 0 only where logits are NaN
     return logits_NV.masked_fill(logits_NV < best_NM.gather(1, kept_N1 - 1), -math.inf)
+
+
+def logprobs_of(
+    logits_NV: Tensor, tokens: Sequence[int], params: Sequence[SamplingParams]
+) -> list[TokenLogprobs | None]:
+    """The log-probabilities that each row asks for, of its chosen token and the likeliest ones."""
+    reported: list[TokenLogprobs | None] = [None] * len(params)
+    rows = [row for row, p in enumerate(params) if p.logprobs is not None]
+    if rows:
+        logprobs_NV = logits_NV[rows].log_softmax(dim=-1)
+        top = logprobs_NV.topk(min(MAX_LOGPROBS, logits_NV.size(1)), dim=-1)
+        for row, own_V, values, ids in zip(
+            rows, logprobs_NV, top.values.tolist(), top.indices.tolist(), strict=True
+        ):
+            pairs = list(zip(ids, values, strict=True))[: params[row].logprobs]
+            reported[row] = TokenLogprobs(own_V[tokens[row]].item(), tuple(pairs))
+    return reported

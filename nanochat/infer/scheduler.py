@@ -1,36 +1,91 @@
-"""Decides which requests the model runs next, and in which rows of the cache. Holds no tensors."""
+"""Decides which requests the model runs next, and in which rows of the cache. Holds no tensors.
+
+Running requests occupy rows 0 … n-1. The free rows above still hold the tokens of finished requests ("parked"). A new
+request takes the row, or a copy of a running row, that begins like its prompt, so that a shared prefix is computed
+once: the turns of a chat, many samples of one prompt, few-shot examples.
+"""
 
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
 
 from nanochat.infer.request import Request
 
+MIN_SHARED = 8
+"""A shorter common prefix is computed again, which costs less than moving rows."""
 
-class EngineStep(NamedTuple):
-    """The requests of one step; they occupy contiguous cache rows, in this order, from `first_row`."""
 
-    first_row: int
-    requests: list[Request]
+@dataclass(frozen=True)
+class Swap:
+    """Exchange the first `length` tokens of two rows of the cache."""
+
+    a: int
+    b: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Copy the first `length` tokens of a row over another."""
+
+    source: int
+    destination: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next `count` pending tokens of a request that has several."""
+
+    row: int
+    request: Request
+    count: int
+
+
+@dataclass(frozen=True)
+class EngineStep:
+    """What one step runs, after its moves in their order."""
+
+    moves: Sequence[Swap | Copy]
+    decoding: Sequence[tuple[int, Request]]
+    """Rows and requests with one pending token each, by row."""
+    pieces: Sequence[Piece]
+    """Parts of prompts and of tool outputs."""
+
+
+@dataclass
+class _Parked:
+    """The tokens that a free row still holds, and the step in which its request ended."""
+
+    tokens: list[int] = field(default_factory=list)
+    used: int = 0
 
 
 class Scheduler:
-    """Continuous batching: waiting requests take the next free row; running requests occupy rows 0 … n-1.
+    """Continuous batching with chunked prefill (Sarathi-Serve, arXiv:2403.02310).
+
+    Every step decodes all running requests; beside them it runs at most `prefill_tokens` prompt tokens, padding
+    included, so that running requests never wait for a long prompt.
 
     Args:
         max_rows: requests that run at once.
-        prefill_tokens: new prompts run in one step while their total, padded to the longest, stays within this
-            limit, which bounds the memory of a step. A longer prompt runs alone.
+        prefill_tokens: limit of prompt tokens per step.
 
-    Raises ValueError for max_rows below 1.
+    Raises ValueError if either is below 1.
     """
 
     def __init__(self, max_rows: int, prefill_tokens: int):
         if max_rows < 1:
             raise ValueError(f"an engine needs at least 1 row, not {max_rows}")
+        if prefill_tokens < 1:
+            raise ValueError(f"prefill_tokens must be at least 1, not {prefill_tokens}")
         self._max_rows = max_rows
         self._prefill_tokens = prefill_tokens
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []  # the request in cache row i, for every i
+        self._parked: list[_Parked] = [_Parked() for _ in range(max_rows)]  # of row len(running) + i
+        self._steps = 0
 
     @property
     def busy(self) -> bool:
@@ -41,37 +96,90 @@ class Scheduler:
         """Append a request to the queue."""
         self._waiting.append(request)
 
-    def schedule(self) -> EngineStep:
-        """The next step: new requests if there is room for any (prefill), else all running ones (one token each).
-
-        New requests come first because an empty row costs as much as a running one.
-        """
-        first_row, longest = len(self._running), 0
-        while self._waiting and len(self._running) < self._max_rows:
-            longest = max(longest, len(self._waiting[0].pending))
-            admitted = len(self._running) - first_row
-            if admitted and longest * (admitted + 1) > self._prefill_tokens:
-                break
-            self._running.append(self._waiting.popleft())
-        if first_row == len(self._running):
-            first_row = 0
-        return EngineStep(first_row, self._running[first_row:])
-
     def find(self, request_id: int) -> Request | None:
         """The waiting or running request with this id, or None."""
         return next((r for r in (*self._running, *self._waiting) if r.id == request_id), None)
 
-    def remove(self, request: Request) -> tuple[int, int] | None:
-        """Remove a request. Returns (source, destination) if a cache row must move to close the gap, else None.
+    def schedule(self) -> EngineStep:
+        """Give waiting requests the free rows, then choose what to run."""
+        self._steps += 1
+        moves: list[Swap | Copy] = []
+        while self._waiting and len(self._running) < self._max_rows and not self._worth_waiting():
+            moves += self._take_row(self._waiting[0])
+            self._running.append(self._waiting.popleft())
+        decoding = [(row, r) for row, r in enumerate(self._running) if len(r.pending) == 1]
+        return EngineStep(moves, decoding, self._pieces())
 
-        The last row moves into the gap, which keeps the rows contiguous with a single copy.
+    def _pieces(self) -> list[Piece]:
+        """Requests with several pending tokens, oldest first, while padded to the longest they fit the limit."""
+        pieces: list[Piece] = []
+        longest = 0
+        several = [(row, request) for row, request in enumerate(self._running) if len(request.pending) > 1]
+        for row, request in sorted(several, key=lambda pair: pair[1].id):
+            count = min(len(request.pending), self._prefill_tokens)
+            longest = max(longest, count)
+            if pieces and longest * (len(pieces) + 1) > self._prefill_tokens:
+                break
+            pieces.append(Piece(row, request, count))
+        return pieces
+
+    def _worth_waiting(self) -> bool:
+        """Whether a running request is about to compute a prefix of the next one's prompt.
+
+        This delays the next request only while that prompt or tool output runs, which every step brings forward.
         """
+        request = self._waiting[0]
+        cached = [parked.tokens for parked in self._parked]
+        cached += [other.tokens[: other.cached] for other in self._running]
+        now = max(shared(request, tokens) for tokens in cached)
+        return any(
+            len(other.pending) > 1 and shared(request, other.tokens) >= now + MIN_SHARED
+            for other in self._running
+        )
+
+    def _take_row(self, request: Request) -> list[Swap | Copy]:
+        """The moves that prepare row len(running) for a new request; sets how many of its tokens they bring."""
+        row = len(self._running)
+        running = [shared(request, other.tokens[: other.cached]) for other in self._running]
+        parked = [shared(request, free.tokens) for free in self._parked]
+        taken = max(range(len(parked)), key=parked.__getitem__)
+        copies: list[Copy] = []
+        if max(parked) >= MIN_SHARED and max(parked) >= max(running, default=0):
+            request.cached = parked[taken]
+        else:  # overwrite the row that has been free for longest
+            taken = min(range(len(parked)), key=lambda i: self._parked[i].used)
+            if max(running, default=0) >= MIN_SHARED:
+                request.cached = max(running)
+                copies = [Copy(running.index(request.cached), row, request.cached)]
+        swaps = [self._swap(row, row + taken, self._parked[0].tokens, self._parked[taken].tokens)]
+        self._parked[taken] = self._parked[0]
+        del self._parked[0]
+        return [*(swaps if taken else []), *copies]
+
+    def remove(self, request: Request) -> Swap | None:
+        """Remove a request and park its row. Returns the swap that keeps the running rows contiguous, if any."""
         if request not in self._running:
             self._waiting.remove(request)
             return None
-        row = self._running.index(request)
-        last = self._running.pop()
-        if last is request:
+        row, last = self._running.index(request), len(self._running) - 1
+        kept = request.tokens[: request.cached]
+        moved = self._running.pop()
+        self._parked.insert(0, _Parked(kept, self._steps))
+        if moved is request:
             return None
-        self._running[row] = last
-        return len(self._running), row
+        self._running[row] = moved
+        return self._swap(row, last, kept, moved.tokens[: moved.cached])
+
+    @staticmethod
+    def _swap(a: int, b: int, a_tokens: Sequence[int], b_tokens: Sequence[int]) -> Swap:
+        return Swap(a, b, max(len(a_tokens), len(b_tokens)))
+
+    def forget(self) -> None:
+        """Forget the tokens of all parked rows: their keys and values belong to weights that have changed."""
+        self._parked = [_Parked() for _ in self._parked]
+
+
+def shared(request: Request, tokens: Sequence[int]) -> int:
+    """How many tokens a request need not run if these are cached; it always runs its last one, for its logits."""
+    pairs = zip(request.tokens[:-1], tokens, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -64,28 +64,6 @@ def varlen(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int) -> Tenso
     return y.view_as(q_BTHD)  # type: ignore[union-attr]
 
 
-def attend_cached(
-    q_BTHD: Tensor,
-    k_BSKD: Tensor,
-    v_BSKD: Tensor,
-    positions_BT: Tensor,
-    key_positions_BS: Tensor,
-    window: int,
-) -> Tensor:
-    """Attention of new tokens to a cache. Each row has its own positions; -1 marks an empty key slot."""
-    distance_BTS = positions_BT[:, :, None] - key_positions_BS[:, None, :]
-    visible_BTS = (distance_BTS >= 0) & (distance_BTS < window) & (key_positions_BS[:, None, :] >= 0)
-    visible_BTS |= (positions_BT < 0)[:, :, None]  # padding attends anywhere: a row of nothing would be NaN
-    y_BHTD = F.scaled_dot_product_attention(
-        q_BTHD.transpose(1, 2),
-        k_BSKD.transpose(1, 2),
-        v_BSKD.transpose(1, 2),
-        attn_mask=visible_BTS[:, None],
-        enable_gqa=q_BTHD.size(2) != k_BSKD.size(2),
-    )
-    return y_BHTD.transpose(1, 2)
-
-
 @dataclass(frozen=True)
 class KernelProbe:
     """The result of trying a kernel on this machine."""

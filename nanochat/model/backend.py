@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from nanochat.model.attention import KERNELS, AttentionKernel, KernelName, choose_kernel
 from nanochat.model.compilation import CompileMode, choose_compile
 from nanochat.model.fp8 import choose_fp8, fits_fp8, fp8_linear
 from nanochat.model.matmul import (
+    FROZEN,
     PRODUCTS,
+    FrozenLinear,
     LinearFunction,
     Product,
     ProductName,
@@ -96,7 +99,7 @@ class Backend:
 
     @property
     def attend(self) -> AttentionKernel:
-        """Attention without a cache."""
+        """The attention kernel."""
         return KERNELS[self.attention].run
 
     def linear(self, role: LayerRole, n_in: int, n_out: int) -> LinearFunction:
@@ -108,6 +111,10 @@ class Backend:
                 "choose another --head-dim, or omit --fp8"
             )
         return _LINEAR_FUNCTIONS[names[role]]
+
+    def frozen(self, weight_OI: Tensor) -> FrozenLinear:
+        """How inference multiplies by a weight, in the compute dtype, that no longer changes."""
+        return FROZEN[self.product](weight_OI)
 
     def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
         """The function, compiled for fixed shapes if this backend compiles training steps."""

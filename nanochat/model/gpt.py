@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nanochat.model.backend import Backend
 from nanochat.model.gpt_config import GPTConfig
-from nanochat.model.layers import GATE_CHANNELS, Block, Cache, Linear, norm, rotary_tables
+from nanochat.model.layers import GATE_CHANNELS, Block, Linear, norm, rotary_tables
 from nanochat.model.loss import IGNORE, chunk_loss, linear_cross_entropy, softcapped, token_nats
 
 BACKOUT_INIT = 0.2
@@ -99,28 +99,19 @@ class GPT(nn.Module):
         """The blocks, first to last."""
         yield from self.blocks  # type: ignore[misc]
 
-    def forward(
-        self, ids_BT: Tensor, positions_BT: Tensor | None = None, cache: Cache | None = None
-    ) -> Tensor:
+    def forward(self, ids_BT: Tensor) -> Tensor:
         """Hidden states (B, T, C) in the compute dtype, normalised for the head.
 
-        positions_BT: each token's place in its row, -1 for padding; None means 0 … T-1.
-        cache: keys and values of the rows' earlier tokens; requires positions.
         Raises ValueError for more tokens than the context.
         """
         T = ids_BT.size(1)
         if T > self.config.max_seq_len:
             raise ValueError(f"{T} tokens do not fit the model's context of {self.config.max_seq_len}")
-        if positions_BT is None:
-            cos, sin = self.cos[None, :T, None], self.sin[None, :T, None]
-        else:
-            index_BT = positions_BT.clamp_min(0)
-            cos, sin = self.cos[index_BT][:, :, None], self.sin[index_BT][:, :, None]
-        cos, sin = cos.to(self.compute_dtype), sin.to(self.compute_dtype)
+        cos, sin = (table[None, :T, None].to(self.compute_dtype) for table in (self.cos, self.sin))
 
         x_BTC = norm(self.embedding(ids_BT).to(self.compute_dtype))
         if self.config.smear:
-            x_BTC = x_BTC + self._smear(x_BTC, positions_BT, cache)
+            x_BTC = x_BTC + self._smear(x_BTC)
         x0_BTC = x_BTC
         middle_BTC = x_BTC
         run_block = self._training_block if self.training else Block.forward
@@ -135,19 +126,13 @@ class GPT(nn.Module):
                 self._value_embedding(layer, ids_BT),
                 cos,
                 sin,
-                positions_BT,
-                cache,
             )
         if self.config.backout:
             x_BTC = x_BTC - self.backout_scale.to(x_BTC.dtype) * middle_BTC
         return norm(x_BTC)
 
-    def _smear(self, x_BTC: Tensor, positions_BT: Tensor | None, cache: Cache | None) -> Tensor:
-        if cache is None:
-            previous_BTC = F.pad(x_BTC[:, :-1], (0, 0, 1, 0))
-        else:
-            assert positions_BT is not None
-            previous_BTC = cache.previous(x_BTC, positions_BT)
+    def _smear(self, x_BTC: Tensor) -> Tensor:
+        previous_BTC = F.pad(x_BTC[:, :-1], (0, 0, 1, 0))
         gate_BT1 = torch.sigmoid(self.smear_gate(x_BTC[..., : self.smear_gate.weight.size(1)]))
         return self.smear_scale.to(x_BTC.dtype) * gate_BT1 * previous_BTC
 

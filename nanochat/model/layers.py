@@ -1,30 +1,15 @@
 """The layers of a block. Shapes: B rows, T tokens, C model width, H query heads, K key heads, D head channels."""
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanochat.model.attention import attend_cached
 from nanochat.model.backend import Backend, LayerRole
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.matmul import LinearFunction
 
 GATE_CHANNELS = 12
 """The number of a token's first channels that a gate reads."""
-
-
-class Cache(Protocol):
-    """The interface of a key-value cache for some rows of a batch (nanochat.infer.cache)."""
-
-    def write(
-        self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor, positions_BT: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Store new keys and values; return all those of the rows: (k_BSKD, v_BSKD, key_positions_BS)."""
-
-    def previous(self, x_BTC: Tensor, positions_BT: Tensor) -> Tensor:
-        """The embedding of each token's predecessor, kept across calls; zeros before position 0."""
 
 
 def norm(x: Tensor) -> Tensor:
@@ -53,7 +38,7 @@ def rotary_tables(length: int, head_dim: int, base: float) -> tuple[Tensor, Tens
 
 
 def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (first half, second half) of channels by its position's angle; cos, sin: (B or 1, T, 1, D/2)."""
+    """Rotate each pair (first half, second half) of channels by its position's angle; cos, sin: (1, T, 1, D/2)."""
     a, b = x_BTHD.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
@@ -63,7 +48,6 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int, backend: Backend):
         super().__init__()
-        self.layer = layer
         self.head_dim = config.head_dim
         self.window = config.window(layer)
         self.qk_gain = config.qk_gain
@@ -84,10 +68,8 @@ class Attention(nn.Module):
         value_embedding_BTKD: Tensor | None,
         cos: Tensor,
         sin: Tensor,
-        positions_BT: Tensor | None = None,
-        cache: Cache | None = None,
     ) -> Tensor:
-        """Attend within the rows of x_BTC, and with `cache` also to earlier tokens; returns (B, T, C)."""
+        """Attend within the rows of x_BTC; returns (B, T, C)."""
         q_BTHD, k_BTKD, v_BTKD = (
             project(x_BTC).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v)
         )
@@ -95,12 +77,7 @@ class Attention(nn.Module):
             gate_BTK = 3 * torch.sigmoid(self.value_gate(x_BTC[..., : self.value_gate.weight.size(1)]))
             v_BTKD = v_BTKD + gate_BTK[..., None] * value_embedding_BTKD
         q_BTHD, k_BTKD = (self.qk_gain * norm(rotate(x, cos, sin)) for x in (q_BTHD, k_BTKD))
-        if cache is None:
-            y_BTHD = self.attend(q_BTHD, k_BTKD, v_BTKD, self.window)
-        else:
-            assert positions_BT is not None
-            k_BSKD, v_BSKD, key_positions_BS = cache.write(self.layer, k_BTKD, v_BTKD, positions_BT)
-            y_BTHD = attend_cached(q_BTHD, k_BSKD, v_BSKD, positions_BT, key_positions_BS, self.window)
+        y_BTHD = self.attend(q_BTHD, k_BTKD, v_BTKD, self.window)
         return self.out(y_BTHD.flatten(-2))
 
 
@@ -133,11 +110,9 @@ class Block(nn.Module):
         value_embedding_BTKD: Tensor | None,
         cos: Tensor,
         sin: Tensor,
-        positions_BT: Tensor | None = None,
-        cache: Cache | None = None,
     ) -> Tensor:
         """The stream after this layer, (B, T, C)."""
         if scales is not None:
             x_BTC = scales[0] * x_BTC + scales[1] * x0_BTC
-        x_BTC = x_BTC + self.attention(norm(x_BTC), value_embedding_BTKD, cos, sin, positions_BT, cache)
+        x_BTC = x_BTC + self.attention(norm(x_BTC), value_embedding_BTKD, cos, sin)
         return x_BTC + self.mlp(norm(x_BTC))

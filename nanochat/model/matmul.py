@@ -19,6 +19,8 @@ Product = Callable[[Tensor, Tensor], Tensor]
 """(a_MK, b_NK) -> a @ b.T, (M, N). Either may be a transposed view."""
 LinearFunction = Callable[[Tensor, Tensor], Tensor]
 """(x (..., I), weight_OI in fp32) -> x @ weight.T, (..., O), in x's dtype."""
+FrozenLinear = Callable[[Tensor], Tensor]
+"""x (..., I) -> x @ weight.T, (..., O): a linear layer whose weight is fixed, for inference."""
 
 
 def blas_product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
@@ -94,6 +96,27 @@ def _is_small(x: Tensor, weight_OI: Tensor) -> bool:
     rows = x.numel() // x.size(-1)
     large = weight_OI.numel() >= _ONEDNN_WEIGHT or rows * weight_OI.numel() >= _ONEDNN_MULTIPLICATIONS
     return rows < 2 or not large
+
+
+def frozen_blas(weight_OI: Tensor) -> FrozenLinear:
+    """A linear layer by PyTorch's own means."""
+    return lambda x: F.linear(x, weight_OI)
+
+
+# oneDNN lays the weight out for a product of this many rows; other numbers of rows can use it as well.
+_PACKED_FOR_ROWS = 8
+
+
+def frozen_onednn(weight_OI: Tensor) -> FrozenLinear:
+    """A linear layer through oneDNN, its weight laid out once as oneDNN reads it, if this PyTorch can do so."""
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), _PACKED_FOR_ROWS)
+    except (RuntimeError, AttributeError):
+        packed = weight_OI.contiguous()
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+
+FROZEN: dict[ProductName, Callable[[Tensor], FrozenLinear]] = {"BLAS": frozen_blas, "oneDNN": frozen_onednn}
 
 
 def choose_product(device: torch.device, dtype: torch.dtype) -> tuple[ProductName, str]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from nanochat.checkpoint.loading import TOKENIZER_DIR, LoadedModel
 from nanochat.cli import chat as module
 from nanochat.cli.chat import Chat, ChatConfig, run
 from nanochat.cli.main import main
+from nanochat.infer.decoder import Decoder
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
 from nanochat.model.backend import REFERENCE
@@ -36,24 +38,31 @@ from tests.conftest import made_up_meta
 CONTEXT = 128
 
 
-class Scripted(GPT):
-    """Generates the next token of its script regardless of the prompt, and records every prompt."""
+class Script(list[int]):
+    """The tokens that a model generates next regardless of the prompt, and a record of every prompt."""
 
-    def __init__(self, config: GPTConfig):
-        super().__init__(config, REFERENCE)
-        self.script: list[int] = []
+    def __init__(self) -> None:
         self.prompts: list[list[int]] = []
-        self.before_token = lambda: None
-        self.init_weights(0)
+        self.before_token: Callable[[], None] = lambda: None
 
-    def forward(self, ids_BT, positions_BT=None, cache=None):
-        if positions_BT[0, 0] == 0:
-            self.prompts.append(ids_BT[0].tolist())
-        return super().forward(ids_BT, positions_BT, cache)
-
-    def logits(self, hidden):
+    def logits(self, vocab_size: int) -> torch.Tensor:
         self.before_token()
-        return torch.nn.functional.one_hot(torch.tensor([self.script.pop(0)]), self.config.vocab_size) * 15.0
+        return torch.nn.functional.one_hot(torch.tensor([self.pop(0)]), vocab_size) * 15.0
+
+
+@pytest.fixture
+def script(monkeypatch) -> Script:
+    """Decoders that follow a script instead of their model."""
+    script = Script()
+    stream = Engine.stream
+
+    def recording(engine, prompt_ids, params):
+        script.prompts.append(list(prompt_ids))
+        return stream(engine, prompt_ids, params)
+
+    monkeypatch.setattr(Engine, "stream", recording)
+    monkeypatch.setattr(Decoder, "logits", lambda decoder, _: script.logits(decoder.config.vocab_size))
+    return script
 
 
 @pytest.fixture(scope="module")
@@ -63,36 +72,37 @@ def tokenizer():
 
 @pytest.fixture
 def model(tokenizer):
-    return Scripted(
-        GPTConfig(
-            max_seq_len=CONTEXT,
-            vocab_size=tokenizer.vocab_size,
-            n_layer=1,
-            n_head=1,
-            n_kv_head=1,
-            head_dim=8,
-            n_embd=8,
-        )
+    config = GPTConfig(
+        max_seq_len=CONTEXT,
+        vocab_size=tokenizer.vocab_size,
+        n_layer=1,
+        n_head=1,
+        n_kv_head=1,
+        head_dim=8,
+        n_embd=8,
     )
+    model = GPT(config, REFERENCE)
+    model.init_weights(0)
+    return model
 
 
 @pytest.fixture
-def say(model, tokenizer):
-    """Adds an answer to the model's script: text, or (code, output) for a tool call and its expected output."""
+def say(script, tokenizer):
+    """Adds an answer to the script: text, or a tuple of the code of a tool call."""
 
-    def add(*pieces: str | tuple[str, str]) -> None:
+    def add(*pieces: str | tuple[str]) -> None:
         for piece in pieces:
             if isinstance(piece, str):
-                model.script += tokenizer.encode(piece)
+                script.extend(tokenizer.encode(piece))
             else:
-                code, output = piece
-                call = [
-                    tokenizer.special(PYTHON_START),
-                    *tokenizer.encode(code),
-                    tokenizer.special(PYTHON_END),
-                ]
-                model.script += call + [0] * (len(tokenizer.encode(output)) + 2)
-        model.script.append(tokenizer.special(ASSISTANT_END))
+                script.extend(
+                    [
+                        tokenizer.special(PYTHON_START),
+                        *tokenizer.encode(*piece),
+                        tokenizer.special(PYTHON_END),
+                    ]
+                )
+        script.append(tokenizer.special(ASSISTANT_END))
 
     return add
 
@@ -115,7 +125,7 @@ def start(model, tokenizer, runtime, monkeypatch):
 
 
 def test_a_question_on_the_command_line_prints_only_the_answer(start, say, capsys):
-    say("So ", ("12*34", "408"), "it is 408.")
+    say("So ", ("12*34",), "it is 408.")
     result = start(prompt="What is 12*34?")
     out, err = capsys.readouterr()
     assert out == "So it is 408.\n"
@@ -131,9 +141,9 @@ def test_a_question_on_the_command_line_prints_only_the_answer(start, say, capsy
     ]
 
 
-def test_piped_lines_are_turns_of_one_conversation(start, say, model, tokenizer, capsys):
+def test_piped_lines_are_turns_of_one_conversation(start, say, script, tokenizer, capsys):
     say("Hello!")
-    say(("1+1", "2"), "Two.")
+    say(("1+1",), "Two.")
     say("Bye.")
     result = start("Hi", "", "1+1?", "Good bye", system="Be short.")
     assert capsys.readouterr().out == "Hello!\nTwo.\nBye.\n"
@@ -146,27 +156,27 @@ def test_piped_lines_are_turns_of_one_conversation(start, say, model, tokenizer,
         {"role": "assistant", "content": result.turns[1].parts},
         {"role": "user", "content": "Good bye"},
     ]
-    assert model.prompts == [render_prompt(tokenizer, messages[:n]) for n in (2, 4, 6)]
+    assert script.prompts == [render_prompt(tokenizer, messages[:n]) for n in (2, 4, 6)]
 
 
-def test_new_forgets_quit_leaves_and_help_lists(start, say, model, tokenizer, capsys):
+def test_new_forgets_quit_leaves_and_help_lists(start, say, script, tokenizer, capsys):
     say("One.")
     say("Two.")
     start("first", "/new", "second", "/help", "/nonsense at all", "/quit", "third")
     out, err = capsys.readouterr()
     assert out == "One.\nTwo.\n"
-    assert model.prompts[1] == render_prompt(tokenizer, [{"role": "user", "content": "second"}])
+    assert script.prompts[1] == render_prompt(tokenizer, [{"role": "user", "content": "second"}])
     assert all(name in err for name in ("/new", "/help", "/quit", "unknown command /nonsense"))
 
 
-def test_a_chat_longer_than_the_context_continues(start, say, model, capsys):
+def test_a_chat_longer_than_the_context_continues(start, say, script, capsys):
     for _ in range(30):
         say("An answer.")
     result = start(*[f"question {n}" for n in range(30)], max_new_tokens=20)
     assert [turn.answer for turn in result.turns] == ["An answer."] * 30
-    assert max(map(len, model.prompts)) <= CONTEXT - 20
-    assert b"question 0" in bytes(token for token in model.prompts[-1] if token < 256)
-    assert b"question 29" in bytes(token for token in model.prompts[-1] if token < 256)
+    assert max(map(len, script.prompts)) <= CONTEXT - 20
+    assert b"question 0" in bytes(token for token in script.prompts[-1] if token < 256)
+    assert b"question 29" in bytes(token for token in script.prompts[-1] if token < 256)
 
 
 def test_a_message_too_long_is_refused_and_the_chat_continues(start, say, capsys):
@@ -180,18 +190,18 @@ def test_a_message_too_long_is_refused_and_the_chat_continues(start, say, capsys
         start(prompt="x" * CONTEXT)
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_chat(start, say, model, tokenizer, capsys):
+def test_ctrl_c_stops_the_answer_and_not_the_chat(start, say, script, tokenizer, capsys):
     say("0123456789")
     say("Next.")
     rest = tokenizer.encode("3456789")
 
     def press_once() -> None:
-        if model.script[: len(rest)] == rest:
+        if script[: len(rest)] == rest:
             os.kill(os.getpid(), signal.SIGINT)
-            del model.script[: len(rest) + 1]
-            model.script.insert(0, tokenizer.encode("!")[0])
+            del script[: len(rest) + 1]
+            script.insert(0, tokenizer.encode("!")[0])
 
-    model.before_token = press_once
+    script.before_token = press_once
     before = signal.getsignal(signal.SIGINT)
     result = start("count", "more")
     assert signal.getsignal(signal.SIGINT) is before
@@ -199,7 +209,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(start, say, model, tokenizer, 
         ("012!", "interrupted"),
         ("Next.", "stop"),
     ]
-    assert b"012!" in bytes(token for token in model.prompts[1] if token < 256)
+    assert b"012!" in bytes(token for token in script.prompts[1] if token < 256)
     assert capsys.readouterr().out == "012!\nNext.\n"
 
 

@@ -119,7 +119,7 @@ def test_the_answer_is_what_follows_the_last_tool_output(tokenizer):
         tokens = []
         for part in parts:
             tokens += [tokenizer.special(part)] if part.startswith("<|") else tokenizer.encode(part)
-        return Completion(tokens, [False] * len(tokens), "stop", "")
+        return Completion(tokens, [False] * len(tokens), "stop", "", [None] * len(tokens))
 
     call = ("<|python_start|>", "1+1", "<|python_end|>", "<|output_start|>", "2", "<|output_end|>")
     assert final_text(tokenizer, ids("It is ", "12", "<|assistant_end|>")) == "It is 12"

@@ -1,15 +1,16 @@
 """The engine by equivalence: cached, batched and rearranged, it equals the plain model one token at a time."""
 
+import random
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 import pytest
 import torch
 
-from nanochat.infer.cache import KVCache
+from nanochat.infer.decoder import Decoder, row_bytes
 from nanochat.infer.engine import Engine
-from nanochat.infer.request import Completion, Request
-from nanochat.infer.sampler import SamplingParams, sample
+from nanochat.infer.request import Completion, Event, Request
+from nanochat.infer.sampler import SamplingParams, adjust, logprobs_of, sample
 from nanochat.infer.tools import DEFAULT_TOOLS
 from nanochat.model.gpt import GPT
 from nanochat.sandbox import calculator
@@ -55,51 +56,29 @@ def params(index: int, **changes) -> SamplingParams:
 
 @torch.inference_mode()
 def answer_plainly(
-    model: GPT, tokenizer, ids: list[int], params: SamplingParams, tools=DEFAULT_TOOLS
+    model: GPT, tokenizer, ids: list[int], params: SamplingParams, guess: Sequence[int] = ()
 ) -> Completion:
-    """The reference: the whole sequence through the model for every token, without cache or batch."""
-    request = Request(0, ids, params, tokenizer, tools, model.config.max_seq_len)
-    while True:
-        logits = model.logits(model(torch.tensor([request.tokens]))[:, -1])
-        if request.accept(sample(logits, [params], [request.uniform()]).item()).finished:
-            return request.completion()
+    """The reference: the whole sequence through the training model for every token, without cache or batch.
+
+    `guess`: the answer, if known. While it is right, one run of the model gives the logits of all its tokens.
+    """
+    request = Request(0, ids, params, tokenizer, DEFAULT_TOOLS, model.config.max_seq_len)
+    run = [*ids, *guess]
+    logits_TV = model.logits(model(torch.tensor([run])))[0]
+    while not request.finished:
+        known = len(request.tokens)
+        if request.tokens != run[:known]:
+            run = list(request.tokens)
+            logits_TV = model.logits(model(torch.tensor([run])))[0]
+        logits = logits_TV[known - 1 : known]
+        token = sample(adjust(logits, [params], [request.tokens]), [params], [request.uniform()]).item()
+        request.accept(token, logprobs_of(logits, [token], [params])[0])
+    return request.completion()
 
 
-class Caller(GPT):
-    """A model biased towards short sums in tool calls."""
-
-    urges: ClassVar = {
-        **dict.fromkeys(b"1234+*", 6.0),
-        SPECIALS[PYTHON_START]: 7.0,
-        SPECIALS[PYTHON_END]: 7.5,
-    }
-
-    def logits(self, hidden):
-        logits = super().logits(hidden) * 0.5
-        for token, urge in self.urges.items():
-            logits[..., token] += urge
-        return logits
-
-
-def test_cached_logits_equal_uncached_ones_token_by_token(any_model):
-    model = any_model
-    lengths = (1, 7, 16, 33)
-    rows = [prompt(length) + prompt(12, seed=9) for length in lengths]
-    cache = KVCache.empty(model.config, len(rows), 64, torch.device("cpu"), torch.float32)
-    longest = max(lengths)
-    ids = torch.tensor([row[:n] + [0] * (longest - n) for row, n in zip(rows, lengths, strict=True)])
-    positions = torch.tensor([[*range(n), *[-1] * (longest - n)] for n in lengths])
-    with torch.inference_mode():
-        expected = [model.logits(model(torch.tensor([row])))[0] for row in rows]
-        logits = model.logits(model(ids, positions, cache))
-        for row, n in enumerate(lengths):
-            torch.testing.assert_close(logits[row, :n], expected[row][:n], atol=1e-4, rtol=1e-4)
-        for step in range(12):
-            ids = torch.tensor([[row[n + step]] for row, n in zip(rows, lengths, strict=True)])
-            positions = torch.tensor([[n + step] for n in lengths])
-            logits = model.logits(model(ids, positions, cache))[:, 0]
-            for row, n in enumerate(lengths):
-                torch.testing.assert_close(logits[row], expected[row][n + step], atol=1e-4, rtol=1e-4)
+# A strong bias towards short sums in tool calls.
+URGES = {**dict.fromkeys(b"1234+*", 12.0), SPECIALS[PYTHON_START]: 14.0, SPECIALS[PYTHON_END]: 15.0}
+CALLING = {"temperature": 2.0, "logit_bias": tuple(URGES.items())}
 
 
 def test_a_full_engine_equals_the_plain_model(any_model, tokenizer):
@@ -107,10 +86,11 @@ def test_a_full_engine_equals_the_plain_model(any_model, tokenizer):
     model = any_model
     prompts, each = [prompt(n) for n in LENGTHS], [params(i) for i in range(len(LENGTHS))]
     engine = Engine(model, tokenizer, max_rows=3, prefill_tokens=100)
-    expected = [answer_plainly(model, tokenizer, ids, p) for ids, p in zip(prompts, each, strict=True)]
-    assert engine.generate(prompts, each) == expected
+    completions = engine.generate(prompts, each)
+    for completion, ids, p in zip(completions, prompts, each, strict=True):
+        assert completion == answer_plainly(model, tokenizer, ids, p, completion.ids)
     assert not engine.busy
-    assert engine.generate(prompts[::-1], each[::-1]) == expected[::-1]
+    assert engine.generate(prompts[::-1], each[::-1]) == completions[::-1]
 
 
 def test_requests_that_arrive_in_the_middle_change_nothing(model, tokenizer):
@@ -126,17 +106,17 @@ def test_requests_that_arrive_in_the_middle_change_nothing(model, tokenizer):
             tokens.setdefault(index_of[event.request_id], []).append(event.token)
         step += 1
     for index, length in enumerate(LENGTHS):
-        assert tokens[index] == answer_plainly(model, tokenizer, prompt(length), params(index)).ids
+        expected = answer_plainly(model, tokenizer, prompt(length), params(index), tokens[index])
+        assert tokens[index] == expected.ids
 
 
-def test_tool_outputs_are_forced_verbatim_in_every_row(new_model, whole_config, tokenizer):
-    model = new_model(whole_config, Caller)
-    each = [SamplingParams(seed=seed, max_new_tokens=50) for seed in range(12)]
+def test_tool_outputs_are_forced_verbatim_in_every_row(model, tokenizer):
+    each = [SamplingParams(seed=seed, max_new_tokens=50, **CALLING) for seed in range(12)]
     prompts = [prompt(1 + seed % 5) for seed in range(12)]
     completions = Engine(model, tokenizer, max_rows=4).generate(prompts, each)
     outputs = set()
     for completion, ids, p in zip(completions, prompts, each, strict=True):
-        assert completion == answer_plainly(model, tokenizer, ids, p)
+        assert completion == answer_plainly(model, tokenizer, ids, p, completion.ids)
         expected: list[int] = []
         call: list[int] | None = None
         for token, forced in zip(completion.ids, completion.forced_mask, strict=True):
@@ -172,6 +152,123 @@ def test_cancelled_requests_leave_the_others_undisturbed(model, tokenizer):
     for i in (1, 2, 3):
         expected = answer_plainly(model, tokenizer, prompt(LENGTHS[i]), params(i, max_new_tokens=20))
         assert seen[ids[i]] == expected.ids
+
+
+def random_requests(chance: random.Random, count: int) -> list[tuple[list[int], SamplingParams]]:
+    """Prompts, of which two fifths begin like an earlier one, and parameters of every kind."""
+    kinds = [{"min_p": 0.05}, {"repetition_penalty": 1.3}, {"logprobs": 3}, CALLING, {}]
+    requests: list[tuple[list[int], SamplingParams]] = []
+    for at in range(count):
+        earlier = requests and chance.random() < 0.4
+        base = chance.choice(requests)[0][: chance.randint(1, 60)] if earlier else []
+        ids = (base + prompt(chance.randint(1, 12), seed=at))[:63]
+        requests.append((ids, params(at, max_new_tokens=chance.randint(1, 12), **chance.choice(kinds))))
+    return requests
+
+
+def test_requests_that_arrive_share_prefixes_and_are_cancelled_at_random_equal_lone_ones(model, tokenizer):
+    chance = random.Random(0)
+    requests = random_requests(chance, 200)
+    engine = Engine(model, tokenizer, max_rows=5, prefill_tokens=24)
+    answers: list[list[Event]] = [[] for _ in requests]
+    index_of: dict[int, int] = {}
+    cancelled: set[int] = set()
+    while len(index_of) < len(requests) or engine.busy:
+        for ids, p in requests[len(index_of) :][: chance.randint(0, 2)]:
+            index_of[engine.submit(ids, p)] = len(index_of)
+        for event in engine.step():
+            answers[index_of[event.request_id]].append(event)
+        if index_of and chance.random() < 0.2:
+            request_id = chance.choice(list(index_of)[-8:])
+            engine.cancel(request_id)
+            if not any(event.finished for event in answers[index_of[request_id]]):
+                cancelled.add(index_of[request_id])
+    assert len(cancelled) > 10
+    for index, ((ids, p), events) in enumerate(zip(requests, answers, strict=True)):
+        expected = answer_plainly(model, tokenizer, ids, p, [event.token for event in events])
+        complete = len(events) if index in cancelled else len(expected.ids)
+        assert [event.token for event in events] == expected.ids[:complete]
+        for event, plain in zip(events, expected.logprobs, strict=False):
+            assert (event.logprobs is None) == (plain is None)
+            if event.logprobs and plain:
+                assert event.logprobs.logprob == pytest.approx(plain.logprob, abs=1e-4)
+                assert [token for token, _ in event.logprobs.top] == [token for token, _ in plain.top]
+
+
+@pytest.fixture
+def tokens_run(monkeypatch) -> list[int]:
+    """How many tokens each call of a decoder runs."""
+    counts: list[int] = []
+    hidden = Decoder.hidden
+
+    def counting(self, ids_NT, previous_NT, positions_NT, *where):
+        counts.append(int((positions_NT >= 0).sum()))
+        return hidden(self, ids_NT, previous_NT, positions_NT, *where)
+
+    monkeypatch.setattr(Decoder, "hidden", counting)
+    return counts
+
+
+def test_samples_of_one_prompt_run_it_once(model, tokenizer, tokens_run):
+    each = [SamplingParams(seed=seed, max_new_tokens=1) for seed in range(8)]
+    Engine(model, tokenizer, max_rows=8).generate([prompt(40)] * 8, each)
+    assert sum(tokens_run) == 40 + 7  # the others run only their last token, for its logits
+
+
+def test_the_next_turn_of_a_chat_runs_only_what_is_new_until_the_weights_change(model, tokenizer, tokens_run):
+    engine = Engine(model, tokenizer, max_rows=1)
+    first = engine.generate([prompt(20)], params(0, max_new_tokens=9))[0]
+    second = prompt(20) + first.ids + prompt(4, seed=6)
+    tokens_run.clear()
+    resumed = engine.generate([second], params(0, max_new_tokens=5))[0]
+    assert tokens_run[0] == 1 + 4  # the last token of the first answer had not been run
+    assert resumed == answer_plainly(model, tokenizer, second, params(0, max_new_tokens=5))
+    engine.reload(model)
+    tokens_run.clear()
+    engine.generate([second], params(0, max_new_tokens=1))
+    assert tokens_run == [len(second)]
+
+
+def test_reloaded_weights_answer_as_a_new_engine_does(new_model, whole_config, model, tokenizer):
+    changed = new_model(whole_config)
+    with torch.no_grad():
+        changed.head.weight.mul_(-1)
+    engine = Engine(model, tokenizer)
+    before = engine.generate([prompt(9)], params(0))
+    engine.reload(changed)
+    after = engine.generate([prompt(9)], params(0))
+    assert after == [answer_plainly(changed, tokenizer, prompt(9), params(0))]
+    assert after != before
+
+
+def test_a_long_prompt_does_not_delay_running_requests(model, tokenizer):
+    engine = Engine(model, tokenizer, max_rows=2, prefill_tokens=8)
+    running = engine.submit(prompt(3), SamplingParams(temperature=0.0, max_new_tokens=40))
+    engine.step()
+    engine.submit(prompt(50), SamplingParams(temperature=0.0, max_new_tokens=2))
+    for _ in range(6):  # 48 tokens, 8 at a time
+        assert [event.request_id for event in engine.step()] == [running]
+    assert len(engine.step()) == 2
+
+
+def test_a_limit_of_memory_bounds_the_rows_and_requests_wait(model, tokenizer):
+    one = row_bytes(model.config, 64, torch.float32)
+    engine = Engine(model, tokenizer, max_rows=100, max_bytes=3 * one)
+    ids = [engine.submit(prompt(3, seed=i), SamplingParams(max_new_tokens=4, seed=i)) for i in range(3)]
+    assert [event.request_id for event in engine.step()] == ids[:2]
+    while engine.busy:
+        engine.step()
+    with pytest.raises(ValueError, match="too few for one request"):
+        Engine(model, tokenizer, max_bytes=2 * one - 1)
+
+
+def test_an_answer_at_the_end_of_the_context_stops_with_length(model, tokenizer):
+    bias = tuple((token, -100.0) for token in SPECIALS.values())
+    unending = SamplingParams(temperature=0.0, max_new_tokens=1000, logit_bias=bias)
+    for length in (1, 40, 63):
+        completion = Engine(model, tokenizer).generate([prompt(length)], unending)[0]
+        assert (len(completion.ids), completion.finish_reason) == (64 - length, "length")
+        assert completion == answer_plainly(model, tokenizer, prompt(length), unending, completion.ids)
 
 
 def test_stream_equals_generate_and_can_be_closed(model, tokenizer):

@@ -15,11 +15,11 @@ def request(tokenizer, prompt=(1,), max_seq_len=1000, **params) -> Request:
 
 
 def play(request: Request, tokens) -> list:
-    """Events of a model that writes these tokens (a forced token takes the place of the next one)."""
+    """Events of a model that writes these tokens."""
     events = []
     for token in tokens:
-        events.append(request.accept(token))
-        if events[-1].finished:
+        events += request.accept(token)
+        if request.finished:
             break
     return events
 
@@ -34,6 +34,21 @@ def test_pending_is_the_prompt_first_and_then_the_latest_token(tokenizer):
     assert (r.pending, r.cached) == ([5, 6, 7], 0)
     r.accept(65)
     assert (r.pending, r.cached) == ([65], 3)
+
+
+def test_a_tool_output_is_pending_as_a_whole(tokenizer):
+    r = request(tokenizer)
+    play(r, [tokenizer.special(PYTHON_START), *tokenizer.encode("1+1")])
+    events = r.accept(tokenizer.special(PYTHON_END))
+    assert [event.forced for event in events] == [False, True, True, True]
+    assert r.pending == [event.token for event in events]
+
+
+def test_a_tool_output_ends_where_the_context_does(tokenizer):
+    r = request(tokenizer, max_seq_len=7)
+    play(r, [tokenizer.special(PYTHON_START), *tokenizer.encode("1+1"), tokenizer.special(PYTHON_END)])
+    done = r.completion()
+    assert (done.ids[-1], done.finish_reason) == (tokenizer.special(OUTPUT_START), "length")
 
 
 @pytest.mark.parametrize("end", ["bos", ASSISTANT_END])
@@ -70,9 +85,8 @@ def test_a_tool_output_is_forced_verbatim_and_kept_out_of_the_answer(tokenizer):
     r = request(tokenizer, stop=("408",))
     script = [tokenizer.special(PYTHON_START), *tokenizer.encode("12*34"), tokenizer.special(PYTHON_END)]
     expected = [tokenizer.special(OUTPUT_START), *tokenizer.encode("408"), tokenizer.special(OUTPUT_END)]
-    ignored = tokenizer.encode("?????")
     end = tokenizer.special(ASSISTANT_END)
-    play(r, [*tokenizer.encode("So "), *script, *ignored, *tokenizer.encode("it is."), end])
+    play(r, [*tokenizer.encode("So "), *script, *tokenizer.encode("it is."), end])
     done = r.completion()
     assert done.ids == [*tokenizer.encode("So "), *script, *expected, *tokenizer.encode("it is."), end]
     assert [token for token, forced in zip(done.ids, done.forced_mask, strict=True) if forced] == expected
@@ -82,7 +96,7 @@ def test_a_tool_output_is_forced_verbatim_and_kept_out_of_the_answer(tokenizer):
 def test_events_distinguish_text_code_and_output(tokenizer):
     r = request(tokenizer)
     script = [tokenizer.special(PYTHON_START), *tokenizer.encode("1+1"), tokenizer.special(PYTHON_END)]
-    events = play(r, [*tokenizer.encode("a"), *script, 0, 0, 0, *tokenizer.encode("b")])
+    events = play(r, [*tokenizer.encode("a"), *script, *tokenizer.encode("b")])
     spoken = [(event.part, event.text) for event in events if event.text]
     assert spoken == [
         ("text", "a"),
@@ -100,6 +114,11 @@ def test_events_distinguish_text_code_and_output(tokenizer):
 def test_prompts_that_cannot_be_answered_are_refused(tokenizer, prompt, word):
     with pytest.raises(ValueError, match=word):
         request(tokenizer, prompt, max_seq_len=10)
+
+
+def test_a_bias_on_an_id_outside_the_vocabulary_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="logit_bias"):
+        request(tokenizer, logit_bias=((3, 1.0), (tokenizer.vocab_size, 1.0)))
 
 
 def test_requests_without_a_seed_draw_different_numbers_and_those_with_one_the_same(tokenizer):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.infer.sampler import SamplingParams, sample, truncate, uniform
+from nanochat.infer.sampler import SamplingParams, adjust, logprobs_of, sample, truncate, uniform
 
 PARAMS = [
     SamplingParams(temperature=0),
@@ -16,6 +16,8 @@ PARAMS = [
     SamplingParams(top_k=5),
     SamplingParams(top_k=40, top_p=0.8, temperature=1.7),
     SamplingParams(top_p=0.5),
+    SamplingParams(min_p=0.1),
+    SamplingParams(top_k=12, min_p=0.02, temperature=2.0),
 ]
 
 
@@ -32,6 +34,15 @@ def random_logits(rows: int, vocab: int, seed: int = 0, scale: float = 3.0) -> t
         ({"top_k": 0}, "top_k"),
         ({"top_p": 0.0}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
+        ({"min_p": -0.1}, "min_p"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"repetition_penalty": math.nan}, "repetition_penalty"),
+        ({"logit_bias": ((-1, 1.0),)}, "logit_bias"),
+        ({"logit_bias": ((1, 101.0),)}, "logit_bias"),
+        ({"logit_bias": ((1, math.nan),)}, "logit_bias"),
+        ({"logprobs": -1}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"stop": "END"}, "stop"),
         ({"stop": ("",)}, "stop"),
@@ -93,7 +104,7 @@ def test_greedy_takes_the_likeliest_and_so_does_any_temperature_near_zero():
 )
 def test_truncation_keeps_the_top_k_and_of_them_the_nucleus(values, top_k, top_p):
     logits = torch.tensor([values]) / 4.0
-    kept = truncate(logits, [top_k], [top_p])[0].isfinite()
+    kept = truncate(logits, [SamplingParams(top_k=top_k, top_p=top_p)])[0].isfinite()
 
     order = sorted(values, reverse=True)
     k = min(top_k or len(values), len(values))
@@ -108,8 +119,52 @@ def test_truncation_keeps_the_top_k_and_of_them_the_nucleus(values, top_k, top_p
 
 def test_each_row_is_truncated_by_its_own_limits():
     logits = random_logits(3, 50)
-    kept = truncate(logits, [3, None, 10], [1.0, 1.0, 1.0]).isfinite().sum(-1)
+    kept = truncate(logits, [SamplingParams(top_k=k) for k in (3, None, 10)]).isfinite().sum(-1)
     assert kept.tolist() == [3, 50, 10]
+
+
+@given(st.floats(0.0, 1.0), st.integers(0, 100))
+def test_min_p_keeps_what_is_likely_enough_relative_to_the_best(min_p, seed):
+    logits = random_logits(1, 60, seed)
+    shares = torch.softmax(logits[0], -1) / torch.softmax(logits[0], -1).max()
+    if (shares - min_p).abs().min() < 1e-5:  # too close for fp32 to tell
+        return
+    kept = truncate(logits, [SamplingParams(min_p=min_p)])[0].isfinite()
+    assert kept.tolist() == (shares >= min_p).tolist()
+
+
+def test_candidates_tied_with_the_last_are_drawn_from_too():
+    logits = torch.tensor([[1.0, 0.0, 1.0, 1.0, -1.0]])
+    drawn = {sample(logits, [SamplingParams(top_k=2)], [uniform(0, i)]).item() for i in range(50)}
+    assert drawn == {0, 2, 3}
+
+
+def test_a_repetition_penalty_and_a_bias_change_only_their_tokens_and_rows():
+    logits = torch.tensor([[2.0, -2.0, 4.0], [2.0, -2.0, 4.0], [2.0, -2.0, 4.0]])
+    before = logits.clone()
+    params = [
+        SamplingParams(),
+        SamplingParams(repetition_penalty=2.0),
+        SamplingParams(logit_bias=((2, -9.0),)),
+    ]
+    adjusted = adjust(logits, params, [[0, 1], [0, 1, 1], [0, 1]])
+    assert adjusted.tolist() == [[2.0, -2.0, 4.0], [1.0, -4.0, 4.0], [2.0, -2.0, -5.0]]
+    assert torch.equal(logits, before)
+    assert adjust(logits, params[:1] * 3, [[], [], []]) is logits
+
+
+def test_logprobs_are_those_of_the_model_for_the_rows_that_ask():
+    logits = random_logits(3, 30)
+    params = [SamplingParams(logprobs=2, temperature=0.1), SamplingParams(), SamplingParams(logprobs=0)]
+    first, none, bare = logprobs_of(logits, [5, 6, 7], params)
+    expected = torch.log_softmax(logits, -1)
+    assert none is None
+    assert first is not None
+    assert bare is not None
+    assert first.logprob == pytest.approx(expected[0, 5].item())
+    assert [token for token, _ in first.top] == expected[0].topk(2).indices.tolist()
+    assert [value for _, value in first.top] == pytest.approx(expected[0].topk(2).values.tolist())
+    assert (bare.logprob, bare.top) == (pytest.approx(expected[2, 7].item()), ())
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.5, 1 - 2**-24])

@@ -21,6 +21,24 @@ def test_linear_through_onednn_equals_torch(n: int, n_in: int, n_out: int) -> No
     torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("rows", [1, 8, 50])
+def test_a_frozen_layer_equals_torch_whether_its_weight_is_packed_or_not(
+    monkeypatch: pytest.MonkeyPatch, packs: bool, rows: int
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x, weight = torch.randn(2, rows, 24, generator=generator), torch.randn(24, 40, generator=generator).t()
+    if not packs:
+        monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
+    for freeze in matmul.FROZEN.values():
+        torch.testing.assert_close(freeze(weight)(x), x @ weight.t(), atol=1e-4, rtol=1e-4)
+
+
+def refuse(*_: object) -> torch.Tensor:
+    raise RuntimeError("no such operator")
+
+
 @pytest.mark.parametrize(("n_in", "n_out"), [(4, 9), (9, 4)])
 def test_weight_gradient_is_the_same_either_way_round(n_in: int, n_out: int) -> None:
     generator = torch.Generator().manual_seed(1)
