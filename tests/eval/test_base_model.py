@@ -15,6 +15,7 @@ from tests.eval.conftest import save
 CONFIG = EvalBaseConfig(model_tag="tiny")
 
 
+@pytest.mark.slow
 def test_scores_what_the_model_was_trained_on(checkpoint, model, tokenizer, runtime, capsys):
     result = run(CONFIG, runtime)
     assert (result.model_tag, result.step, result.core) == ("tiny", 7, None)

@@ -14,7 +14,8 @@ import pytest
 
 from nanochat import builtin
 from nanochat.config import from_json
-from nanochat.metrics import read_metrics
+from nanochat.metrics import rows_of
+from nanochat.metrics_rows import TrainRow
 from nanochat.paths import Paths
 from nanochat.recipes.record import RecordFile
 from nanochat.text.datasets import HUB_DATASETS
@@ -103,7 +104,7 @@ def test_the_speedrun_from_the_hub_to_a_report(hub: LoopbackHub, base_dir: Path)
     assert "chat --model-tag toy-sft" in done.stderr
     assert len(hub.content_requests("shard_")) == fetched
 
-    steps = [row["step"] for row in read_metrics(paths.metrics("toy")) if row["kind"] == "train"]
+    steps = [row.step for row in rows_of(paths.metrics("toy"), TrainRow)]
     assert steps == list(range(1, 101))
     assert (paths.tokenizers / "tok512.tiktoken").exists(), "the place that the overview names"
     assert sorted(path.name for path in paths.all_checkpoints.iterdir()) == ["toy", "toy-sft"]

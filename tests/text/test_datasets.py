@@ -27,6 +27,7 @@ LAST = HUB_DATASETS["climbmix"].val_index
 
 
 class TestBuiltin:
+    @pytest.mark.slow
     def test_is_made_once_and_splits(self, paths: Paths) -> None:
         dataset = open_dataset("builtin", paths)
         assert dataset.name == "builtin-small-s0"
