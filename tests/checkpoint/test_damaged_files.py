@@ -25,6 +25,8 @@ from tests.checkpoint.conftest import (
     with_value,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def no_pickle(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:

@@ -62,6 +62,7 @@ def check_bits(run: Path, bits: Iterator[int] | list[int]) -> int:
     return found
 
 
+@pytest.mark.slow
 def test_flipped_bits_of_the_newest_meta_fall_back(run: Path, capsys: pytest.CaptureFixture) -> None:
     known, directory = directory_bits(meta_path(run))
     assert len(known) >= 10

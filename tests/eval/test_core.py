@@ -133,6 +133,7 @@ def test_equals_the_plain_definition(model, tokenizer, runtime, bundle, batch_to
     assert set(result.missing) == set(CORE_TASKS) - {"arc_easy", "winograd", "lambada_openai"}
 
 
+@pytest.mark.slow
 def test_equals_the_plain_definition_on_the_real_bundle(model, tokenizer, runtime, shared_data):
     """Real questions, most of them far longer than this model's context."""
     directory = shared_data / "eval_bundle"

@@ -152,6 +152,7 @@ def test_encoding_is_the_plain_algorithm_and_tiktoken(
     assert tokenizer.decode(ids) == text
 
 
+@pytest.mark.slow
 def test_real_text_is_encoded_as_the_plain_algorithm_does(shared_data: Path) -> None:
     shard = pq.ParquetFile(shared_data / "corpus" / "shard_00006.parquet")
     texts = [text[:2000] for text in shard.read_row_group(0)["text"].to_pylist()[:20]]
