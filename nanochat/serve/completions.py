@@ -107,6 +107,7 @@ class Completions:
         prompts: Sequence[tuple[list[int], SamplingParams]],
         body: AnswerBody,
     ) -> Response:
+        check_ids([token for token, _ in prompts[0][1].logit_bias], served.tokenizer, "logit_bias")
         samples = [
             (prompt, replace(params, seed=None if params.seed is None else params.seed + sample))
             for prompt, params in prompts

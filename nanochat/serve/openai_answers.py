@@ -188,7 +188,7 @@ class ChatAnswer:
         logprobs: list[dict[str, Any]],
         finish: str | None,
     ) -> dict[str, Any]:
-        shown = {"content": logprobs, "refusal": None} if self.logprobs and (logprobs or finish) else None
+        shown = {"content": logprobs, "refusal": None} if self.logprobs and logprobs else None
         return {"index": index, name: content, "logprobs": shown, "finish_reason": finish}
 
 
