@@ -109,7 +109,7 @@ class Guard:
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
         expected = self._access.api_key.encode()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), expected):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode("latin-1"), expected):
             raise ApiFault(
                 401,
                 "a valid API key is needed: Authorization: Bearer KEY",
