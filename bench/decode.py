@@ -13,6 +13,7 @@ import time
 import torch
 
 from nanochat.infer.engine import Engine
+from nanochat.infer.native_library import native_library
 from nanochat.infer.sampler import SamplingParams
 from nanochat.model.backend import choose_backend
 from nanochat.model.gpt import GPT
@@ -47,7 +48,10 @@ def random_model(depth: int, head_dim: int, vocab_size: int, max_seq_len: int, r
         head_dim=head_dim,
         n_embd=heads * head_dim,
     )
-    model = GPT(config, choose_backend(runtime))
+    backend = choose_backend(runtime)
+    if backend.code_cache is not None:
+        native_library(backend.code_cache).wait()
+    model = GPT(config, backend)
     model.init_weights(0)
     with torch.no_grad():
         model.head.weight[vocab_size - len(SPECIAL_TOKENS) :] = 0
@@ -84,6 +88,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=100, help="timed decode steps")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--sampled", action="store_true", help="temperature 0.8, top-k 50 instead of greedy")
+    parser.add_argument("--weights", choices=("fp32", "bf16", "int8"), default="fp32")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     args = parser.parse_args()
@@ -96,7 +101,7 @@ def main() -> None:
             f"d{args.depth}, width {model.config.n_embd}, V {args.vocab_size}, T {args.max_seq_len}, {runtime.device}"
         )
         for batch in map(int, args.batches.split(",")):
-            engine = Engine(model, tokenizer, max_rows=batch)
+            engine = Engine(model, tokenizer, max_rows=batch, weights=args.weights)
             rates = [
                 tokens_per_second(engine, batch, args.prompt, args.new_tokens, params)
                 for _ in range(args.runs + 1)

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nanochat.infer.decoder import Decoder, row_bytes
+from nanochat.infer.cache import row_bytes
 from nanochat.infer.engine import Engine
 from nanochat.infer.request import Completion, Event, Request
 from nanochat.infer.sampler import SamplingParams, adjust, logprobs_of, sample
 from nanochat.infer.tools import DEFAULT_TOOLS
+from nanochat.infer.torch_decoder import TorchDecoder
 from nanochat.model.gpt import GPT
 from nanochat.sandbox import calculator
 from nanochat.tokenizer.special import OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START, SPECIAL_TOKENS
@@ -199,13 +200,13 @@ def test_requests_that_arrive_share_prefixes_and_are_cancelled_at_random_equal_l
 def tokens_run(monkeypatch) -> list[int]:
     """How many tokens each call of a decoder runs."""
     counts: list[int] = []
-    hidden = Decoder.hidden
+    hidden = TorchDecoder.hidden
 
     def counting(self, ids_NT, previous_NT, positions_NT, *where):
         counts.append(int((positions_NT >= 0).sum()))
         return hidden(self, ids_NT, previous_NT, positions_NT, *where)
 
-    monkeypatch.setattr(Decoder, "hidden", counting)
+    monkeypatch.setattr(TorchDecoder, "hidden", counting)
     return counts
 
 
