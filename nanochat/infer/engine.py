@@ -17,13 +17,13 @@ from nanochat.infer.decoders import Decoders
 from nanochat.infer.frozen import WeightsName
 from nanochat.infer.request import Completion, Event, Request
 from nanochat.infer.sampler import SamplingParams, adjust, logprobs_of, sample
-from nanochat.infer.scheduler import Copy, Scheduler, Swap
+from nanochat.infer.scheduler import Copy, PrefillLimit, Scheduler, Swap
 from nanochat.infer.tools import DEFAULT_TOOLS, ToolTable
 from nanochat.model.gpt import GPT
 from nanochat.tokenizer.tokenizer import Tokenizer
 
-PREFILL_TOKENS = {"cuda": 2048, "mps": 512, "cpu": 256}
-"""Prompt tokens per step, by kind of device: enough to fill it, few enough not to delay running requests."""
+_PREFILL = {"cuda": PrefillLimit(2048, 2048), "mps": PrefillLimit(512, 512), "cpu": PrefillLimit(256, 16)}
+"""By kind of device: enough to fill it, and on a CPU few enough for gaps below three usual steps (bench/latency.py)."""
 
 
 class Engine:
@@ -36,7 +36,7 @@ class Engine:
         max_seq_len: tokens of a prompt and its answer together (default: the model's context).
         max_bytes: limit of that memory (default: none). It may lower the number of rows; further requests wait.
         tools: the tools that the model may call; None for no tools.
-        prefill_tokens: limit of prompt tokens, including padding, per step (default: by device).
+        prefill: limit of prompt tokens per step (default: by device).
         weights: how the copy's matrices are stored on a CPU; bf16 and int8 are faster and less exact.
 
     Raises ValueError if the tokenizer does not match the model, max_seq_len exceeds the model's context,
@@ -52,7 +52,7 @@ class Engine:
         max_seq_len: int | None = None,
         max_bytes: int | None = None,
         tools: ToolTable | None = DEFAULT_TOOLS,
-        prefill_tokens: int | None = None,
+        prefill: PrefillLimit | None = None,
         weights: WeightsName = "fp32",
     ):
         config = model.config
@@ -70,7 +70,7 @@ class Engine:
         device, dtype = model.head.weight.device, model.compute_dtype
         self._tools = tools or ()
         rows = _rows_within(max_bytes, max_rows, row_bytes(config, self.max_seq_len, dtype))
-        self._scheduler = Scheduler(rows, prefill_tokens or PREFILL_TOKENS[device.type])
+        self._scheduler = Scheduler(rows, prefill or _PREFILL[device.type])
         self._cache = RowCache(config, rows, self.max_seq_len, device, dtype)
         self._config, self._weights = config, weights
         self._decoders = Decoders(model, self._cache, weights)
