@@ -88,9 +88,9 @@ class Engine:
         self._decoders = Decoders(model, self._cache, self._weights)
         self._scheduler.forget()
 
-    def submit(self, prompt_ids: Sequence[int], params: SamplingParams) -> int:
-        """Queue a prompt for `step` to answer; returns the request's id. Raises ValueError as Request does."""
-        request = self._request(prompt_ids, params)
+    def submit(self, prompt_ids: Sequence[int], params: SamplingParams, reply: int = 0) -> int:
+        """Queue a prompt for `step` to answer; returns the request's id. `reply`, and ValueError, as for Request."""
+        request = self._request(prompt_ids, params, reply)
         self._scheduler.add(request)
         return request.id
 
@@ -162,8 +162,10 @@ class Engine:
         """
         return self._answer([self._request(prompt_ids, params)])
 
-    def _request(self, prompt_ids: Sequence[int], params: SamplingParams) -> Request:
-        return Request(next(self._ids), prompt_ids, params, self.tokenizer, self._tools, self.max_seq_len)
+    def _request(self, prompt_ids: Sequence[int], params: SamplingParams, reply: int = 0) -> Request:
+        return Request(
+            next(self._ids), prompt_ids, params, self.tokenizer, self._tools, self.max_seq_len, reply
+        )
 
     def _answer(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
         assert not self.busy, "generate and stream need an idle engine: use submit and step to share it"

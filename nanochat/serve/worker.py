@@ -54,6 +54,7 @@ class _Queued:
     prompt: Sequence[int]
     params: SamplingParams
     channel: Channel
+    reply: int
     arrived: float = field(default_factory=time.perf_counter)
     last_token: float | None = None
     request_id: int | None = None
@@ -104,12 +105,15 @@ class Worker:
         """Tokens of a prompt and its answer together."""
         return self._engine.max_seq_len
 
-    def answer(self, prompts: Sequence[tuple[Sequence[int], SamplingParams]]) -> Channel:
-        """Queue a request's samples. Raises ApiFault if the queue is full or the server is stopping."""
+    def answer(self, prompts: Sequence[tuple[Sequence[int], SamplingParams]], reply: int = 0) -> Channel:
+        """Queue a request's samples; the last `reply` tokens of each prompt are the beginning of its answer.
+
+        Raises ApiFault if the queue is full or the server is stopping.
+        """
         self._claim(len(prompts))
         channel = Channel(self._buffered, self._cancel)
         channel.unfinished = len(prompts)
-        queued = [_Queued(index, ids, params, channel) for index, (ids, params) in enumerate(prompts)]
+        queued = [_Queued(index, ids, params, channel, reply) for index, (ids, params) in enumerate(prompts)]
         self._inbox.put(lambda: self._waiting.extend(queued))
         return channel
 
@@ -213,7 +217,7 @@ class Worker:
         while self._waiting and len(self._running) < self._max_rows:
             queued = self._waiting.popleft()
             try:
-                queued.request_id = self._engine.submit(queued.prompt, queued.params)
+                queued.request_id = self._engine.submit(queued.prompt, queued.params, queued.reply)
             except ValueError as error:
                 self._end([queued], invalid(str(error)))
                 continue
