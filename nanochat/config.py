@@ -75,7 +75,7 @@ def _dataclass(cls: type[T], data: Any, where: str, ignore_unknown: bool) -> T:
     unknown = sorted(map(str, set(data) - set(fields)))
     if unknown and not ignore_unknown:
         raise ValueError(f"{where}: unknown {', '.join(unknown)} (known: {', '.join(fields)})")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     values = {
         name: _restore(hints[name], data[name], f"{where}.{name}", ignore_unknown)
         for name, field in fields.items()

@@ -74,7 +74,7 @@ class Worker:
         open_engine: makes the engine, and the model for direct computations; called in the thread.
         max_rows: samples that run at once.
         max_waiting: samples that may wait.
-        buffered: events of a sample that a reader may be behind.
+        buffered: events that a reader may be behind.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Worker:
         Raises ApiFault if the queue is full or the server is stopping.
         """
         self._claim(len(prompts))
-        channel = Channel(len(prompts), self._buffered * len(prompts), self._cancel)
+        channel = Channel(len(prompts), self._buffered, self._cancel)
         queued = [_Queued(index, ids, params, channel, reply) for index, (ids, params) in enumerate(prompts)]
         self._inbox.put(lambda: self._waiting.extend(queued))
         return channel

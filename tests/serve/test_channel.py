@@ -77,11 +77,10 @@ def test_a_fault_comes_after_what_has_arrived_and_closing_cancels_once() -> None
         failing = Channel(1, 3, cancelled.append)
         failing.push(0, [event(0)])
         failing.fail(RuntimeError("made to fail"))
-        seen = []
+        batches = aiter(failing)
+        assert len(await anext(batches)) == 1
         with pytest.raises(RuntimeError, match="made to fail"):
-            async for batch in failing:
-                seen.append(batch)
-        assert len(seen) == 1
+            await anext(batches)
         left = Channel(1, 3, cancelled.append)
         left.close()
         left.close()
