@@ -10,9 +10,9 @@ import os
 import statistics
 import time
 
+from decode import GREEDY, random_model, tokenizer_of
 from torch.profiler import ProfilerActivity, profile
 
-from decode import GREEDY, random_model, tokenizer_of
 from nanochat.infer.engine import Engine
 from nanochat.runtime import open_runtime
 
