@@ -7,7 +7,7 @@ Shapes: N rows, V vocabulary, K largest, M candidates.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import torch
@@ -67,6 +67,10 @@ class SamplingParams:
             raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise ValueError(f"stop must be a tuple of non-empty strings, not {self.stop!r}")
+
+    def for_sample(self, index: int) -> "SamplingParams":
+        """These parameters for one of several samples of a prompt: each has its own seed."""
+        return self if self.seed is None else replace(self, seed=self.seed + index)
 
     @property
     def greedy(self) -> bool:
