@@ -173,12 +173,11 @@ def _panels(weight_OI: Tensor) -> Tensor:
     return F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % _PANEL)).view(-1, _PANEL, inputs).mT.contiguous()
 
 
-def _words(parts_PIVL: Tensor, bits: int) -> Tensor:
-    """int32 words whose v-th group of bits, from the lowest, holds part v; (P, I, V, 16) integers → (P, I, V', 16)."""
-    per_word = 32 // bits
-    masked = (parts_PIVL.to(torch.int64) & ((1 << bits) - 1)).unflatten(2, (-1, per_word))
-    shifts = bits * torch.arange(per_word)[:, None]
-    return (masked << shifts).sum(dim=3).to(torch.uint32).view(torch.int32).contiguous()
+def _words(parts: Tensor, bits: int) -> Tensor:
+    """int32 words whose v-th group of bits, from the lowest, is the v-th integer of the last dimension."""
+    masked = parts.to(torch.int64) & ((1 << bits) - 1)
+    shifted = masked << (bits * torch.arange(parts.size(-1)))
+    return shifted.sum(dim=-1).to(torch.uint32).view(torch.int32).contiguous()
 
 
 def _pack_fp32(weight_OI: Tensor) -> tuple[int, Tensor, None]:
@@ -186,15 +185,16 @@ def _pack_fp32(weight_OI: Tensor) -> tuple[int, Tensor, None]:
 
 
 def _pack_bf16(weight_OI: Tensor) -> tuple[int, Tensor, None]:
-    bits = _panels(weight_OI).to(torch.bfloat16).view(torch.int16)
-    return 1, _words(bits.unflatten(-1, (-1, _LANES)), 16), None
+    bits_PIO = _panels(weight_OI).to(torch.bfloat16).view(torch.int16)
+    # A word holds an output's weights of input i and of the one half of all inputs further on.
+    return 1, _words(bits_PIO.unflatten(1, (2, -1)).movedim(1, -1), 16), None
 
 
 def _pack_int8(weight_OI: Tensor) -> tuple[int, Tensor, Tensor]:
     scales_O1 = int8_scales(weight_OI)
     integers = _panels((weight_OI / scales_O1).round()).to(torch.int8)
     scales_O = F.pad(scales_O1.flatten(), (0, -len(scales_O1) % _PANEL))
-    return 2, _words(integers.unflatten(-1, (-1, _LANES)), 8), scales_O
+    return 2, _words(integers.unflatten(-1, (-1, _LANES)).mT, 8), scales_O
 
 
 _PACKS: dict[WeightsName, Callable[[Tensor], tuple[int, Tensor, Tensor | None]]] = {

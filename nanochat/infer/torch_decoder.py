@@ -51,7 +51,7 @@ class _Places:
 class TorchDecoder:
     """Runs a frozen copy of a model, in eval mode on its device, by the products of the model's backend.
 
-    `weights`: matrices are rounded to these, but stay in the compute dtype.
+    `weights`: matrices, and with bf16 their inputs, are rounded as the compiled decoder does, in the compute dtype.
     """
 
     torch_threads: int | None = None
@@ -62,7 +62,8 @@ class TorchDecoder:
         self._weights = freeze(model, self.dtype)
 
         def frozen(weight_OI: Tensor) -> FrozenLinear:
-            return model.backend.frozen(rounded(weight_OI, weights))
+            product = model.backend.frozen(rounded(weight_OI, weights))
+            return product if weights != "bf16" else lambda x: product(rounded(x, "bf16"))
 
         with torch.inference_mode():
             self._layers = [

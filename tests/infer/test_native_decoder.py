@@ -119,9 +119,12 @@ def test_rounded_weights_equal_pytorch_with_the_same_rounding(new_model, large_c
     with torch.inference_mode():
         emulated = TorchDecoder(model, cache, weights)
         native = decode(model, weights)
-        assert_close(native.logits(native.run(spans)), emulated.logits(emulated.run(spans)))
+        actual, expected = native.logits(native.run(spans)), emulated.logits(emulated.run(spans))
         exact = decode(model)
-        assert not torch.allclose(native.run(spans), exact.run(spans), atol=1e-4)
+        cost = (actual - exact.logits(exact.run(spans))).abs().max()
+        # In bf16 a difference in the last bit may round an input to the other side.
+        torch.testing.assert_close(actual, expected, atol=1e-4 if weights == "int8" else cost / 3, rtol=0.0)
+        assert cost > 1e-3
 
 
 def test_an_engine_may_change_decoders_between_any_two_steps(
