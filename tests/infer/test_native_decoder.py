@@ -121,10 +121,12 @@ def test_rounded_weights_equal_pytorch_with_the_same_rounding(new_model, large_c
         native = decode(model, weights)
         actual, expected = native.logits(native.run(spans)), emulated.logits(emulated.run(spans))
         exact = decode(model)
-        cost = (actual - exact.logits(exact.run(spans))).abs().max()
-        # In bf16 a difference in the last bit may round an input to the other side.
-        torch.testing.assert_close(actual, expected, atol=1e-4 if weights == "int8" else cost / 3, rtol=0.0)
-        assert cost > 1e-3
+        cost = (actual - exact.logits(exact.run(spans))).abs()
+    assert cost.max() > 1e-3
+    if weights == "int8":
+        assert_close(actual, expected)
+    else:  # a difference in the last bit may round an input to the other side
+        assert (actual - expected).abs().mean() < cost.mean() / 4
 
 
 def test_an_engine_may_change_decoders_between_any_two_steps(
