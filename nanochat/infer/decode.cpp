@@ -59,6 +59,13 @@ struct Layer {
   float stream_scale, embedding_scale;
 };
 
+// How to sample a row: from its top_k likeliest tokens (0: greedy), of these the nucleus top_p and those with min_p of
+// the best one's probability; `uniform` in [0, 1) decides.
+struct Choice {
+  float temperature, top_p, min_p, uniform;
+  int32_t top_k;
+};
+
 struct Model {
   const Layer* layers;
   Matrix head;
@@ -391,6 +398,58 @@ void attend(const float* q, const float* k, const float* v, int64_t count, int D
   }
 }
 
+struct Candidate {
+  float value;
+  int64_t id;
+};
+
+// The k likeliest tokens, best first, equal ones by id.
+void find_best(const float* logits, int64_t vocab, int64_t k, std::vector<Candidate>& best) {
+  best.assign(k, {-INFINITY, 0});
+  const auto above = [](float value, const Candidate& other) { return value > other.value; };
+  for (int64_t block = 0; block < vocab; block += PANEL) {
+    const int64_t end = std::min(vocab, block + PANEL);
+    if (end - block == PANEL && !any_above(logits + block, best.back().value)) continue;
+    for (int64_t id = block; id < end; id++) {
+      if (!(logits[id] > best.back().value)) continue;
+      const auto place = std::upper_bound(best.begin(), best.end(), logits[id], above);
+      std::move_backward(place, best.end() - 1, best.end());
+      *place = {logits[id], id};
+    }
+  }
+}
+
+int64_t choose_row(const float* logits, int64_t vocab, const Choice& choice) {
+  thread_local std::vector<Candidate> best;
+  // Tokens as likely as the last one of top_k are kept too: look further until the last one found is less likely.
+  int64_t k = std::min<int64_t>(vocab, choice.top_k + 1);
+  find_best(logits, vocab, k, best);
+  if (choice.top_k == 0) return best[0].id;
+  while (k < vocab && best[choice.top_k - 1].value == best.back().value)
+    find_best(logits, vocab, k = std::min(vocab, 2 * k), best);
+
+  float total = 0.0f, before = 0.0f;
+  size_t kept = 0;
+  const auto weight = [&](size_t at) { return std::exp((best[at].value - best[0].value) / choice.temperature); };
+  const size_t limit = std::min<int64_t>(vocab, choice.top_k);
+  for (size_t at = 0; at < limit; at++) total += weight(at);
+  for (; kept < limit && weight(kept) >= choice.min_p; kept++) {
+    if (choice.top_p < 1.0f && !(before < choice.top_p * total)) break;
+    before += weight(kept);
+  }
+  while (kept < best.size() && best[kept].value == best[std::max<size_t>(kept, 1) - 1].value) kept++;
+  best.resize(std::max<size_t>(kept, 1));
+
+  std::vector<float> cumulated(best.size());
+  const float highest = best[0].value;
+  std::sort(best.begin(), best.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  float sum = 0.0f;
+  for (size_t at = 0; at < best.size(); at++)
+    cumulated[at] = sum += std::exp((best[at].value - highest) / choice.temperature);
+  const auto found = std::upper_bound(cumulated.begin(), cumulated.end(), choice.uniform * sum);
+  return best[std::min<size_t>(found - cumulated.begin(), best.size() - 1)].id;
+}
+
 // Where the intermediate results of n tokens lie in the work space.
 struct Work {
   float *x, *x0, *middle, *qkv, *attended, *up;
@@ -500,27 +559,9 @@ void logits(const Model* model, int64_t n, const float* hidden, float* out) {
   });
 }
 
-// The k largest logits of each of n rows and their ids, best first, equal ones by id, (n, k). `stride`: floats of a row.
-void top(int64_t n, int64_t vocab, int64_t stride, int64_t k, const float* logits, float* values, int64_t* ids) {
+// Choose a token for each of n rows of logits, as nanochat/infer/sampler.py does. `stride`: floats of a row.
+void choose(int64_t n, int64_t vocab, int64_t stride, const float* logits, const Choice* choices, int64_t* ids) {
   std::lock_guard<std::mutex> alone(team->busy);
-  team->run(n, [&](int64_t row) {
-    const float* x = logits + row * stride;
-    float* best = values + row * k;
-    int64_t* id = ids + row * k;
-    std::fill(best, best + k, -INFINITY);
-    std::fill(id, id + k, 0);
-    for (int64_t block = 0; block < vocab; block += PANEL) {
-      const int64_t end = std::min(vocab, block + PANEL);
-      if (end - block == PANEL && !any_above(x + block, best[k - 1])) continue;
-      for (int64_t at = block; at < end; at++) {
-        if (!(x[at] > best[k - 1])) continue;
-        const int64_t place = std::upper_bound(best, best + k, x[at], std::greater<float>()) - best;
-        std::move_backward(best + place, best + k - 1, best + k);
-        std::move_backward(id + place, id + k - 1, id + k);
-        best[place] = x[at];
-        id[place] = at;
-      }
-    }
-  });
+  team->run(n, [&](int64_t row) { ids[row] = choose_row(logits + row * stride, vocab, choices[row]); });
 }
 }

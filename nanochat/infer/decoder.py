@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nanochat.infer.sampler import SamplingParams
+
 
 @dataclass(frozen=True)
 class Span:
@@ -45,8 +47,10 @@ class Decoder(Protocol):
         """Soft-capped logits (N, V), fp32."""
         ...
 
-    def top(self, logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """(values, ids) of each row's k largest logits, best first, (N, k) each."""
+    def choose(
+        self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
+    ) -> Tensor:
+        """One token id per row, as `nanochat.infer.sampler.sample`."""
         ...
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nanochat.console import warn
 from nanochat.infer.decoder import Span
+from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.infer.torch_decoder import TorchDecoder
 
 Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
@@ -108,9 +109,11 @@ class GraphDecoder:
         """See Decoder."""
         return self._plain.logits(hidden_NC)
 
-    def top(self, logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def choose(
+        self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
+    ) -> Tensor:
         """See Decoder."""
-        return self._plain.top(logits_NV, k)
+        return sample(logits_NV, params, uniforms)
 
 
 def _power_of_two(n: int) -> int:

@@ -15,13 +15,13 @@ from torch import Tensor
 from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Span
 from nanochat.infer.frozen import FrozenLayer, WeightsName, freeze, int8_scales
-from nanochat.infer.sampler import torch_top
+from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 
 _PANEL, _LANES = 64, 16
 _MAX_TOP = 512
-"""decode.cpp inserts into a sorted list, which is quick for few."""
+"""decode.cpp keeps the likeliest tokens in a sorted list, which is quick for few."""
 
 
 class _Matrix(ctypes.Structure):
@@ -41,6 +41,13 @@ class _Layer(ctypes.Structure):
         ("window", ctypes.c_int32),
         ("stream_scale", ctypes.c_float),
         ("embedding_scale", ctypes.c_float),
+    )
+
+
+class _Choice(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p", "uniform")),
+        ("top_k", ctypes.c_int32),
     )
 
 
@@ -135,21 +142,22 @@ class NativeDecoder:
         )
         return logits_NV[:, : self._config.vocab_size]
 
-    def top(self, logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def choose(
+        self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
+    ) -> Tensor:
         """See Decoder."""
-        if k > _MAX_TOP or logits_NV.stride(1) != 1:
-            return torch_top(logits_NV, k)
-        values_NK = torch.empty(len(logits_NV), k)
-        ids_NK = torch.empty(len(logits_NV), k, dtype=torch.long)
-        self._library.top(
-            *logits_NV.shape,
-            logits_NV.stride(0),
-            k,
-            logits_NV.data_ptr(),
-            _address(values_NK),
-            _address(ids_NK),
+        if any(not p.greedy and (p.top_k is None or p.top_k > _MAX_TOP) for p in params):
+            return sample(logits_NV, params, uniforms)
+        own = [
+            _Choice(p.temperature, p.top_p, p.min_p, uniform, 0 if p.greedy else p.top_k)
+            for p, uniform in zip(params, uniforms, strict=True)
+        ]
+        choices = (_Choice * len(own))(*own)
+        ids_N = torch.empty(len(params), dtype=torch.long)
+        self._library.choose(
+            *logits_NV.shape, logits_NV.stride(0), logits_NV.data_ptr(), choices, _address(ids_N)
         )
-        return values_NK, ids_NK
+        return ids_N
 
 
 def declare(library: ctypes.CDLL) -> None:
@@ -159,7 +167,8 @@ def declare(library: ctypes.CDLL) -> None:
     library.work_floats.argtypes, library.work_floats.restype = [model, size], size
     library.hidden_states.argtypes, library.hidden_states.restype = [model, size, *[pointer] * 6], None
     library.logits.argtypes, library.logits.restype = [model, size, pointer, pointer], None
-    library.top.argtypes, library.top.restype = [*[size] * 4, *[pointer] * 3], None
+    library.choose.argtypes = [size, size, size, pointer, ctypes.POINTER(_Choice), pointer]
+    library.choose.restype = None
 
 
 def _address(tensor: Tensor | None) -> int | None:

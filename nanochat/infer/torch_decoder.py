@@ -14,7 +14,7 @@ from torch import Tensor
 from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Span
 from nanochat.infer.frozen import WeightsName, freeze, rounded
-from nanochat.infer.sampler import torch_top
+from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.model.gpt import GPT
 from nanochat.model.layers import norm
 from nanochat.model.loss import softcapped
@@ -199,6 +199,8 @@ class TorchDecoder:
         """Soft-capped logits, fp32; (N, C) → (N, V)."""
         return softcapped(self._head(hidden_NC).float(), self.config.softcap)
 
-    def top(self, logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def choose(
+        self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
+    ) -> Tensor:
         """See Decoder."""
-        return torch_top(logits_NV, k)
+        return sample(logits_NV, params, uniforms)
