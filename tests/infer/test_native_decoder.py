@@ -191,7 +191,7 @@ def test_a_forked_process_goes_on_without_its_threads(new_model, large_config, d
 
 def compiling(directory: Path) -> NativeLibrary:
     """The directory's library after its compiler has ended."""
-    library = NativeLibrary(directory)
+    library = NativeLibrary(directory, delay_s=0)
     library.wait()
     return library
 
