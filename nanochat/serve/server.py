@@ -52,7 +52,7 @@ class ServeConfig:
     system: str | None = None
     """The page's system prompt."""
     temperature: float = ChatConfig.temperature
-    """Of requests that give none; so are top_k, top_p and max_new_tokens."""
+    """This, --top-k, --top-p and --max-new-tokens apply to requests that do not say."""
     top_k: int | None = ChatConfig.top_k
     top_p: float = ChatConfig.top_p
     max_new_tokens: int = ChatConfig.max_new_tokens
