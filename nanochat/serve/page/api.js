@@ -55,7 +55,8 @@ export const postJson = async (path, body, signal) => (await request(path, { bod
 /** The JSON values of a server-sent stream, up to [DONE]. Aborting the signal ends the request on the server too. */
 export async function* stream(path, body, signal) {
   const response = await request(path, { body, signal });
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.getReader(); // without pipes: one that fails drops what it still holds
+  const decoder = new TextDecoder();
   let rest = "";
   try {
     for (;;) {
@@ -64,7 +65,7 @@ export async function* stream(path, body, signal) {
         throw new ApiError("The connection was lost in the middle of the answer", { code: "cut", cause: error });
       });
       if (done) throw new ApiError("The connection ended in the middle of the answer", { code: "cut" });
-      const lines = (rest + value).split(/\r?\n/);
+      const lines = (rest + decoder.decode(value, { stream: true })).split(/\r?\n/);
       rest = lines.pop();
       for (const line of lines) {
         if (!line.startsWith("data:")) continue;

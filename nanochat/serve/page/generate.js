@@ -40,10 +40,6 @@ export class Answers extends EventTarget {
   constructor(store) {
     super();
     this.#store = store;
-    // The last words before a reload: the record then says at once that it is incomplete.
-    addEventListener("pagehide", () => {
-      for (const id of this.#running.keys()) store.putMessage({ ...store.messages.get(id), state: "interrupted" });
-    });
   }
 
   /** The message that this tab is writing in a conversation, if any. */
@@ -80,9 +76,13 @@ export class Answers extends EventTarget {
       top_logprobs: 0,
       ...(message.ids.length ? { reply_ids: message.ids } : {}),
     };
-    let saved = 0;
     let first = null;
     let count = 0;
+    let timer = null;
+    const save = () => {
+      timer = null;
+      store.putMessage(now);
+    };
     await store.putMessage(now);
     try {
       for await (const item of stream("api/generate", body, signal)) {
@@ -100,10 +100,8 @@ export class Answers extends EventTarget {
           finished: item.finished ?? now.finished,
           rate: seconds > 0 ? (count - 1) / seconds : null, // the first token ends the wait for the prompt
         };
-        if (Date.now() - saved > SAVE_MS) {
-          saved = Date.now();
-          store.putMessage(now);
-        } else store.show(now);
+        store.show(now);
+        timer ??= setTimeout(save, SAVE_MS);
       }
       return { ...now, state: "done" };
     } catch (error) {
@@ -111,6 +109,8 @@ export class Answers extends EventTarget {
       this.dispatchEvent(new CustomEvent("error", { detail: { error } }));
       const state = error.code === "cut" && now.ids.length ? "interrupted" : "error";
       return { ...now, state, error: explain(error) };
+    } finally {
+      clearTimeout(timer);
     }
   }
 }

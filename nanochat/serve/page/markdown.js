@@ -74,8 +74,9 @@ export function codeBlock(code, language) {
 
 function heading(lines, at) {
   const mark = HEADING.exec(lines[at]);
-  const level = Math.min(6, mark[1].length + 2); // below the page's own headings
-  return [at + 1, () => el(`h${level}`, {}, inline(lines[at].slice(mark[0].length).replace(/ #+ *$/, "").trim()))];
+  const text = lines[at].slice(mark[0].length).replace(/ #+ *$/, "").trim();
+  // One level for all: a model skips levels as it likes, which would break the outline that screen readers offer.
+  return [at + 1, () => el("h3", { class: `size-${mark[1].length}` }, inline(text))];
 }
 
 function rule(lines, at) {

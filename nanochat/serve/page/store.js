@@ -3,6 +3,7 @@
 
 const TAB = sessionStorage.getItem("nanochat.tab") ?? newId();
 sessionStorage.setItem("nanochat.tab", TAB);
+const RESCUE = "nanochat.rescue.";
 const SILENT_MS = 6000; // an answer that another tab writes is saved more often than this
 
 export function newId() {
@@ -48,6 +49,7 @@ export class Store extends EventTarget {
       queueMicrotask(() => store.#fault(error));
     }
     store.#channel.onmessage = ({ data }) => store.#hear(data);
+    addEventListener("pagehide", () => store.#leave());
     return store;
   }
 
@@ -61,7 +63,23 @@ export class Store extends EventTarget {
     for (const conversation of conversations) {
       if (conversation.deleted && Date.now() - conversation.deleted > 60_000) this.purge(conversation.id);
     }
-    messages.filter((message) => message.state === "streaming").forEach((message) => this.#checkWriter(message.id));
+    this.#rescue();
+    messages.forEach((message) => this.#checkWriter(message.id));
+  }
+
+  /** The database may not finish a write while the page closes; this storage does. */
+  #leave() {
+    const open = [...this.messages.values()].filter(({ state, tab }) => state === "streaming" && tab === TAB);
+    if (open.length) localStorage.setItem(RESCUE + TAB, JSON.stringify(open));
+  }
+
+  #rescue() {
+    for (const key of Object.keys(localStorage).filter((each) => each.startsWith(RESCUE))) {
+      for (const message of JSON.parse(localStorage.getItem(key))) {
+        if (this.conversations.has(message.conversation)) this.putMessage({ ...message, state: "interrupted" });
+      }
+      localStorage.removeItem(key);
+    }
   }
 
   /** An answer whose writer is gone (this tab was reloaded, or another was closed) is interrupted. */
@@ -197,7 +215,7 @@ export class Store extends EventTarget {
 
   /** Show a newer state of a message, which is saved later. */
   show(message) {
-    this.#keep(message);
+    this.#keep({ ...message, tab: TAB });
     this.#changed(message.conversation);
   }
 

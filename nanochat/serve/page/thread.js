@@ -98,7 +98,8 @@ class MessageView {
     this.actions = actions;
     this.body = el("div", { class: "body" });
     this.foot = el("div", { class: "foot" });
-    this.root = el("article", { class: `message ${role}`, tabIndex: -1, "aria-label": NAMES[role] }, this.body, this.foot);
+    const name = el("h2", { class: "sr-only" }, NAMES[role]);
+    this.root = el("article", { class: `message ${role}`, tabIndex: -1, "aria-label": NAMES[role] }, name, this.body, this.foot);
   }
 
   update(message, siblings, last) {

@@ -81,6 +81,26 @@ def context(browser, server: Listening) -> Iterator:
 def page(context, server: Listening):
     page = context.new_page()
     page.goto(server.url)
-    page.get_by_role("button", name="Send", exact=True).wait_for()
     page.locator("#model option").first.wait_for(state="attached")
     return page
+
+
+def started(page) -> None:
+    """Wait until the page has the server's models."""
+    page.locator("#model option").first.wait_for(state="attached")
+
+
+def ask(page, text: str = "Hello") -> None:
+    """Write a message and send it."""
+    page.get_by_label("Your message").fill(text)
+    page.get_by_label("Your message").press("Enter")
+
+
+def answers(page):
+    """The assistant's texts, in order."""
+    return page.locator(".message.assistant .body")
+
+
+def bodies(page):
+    """All texts, in order."""
+    return page.locator(".message .body")

@@ -1,0 +1,94 @@
+// A row of tokens that can be explored by mouse, touch and keyboard, and the panel that describes one of them.
+
+import { el, percent } from "./dom.js";
+
+/** A token's text with its spaces and line ends visible. */
+export const visible = ({ text, special }) =>
+  special ?? (text ? text.replace(/\n/g, "↵") : "⋯");
+
+export const quoted = (token) => `“${visible(token).replace(/^ | $/g, "␣")}”`;
+
+/** Tokens as buttons with one tab stop; arrow keys move. `onlook` hears of hover and focus, `onpick` of click. */
+export class Strip {
+  tokens = [];
+  #at = 0;
+  #pinned = -1;
+
+  constructor(label, { onlook, onpick = null }) {
+    this.onlook = onlook;
+    this.onpick = onpick;
+    this.root = el("div", { class: "strip", role: "group", "aria-label": label });
+    const index = ({ target }) => [...this.root.children].indexOf(target.closest("button"));
+    const look = (event) => {
+      const at = index(event);
+      if (at >= 0 && (event.type === "focusin" || this.#pinned < 0)) this.look(at);
+    };
+    this.root.addEventListener("pointerover", look);
+    this.root.addEventListener("focusin", look);
+    this.root.addEventListener("click", (event) => {
+      const at = index(event);
+      if (at < 0) return;
+      this.#pinned = this.#pinned === at ? -1 : at;
+      this.look(at);
+      this.onpick?.(this.tokens[at], at);
+    });
+    this.root.addEventListener("keydown", (event) => {
+      const last = this.tokens.length - 1;
+      const to = { ArrowLeft: this.#at - 1, ArrowRight: this.#at + 1, Home: 0, End: last }[event.key];
+      if (to === undefined || !this.root.children[to]) return;
+      event.preventDefault();
+      this.root.children[to].focus();
+    });
+  }
+
+  clear() {
+    this.tokens = [];
+    this.#at = 0;
+    this.#pinned = -1;
+    this.root.replaceChildren();
+  }
+
+  /** `heat` from 0 to 1 colours the token, `marks` are classes, `says` is what a screen reader adds to its text. */
+  add(token, { heat = 0, marks = "", says = "" }) {
+    this.tokens.push(token);
+    const node = el(
+      "button",
+      { type: "button", class: `token ${marks}`, tabIndex: this.tokens.length === 1 ? 0 : -1, "aria-label": `${quoted(token)} ${says}` },
+      visible(token),
+    );
+    node.style.setProperty("--heat", `${Math.round(heat * 85)}%`);
+    this.root.append(node);
+    if (/\n/.test(token.text)) this.root.append(el("br"));
+  }
+
+  look(at) {
+    const nodes = this.root.querySelectorAll("button");
+    nodes[this.#at]?.setAttribute("tabindex", -1);
+    nodes[this.#at]?.classList.remove("looked");
+    this.#at = at;
+    nodes[at].setAttribute("tabindex", 0);
+    nodes[at].classList.add("looked");
+    this.onlook(this.tokens[at], at);
+  }
+}
+
+/** Bars of a distribution: rows of {token, p, note, onclick, was}. */
+export function bars(rows) {
+  const most = Math.max(...rows.map((row) => Math.max(row.p, row.was ?? 0)), 1e-9);
+  return el("ol", { class: "bars" }, ...rows.map(({ token, p, was = null, chosen = false, onclick = null, title }) => {
+    const width = (share) => `${(100 * share) / most}%`;
+    const bar = el("i");
+    bar.style.width = width(p);
+    const before = was === null ? null : el("b");
+    if (before) before.style.left = width(was);
+    const content = [
+      el("span", { class: "text" }, visible(token).replace(/^ | $/g, "␣")),
+      el("span", { class: "bar-box" }, bar, before ?? ""),
+      el("span", { class: "share" }, percent(p)),
+    ];
+    const inner = onclick
+      ? el("button", { type: "button", onclick, title, "aria-label": `${title}, ${percent(p)}` }, ...content)
+      : el("div", {}, ...content);
+    return el("li", { class: `${chosen ? "chosen" : ""}${p === 0 ? " cut" : ""}` }, inner);
+  }));
+}
