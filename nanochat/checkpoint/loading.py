@@ -15,6 +15,7 @@ from nanochat.model.backend import Backend, choose_backend
 from nanochat.model.cost import meta_model
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
+from nanochat.paths import Paths
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -58,12 +59,12 @@ class LoadedModel:
     directory: Path
 
 
-def find_run(run: str | Path, runtime: Runtime) -> Path:
+def find_run(run: str | Path, paths: Paths) -> Path:
     """The folder of a run's checkpoints, by its name or path. Raises ValueError if there is none."""
-    for directory in (runtime.paths.all_checkpoints / run, Path(run)):
+    for directory in (paths.all_checkpoints / run, Path(run)):
         if store.committed(directory):
             return directory
-    known = sorted(path.name for path in runtime.paths.all_checkpoints.glob("*") if store.committed(path))
+    known = sorted(path.name for path in paths.all_checkpoints.glob("*") if store.committed(path))
     hint = (
         f"there are: {', '.join(known)}"
         if known
@@ -77,7 +78,7 @@ def open_checkpoint(run: str | Path, runtime: Runtime, step: int | None = None) 
 
     Raises ValueError if the run or step does not exist, EnvironmentFault if it is torn.
     """
-    directory = find_run(run, runtime)
+    directory = find_run(run, runtime.paths)
     step = runtime.processes.decide(lambda: step if step is not None else store.latest(directory))
     if step is None:
         raise EnvironmentFault(f"every checkpoint in {directory} is torn: restore the files, or train again")

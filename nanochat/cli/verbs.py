@@ -81,6 +81,9 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("chat",): Verb(
         "chat with a model, or ask one question with -p", "nanochat.cli.chat", "ChatConfig", needs="runtime"
     ),
+    ("serve",): Verb(
+        "serve models: an OpenAI-compatible API and a web page", "nanochat.serve.server", "ServeConfig"
+    ),
     ("report", "reset"): Verb("start a new report", "nanochat.report.generate", "ResetConfig", "run_reset"),
     ("report", "generate"): Verb(
         "write the report from the runs' results",

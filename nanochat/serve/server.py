@@ -1,0 +1,290 @@
+"""`nanochat serve`: flags, the socket, uvicorn, and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import h11
+import torch
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from nanochat.checkpoint.loading import find_run
+from nanochat.cli.chat import ChatConfig
+from nanochat.console import say
+from nanochat.errors import EnvironmentFault
+from nanochat.flags import ModelTag
+from nanochat.hardware import memory
+from nanochat.infer.sampler import SamplingParams
+from nanochat.paths import Paths
+from nanochat.runtime import Runtime, open_runtime
+from nanochat.serve.application import make_app
+from nanochat.serve.catalogue import Catalogue
+from nanochat.serve.faults import invalid
+from nanochat.serve.guard import Access
+from nanochat.serve.limits import Limits
+from nanochat.serve.pool import ModelPool, PoolSettings
+from nanochat.serve.service import Service
+from nanochat.serve.telemetry import Telemetry
+
+_SHARE_OF_MEMORY = 0.5
+"""Of what is available at the start, for models, unless --memory says how much."""
+_STALLED_MS = 60_000
+"""A client that accepts nothing for this long loses its connection."""
+_SEND_BUFFER_BYTES = 2**18
+"""Of a connection in the kernel, which by default would hold megabytes for a client that does not read."""
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What to serve, to whom, and within which limits."""
+
+    model_tag: ModelTag = ChatConfig.model_tag
+    """The run that answers requests that name none: its model tag, or the path of its checkpoints. Others of the base
+    directory are loaded when a request names them."""
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0: all, so that other machines can ask."""
+    port: int = 8000
+    """0 chooses a free one."""
+    api_key: str | None = None
+    """Refuse requests without this key (Authorization: Bearer KEY)."""
+    allow_host: tuple[str, ...] = ()
+    """Further names under which clients reach this server, for example behind a proxy; *: any."""
+    cors_origin: tuple[str, ...] = ()
+    """Other origins whose web pages may ask, for example https://example.org; *: all."""
+    system: str | None = None
+    """The page's system prompt."""
+    temperature: float = ChatConfig.temperature
+    """Of requests that give none; so are top_k, top_p and max_new_tokens."""
+    top_k: int | None = ChatConfig.top_k
+    top_p: float = ChatConfig.top_p
+    max_new_tokens: int = ChatConfig.max_new_tokens
+    max_tokens: int | None = None
+    """Limit of max_tokens of a request; None: the model's context."""
+    max_rows: int = 16
+    """Answers that each model generates at once; memory for all is allocated when it is loaded."""
+    max_waiting: int = 64
+    """Answers that may wait for each model; further requests get 429."""
+    max_seconds: float = 300.0
+    """Limit of a request from its arrival to the end of its answer."""
+    max_body_bytes: int = 2**20
+    max_messages: int = 512
+    memory: float | None = None
+    """GB for models; the least recently used idle one is unloaded to make room. None: half of what is available."""
+    replicas: int = 1
+    """Processes behind the one port, on a machine with several GPUs one each."""
+    log_requests: bool = False
+    """Also log the bodies of requests."""
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class ServeResult:
+    """Where the server was."""
+
+    url: str
+    model_tag: str
+
+
+def run(config: ServeConfig, paths: Paths) -> ServeResult:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises ValueError for a missing model and invalid settings, OSError if the port is taken.
+    """
+    from nanochat.serve.replicas import run_replicas
+
+    _check(config)
+    find_run(config.model_tag, paths)
+    with listening(config.host, config.port) as listener:
+        url = f"http://{_shown_host(config.host)}:{listener.getsockname()[1]}"
+        say(f"{config.model_tag} on {url} (the page), {url}/v1 (the API). Ctrl-C stops.")
+        if config.replicas > 1:
+            run_replicas(config, paths, listener)
+        else:
+            serve(config, paths, listener)
+    return ServeResult(url, config.model_tag)
+
+
+def serve(config: ServeConfig, paths: Paths, listener: socket.socket) -> None:
+    """Serve with this process. Raises EnvironmentFault if the default model cannot be loaded."""
+    _log_to_stderr()
+    with open_runtime(config.device, config.dtype, paths) as runtime:
+        service = make_service(config, runtime)
+        server = Server(service, make_app(service, access(config), paths))
+        server.run([listener])
+    if service.pool.load_fault is not None:
+        raise EnvironmentFault(f"{config.model_tag} cannot be loaded: {service.pool.load_fault}")
+
+
+def make_service(config: ServeConfig, runtime: Runtime) -> Service:
+    """The parts of the app for a config. Raises ValueError for a missing model and invalid settings."""
+    directory = find_run(config.model_tag, runtime.paths)
+    catalogue = Catalogue(runtime.paths, {directory.name: directory})
+    telemetry = Telemetry()
+    limits = Limits(config.max_body_bytes, config.max_messages, config.max_tokens, config.max_seconds)
+    budget = _SHARE_OF_MEMORY * _available_bytes(runtime) if config.memory is None else config.memory * 1e9
+    settings = PoolSettings(int(budget), config.max_rows, config.max_waiting, limits.buffered_events)
+    pool = ModelPool(runtime, catalogue, settings, telemetry.observer)
+    return Service(pool, telemetry, limits, directory.name, _defaults(config), config.system)
+
+
+def access(config: ServeConfig) -> Access:
+    """Who may ask."""
+    return Access(config.api_key, (*config.allow_host, config.host), config.cors_origin, config.log_requests)
+
+
+def _defaults(config: ServeConfig) -> SamplingParams:
+    return SamplingParams(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        max_new_tokens=config.max_new_tokens,
+    )
+
+
+def _check(config: ServeConfig) -> None:
+    _defaults(config)
+    least = {
+        "max_rows": 1,
+        "max_waiting": 0,
+        "max_messages": 1,
+        "max_body_bytes": 1,
+        "replicas": 1,
+        "max_tokens": 1,
+        "memory": 0,
+        "max_seconds": 0,
+        "port": 0,
+    }
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value is not None and not value >= bound:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+    if config.api_key == "":
+        raise ValueError("--api-key is empty")
+    gpus = torch.cuda.device_count()
+    if config.replicas > 1 and gpus and config.device in ("auto", "cuda") and config.replicas > gpus:
+        raise ValueError(f"--replicas {config.replicas}, but there are {gpus} GPUs")
+
+
+def _available_bytes(runtime: Runtime) -> int:
+    if runtime.device.type == "cuda":
+        return torch.cuda.mem_get_info(runtime.device)[0]
+    return memory().available
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket. Raises OSError naming the address, ValueError for an impossible one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        if sys.platform == "linux":
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED_MS)
+        try:
+            listener.bind((host, port))
+        except (OSError, OverflowError) as error:
+            if isinstance(error, OverflowError | socket.gaierror):
+                raise ValueError(f"cannot listen on {host} port {port}: {error}") from None
+            raise EnvironmentFault(
+                f"cannot listen on {host} port {port}: {error.strerror}; choose another --port (0: any free one)"
+            ) from None
+        listener.listen(1024)
+        yield listener
+
+
+def _shown_host(host: str) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    return f"[{shown}]" if ":" in shown and not shown.startswith("[") else shown
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our signals, errors and log."""
+
+    def __init__(self, service: Service, app: object):
+        super().__init__(
+            uvicorn.Config(
+                app,  # type: ignore[arg-type]
+                http=_Protocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                log_level=logging.CRITICAL,  # the app logs, and answers, its own failures
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=round(service.limits.seconds),
+            )
+        )
+        self._service = service
+
+    def stop(self) -> None:
+        """Accept nothing new, refuse what waits, finish what runs. A second call ends that too."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+        self._service.pool.drain()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGTERM and SIGINT, which only a main thread receives."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Also end if the default model cannot be loaded."""
+        self.should_exit |= self._service.pool.load_fault is not None
+        return await super().on_tick(counter)
+
+
+class _Protocol(H11Protocol):
+    """Answers malformed HTTP in our form."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP request."""
+        if self.conn.our_state is not h11.IDLE and self.conn.our_state is not h11.SEND_RESPONSE:
+            self.transport.abort()  # in the middle of a response nothing else can be said
+            return
+        fault = invalid("this is not a valid HTTP request", code="invalid_http")
+        body = json.dumps(fault.body()).encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        for event in (
+            h11.Response(status_code=fault.status, headers=headers),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
+def _log_to_stderr() -> None:
+    log = logging.getLogger("nanochat.serve")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)

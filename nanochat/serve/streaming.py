@@ -1,0 +1,125 @@
+"""Answers while they are generated: server-sent events, cancelled when the client leaves or falls too far behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from nanochat.infer.request import Event
+from nanochat.serve.faults import ApiFault, crashed
+from nanochat.serve.worker import Channel, SlowReader
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Renderer(Protocol):
+    """Turns a request's events into the objects that its client receives."""
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Before the first token."""
+
+    def chunks(self, batch: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
+        """For new events of its samples."""
+
+    def closing(self) -> list[dict[str, Any]]:
+        """After the last token."""
+
+
+@asynccontextmanager
+async def cancelled_on_disconnect(receive: Receive, channel: Channel) -> AsyncIterator[None]:
+    """Close the channel when the client disconnects, or at the end of the block."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        channel.close()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        channel.close()
+
+
+def out_of_time(seconds: float) -> ApiFault:
+    """The fault for an answer that takes too long."""
+    return ApiFault(504, f"the answer was not complete within {seconds:g} s", code="timeout")
+
+
+class EventStream(Response):
+    """Sends what `renderer` makes of a channel's events.
+
+    The response starts with the first events, so that a request that is refused while it waits gets a status of its
+    own. A later error is sent as an event.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, channel: Channel, renderer: Renderer, max_seconds: float):
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._channel, self._renderer, self._max_seconds = channel, renderer, max_seconds
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI response."""
+        async with cancelled_on_disconnect(receive, self._channel):
+            try:
+                await self._answer(send)
+            except ApiFault as fault:
+                if not self._started:
+                    raise
+                await self._write(send, [fault.body()])
+            except SlowReader:
+                return  # incomplete, so that the connection is closed
+            if self._started:
+                await send({"type": "http.response.body", "body": DONE, "more_body": False})
+
+    async def _answer(self, send: Send) -> None:
+        """Send all events. Raises ApiFault, and SlowReader if the client holds up a write."""
+        try:
+            async with asyncio.timeout(self._max_seconds) as deadline:
+                overflow = asyncio.get_running_loop().time
+                self._channel.on_overflow = lambda: deadline.reschedule(overflow())
+                async for batch in self._channel:
+                    if not self._started:
+                        await self._start(send)
+                    await self._write(send, self._renderer.chunks(batch))
+                if self._started:
+                    await self._write(send, self._renderer.closing())
+        except TimeoutError:
+            if self._channel.overflowed:
+                raise SlowReader from None
+            raise out_of_time(self._max_seconds) from None
+
+    async def _start(self, send: Send) -> None:
+        self._started = True
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await self._write(send, self._renderer.opening())
+
+    async def _write(self, send: Send, objects: Iterable[dict[str, Any]]) -> None:
+        body = "".join(f"data: {json.dumps(item)}\n\n" for item in objects)
+        if body:
+            await send({"type": "http.response.body", "body": body.encode(), "more_body": True})
+
+
+async def collected(channel: Channel, receive: Receive, max_seconds: float) -> list[tuple[int, Event]] | None:
+    """All events of a request, or None if the client left. Raises ApiFault."""
+    events: list[tuple[int, Event]] = []
+    async with cancelled_on_disconnect(receive, channel):
+        try:
+            async with asyncio.timeout(max_seconds):
+                async for batch in channel:
+                    events += batch
+        except TimeoutError:
+            raise out_of_time(max_seconds) from None
+        except SlowReader:  # the loop itself is behind, which only a fault of ours can cause
+            raise crashed() from None
+    return None if channel.unfinished else events

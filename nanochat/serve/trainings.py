@@ -1,0 +1,95 @@
+"""`/api/runs`: what trainings, running or finished, have written to their metrics files."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nanochat.checkpoint import store
+from nanochat.config import finite, to_json
+from nanochat.errors import EnvironmentFault
+from nanochat.metrics import LoggedRow, parse_row
+from nanochat.metrics_rows import StepRow
+from nanochat.paths import Paths
+from nanochat.serve.faults import ApiFault, invalid, json_response
+
+_MOST_BYTES = 2**20
+"""Of a metrics file per response; the client asks again from where it ended."""
+_TAIL_BYTES = 2**16
+"""Enough for the newest step and stage."""
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Trainings:
+    """The endpoints that read metrics files."""
+
+    def __init__(self, paths: Paths):
+        self._paths = paths
+
+    async def runs(self, request: Request) -> Response:
+        """`GET /api/runs`."""
+        return json_response(await asyncio.to_thread(self._list))
+
+    async def metrics(self, request: Request) -> Response:
+        """`GET /api/runs/{run}/metrics?after=BYTE`: the rows after a byte, and where to continue."""
+        run, after = request.path_params["run"], request.query_params.get("after", "0")
+        if not after.isdecimal() or len(after) > 15:
+            raise invalid("after must be a number of bytes: the 'next' of the last response", param="after")
+        path = self._paths.metrics(run) if _RUN.fullmatch(run) else None
+        if path is None or not path.is_file():
+            raise ApiFault(404, f"there is no run {run[:100]!r}: GET /api/runs lists them", code="not_found")
+        return json_response(await asyncio.to_thread(_rows_after, path, int(after)))
+
+    def _list(self) -> list[dict[str, Any]]:
+        files = (self._paths.base / "runs").glob("*/metrics.jsonl")
+        return [self._summary(path) for path in sorted(files) if _RUN.fullmatch(path.parent.name)]
+
+    def _summary(self, path: Path) -> dict[str, Any]:
+        run, size = path.parent.name, path.stat().st_size
+        rows, _ = _read(path, max(0, size - _TAIL_BYTES))
+        steps = [logged.row.step for logged in rows if isinstance(logged.row, StepRow)]
+        return {
+            "run": run,
+            "stage": rows[-1].stage if rows else None,
+            "steps": max(steps, default=None),
+            "finished": self._finished(run),
+            "updated": path.stat().st_mtime,
+        }
+
+    def _finished(self, run: str) -> bool:
+        """Whether the newest checkpoint is at the end of the schedule. Its files are not hashed here."""
+        directory = self._paths.checkpoints(run)
+        steps = store.committed(directory)
+        try:
+            return bool(steps) and store.load_meta(directory, steps[-1]).finished
+        except (EnvironmentFault, ValueError):
+            return False
+
+
+def _rows_after(path: Path, after: int) -> dict[str, Any]:
+    if after > path.stat().st_size:  # another run's file took the place of this one
+        after = 0
+    rows, following = _read(path, after)
+    return {"rows": [finite(to_json(logged.to_json())) for logged in rows], "next": following}
+
+
+def _read(path: Path, start: int) -> tuple[list[LoggedRow], int]:
+    """(rows of the complete lines from a byte on, the byte after them). Invalid lines are left out."""
+    with path.open("rb") as file:
+        file.seek(start)
+        block = file.read(_MOST_BYTES)
+    complete = block[: block.rfind(b"\n") + 1]
+    if not complete and len(block) == _MOST_BYTES:  # no line is that long: pass over it
+        complete = block
+    rows = []
+    for line in complete.splitlines():
+        try:
+            rows.append(parse_row(line))
+        except ValueError:
+            continue
+    return rows, start + len(complete)

@@ -1,0 +1,344 @@
+"""A loaded model and its engine in one thread, fed through a queue. Everything else happens on the event loop.
+
+The loop puts functions into the thread's inbox; the thread runs them between steps of the engine and sends the new
+tokens of each step back in one call. Requests beyond the engine's rows wait here, so that a stopping server can refuse
+those that have not started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Protocol, TypeVar
+
+import torch
+
+from nanochat.infer.engine import Engine
+from nanochat.infer.request import Event
+from nanochat.infer.sampler import SamplingParams
+from nanochat.model.gpt import GPT
+from nanochat.serve.faults import ApiFault, busy, crashed, invalid, stopping
+
+T = TypeVar("T")
+_log = logging.getLogger("nanochat.serve")
+
+
+class SlowReader(Exception):  # noqa: N818 - the client's doing
+    """The client reads so slowly that its answer does not fit the buffer."""
+
+
+class Observer(Protocol):
+    """Receives what a worker does, on the event loop."""
+
+    def started(self, waited: float, prompt_tokens: int) -> None:
+        """A sample left the queue."""
+
+    def tokens(self, count: int, first_after: float | None, gap: float | None) -> None:
+        """New tokens of a sample; seconds from its arrival if they are the first, else since the last ones."""
+
+    def ended(self, reason: str, seconds: float) -> None:
+        """A sample ended: stop, length, abort or error."""
+
+    def depth(self, running: int, waiting: int) -> None:
+        """How many samples run and wait."""
+
+
+class Channel:
+    """What one request receives: the events of its samples as they arrive. Closing it cancels those still running."""
+
+    def __init__(self, limit: int, cancel: Callable[[Channel], None]):
+        self._limit, self._cancel = limit, cancel
+        self._items: deque[tuple[int, Event]] = deque()
+        self._wake = asyncio.Event()
+        self._fault: Exception | None = None
+        self._closed = False
+        self.unfinished = 0
+        self.overflowed = False
+        self.on_overflow: Callable[[], None] = lambda: None
+
+    def push(self, index: int, events: Sequence[Event]) -> None:
+        """Add new events of a sample."""
+        if self._closed or self._fault is not None:
+            return
+        self._items.extend((index, event) for event in events)
+        self.unfinished -= events[-1].finished is not None
+        if len(self._items) > self._limit:
+            self._items.clear()
+            self.overflowed = True
+            self.fail(SlowReader())
+            self.on_overflow()
+        self._wake.set()
+
+    def fail(self, fault: Exception) -> None:
+        """End the request with an error, after what has already arrived."""
+        if self._fault is None:
+            self._fault = fault
+            self._cancel(self)
+            self._wake.set()
+
+    def close(self) -> None:
+        """The client wants no more."""
+        if not self._closed:
+            self._closed = True
+            if self.unfinished:
+                self._cancel(self)
+            self._wake.set()
+
+    async def __aiter__(self) -> AsyncIterator[list[tuple[int, Event]]]:
+        """All (sample, event) that have arrived since the last time, until every sample is finished or it is closed.
+
+        Raises the fault that ended the request.
+        """
+        while not self._closed:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._items:
+                batch = list(self._items)
+                self._items.clear()
+                yield batch
+            if self._fault is not None:
+                raise self._fault
+            if not self.unfinished and not self._items:
+                return
+
+
+@dataclass(eq=False)
+class _Queued:
+    """One answer to one prompt. `request_id` is the engine's, once it runs."""
+
+    index: int
+    prompt: Sequence[int]
+    params: SamplingParams
+    channel: Channel
+    arrived: float = field(default_factory=time.perf_counter)
+    last_token: float | None = None
+    request_id: int | None = None
+
+
+class Worker:
+    """The thread of one model.
+
+    Args:
+        name: for the log.
+        open_engine: makes the engine, and the model for direct computations; called in the thread.
+        max_rows: samples that run at once.
+        max_waiting: samples that may wait.
+        buffered: events that a reader may be behind.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_engine: Callable[[], tuple[Engine, GPT]],
+        observer: Observer,
+        *,
+        max_rows: int,
+        max_waiting: int,
+        buffered: int,
+    ):
+        self._name, self._open_engine, self._observer = name, open_engine, observer
+        self._max_rows, self._max_waiting, self._buffered = max_rows, max_waiting, buffered
+        self._loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.outstanding = 0
+        """Samples and computations accepted and not ended, as the loop knows."""
+        self.broken = False
+        self._draining = False
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._waiting: deque[_Queued] = deque()
+        self._running: dict[int, _Queued] = {}
+        self._stopped = False
+        self._engine: Engine
+        self._model: GPT
+        self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
+        self._thread.start()
+
+    # ---- on the event loop
+
+    @property
+    def max_seq_len(self) -> int:
+        """Tokens of a prompt and its answer together."""
+        return self._engine.max_seq_len
+
+    def answer(self, prompts: Sequence[tuple[Sequence[int], SamplingParams]]) -> Channel:
+        """Queue a request's samples. Raises ApiFault if the queue is full or the server is stopping."""
+        self._claim(len(prompts))
+        channel = Channel(self._buffered, self._cancel)
+        channel.unfinished = len(prompts)
+        queued = [_Queued(index, ids, params, channel) for index, (ids, params) in enumerate(prompts)]
+        self._inbox.put(lambda: self._waiting.extend(queued))
+        return channel
+
+    async def compute(self, function: Callable[[GPT], T]) -> T:
+        """The result of a function of the model, run between two steps. Raises as `answer`, and what it raises."""
+        self._claim(1)
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                with torch.inference_mode():
+                    result = function(self._model)
+            except Exception as error:
+                self._post(_settle, future.set_exception, future, error)
+            else:
+                self._post(_settle, future.set_result, future, result)
+
+        self._inbox.put(run)
+        try:
+            return await future
+        finally:
+            self.outstanding -= 1
+
+    def drain(self) -> None:
+        """Refuse requests from now on, and those that wait; finish those that run."""
+        self._draining = True
+        self._inbox.put(self._refuse_waiting)
+
+    async def stop(self) -> None:
+        """End the thread, with everything that runs."""
+        self._draining = True
+        self._inbox.put(self._stop)
+        await asyncio.to_thread(self._thread.join)
+
+    def _claim(self, samples: int) -> None:
+        if self._draining:
+            raise stopping()
+        if self.broken:
+            raise crashed()
+        if self.outstanding + samples > self._max_rows + self._max_waiting:
+            raise busy(f"{self.outstanding} answers are running or waiting already: try again later")
+        self.outstanding += samples
+
+    def _cancel(self, channel: Channel) -> None:
+        self._inbox.put(lambda: self._drop(channel))
+
+    def _arrive(self, arrived: list[tuple[_Queued, list[Event]]], running: int, waiting: int) -> None:
+        """The new tokens of one step."""
+        now = time.perf_counter()
+        for queued, events in arrived:
+            first = now - queued.arrived if queued.last_token is None else None
+            gap = None if queued.last_token is None else now - queued.last_token
+            queued.last_token = now
+            self._observer.tokens(len(events), first, gap)
+            queued.channel.push(queued.index, events)
+            if events[-1].finished:
+                self._ended(queued, events[-1].finished)
+        self._observer.depth(running, waiting)
+
+    def _ended(self, queued: _Queued, reason: str) -> None:
+        self.outstanding -= 1
+        self._observer.ended(reason, time.perf_counter() - queued.arrived)
+
+    def _failed(self, ended: Sequence[_Queued], fault: ApiFault | None, running: int, waiting: int) -> None:
+        """Samples that end without being finished: cancelled (no fault) or refused."""
+        for queued in ended:
+            self._ended(queued, "abort" if fault is None else "error")
+            if fault is not None:
+                queued.channel.fail(fault)
+        self._observer.depth(running, waiting)
+
+    # ---- in the thread
+
+    def _run(self) -> None:
+        try:
+            self._engine, self._model = self._open_engine()
+        except Exception as error:
+            self._post(_settle, self.ready.set_exception, self.ready, error)
+            return
+        self._post(_settle, self.ready.set_result, self.ready, None)
+        while not self._stopped:
+            try:
+                self._take_messages()
+                self._step()
+            except Exception:
+                _log.exception("the engine of %s failed", self._name)
+                self._break()
+        self._end(list(self._running.values()), stopping())
+        self._refuse_waiting()
+        del self._engine, self._model
+
+    def _take_messages(self) -> None:
+        """Run what is in the inbox; wait for something if there is nothing else to do."""
+        if not self._running and not self._waiting:
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _step(self) -> None:
+        started: list[_Queued] = []
+        while self._waiting and len(self._running) < self._max_rows:
+            queued = self._waiting.popleft()
+            try:
+                queued.request_id = self._engine.submit(queued.prompt, queued.params)
+            except ValueError as error:
+                self._end([queued], invalid(str(error)))
+                continue
+            self._running[queued.request_id] = queued
+            started.append(queued)
+        if started:
+            self._post(self._report_started, started, time.perf_counter())
+        if not self._running:
+            return
+        arrived: dict[int, list[Event]] = {}
+        for event in self._engine.step():
+            arrived.setdefault(event.request_id, []).append(event)
+        samples = [(self._running[request_id], events) for request_id, events in arrived.items()]
+        for queued, events in samples:
+            if events[-1].finished:
+                self._forget(queued)
+        if samples:
+            self._post(self._arrive, samples, len(self._running), len(self._waiting))
+
+    def _report_started(self, started: Sequence[_Queued], now: float) -> None:
+        for queued in started:
+            self._observer.started(now - queued.arrived, len(queued.prompt))
+
+    def _forget(self, queued: _Queued) -> None:
+        assert queued.request_id is not None
+        del self._running[queued.request_id]
+
+    def _drop(self, channel: Channel) -> None:
+        gone = [queued for queued in self._running.values() if queued.channel is channel]
+        gone += [queued for queued in self._waiting if queued.channel is channel]
+        self._end(gone, None)
+
+    def _end(self, ended: Sequence[_Queued], fault: ApiFault | None) -> None:
+        for queued in ended:
+            if queued.request_id is not None:
+                self._engine.cancel(queued.request_id)
+                self._forget(queued)
+            elif queued in self._waiting:
+                self._waiting.remove(queued)
+        if ended:
+            self._post(self._failed, ended, fault, len(self._running), len(self._waiting))
+
+    def _refuse_waiting(self) -> None:
+        self._end(list(self._waiting), stopping())
+
+    def _break(self) -> None:
+        """After a failure the engine's state is unknown: answer everything with an error, and take no more."""
+        self.broken = True
+        ended = [*self._running.values(), *self._waiting]
+        self._running.clear()
+        self._waiting.clear()
+        self._post(self._failed, ended, crashed(), 0, 0)
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    def _post(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call a function on the event loop, unless that has ended."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _settle(setter: Callable[..., None], future: asyncio.Future[T], *value: object) -> None:
+    """Set a future's result, unless whoever waited has been cancelled."""
+    if not future.done():
+        setter(*value)

@@ -1,0 +1,194 @@
+"""The page's endpoints: probabilities equal a direct forward, answers equal the command line's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanochat.checkpoint.loading import load_model
+from nanochat.cli.chat import ChatConfig
+from nanochat.cli.chat import run as run_chat
+from nanochat.metrics import open_metrics
+from nanochat.paths import Paths
+from nanochat.processes import Processes
+from nanochat.runtime import Runtime
+from nanochat.serve.lab import score_tokens
+from nanochat.tokenizer.chat_format import render
+from tests.serve.conftest import BASE, CHAT, CONTEXT, Running, train_row
+
+USER = {"role": "user", "content": "hi"}
+
+
+@pytest.fixture(scope="module")
+def loaded(served_base: Path) -> Any:
+    runtime = Runtime(Processes(), torch.device("cpu"), torch.float32, Paths(served_base))
+    return load_model(CHAT, runtime)
+
+
+@torch.inference_mode()
+def logprobs_after(loaded: Any, ids: list[int]) -> torch.Tensor:
+    return loaded.model.logits(loaded.model(torch.tensor([ids]))[0, -1]).log_softmax(-1)
+
+
+def test_every_token_has_the_probability_of_a_direct_forward(server: Running, loaded: Any) -> None:
+    prompt, *tokens = server.post(
+        "/api/generate", messages=[USER], max_tokens=12, top_logprobs=4, seed=5
+    ).events
+    assert prompt["seed"] == 5
+    ids = [token["id"] for token in prompt["prompt"]]
+    assert [token["special"] for token in prompt["prompt"]][-1] == "<|assistant_start|>"
+    assert len(tokens) == 12
+    for token in tokens:
+        direct = logprobs_after(loaded, ids)
+        assert token["logprob"] == pytest.approx(direct[token["id"]].item(), abs=1e-4)
+        assert len(token["top"]) == 4
+        for rival in token["top"]:
+            assert rival["logprob"] == pytest.approx(direct[rival["id"]].item(), abs=1e-4)
+        ids.append(token["id"])
+    assert [token["finished"] for token in tokens] == [None] * 11 + ["length"]
+
+
+def test_an_answer_continues_after_a_rival(server: Running) -> None:
+    _, *tokens = server.post("/api/generate", messages=[USER], max_tokens=6, temperature=0).events
+    ids = [token["id"] for token in tokens]
+    _, *rest = server.post(
+        "/api/generate", messages=[USER], reply_ids=ids[:3], max_tokens=3, temperature=0
+    ).events
+    assert [token["id"] for token in rest] == ids[3:]
+    rival = next(top["id"] for top in tokens[2]["top"] if top["id"] != ids[2])
+    opening, *other = server.post(
+        "/api/generate", messages=[USER], reply_ids=[*ids[:2], rival], max_tokens=3, temperature=0
+    ).events
+    assert [token["id"] for token in opening["prompt"][-3:]] == [*ids[:2], rival]
+    assert [token["id"] for token in other] != ids[3:]
+
+
+def test_a_seed_gives_the_command_lines_answer(server: Running, served_base: Path, capsys: Any) -> None:
+    runtime = Runtime(Processes(), torch.device("cpu"), torch.float32, Paths(served_base))
+    said = run_chat(ChatConfig(CHAT, prompt="hi", seed=9, max_new_tokens=20), runtime).turns[0].answer
+    answer = server.chat(seed=9, max_tokens=20).json
+    assert answer["choices"][0]["message"]["content"] == said
+    _, *tokens = server.post("/api/generate", messages=[USER], seed=9, max_tokens=20).events
+    assert "".join(token["text"] for token in tokens) == said
+
+
+def test_next_gives_the_distribution_before_sampling(server: Running, loaded: Any) -> None:
+    ids = [1, 2, 3]
+    answer = server.post("/api/next", ids=ids, top=10).json
+    direct = logprobs_after(loaded, ids)
+    assert [token["id"] for token in answer["tokens"]] == direct.topk(10).indices.tolist()
+    values = [token["logprob"] for token in answer["tokens"]]
+    assert values == pytest.approx(direct.topk(10).values.tolist(), abs=1e-4)
+    spread = [logit - value for logit, value in zip(answer["logits"], values, strict=True)]
+    assert spread == pytest.approx(
+        [spread[0]] * 10, abs=1e-4
+    )  # logits are log-probabilities up to a constant
+
+
+def test_score_is_the_surprise_of_each_token(server: Running, loaded: Any) -> None:
+    text = "héllo"
+    answer = server.post("/api/score", text=text).json
+    ids = [loaded.tokenizer.bos, *loaded.tokenizer.encode(text)]
+    for at, token in enumerate(answer["tokens"], start=1):
+        direct = logprobs_after(loaded, ids[:at])[ids[at]].item()
+        assert token["logprob"] == pytest.approx(direct, abs=1e-4)
+        assert token["bits"] == pytest.approx(-direct / math.log(2), abs=1e-3)
+        assert len(token["top"]) == 5
+    assert bytes(byte for token in answer["tokens"] for byte in token["bytes"]).decode() == text
+    total = sum(token["bits"] for token in answer["tokens"])
+    assert answer["bits_per_byte"] == pytest.approx(total / len(text.encode()))
+
+
+def test_a_long_text_is_scored_in_windows(loaded: Any) -> None:
+    ids = [
+        loaded.tokenizer.bos,
+        *torch.randint(256, (150,), generator=torch.Generator().manual_seed(0)).tolist(),
+    ]
+    with torch.inference_mode():
+        whole = score_tokens(loaded.model, ids, CONTEXT)
+        windows = score_tokens(loaded.model, ids, 32)
+    assert len(windows) == len(whole) == 150
+    assert [s.logprob for s in windows[:32]] == pytest.approx([s.logprob for s in whole[:32]], abs=1e-4)
+    with torch.inference_mode():  # the last window starts half a context before what it adds
+        start = 32 + (len(ids) - 1 - 32 - 1) // 16 * 16 - 16
+        last = score_tokens(loaded.model, ids[start:], 32)
+    assert windows[-1].logprob == pytest.approx(last[-1].logprob, abs=1e-4)
+
+
+def test_tokens_show_the_stream_and_its_mask(server: Running, loaded: Any) -> None:
+    messages = [
+        USER,
+        {
+            "role": "assistant",
+            "content": "so 2!",
+            "executed_tools": [{"type": "python", "arguments": "1+1", "output": "2", "offset": 3}],
+        },
+    ]
+    tokens = server.post("/api/tokens", messages=messages).json["tokens"]
+    parts = [
+        {"type": "text", "text": "so "},
+        {"type": "python", "text": "1+1"},
+        {"type": "python_output", "text": "2"},
+        {"type": "text", "text": "2!"},
+    ]
+    ids, mask = render(loaded.tokenizer, {"messages": [USER, {"role": "assistant", "content": parts}]})
+    assert [token["id"] for token in tokens] == ids
+    assert [token["supervised"] for token in tokens] == [bool(m) for m in mask]
+    roles = "".join((token["role"] or "-")[0] for token in tokens)
+    assert roles == "-" + "u" * 4 + "a" * 4 + "p" * 5 + "o" * 3 + "a" * 3
+    text = server.post("/api/tokens", text="ab", model=BASE).json["tokens"]
+    assert [token["supervised"] for token in text] == [False, True, True]
+
+
+def test_info_has_the_servers_defaults(server: Running) -> None:
+    info = server.ask("GET", "/api/info").json
+    assert info["default_model"] == CHAT
+    assert info["defaults"]["temperature"] == ChatConfig.temperature
+    assert info["limits"]["context"] == CONTEXT
+
+
+def test_a_trainings_metrics_are_read_as_they_grow(server: Running, served_base: Path) -> None:
+    runs = {run["run"]: run for run in server.ask("GET", "/api/runs").json}
+    assert runs[BASE]["stage"] == "pretrain"
+    assert runs[BASE]["steps"] == 3
+    assert runs[BASE]["finished"] is False
+    first = server.ask("GET", f"/api/runs/{BASE}/metrics").json
+    assert [row["step"] for row in first["rows"]] == [1, 2, 3]
+    path = Paths(served_base).metrics(BASE)
+    with open_metrics(path, "pretrain", wandb_run=None, config={}, enabled=True, resume=True) as metrics:
+        metrics.log(train_row(4))
+    with path.open("ab") as file:
+        file.write(b'not json\n{"kind": "train", "half a line')
+    following = server.ask("GET", f"/api/runs/{BASE}/metrics?after={first['next']}").json
+    assert [row["step"] for row in following["rows"]] == [4]
+    again = server.ask("GET", f"/api/runs/{BASE}/metrics?after={following['next']}").json
+    assert again == {"rows": [], "next": following["next"]}
+    for wrong in ("/api/runs/nope/metrics", "/api/runs/..%2fx/metrics", f"/api/runs/{BASE}/metrics?after=x"):
+        assert server.ask("GET", wrong).error
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/api/generate", {}, "messages"),
+        ("/api/generate", {"ids": []}, "ids"),
+        ("/api/generate", {"ids": [99999]}, "ids"),
+        ("/api/generate", {"text": "x", "reply_ids": [-1]}, "reply_ids"),
+        ("/api/generate", {"text": "x", "top_logprobs": 21}, "top_logprobs"),
+        ("/api/next", {"ids": []}, "ids"),
+        ("/api/next", {"ids": [1] * (CONTEXT + 1)}, "ids"),
+        ("/api/next", {"ids": [1], "top": 0}, "top"),
+        ("/api/score", {"text": ""}, "text"),
+        ("/api/score", {"text": "x" * 9000}, "text"),
+        ("/api/tokens", {}, "messages"),
+        ("/tokenize", {}, "prompt"),
+    ],
+)
+def test_a_mistake_names_the_field(server: Running, path: str, fields: dict, param: str) -> None:
+    answered = server.post(path, **fields)
+    assert answered.status == 400
+    assert answered.error["param"] == param
