@@ -38,6 +38,7 @@ export class Store extends EventTarget {
   #children = new Map(); // conversation id → parent id or null → messages in order of creation
   #channel = new BroadcastChannel("nanochat");
   #database = null;
+  #writes = 0;
 
   static async open() {
     const store = new Store();
@@ -97,6 +98,7 @@ export class Store extends EventTarget {
 
   async #write(names, work) {
     if (!this.#database) return;
+    this.#writes++;
     try {
       const transaction = this.#database.transaction(names, "readwrite");
       work(...names.map((name) => transaction.objectStore(name)));
@@ -115,13 +117,18 @@ export class Store extends EventTarget {
     this.dispatchEvent(new CustomEvent("change", { detail: { conversation } }));
   }
 
+  /** Another tab has written. A read that a write of this tab has overtaken is repeated: it may be stale. */
   async #hear({ conversation, message }) {
     if (!this.#database) return;
-    const transaction = this.#database.transaction(["conversations", "messages"]);
-    const found = await done(transaction.objectStore("conversations").get(conversation));
+    let found, written, writes;
+    do {
+      writes = this.#writes;
+      const transaction = this.#database.transaction(["conversations", "messages"]);
+      const read = (name, id) => id && done(transaction.objectStore(name).get(id));
+      [found, written] = await Promise.all([read("conversations", conversation), read("messages", message)]);
+    } while (writes !== this.#writes);
     if (found) this.conversations.set(conversation, found);
     else this.#forget(conversation);
-    const written = message && (await done(transaction.objectStore("messages").get(message)));
     if (found && written) this.#keep(written);
     this.#changed(conversation);
   }

@@ -101,7 +101,7 @@ def test_both_tabs_answering_in_one_conversation_become_two_versions(
     ask(page, "From one")
     expect(other.get_by_text("From one")).to_be_visible()
     other.get_by_role("button", name="Regenerate").first.click()
-    expect(answers(other)).to_have_text("You said: Q1.")
+    expect(answers(other)).to_have_text(["You said: Q1."])
     slow.go.set()
     expect(other.locator(".assistant .branches")).to_have_text("2/2")
     other.get_by_role("button", name="Previous version").click()
@@ -164,7 +164,7 @@ def test_everything_is_exported_in_the_form_that_fine_tuning_reads(
     ]
     read = [c for split in ("train", "val") for c in open_jsonl(file, split).conversations]
     contents = [[m["content"] for m in c["messages"]] for c in read]
-    assert sorted(contents, key=len) == contents or len(contents) == 2
+    assert len(contents) == 2
     assert ["What is 2+2?", parts] in contents
     assert ["Hi", [{"type": "text", "text": "You said: Hi."}]] in contents  # without the answer that was cut short
     assert open_jsonl(file, "train").dropped == {}
