@@ -38,7 +38,7 @@ export function buildReshape(section, lab) {
   let data = null;
 
   const controls = Object.entries(sliders).map(([name, control]) => {
-    outputs[name] = el("output", {});
+    outputs[name] = el("b", {});
     control.addEventListener("input", draw);
     return el("label", { class: "reshaping" }, el("span", {}, names[name], outputs[name]), control);
   });

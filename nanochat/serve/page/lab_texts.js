@@ -60,31 +60,29 @@ export function buildStream(section, lab) {
     facts.textContent = `Token ${at + 1}: ${quoted(token)}, id ${token.id}, ${who}${how}; ${token.supervised ? "training teaches it" : "not trained on"}.`;
   }
 
-  function show(tokens) {
-    strip.clear();
-    for (const token of tokens) {
-      const marks = [token.special ? "special" : token.role ?? "", token.forced ? "forced" : "", token.supervised ? "supervised" : ""];
-      strip.add(token, { marks: marks.join(" "), says: marks.filter(Boolean).join(", ") });
-    }
+  function add(token) {
+    const marks = [token.special ? "special" : token.role, token.forced && "forced", token.supervised && "supervised"];
+    strip.add(token, { marks: marks.filter(Boolean).join(" "), says: marks.filter(Boolean).join(", ") });
   }
 
   const { form } = lab.form("Run", [lab.field("Message", prompt, true)], async (signal) => {
     const user = { role: "user", content: prompt.value };
     const model = lab.model;
-    let [before, reply, parts] = [[], [], []];
+    let parts = [];
+    strip.clear();
     for await (const item of stream("api/generate", { model, messages: [user], temperature: 0, top_logprobs: 0 }, signal)) {
-      if (item.prompt) before = item.prompt;
+      if (item.prompt) item.prompt.forEach(add);
       else {
-        reply.push({ ...item, role: item.part === "text" ? "assistant" : item.part });
+        add({ ...item, role: item.part === "text" ? "assistant" : item.part });
         parts = addToParts(parts, item);
       }
-      show([...before, ...reply]);
     }
     // What training would see. If the answer tokenises differently when it is read again, that is shown instead.
     const { tokens } = await postJson("api/tokens", { model, messages: wireMessages("", [user, { role: "assistant", content: parts }]) }, signal);
-    const written = [...before, ...reply];
+    const written = strip.tokens;
     const whole = written.every((token, i) => token.id === tokens[i]?.id);
-    show(tokens.map((token, i) => ({ ...token, forced: whole && Boolean(written[i]?.forced) })));
+    strip.clear();
+    tokens.forEach((token, i) => add({ ...token, forced: whole && written[i]?.forced }));
     facts.textContent = `${tokens.length} tokens, ${tokens.filter((token) => token.supervised).length} of them trained on.`;
     if (!whole) facts.textContent += " Read again, the answer is cut into other tokens than the model wrote: shown as training sees it.";
   });

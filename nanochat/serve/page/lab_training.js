@@ -40,30 +40,31 @@ export function buildTraining(section, lab) {
   async function read() {
     clearTimeout(timer);
     const run = select.value;
-    if (!run) return;
+    const finished = () => runs.find((each) => each.run === run)?.finished;
     try {
-      const got = await getJson(`api/runs/${encodeURIComponent(run)}/metrics?after=${next}`);
-      if (run !== select.value) return;
-      const fresh = got.rows.length || !next;
-      next = got.next;
-      rows = [...rows, ...got.rows];
-      if (fresh) draw();
-      if (!runs.find((each) => each.run === run)?.finished) await list();
+      for (let got = null; run && (!got || got.rows.length); ) {
+        got = await getJson(`api/runs/${encodeURIComponent(run)}/metrics?after=${next}`);
+        if (run !== select.value) return;
+        rows = got.next < next ? got.rows : [...rows, ...got.rows]; // fewer: a new training took its place
+        next = got.next;
+        if (got.rows.length) draw();
+      }
+      if (!finished()) await list();
     } catch {
       // The banner tells; the next reading tries again.
     }
-    const over = runs.find((each) => each.run === run)?.finished;
-    if (!over && seen) timer = setTimeout(read, EVERY_MS);
+    if (!finished() && seen) timer = setTimeout(read, EVERY_MS);
   }
 
   function choose() {
     rows = [];
     next = 0;
+    draw();
     read();
   }
 
   async function list() {
-    runs = (await getJson("api/runs")).filter((run) => run.stage !== "recipe" && run.stage !== "tokenizer");
+    runs = (await getJson("api/runs")).filter(({ steps }) => steps !== null).sort((a, b) => b.updated - a.updated);
     const names = runs.map(({ run }) => run);
     if (names.join() === [...select.options].map(({ value }) => value).join()) return;
     const chosen = select.value;

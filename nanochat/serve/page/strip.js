@@ -2,9 +2,10 @@
 
 import { el, percent } from "./dom.js";
 
-/** A token's text with its spaces and line ends visible. */
-export const visible = ({ text, special }) =>
-  special ?? (text ? text.replace(/\n/g, "↵") : "⋯");
+const picture = (character) => (character === "\n" ? "↵" : String.fromCharCode(0x2400 + character.charCodeAt(0)));
+
+/** A token's text with its control characters visible; a part of a character that a later token completes is ⋯. */
+export const visible = ({ text, special }) => special ?? (text.replace(/[\0-\x1f]/g, picture) || "⋯");
 
 export const quoted = (token) => `“${visible(token).replace(/^ | $/g, "␣")}”`;
 

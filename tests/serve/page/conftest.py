@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.serve.conftest import Running, serving
 from tests.serve.page_stub import Listening, Stub
 
 REQUIRED = os.environ.get("NANOCHAT_REQUIRE_BROWSER") == "1"
@@ -54,10 +59,11 @@ def server(stub: Stub) -> Iterator[Listening]:
     listening.stop()
 
 
-@pytest.fixture
-def context(browser, server: Listening) -> Iterator:
+@contextmanager
+def profile(browser, port: int, **options: Any) -> Iterator:
     """A fresh profile. At the end: no error in the console, no request to another host."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce", **options}
+    context = browser.new_context(**options)
     context.set_default_timeout(10_000)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     faults: list[str] = []
@@ -74,15 +80,51 @@ def context(browser, server: Listening) -> Iterator:
     yield context
     context.close()
     assert faults == []
-    assert hosts - {"", f"127.0.0.1:{server.port}"} == set()
+    assert hosts - {"", f"127.0.0.1:{port}"} == set()
+
+
+@pytest.fixture
+def context(browser, server: Listening) -> Iterator:
+    with profile(browser, server.port) as context:
+        yield context
 
 
 @pytest.fixture
 def page(context, server: Listening):
+    """The chat page, on the stub."""
     page = context.new_page()
     page.goto(server.url)
-    page.locator("#model option").first.wait_for(state="attached")
+    started(page)
     return page
+
+
+@pytest.fixture(scope="session")
+def real_server(served_base: Path) -> Iterator[Running]:
+    """The real server with tiny models of random weights."""
+    with serving(served_base) as running:
+        running.worker()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core."""
+    spec = find_spec("axe_playwright_python")
+    if spec is None or spec.origin is None:
+        _absent("axe-playwright-python is not installed (runs/setup.sh --dev)")
+    return (Path(spec.origin).parent / "axe.min.js").read_text()
+
+
+def violations(page, axe: str) -> list:
+    """What axe-core finds, as (rule, elements)."""
+    page.evaluate(axe)
+    found = page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations")
+    return [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found]
+
+
+def overflow(page) -> int:
+    """Pixels by which the page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth - innerWidth")
 
 
 def started(page) -> None:

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.serve.page.conftest import REQUIRED, answers, ask, started
+from tests.serve.page.conftest import answers, ask, overflow, profile, started, violations
 from tests.serve.page_stub import PAGE, Listening, Stub
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="session")
-def axe() -> str:
-    """The source of axe-core."""
-    spec = find_spec("axe_playwright_python")
-    if spec is None or spec.origin is None:
-        (pytest.fail if REQUIRED else pytest.skip)("axe-playwright-python is not installed (runs/setup.sh --dev)")
-    return (Path(spec.origin).parent / "axe.min.js").read_text()
-
-
-def violations(page: Page, axe: str) -> list:
-    page.evaluate(axe)
-    found = page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations")
-    return [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found]
 
 
 SCREENS = [(theme, width) for theme in ("light", "dark") for width in (360, 1280)]
@@ -57,17 +39,13 @@ def test_the_chat_has_no_violation(page: Page, stub: Stub, axe: str, theme: str,
         assert violations(page, axe) == []
 
 
-def _overflow(page: Page) -> int:
-    return page.evaluate("document.documentElement.scrollWidth - innerWidth")
-
-
 @pytest.mark.parametrize("width", [320, 360, 768, 1280, 2560])
 def test_nothing_is_cut_off_at_any_width(page: Page, stub: Stub, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 700})
     stub.plan(f"{'W' * 400}\n\n```py\n{'x' * 400}\n```\n\n|{'a|' * 40}\n|{'-|' * 40}\n")
     ask(page, "M" * 300)
     expect(answers(page).locator(".code")).to_be_visible()
-    assert _overflow(page) <= 0
+    assert overflow(page) <= 0
     for control in ("Settings", "Send"):
         page.get_by_role("button", name=control, exact=True).click(trial=True)
     box = page.locator(".message.assistant").bounding_box()
@@ -77,16 +55,15 @@ def test_nothing_is_cut_off_at_any_width(page: Page, stub: Stub, width: int) -> 
 
 def test_at_twice_the_size_a_laptop_still_shows_log_and_composer(browser, server: Listening, stub: Stub) -> None:
     """Zoom of 200 % on 1280 × 720 is a window of 640 × 360 pixels of CSS."""
-    context = browser.new_context(viewport={"width": 640, "height": 360}, device_scale_factor=2)
-    page = context.new_page()
-    page.goto(server.url)
-    started(page)
-    ask(page, "\n".join("line" for _ in range(40)))
-    expect(answers(page)).to_contain_text("You said: ")
-    page.get_by_label("Your message").fill("\n".join("line" for _ in range(40)))
-    assert page.locator("#log").bounding_box()["height"] > 80
-    page.get_by_role("button", name="Send", exact=True).click(trial=True)
-    context.close()
+    with profile(browser, server.port, viewport={"width": 640, "height": 360}, device_scale_factor=2) as context:
+        page = context.new_page()
+        page.goto(server.url)
+        started(page)
+        ask(page, "\n".join("line" for _ in range(40)))
+        expect(answers(page)).to_contain_text("You said: ")
+        page.get_by_label("Your message").fill("\n".join("line" for _ in range(40)))
+        assert page.locator("#log").bounding_box()["height"] > 80
+        page.get_by_role("button", name="Send", exact=True).click(trial=True)
 
 
 def test_everything_works_by_keyboard(page: Page, stub: Stub) -> None:
@@ -151,15 +128,15 @@ def test_reduced_motion_stops_every_animation(page: Page, stub: Stub) -> None:
 
 
 def test_touch_screens_send_by_the_button(browser, server: Listening, stub: Stub) -> None:
-    context = browser.new_context(viewport={"width": 360, "height": 700}, has_touch=True, is_mobile=True)
-    page = context.new_page()
-    page.goto(server.url)
-    started(page)
-    ask(page, "line")
-    expect(page.get_by_label("Your message")).to_have_value("line\n")
-    page.get_by_role("button", name="Send", exact=True).tap()
-    expect(answers(page)).to_have_text("You said: line.")
-    context.close()
+    screen = {"viewport": {"width": 360, "height": 700}, "has_touch": True, "is_mobile": True}
+    with profile(browser, server.port, **screen) as context:
+        page = context.new_page()
+        page.goto(server.url)
+        started(page)
+        ask(page, "line")
+        expect(page.get_by_label("Your message")).to_have_value("line\n")
+        page.get_by_role("button", name="Send", exact=True).tap()
+        expect(answers(page)).to_have_text("You said: line.")
 
 
 def test_the_page_is_small_and_whole() -> None:
