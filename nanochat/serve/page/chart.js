@@ -2,7 +2,7 @@
 
 import { el, svg } from "./dom.js";
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [560, 190, 44, 24, 8];
+const [WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP] = [560, 190, 44, 24, 24, 8];
 
 /** At most `most` points: means of equal runs. */
 function thinned(points, most) {
@@ -32,11 +32,11 @@ export function chart(name, points, { dots = false } = {}) {
   const low = ys[0];
   const high = Math.max(ys[Math.floor(ys.length * 0.985)], low + 1e-3); // the first steps would flatten the rest
   const last = points.at(-1)[0] || 1;
-  const x = (step) => LEFT + ((WIDTH - LEFT - 8) * step) / last;
+  const x = (step) => LEFT + ((WIDTH - LEFT - RIGHT) * step) / last;
   const y = (value) => TOP + ((HEIGHT - TOP - BOTTOM) * (high - Math.min(value, high))) / (high - low);
   const text = (content, props) => svg("text", props, document.createTextNode(content));
   const grid = ticks(low, high, 4).flatMap((value) => [
-    svg("line", { x1: LEFT, x2: WIDTH - 8, y1: y(value), y2: y(value), class: "grid" }),
+    svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: "grid" }),
     text(String(value), { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }),
   ]);
   const steps = ticks(0, last, 5).map((step) => text(step.toLocaleString("en"), { x: x(step), y: HEIGHT - 6, "text-anchor": "middle" }));
@@ -51,7 +51,7 @@ export function chart(name, points, { dots = false } = {}) {
   const readout = el("span", { class: "readout" }, latest);
   drawing.addEventListener("pointermove", ({ clientX }) => {
     const box = drawing.getBoundingClientRect();
-    const step = (((clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - 8) * last;
+    const step = (((clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - RIGHT) * last;
     const near = points.reduce((best, point) => (Math.abs(point[0] - step) < Math.abs(best[0] - step) ? point : best));
     readout.textContent = `${near[1].toFixed(3)} at step ${near[0].toLocaleString("en")}`;
     for (const [attribute, value] of [["cx", x(near[0])], ["cy", y(near[1])], ["visibility", "visible"]]) cursor.setAttribute(attribute, value);

@@ -17,7 +17,8 @@ const store = await Store.open();
 const answers = new Answers(store);
 const input = $("input");
 const grow = growing(input);
-let settings = null;
+const settings = new Settings();
+let reached = false; // the server has said what it has
 let models = [];
 let current = null; // the conversation that is shown; null before its first message
 let draftSystem = ""; // the system prompt of a conversation that has no message yet
@@ -56,9 +57,8 @@ async function reply(parent, text) {
 }
 
 function ready() {
-  if (settings && $("model").value && !answers.running(current)) return true;
-  if (!settings) watch.saw({ code: "unreachable" });
-  return false;
+  if (!reached) boot(); // says what is wrong
+  return reached && $("model").value && !answers.running(current);
 }
 
 const actions = {
@@ -201,7 +201,6 @@ const systemPrompt = {
 };
 
 function openSettings() {
-  if (!settings) return watch.saw({ code: "unreachable" });
   settings.render($("settings-form"), systemPrompt);
   $("settings").showModal();
 }
@@ -226,7 +225,7 @@ $("file").addEventListener("change", async () => {
 $("sidebar-open").append(button("Conversations", "menu", () => showSidebar(true), { class: "quiet" }));
 $("sidebar-close").append(button("Close", "close", () => showSidebar(false), { class: "quiet" }));
 $("new-chat").append(button("New chat", "plus", () => {
-  draftSystem = settings?.get("system") ?? "";
+  draftSystem = settings.get("system") ?? "";
   open(null);
   showSidebar(false);
   input.focus();
@@ -239,14 +238,17 @@ $("examples").append(...EXAMPLES.map((text) => button(text, null, () => {
   input.focus();
 })));
 
+settings.addEventListener("key", boot);
+
 // --- the server -----------------------------------------------------------------------------------------------------
 
 async function boot() {
   try {
     const [info, listed] = await Promise.all([getJson("api/info"), getJson("v1/models")]);
     models = listed.data;
-    if (!settings) draftSystem = info.defaults.system ?? "";
-    settings = new Settings(info);
+    if (!reached) draftSystem = info.defaults.system ?? "";
+    settings.info = info;
+    reached = true;
     const chosen = localStorage.getItem(MODEL) ?? info.default_model;
     const ids = modelOptions($("model"), models, { kinds: ["chat"], chosen });
     if (!ids.includes(chosen) && ids.includes(info.default_model)) $("model").value = info.default_model;
@@ -264,7 +266,7 @@ function describe(info) {
   const size = model?.nanochat.parameters;
   const words = size >= 1e9 ? `${(size / 1e9).toFixed(1)} billion` : `${(size / 1e6).toFixed(1)} million`;
   $("about").textContent = model
-    ? `A model of ${words} parameters that was trained here and runs on this machine (${info.device}). It is small: it makes mistakes.`
+    ? `A model of ${words} parameters, trained with nanochat, answering on ${info.device}. It is small and makes mistakes.`
     : "";
 }
 $("model").addEventListener("change", () => {

@@ -29,7 +29,7 @@ const ICONS = {
   menu: "M4 7h16M4 12h16M4 17h16",
   plus: "M12 5v14M5 12h14",
   send: "M12 19V5M6 11l6-6 6 6",
-  stop: "M7 7h10v10H7z",
+  stop: "M8 8h8v8H8zM8 10h8M8 12h8M8 14h8",
   copy: "M9 9h10v11H9zM5 15V4h10",
   check: "M5 13l4 4L19 7",
   edit: "M4 20h4L19 9l-4-4L4 16zM13 7l4 4",
@@ -148,7 +148,11 @@ export function themeButton() {
   return node;
 }
 
-export const percent = (p) => (p >= 0.9995 ? "100 %" : p < 0.001 ? "< 0.1 %" : `${(p * 100).toFixed(1)} %`);
+/** A share of 1 as a reader wants it: 0 and 100 only where they are true to a tenth. */
+export function percent(p) {
+  if (p === 0 || p >= 0.9995) return p ? "100 %" : "0 %";
+  return p < 0.001 ? "< 0.1 %" : `${(p * 100).toFixed(1)} %`;
+}
 
 /** A text field as high as its text, up to the limit of its style. */
 export function growing(field) {

@@ -76,8 +76,7 @@ export class Answers extends EventTarget {
       top_logprobs: 0,
       ...(message.ids.length ? { reply_ids: message.ids } : {}),
     };
-    let first = null;
-    let count = 0;
+    const start = performance.now();
     let timer = null;
     const save = () => {
       timer = null;
@@ -90,15 +89,13 @@ export class Answers extends EventTarget {
           now = { ...now, promptTokens: item.prompt.length - message.ids.length, seed: item.seed };
           continue;
         }
-        first ??= performance.now();
-        const seconds = (performance.now() - first) / 1000;
-        count++;
+        const seconds = (performance.now() - start) / 1000;
         now = {
           ...now,
           ids: [...now.ids, item.id],
           content: addToParts(now.content, item),
           finished: item.finished ?? now.finished,
-          rate: seconds > 0 ? (count - 1) / seconds : null, // the first token ends the wait for the prompt
+          rate: (now.ids.length + 1 - message.ids.length) / seconds, // with the wait and the prompt: what a reader sees
         };
         store.show(now);
         timer ??= setTimeout(save, SAVE_MS);

@@ -7,13 +7,13 @@ import { bars, quoted, Strip } from "./strip.js";
 const RIVALS = 10;
 
 export function buildOdds(section, lab, reshape) {
-  const prompt = lab.text("What is the capital of France?");
-  const temperature = lab.number(0.8, { step: 0.1, max: 2 });
+  const prompt = lab.text("Name an animal.");
+  const temperature = lab.number(1, { step: 0.1, max: 2 });
   const seed = lab.number(1, { step: 1 });
   const length = lab.number(60, { step: 1, min: 1 });
   const versions = el("div", { class: "versions row", role: "group", "aria-label": "Versions" });
   const panel = el("div", { class: "panel", role: "region", "aria-label": "The token's rivals" });
-  const hint = el("p", { class: "hint" }, "Hover, tap or use the arrow keys to look at a token.");
+  const hint = el("p", { class: "hint" }, "Hover, tap or use the arrow keys to look at a token; a click keeps it.");
   let answers = []; // {name, tokens}
   let shown = null;
   let request = null; // the prompt of the answers
@@ -53,8 +53,7 @@ export function buildOdds(section, lab, reshape) {
     panel.replaceChildren(
       el("h3", {}, quoted(token), el("span", { class: "share" }, percent(Math.exp(token.logprob)))),
       bars(rows),
-      el("p", { class: "hint" }, rest > 0.0005 ? `All others together: ${percent(rest)}. ` : "", `Token ${at + 1}, id ${token.id}.`),
-      button("Reshape this choice", "sliders", () => reshape.take(request.model, [...promptIds, ...shown.tokens.slice(0, at).map(({ id }) => id)], token), { label: true, class: "small" }),
+      el("div", { class: "row" }, el("span", { class: "hint" }, `Token ${at + 1}, id ${token.id}. `, rest > 0.0005 ? `All others together: ${percent(rest)}.` : ""), el("span", { class: "grow" }), button("Reshape this choice", "sliders", () => reshape.take(request.model, [...promptIds, ...shown.tokens.slice(0, at).map(({ id }) => id)], token), { label: true, class: "small" })),
     );
   }
 
@@ -98,6 +97,6 @@ export function buildOdds(section, lab, reshape) {
   }
 
   panel.append(hint);
-  section.append(form, el("div", { class: "split" }, el("div", {}, versions, strip.root), panel));
+  section.append(form, versions, strip.root, panel);
   return { run };
 }

@@ -6,7 +6,7 @@ import { addToParts, wireMessages } from "./generate.js";
 import { bars, quoted, Strip } from "./strip.js";
 
 export function buildCompare(section, lab) {
-  const prompt = lab.text("Which planet is closest to the Sun?");
+  const prompt = lab.text("What is the capital of France?");
   const [temperature, seed, length] = [lab.number(0.8, { step: 0.1, max: 2 }), lab.number(1, { step: 1 }), lab.number(60, { step: 1, min: 1 })];
   const sides = [0, 1].map((i) => ({ select: el("select", { "aria-label": `Model ${i + 1}` }), text: el("div", { class: "said" }), tokens: [] }));
 
@@ -107,5 +107,5 @@ export function buildSurprise(section, lab) {
     const bits = tokens.reduce((sum, token) => sum + token.bits, 0);
     total.replaceChildren(el("b", {}, `${rate.toFixed(3)} bits per byte`), ` · ${tokens.length} tokens · ${bits.toFixed(0)} bits; the text itself has 8 bits per byte`);
   });
-  section.append(form, el("div", { class: "split" }, el("div", {}, total, strip.root), panel));
+  section.append(form, total, strip.root, panel);
 }

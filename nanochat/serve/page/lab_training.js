@@ -40,6 +40,10 @@ export function buildTraining(section, lab) {
   async function read() {
     clearTimeout(timer);
     const run = select.value;
+    if (document.hidden) {
+      timer = setTimeout(read, EVERY_MS);
+      return;
+    }
     const finished = () => runs.find((each) => each.run === run)?.finished;
     try {
       for (let got = null; run && (!got || got.rows.length); ) {

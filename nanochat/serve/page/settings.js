@@ -14,26 +14,26 @@ const SETTINGS = [
   { name: "max_tokens", label: "Longest answer", min: 1, max: 1024, step: 1, help: "in tokens" },
 ];
 
+/** Dispatches `key` when the reader has entered another API key. */
 export class Settings extends EventTarget {
+  /** Of the server, once it has answered. */
+  info = { defaults: {}, limits: {} };
   #changed = JSON.parse(localStorage.getItem(KEY) ?? "{}");
-  #info;
 
-  constructor(info) {
+  constructor() {
     super();
-    this.#info = info;
     addEventListener("storage", ({ key, newValue }) => {
       if (key !== KEY) return;
       this.#changed = JSON.parse(newValue ?? "{}");
-      this.dispatchEvent(new Event("change"));
     });
   }
 
   get(name) {
-    return name in this.#changed ? this.#changed[name] : this.#info.defaults[name];
+    return name in this.#changed ? this.#changed[name] : this.info.defaults[name];
   }
 
   set(name, value) {
-    if (value === (this.#info.defaults[name] ?? null)) delete this.#changed[name];
+    if (value === (this.info.defaults[name] ?? null)) delete this.#changed[name];
     else this.#changed[name] = value;
     localStorage.setItem(KEY, JSON.stringify(this.#changed));
   }
@@ -41,7 +41,6 @@ export class Settings extends EventTarget {
   reset() {
     this.#changed = {};
     localStorage.removeItem(KEY);
-    this.dispatchEvent(new Event("change"));
   }
 
   /** The sampling fields of a request. */
@@ -58,7 +57,11 @@ export class Settings extends EventTarget {
       onchange: () => this.set("seed", seed.value === "" ? null : Math.max(0, Math.round(Number(seed.value)))),
     });
     const key = el("input", {
-      type: "password", id: "set-key", autocomplete: "off", value: apiKey.get(), onchange: () => apiKey.set(key.value.trim()),
+      type: "password", id: "set-key", autocomplete: "off", value: apiKey.get(),
+      onchange: () => {
+        apiKey.set(key.value.trim());
+        this.dispatchEvent(new Event("key"));
+      },
     });
     const prompt = el("textarea", {
       id: "set-system", rows: 3, value: system.read(), placeholder: "none", oninput: () => system.write(prompt.value),
@@ -77,7 +80,7 @@ export class Settings extends EventTarget {
   }
 
   #row({ name, label, min, max, step, help }) {
-    const limit = name === "max_tokens" ? Math.max(1, this.#info.limits.max_tokens ?? max) : max;
+    const limit = name === "max_tokens" ? Math.max(1, this.info.limits.max_tokens ?? max) : max;
     const shown = this.get(name) ?? (name === "max_tokens" ? limit : min); // the server says null for "no limit"
     const shared = { min, max: limit, step, value: shown };
     const set = (from, to) => () => {

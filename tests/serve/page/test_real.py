@@ -70,6 +70,20 @@ def test_a_conversation_with_the_real_server(chat: Page, real_server: Running) -
     assert int(used[1]) > 48
 
 
+def test_a_server_with_a_key_asks_for_it(browser, new_server) -> None:
+    with new_server(api_key="secret") as server, profile(browser, server.port) as context:
+        page = context.new_page()
+        page.goto(server.url)
+        expect(page.locator("#notice")).to_have_text("This server wants its API key. Enter it in the settings.")
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("API key").fill("secret")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Escape")
+        expect(page.locator("#notice")).to_be_hidden()
+        ask(page, "Hello")
+        expect(page.locator(".assistant .figures")).to_contain_text("token")
+
+
 def test_stop_frees_the_row(chat: Page, real_server: Running) -> None:
     ask(chat, "Hello")
     chat.get_by_role("button", name="Stop", exact=True).click()
@@ -197,6 +211,7 @@ def test_a_training_is_followed_live(lab: Page, served_base: Path) -> None:
     lab.locator("#training select").select_option(BASE)
     facts = lab.locator("#training .figure")
     expect(facts).to_contain_text("Step 3 of 3")
+    facts.scroll_into_view_if_needed()  # one that nobody sees is not asked for
     path = Paths(served_base).metrics(BASE)
     before = path.read_bytes()
     options = {"wandb_run": None, "config": {}, "enabled": True, "resume": True}
