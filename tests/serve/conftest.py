@@ -36,7 +36,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 from tests.conftest import BYTES, made_up_meta
 
 CONTEXT = 512
-CHAT, BASE = "tiny-chat", "tiny-base"
+CHAT, BASE = "sft", "baserun"
 
 
 def train_row(step: int) -> TrainRow:

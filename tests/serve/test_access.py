@@ -47,6 +47,7 @@ def test_pages_of_other_origins_are_refused(server: Running) -> None:
     assert "access-control-allow-origin" not in own.headers
 
 
+@pytest.mark.slow
 def test_allowed_names_and_origins(new_server: Callable[..., Any]) -> None:
     with new_server(allow_host=("chat.example",), cors_origin=("https://page.example",)) as server:
         headers = {"Host": "chat.example", "Origin": "https://page.example"}
@@ -59,6 +60,7 @@ def test_allowed_names_and_origins(new_server: Callable[..., Any]) -> None:
         assert server.ask("GET", "/v1/models", headers=headers).status == 403
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for(new_server: Callable[..., Any]) -> None:
     with new_server(api_key="sésame") as server:
         for path in ("/", "/lab", "/health", "/static/index.html"):
@@ -100,6 +102,7 @@ def test_another_method_is_an_error_in_our_form(server: Running, method: str) ->
     assert answered.headers["allow"] == "POST"
 
 
+@pytest.mark.slow
 def test_a_large_body_is_refused_before_it_is_sent(new_server: Callable[..., Any]) -> None:
     with new_server(max_body_bytes=1000) as server:
         assert server.ask("POST", "/tokenize", b"x" * 1001).status == 413
@@ -116,6 +119,7 @@ def test_a_large_body_is_refused_before_it_is_sent(new_server: Callable[..., Any
         chunked.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_requests", [False, True])
 def test_the_log_has_texts_only_if_asked(
     new_server: Callable[..., Any], caplog: pytest.LogCaptureFixture, log_requests: bool

@@ -42,6 +42,7 @@ def test_a_client_that_leaves_frees_its_row_within_three_steps(
     assert server.worker().outstanding == 0
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_while_it_waits_gives_up_its_place(
     new_server: Callable[..., Any], gate: Gate, endings: Endings
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_client_that_leaves_while_it_waits_gives_up_its_place(
         first.close()
 
 
+@pytest.mark.slow
 def test_a_full_queue_answers_429(new_server: Callable[..., Any], gate: Gate) -> None:
     with new_server(max_rows=1, max_waiting=1) as server:
         held = [in_background(lambda: server.chat(max_tokens=2)) for _ in range(1)]
@@ -101,6 +103,7 @@ def test_a_slow_reader_ends_alone(server: Running, endings: Endings) -> None:
     assert not received.endswith(b"0\r\n\r\n")  # cut, not completed
 
 
+@pytest.mark.slow
 def test_an_answer_out_of_time_says_so(new_server: Callable[..., Any], gate: Gate) -> None:
     with new_server(max_seconds=0.2) as server:
         late = server.chat()
@@ -116,6 +119,7 @@ def test_an_answer_out_of_time_says_so(new_server: Callable[..., Any], gate: Gat
         server.settle()
 
 
+@pytest.mark.slow
 def test_a_failing_engine_answers_with_an_error_and_is_replaced(
     new_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

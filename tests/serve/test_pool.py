@@ -15,6 +15,8 @@ from nanochat.paths import Paths
 from nanochat.serve import pool as pool_module
 from tests.serve.conftest import BASE, CHAT, Gate, Running, save_run, serving
 
+pytestmark = pytest.mark.slow
+
 GREEDY = {"prompt": "a", "max_tokens": 4, "temperature": 0}
 
 

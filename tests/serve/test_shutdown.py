@@ -21,6 +21,8 @@ from nanochat.cli.main import main
 from tests.serve.conftest import CHAT, Gate
 from tests.serve.test_load import in_background
 
+pytestmark = pytest.mark.slow
+
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -71,7 +73,6 @@ def ask(url: str, **fields: Any) -> dict[str, Any]:
         return json.load(response)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_process_quietly(served_base: Path, number: signal.Signals) -> None:
     with process(served_base, "--device", "cpu") as (server, url):
@@ -82,7 +83,6 @@ def test_a_signal_ends_the_process_quietly(served_base: Path, number: signal.Sig
         assert re.fullmatch(r"\d\d:\d\d:\d\d POST /v1/chat/completions 200 \d+ ms\n", server.stderr.read())
 
 
-@pytest.mark.slow
 def test_a_signal_while_the_model_loads_ends_the_process(served_base: Path) -> None:
     with process(served_base) as (server, _):
         server.send_signal(signal.SIGTERM)
@@ -91,7 +91,6 @@ def test_a_signal_while_the_model_loads_ends_the_process(served_base: Path) -> N
         assert "Traceback" not in server.stderr.read()
 
 
-@pytest.mark.slow
 def test_replicas_answer_behind_one_port_and_end_together(served_base: Path) -> None:
     with process(served_base, "--replicas", "2", "--device", "cpu") as (server, url):
         with ThreadPoolExecutor(8) as threads:

@@ -1,0 +1,326 @@
+"""The server under load, with a trained model of NANOCHAT_BASE_DIR.
+
+    python bench/serve.py                         # 16 clients at once against one after the other; the cost of HTTP
+    python bench/serve.py --soak 60               # mixed clients: latencies, errors, memory; then ten times the load
+
+The server runs in a process of its own; the clients share this one, over raw sockets, so that they cost little. The
+answers of the comparisons have a fixed length: the tokens that would end them are excluded by `logit_bias`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import psutil
+
+from nanochat.checkpoint.loading import LoadedModel, load_model
+from nanochat.infer.engine import Engine
+from nanochat.infer.sampler import SamplingParams
+from nanochat.runtime import open_runtime
+from nanochat.tokenizer.chat_format import render_prompt
+from nanochat.tokenizer.special import ASSISTANT_END, BOS, PYTHON_START
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "Tell me a story about a cat.",
+    "What is 47 times 36?",
+    "Who are you?",
+)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """One request: where to, what, and how it is read."""
+
+    port: int
+    question: str
+    max_tokens: int
+    seed: int
+    banned: tuple[int, ...] = ()
+    leave_after: int | None = None
+    """Close the connection after so many pieces."""
+    pause: float = 0.0
+    """Seconds between reads."""
+
+
+@dataclass
+class Timing:
+    """What a client saw."""
+
+    status: int = 0
+    first: float | None = None
+    gaps: list[float] = field(default_factory=list)
+    tokens: int = 0
+    error: str | None = None
+
+
+@dataclass
+class Tally:
+    """What all clients saw."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    first: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    tokens: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, timing: Timing) -> None:
+        self.statuses[timing.status] += 1
+        self.first += [] if timing.first is None else [timing.first]
+        self.gaps += timing.gaps
+        self.tokens += timing.tokens
+        self.errors += [] if timing.error is None else [timing.error]
+
+
+@contextmanager
+def server(model_tag: str, flags: Sequence[str]) -> Iterator[tuple[int, psutil.Process]]:
+    """`nanochat serve` on a free port; its port and process."""
+    command = [sys.executable, "-m", "nanochat", "serve", "--model", model_tag, "--port", "0", *flags]
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        line = process.stderr.readline()
+        found = re.search(r"http://[\w.]+:(\d+)", line)
+        assert found, line
+        draining = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
+        port = int(found[1])
+        timing = asyncio.run(ask(Answering(port, QUESTIONS[0], 1, 0)))
+        assert timing.status == 200, timing
+        print(f"first answer {time.perf_counter() - began:.2f} s after the command")
+        yield port, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(60)
+        draining.wait(10)
+
+
+async def pieces(reader: asyncio.StreamReader, pause: float) -> AsyncIterator[dict]:
+    """The objects of a stream."""
+    async for line in reader:
+        if line.startswith(b"data: {"):
+            yield json.loads(line[6:])
+            if pause:
+                await asyncio.sleep(pause)
+        elif line.startswith(b"data: [DONE]"):
+            return
+
+
+async def ask(asked: Answering) -> Timing:
+    """Send one streaming request and read the answer."""
+    timing = Timing()
+    body = json.dumps(
+        {
+            "messages": [{"role": "user", "content": asked.question}],
+            "max_tokens": asked.max_tokens,
+            "seed": asked.seed,
+            "logit_bias": dict.fromkeys(map(str, asked.banned), -100),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ).encode()
+    began = time.perf_counter()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", asked.port)
+    except OSError as error:
+        timing.error = str(error)
+        return timing
+    try:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        timing.status = int((await reader.readline()).split()[1])
+        if timing.status == 200:
+            await listen(reader, asked, timing, began)
+    except (OSError, IndexError, ValueError) as error:
+        timing.error = f"{type(error).__name__}: {error}"
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    return timing
+
+
+async def listen(reader: asyncio.StreamReader, asked: Answering, timing: Timing, began: float) -> None:
+    """Read a stream, to its end or until it is time to leave."""
+    last, count = began, 0
+    async for piece in pieces(reader, asked.pause):
+        now = time.perf_counter()
+        if "error" in piece:
+            timing.error = piece["error"]["message"]
+        elif piece.get("usage"):
+            timing.tokens = piece["usage"]["completion_tokens"]
+        elif piece["choices"][0]["delta"].get("content"):
+            if timing.first is None:
+                timing.first = now - began
+            elif not asked.pause:
+                timing.gaps.append(now - last)
+            last = now
+        count += 1
+        if count == asked.leave_after:
+            return
+    if not timing.tokens:
+        timing.error = timing.error or "the stream ended early"
+
+
+def rate(port: int, requests: Sequence[Answering], at_once: bool) -> float:
+    """Tokens per second of all requests."""
+
+    async def run() -> list[Timing]:
+        if at_once:
+            return list(await asyncio.gather(*map(ask, requests)))
+        return [await ask(request) for request in requests]
+
+    began = time.perf_counter()
+    timings = asyncio.run(run())
+    elapsed = time.perf_counter() - began
+    assert all(timing.tokens for timing in timings), timings
+    return sum(timing.tokens for timing in timings) / elapsed
+
+
+def engine_rate(loaded: LoadedModel, requests: Sequence[Answering], rows: int) -> float:
+    """Tokens per second of the same requests with the engine alone."""
+    engine = Engine(loaded.model, loaded.tokenizer, max_rows=rows)
+    rates = []
+    for _ in range(3):  # the first warms up
+        prompts = [
+            render_prompt(loaded.tokenizer, [{"role": "user", "content": request.question}])
+            for request in requests
+        ]
+        params = [
+            SamplingParams(
+                temperature=0.6,
+                top_k=50,
+                seed=request.seed,
+                max_new_tokens=request.max_tokens,
+                logit_bias=tuple((token, -100.0) for token in request.banned),
+            )
+            for request in requests
+        ]
+        began = time.perf_counter()
+        answers = engine.generate(prompts, params)
+        rates.append(sum(len(answer.ids) for answer in answers) / (time.perf_counter() - began))
+    return max(rates[1:])
+
+
+def banned(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """What would end an answer, or make its length depend on a tool."""
+    return tuple(tokenizer.special(name) for name in (ASSISTANT_END, BOS, PYTHON_START))
+
+
+def compare(model_tag: str, clients: int, tokens: int, runs: int) -> None:
+    """Together against one after the other, and against the engine alone."""
+    with open_runtime() as runtime:
+        loaded = load_model(model_tag, runtime)
+        endings = banned(loaded.tokenizer)
+        requests = [
+            Answering(0, QUESTIONS[at % len(QUESTIONS)], tokens, at, endings) for at in range(clients)
+        ]
+        alone = engine_rate(loaded, requests, clients)
+    with server(model_tag, ("--max-rows", str(clients))) as (port, _):
+        here = [replace(request, port=port) for request in requests]
+        rate(port, here, at_once=True)
+        together = [rate(port, here, at_once=True) for _ in range(runs)]
+        one_by_one = [rate(port, here, at_once=False) for _ in range(runs)]
+    many, single = statistics.median(together), statistics.median(one_by_one)
+    print(f"{clients} clients at once   {many:9,.0f} tok/s ({min(together):,.0f} to {max(together):,.0f})")
+    print(f"one after the other  {single:9,.0f} tok/s ({min(one_by_one):,.0f} to {max(one_by_one):,.0f})")
+    print(f"the engine alone     {alone:9,.0f} tok/s")
+    print(
+        f"ratio {many / single:.2f} (to reach: 5); HTTP and streaming cost {1 - many / alone:.0%} (to reach: 15%)"
+    )
+
+
+async def soak(port: int, process: psutil.Process, clients: int, seconds: float) -> tuple[Tally, list[int]]:
+    """Clients of all kinds for some time; what they saw, and the server's memory every second."""
+    tally, resident = Tally(), []
+    end = time.perf_counter() + seconds
+
+    async def client(number: int) -> None:
+        choose = random.Random(number)
+        while time.perf_counter() < end:
+            request = Answering(
+                port, choose.choice(QUESTIONS) * choose.randint(1, 3), choose.randint(1, 120), number
+            )
+            if number % 3 == 0:
+                request = replace(request, leave_after=choose.randint(1, 20))
+            elif number % 8 == 1:
+                request = replace(request, pause=0.05)
+            timing = await ask(request)
+            tally.add(timing)
+            if timing.status == 429:
+                await asyncio.sleep(choose.uniform(0.5, 1.5))
+
+    async def watch() -> None:
+        while time.perf_counter() < end:
+            resident.append(process.memory_info().rss)
+            await asyncio.sleep(1)
+
+    await asyncio.gather(watch(), *(client(number) for number in range(clients)))
+    return tally, resident
+
+
+def percentiles(values: Sequence[float]) -> str:
+    """p50, p95 and p99 in milliseconds."""
+    if len(values) < 2:
+        return "too few values"
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return ", ".join(f"p{p} {cuts[p - 1] * 1000:.1f} ms" for p in (50, 95, 99))
+
+
+def report(tally: Tally, seconds: float) -> None:
+    statuses = ", ".join(f"{status}: {count}" for status, count in sorted(tally.statuses.items()))
+    print(f"  responses by status: {statuses}; errors: {len(tally.errors)}")
+    for error in sorted(set(tally.errors))[:5]:
+        print(f"    {error}")
+    print(f"  tokens received to the end: {tally.tokens / seconds:,.0f} per s")
+    print(f"  time to first token  {percentiles(tally.first)}")
+    print(f"  between tokens       {percentiles(tally.gaps)}")
+
+
+def long_run(model_tag: str, clients: int, seconds: float) -> None:
+    """A soak of 64 clients, then ten times as many for a tenth of the time."""
+    with server(model_tag, ("--max-rows", "16", "--max-waiting", str(clients))) as (port, process):
+        asyncio.run(soak(port, process, clients, min(10.0, seconds / 4)))  # warms up
+        print(f"{clients} clients for {seconds:g} s, a third leaving early, an eighth reading slowly")
+        tally, resident = asyncio.run(soak(port, process, clients, seconds))
+        report(tally, seconds)
+        window = min(60, max(1, len(resident) // 2))
+        first, last = statistics.mean(resident[:window]), statistics.mean(resident[-window:])
+        print(
+            f"  memory: first {window} s {first / 1e6:.1f} MB, last {last / 1e6:.1f} MB ({last / first - 1:+.1%})"
+        )
+        print(f"{clients * 10} clients for {seconds / 4:g} s")
+        tally, _ = asyncio.run(soak(port, process, clients * 10, seconds / 4))
+        report(tally, seconds / 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model-tag", default="sft")
+    parser.add_argument("--clients", type=int, help="default: 16, or 64 with --soak")
+    parser.add_argument("--tokens", type=int, default=120, help="of each answer in the comparisons")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--soak", type=float, metavar="SECONDS")
+    args = parser.parse_args()
+    if args.soak is None:
+        compare(args.model_tag, args.clients or 16, args.tokens, args.runs)
+    else:
+        long_run(args.model_tag, args.clients or 64, args.soak)
+
+
+if __name__ == "__main__":
+    main()
