@@ -4,7 +4,6 @@ import { postJson, stream } from "./api.js";
 import { el, percent } from "./dom.js";
 import { bars, quoted } from "./strip.js";
 
-const MOST = 4096; // tokens that are asked for: all of a small vocabulary
 const SHOWN = 12;
 
 /** Probabilities after temperature, top-k and top-p, as the engine computes them; `logits` are sorted, best first. */
@@ -55,7 +54,7 @@ export function buildReshape(section, lab) {
   }
 
   async function load(model, ids, signal) {
-    const top = Math.min(MOST, lab.models.find(({ id }) => id === model.split("@")[0])?.nanochat.vocab_size ?? MOST);
+    const top = lab.models.find(({ id }) => id === model.split("@")[0]).nanochat.vocab_size; // all, to be exact
     data = await postJson("api/next", { model, ids, top }, signal);
     draw();
   }

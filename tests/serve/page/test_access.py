@@ -53,9 +53,13 @@ def test_nothing_is_cut_off_at_any_width(page: Page, stub: Stub, width: int) -> 
     assert box["x"] + box["width"] <= width
 
 
-def test_at_twice_the_size_a_laptop_still_shows_log_and_composer(browser, server: Listening, stub: Stub) -> None:
+def test_at_twice_the_size_a_laptop_still_shows_log_and_composer(
+    browser, server: Listening, stub: Stub
+) -> None:
     """Zoom of 200 % on 1280 × 720 is a window of 640 × 360 pixels of CSS."""
-    with profile(browser, server.port, viewport={"width": 640, "height": 360}, device_scale_factor=2) as context:
+    with profile(
+        browser, server.port, viewport={"width": 640, "height": 360}, device_scale_factor=2
+    ) as context:
         page = context.new_page()
         page.goto(server.url)
         started(page)
@@ -156,7 +160,9 @@ def test_its_files_have_the_size_of_a_module() -> None:
         assert len(path.read_text().splitlines()) <= 300, path.name
 
 
-@pytest.mark.parametrize("forbidden", ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("])
+@pytest.mark.parametrize(
+    "forbidden", ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("]
+)
 def test_no_script_parses_markup(forbidden: str) -> None:
     assert [path.name for path in PAGE.glob("*.js") if forbidden in path.read_text()] == []
 

@@ -166,7 +166,10 @@ def test_everything_is_exported_in_the_form_that_fine_tuning_reads(
     contents = [[m["content"] for m in c["messages"]] for c in read]
     assert len(contents) == 2
     assert ["What is 2+2?", parts] in contents
-    assert ["Hi", [{"type": "text", "text": "You said: Hi."}]] in contents  # without the answer that was cut short
+    assert [
+        "Hi",
+        [{"type": "text", "text": "You said: Hi."}],
+    ] in contents  # without the answer that was cut short
     assert open_jsonl(file, "train").dropped == {}
 
     fresh = context.browser.new_context()
@@ -175,7 +178,9 @@ def test_everything_is_exported_in_the_form_that_fine_tuning_reads(
     started(other)
     file.write_text(file.read_text() + 'nonsense\n{"messages": []}\n' + _training_line())
     other.set_input_files("#file", file)
-    expect(other.locator(".toast")).to_contain_text("Imported 3 conversations; 2 lines left out (line 3: not JSON)")
+    expect(other.locator(".toast")).to_contain_text(
+        "Imported 3 conversations; 2 lines left out (line 3: not JSON)"
+    )
     expect(titles(other)).to_have_count(3)
     other.get_by_role("button", name="What is 2+2?", exact=True).click()
     expect(other.locator(".assistant .branches")).to_have_text("1/2")

@@ -44,13 +44,33 @@ def test_hostile_markdown_stays_text(page: Page, stub: Stub) -> None:
     links = made.locator("a").evaluate_all("links => links.map((link) => [link.protocol, link.rel])")
     assert {protocol for protocol, _ in links} == {"https:", "mailto:"}
     assert all("noopener" in rel for _, rel in links)
-    attributes = "nodes => nodes.flatMap((n) => n.getAttributeNames()).filter((a) => a.startsWith('on') || a === 'style')"
-    assert made.locator("*").evaluate_all(attributes) == []
+    names = set(made.locator("*").evaluate_all("nodes => nodes.flatMap((node) => node.getAttributeNames())"))
+    assert [name for name in names if name.startswith("on") or name == "style"] == []
 
 
 @pytest.mark.parametrize(
     "piece",
-    ["*", "_a ", "**a *", "[", "[a](", "![", "`", "``a`", "> ", "- ", "# ", "|", "|-", "~~", "<", "1. ", " ", "\\", "http://"],
+    [
+        "*",
+        "_a ",
+        "**a *",
+        "[",
+        "[a](",
+        "![",
+        "`",
+        "``a`",
+        "> ",
+        "- ",
+        "# ",
+        "|",
+        "|-",
+        "~~",
+        "<",
+        "1. ",
+        " ",
+        "\\",
+        "http://",
+    ],
 )
 def test_repeated_marks_take_linear_time(page: Page, piece: str) -> None:
     """Twice the text may take a few times as long, not a thousand times: a page that stalls is a lost conversation."""
@@ -68,7 +88,10 @@ def test_repeated_marks_take_linear_time(page: Page, piece: str) -> None:
 
 
 MARKDOWN = [
-    ("**bold** and *it* and ***both***", "<p><strong>bold</strong> and <em>it</em> and <strong><em>both</em></strong></p>"),
+    (
+        "**bold** and *it* and ***both***",
+        "<p><strong>bold</strong> and <em>it</em> and <strong><em>both</em></strong></p>",
+    ),
     ("snake_case_name 2*3*4 * 5", "<p>snake_case_name 2<em>3</em>4 * 5</p>"),
     ("`a **b**` \\*c\\*", "<p><code>a **b**</code> *c*</p>"),
     ("# One\n### Two", '<h3 class="size-1">One</h3><h3 class="size-3">Two</h3>'),

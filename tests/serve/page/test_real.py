@@ -74,7 +74,9 @@ def test_a_server_with_a_key_asks_for_it(browser, new_server) -> None:
     with new_server(api_key="secret") as server, profile(browser, server.port) as context:
         page = context.new_page()
         page.goto(server.url)
-        expect(page.locator("#notice")).to_have_text("This server wants its API key. Enter it in the settings.")
+        expect(page.locator("#notice")).to_have_text(
+            "This server wants its API key. Enter it in the settings."
+        )
         page.get_by_role("button", name="Settings").click()
         page.get_by_label("API key").fill("secret")
         page.keyboard.press("Tab")
@@ -159,7 +161,9 @@ def test_checkpoints_side_by_side_say_what_the_api_says(lab: Page, real_server: 
     base = _said(real_server, model=BASE, text="Hi", **sampling)
     for side, said in zip(tool.locator(".said").all(), (chat, base), strict=True):
         expected = "".join(token["text"] for token in said if not token["special"])
-        lab.wait_for_function("([node, text]) => node.textContent === text", arg=[side.element_handle(), expected])
+        lab.wait_for_function(
+            "([node, text]) => node.textContent === text", arg=[side.element_handle(), expected]
+        )
 
 
 def test_the_token_stream_shows_special_tokens_and_masks(lab: Page, real_server: Running) -> None:
@@ -177,7 +181,9 @@ def test_the_token_stream_shows_special_tokens_and_masks(lab: Page, real_server:
     expect(lab.locator("#stream .hint")).to_contain_text("part of the user’s message; not trained on")
 
 
-@pytest.mark.parametrize("setting", [(1.0, 0, 1.0), (0.5, 3, 1.0), (1.7, 0, 0.4), (0.8, 20, 0.7), (0.0, 0, 1.0)])
+@pytest.mark.parametrize(
+    "setting", [(1.0, 0, 1.0), (0.5, 3, 1.0), (1.7, 0, 0.4), (0.8, 20, 0.7), (0.0, 0, 1.0)]
+)
 def test_reshaping_is_what_the_engine_does(lab: Page, setting: tuple[float, int, float]) -> None:
     temperature, top_k, top_p = setting
     logits = torch.randn(60, generator=torch.Generator().manual_seed(1)).mul(3).sort(descending=True).values
@@ -190,7 +196,9 @@ def test_reshaping_is_what_the_engine_does(lab: Page, setting: tuple[float, int,
     )
     params = SamplingParams(temperature=temperature, top_k=top_k or None, top_p=top_p)
     scaled = (logits - logits[0])[None] / max(temperature, 1e-6)
-    torch.testing.assert_close(torch.tensor(shown, dtype=torch.float32), truncate(scaled, [params]).softmax(-1)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(shown, dtype=torch.float32), truncate(scaled, [params]).softmax(-1)[0], atol=1e-5, rtol=0
+    )
 
 
 def test_sliders_reshape_a_chosen_position(lab: Page) -> None:
@@ -254,7 +262,11 @@ def test_the_lab_has_no_violation_and_fits(lab: Page, axe: str, theme: str, widt
     _run(lab, "#stream", "Run", Message="Hi")
     _run(lab, "#reshape", "Look")
     _run(lab, "#surprise", "Score")
-    for ready in ("#stream .hint:has-text('trained on')", "#reshape .bars li >> nth=0", "#surprise .figure b"):
+    for ready in (
+        "#stream .hint:has-text('trained on')",
+        "#reshape .bars li >> nth=0",
+        "#surprise .figure b",
+    ):
         expect(lab.locator(ready)).to_be_visible(timeout=30_000)
     expect(lab.locator("#compare").get_by_role("button", name="Compare")).to_be_visible()
     assert violations(lab, axe) == []
