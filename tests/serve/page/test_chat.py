@@ -55,7 +55,7 @@ def test_stop_ends_the_request_on_the_server(page: Page, stub: Stub) -> None:
 
 def test_tool_calls_are_cards_and_return_to_the_server_where_they_stood(page: Page, stub: Stub) -> None:
     call, output = {"text": "47*36", "part": "python"}, {"text": "1692", "part": "output", "forced": True}
-    stub.plan("é: ", call, output, "It is 1692.")
+    stub.plan("🎈: ", call, output, "It is 1692.")
     ask(page)
     expect(page.locator(".tool .tool-code")).to_have_text("47*36")
     expect(page.locator(".tool samp")).to_have_text("1692")
@@ -65,7 +65,7 @@ def test_tool_calls_are_cards_and_return_to_the_server_where_they_stood(page: Pa
     tool = {"type": "python", "arguments": "47*36", "offset": 3, "output": "1692"}
     assert stub.bodies[1]["messages"][1] == {
         "role": "assistant",
-        "content": "é: It is 1692.",
+        "content": "🎈: It is 1692.",
         "executed_tools": [tool],
     }
 
