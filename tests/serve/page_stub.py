@@ -50,8 +50,6 @@ class Answer:
     cut_after: int | None = None
     """Number of tokens after which the connection ends without [DONE]."""
     error_after: int | None = None
-    chunk: int | None = None
-    """Bytes per piece on the wire; None: one event per piece."""
     status: int = 200
     code: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -103,12 +101,7 @@ class Stub:
                 if token is None:
                     break
                 last = index == len(answer.tokens) - 1
-                event = _event(_token(len(reply) + index, token, answer.finished if last else None))
-                size = answer.chunk or len(event)
-                for start in range(0, len(event), size):
-                    yield event[start : start + size]
-                    if answer.chunk:
-                        await asyncio.sleep(0)
+                yield _event(_token(len(reply) + index, token, answer.finished if last else None))
             yield b"data: [DONE]\n\n"
         except asyncio.CancelledError:
             answer.left.set()

@@ -194,18 +194,14 @@ const INLINE = {
   h: address,
 };
 
-function codeSpan(text, at, depth, absent) {
+function codeSpan(text, at) {
   const mark = "`".repeat(runLength(text, at));
-  if (absent.has(mark)) return null;
   let end = text.indexOf(mark, at + mark.length);
   while (end >= 0 && text[end + mark.length] === "`") {
     end += runLength(text, end);
     end = text.indexOf(mark, end);
   }
-  if (end < 0) {
-    absent.add(mark);
-    return null;
-  }
+  if (end < 0) return null; // at most once a length of run
   return { node: el("code", {}, text.slice(at + mark.length, end).trim()), end: end + mark.length };
 }
 
@@ -242,7 +238,7 @@ function link(text, at) {
 
 function address(text, at) {
   const [url] = /^[^\s<>"]{1,2000}/.exec(text.slice(at, at + 2000));
-  const clean = url.replace(/[.,;:!?)'*_~`\]]{1,20}$/, "");
+  const clean = url.replace(/[.,;:!?)'*_~`\]]{1,9}$/, "");
   const node = anchor(clean, clean);
   return node && { node, end: at + clean.length };
 }

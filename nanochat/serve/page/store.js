@@ -127,7 +127,9 @@ export class Store extends EventTarget {
       const read = (name, id) => id && done(transaction.objectStore(name).get(id));
       [found, written] = await Promise.all([read("conversations", conversation), read("messages", message)]);
     } while (writes !== this.#writes);
-    if (found) this.conversations.set(conversation, found);
+    const mine = this.conversations.get(conversation)?.chosen;
+    // What this tab shows stays: a reader is not moved to the version that another tab writes.
+    if (found) this.conversations.set(conversation, { ...found, chosen: { ...found.chosen, ...mine } });
     else this.#forget(conversation);
     if (found && written) this.#keep(written);
     this.#changed(conversation);

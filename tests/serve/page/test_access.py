@@ -46,6 +46,7 @@ def test_nothing_is_cut_off_at_any_width(page: Page, stub: Stub, width: int) -> 
     ask(page, "M" * 300)
     expect(answers(page).locator(".code")).to_be_visible()
     assert overflow(page) <= 0
+    assert page.evaluate("log.scrollWidth - log.clientWidth") <= 0
     for control in ("Settings", "Send"):
         page.get_by_role("button", name=control, exact=True).click(trial=True)
     box = page.locator(".message.assistant").bounding_box()

@@ -100,12 +100,36 @@ def test_both_tabs_answering_in_one_conversation_become_two_versions(
     slow = stub.plan("one", wait_after=0)
     ask(page, "From one")
     expect(other.get_by_text("From one")).to_be_visible()
+    copy = page.locator(".assistant").first.get_by_role("button", name="Copy")
+    copy.focus()
     other.get_by_role("button", name="Regenerate").first.click()
     expect(answers(other)).to_have_text(["You said: Q1."])
+    expect(page.locator(".assistant .branches")).to_have_text("1/2")  # told, but not moved
+    expect(copy).to_be_focused()
     slow.go.set()
+    expect(bodies(page)).to_have_text(["Q1", "You said: Q1.", "From one", "one"])
     expect(other.locator(".assistant .branches")).to_have_text("2/2")
     other.get_by_role("button", name="Previous version").click()
     expect(bodies(other)).to_have_text(["Q1", "You said: Q1.", "From one", "one"])
+
+
+def test_two_writers_at_the_same_time_both_count(page: Page) -> None:
+    told = page.evaluate(
+        """async () => {
+            const { Store } = await import('./static/store.js');
+            const one = await Store.open();
+            const { id } = await one.create({ title: 'before' });
+            const other = await Store.open();
+            await Promise.all([
+                one.patch(id, { title: 'after', chosen: { a: 1 } }),
+                other.patch(id, { system: 'Be brief.', chosen: { b: 2 } }),
+            ]);
+            const later = await Store.open();
+            const { title, system, chosen } = later.conversations.get(id);
+            return [title, system, chosen];
+        }"""
+    )
+    assert told == ["after", "Be brief.", {"a": 1, "b": 2}]
 
 
 def test_search_rename_and_delete_with_undo(page: Page) -> None:

@@ -110,6 +110,10 @@ def test_probabilities_and_rivals_are_the_models_own(lab: Page, real_server: Run
     assert shown[:10] == [_percent(math.exp(rival["logprob"])) for rival in said[3]["top"]]
     own = lab.locator("#odds .panel h3 .share").inner_text()
     assert own == _percent(math.exp(said[3]["logprob"]))
+    heats = tokens.evaluate_all(
+        "nodes => nodes.map((node) => parseInt(node.style.getPropertyValue('--heat')))"
+    )
+    assert heats == [pytest.approx(85 * (1 - math.exp(token["logprob"])), abs=1) for token in said]
 
 
 def _percent(p: float) -> str:
@@ -224,13 +228,14 @@ def test_a_training_is_followed_live(lab: Page, served_base: Path) -> None:
     before = path.read_bytes()
     options = {"wandb_run": None, "config": {}, "enabled": True, "resume": True}
     with open_metrics(path, "pretrain", **options) as metrics:
-        metrics.log(train_row(4))
-    try:
-        expect(facts).to_contain_text("Step 4 of 3")
-        chart = lab.get_by_role("img", name=re.compile("Training loss"))
-        expect(chart).to_have_attribute("aria-label", "Training loss: 4.000 at step 1, 1.000 at step 4")
-    finally:
-        path.write_bytes(before)
+        try:
+            for step in (4, 5):
+                metrics.log(train_row(step))
+                expect(facts).to_contain_text(f"Step {step} of 3")
+            chart = lab.get_by_role("img", name=re.compile("Training loss"))
+            expect(chart).to_have_attribute("aria-label", "Training loss: 4.000 at step 1, 0.000 at step 5")
+        finally:
+            path.write_bytes(before)
 
 
 def test_the_surprise_of_a_text(lab: Page, real_server: Running) -> None:
