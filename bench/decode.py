@@ -1,18 +1,26 @@
-"""Decoding speed of the engine, in tokens per second by batch size, with a model of random weights.
+"""Decoding speed of the engine by batch size, with a model of random weights; alone or beside the peer's.
 
     python bench/decode.py                        # d4: width 256, vocabulary 8,192, batch 1, 8 and 32
+    python bench/decode.py --weights bf16 --peer ../peer     # in turn with a working tree of karpathy/nanochat
     python bench/decode.py --sampled --batches 1,64 --device cuda --dtype bf16 --depth 12
 
-Each figure is the median of several runs, with their range; prefill is excluded.
+Each figure is the median of several runs, with their range; prefill is excluded. With --peer, both sides run in turn,
+each time as a new process, and the ratio is the median over the pairs.
 """
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import torch
 
 from nanochat.infer.engine import Engine
+from nanochat.infer.native_library import native_library
 from nanochat.infer.sampler import SamplingParams
 from nanochat.model.backend import choose_backend
 from nanochat.model.gpt import GPT
@@ -24,6 +32,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0.0)
 SAMPLED = SamplingParams(temperature=0.8, top_k=50, seed=1)
+SHAPE = ("depth", "head_dim", "vocab_size", "max_seq_len", "prompt", "new_tokens")
 
 
 def tokenizer_of(vocab_size: int) -> Tokenizer:
@@ -47,14 +56,17 @@ def random_model(depth: int, head_dim: int, vocab_size: int, max_seq_len: int, r
         head_dim=head_dim,
         n_embd=heads * head_dim,
     )
-    model = GPT(config, choose_backend(runtime))
+    backend = choose_backend(runtime)
+    if backend.code_cache is not None:
+        native_library(backend.code_cache).wait()
+    model = GPT(config, backend)
     model.init_weights(0)
     with torch.no_grad():
         model.head.weight[vocab_size - len(SPECIAL_TOKENS) :] = 0
     return model.to(runtime.device).eval()
 
 
-def tokens_per_second(
+def seconds_per_step(
     engine: Engine, batch: int, prompt: int, new_tokens: int, params: SamplingParams
 ) -> float:
     """One run: `batch` prompts, then `new_tokens` timed decode steps."""
@@ -68,7 +80,50 @@ def tokens_per_second(
     for request_id in ids:
         engine.cancel(request_id)
     assert decoded == batch * new_tokens, "a request ended early"
-    return decoded / elapsed
+    return elapsed / new_tokens
+
+
+def measure(args: argparse.Namespace, batch: int) -> list[float]:
+    """Seconds per step of each run, in this process."""
+    params = SAMPLED if args.sampled else GREEDY
+    with open_runtime(args.device, args.dtype) as runtime:
+        model = random_model(args.depth, args.head_dim, args.vocab_size, args.max_seq_len, runtime)
+        engine = Engine(model, tokenizer_of(args.vocab_size), max_rows=batch, weights=args.weights)
+        return [
+            seconds_per_step(engine, batch, args.prompt, args.new_tokens, params)
+            for _ in range(args.runs + 1)
+        ][1:]  # the first run warms up
+
+
+def in_a_process(script: str, args: argparse.Namespace, batch: int, *more: str, **environment: str) -> float:
+    """The median over the runs of another process that prints a list of seconds per step."""
+    shape = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in SHAPE]
+    command = [sys.executable, script, *shape, f"--runs={args.runs}", *more]
+    command += ["--sampled"] if args.sampled else []
+    printed = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    ).stdout
+    return statistics.median(json.loads(printed.splitlines()[-1]))
+
+
+def compare(args: argparse.Namespace, batch: int) -> str:
+    """Ours and the peer's in turn."""
+    here = Path(__file__).resolve()
+    root = str(here.parent.parent)
+    own = (f"--weights={args.weights}", f"--device={args.device}", f"--dtype={args.dtype}", "--as-json")
+    ours, theirs = [], []
+    for _ in range(args.pairs):
+        ours.append(in_a_process(str(here), args, batch, f"--batches={batch}", *own, PYTHONPATH=root))
+        peer = {"PYTHONPATH": str(args.peer), "NANOCHAT_DTYPE": args.peer_dtype}
+        theirs.append(
+            in_a_process(str(here.with_name("decode_peer.py")), args, batch, f"--batch={batch}", **peer)
+        )
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    our_ms, their_ms = (1e3 * statistics.median(seconds) for seconds in (ours, theirs))
+    return (
+        f"batch {batch:3}: {our_ms:7.2f} ms a step, the peer {their_ms:7.2f}: "
+        f"{statistics.median(ratios):5.2f} × as fast ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
 
 
 def main() -> None:
@@ -84,25 +139,29 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=100, help="timed decode steps")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--sampled", action="store_true", help="temperature 0.8, top-k 50 instead of greedy")
+    parser.add_argument("--weights", choices=("fp32", "bf16", "int8"), default="fp32")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--peer", type=Path, help="a working tree of karpathy/nanochat to compare with")
+    parser.add_argument("--peer-dtype", default="float32", help="its NANOCHAT_DTYPE")
+    parser.add_argument("--pairs", type=int, default=5, help="with --peer: processes of each side")
+    parser.add_argument("--as-json", action="store_true", help="print the seconds per step of each run")
     args = parser.parse_args()
 
-    params = SAMPLED if args.sampled else GREEDY
-    with open_runtime(args.device, args.dtype) as runtime:
-        model = random_model(args.depth, args.head_dim, args.vocab_size, args.max_seq_len, runtime)
-        tokenizer = tokenizer_of(args.vocab_size)
+    how = f"{'sampled' if args.sampled else 'greedy'}, weights {args.weights}"
+    print(f"d{args.depth}, V {args.vocab_size}, T {args.max_seq_len}, {how}, load {os.getloadavg()[0]:.1f}")
+    for batch in map(int, args.batches.split(",")):
+        if args.peer:
+            print(compare(args, batch))
+            continue
+        seconds = measure(args, batch)
+        if args.as_json:
+            print(json.dumps(seconds))
+            continue
+        rates = [batch / each for each in seconds]
         print(
-            f"d{args.depth}, width {model.config.n_embd}, V {args.vocab_size}, T {args.max_seq_len}, {runtime.device}"
+            f"batch {batch:3}: {statistics.median(rates):9,.0f} tok/s ({min(rates):,.0f} to {max(rates):,.0f})"
         )
-        for batch in map(int, args.batches.split(",")):
-            engine = Engine(model, tokenizer, max_rows=batch)
-            rates = [
-                tokens_per_second(engine, batch, args.prompt, args.new_tokens, params)
-                for _ in range(args.runs + 1)
-            ][1:]  # the first run warms up
-            median = statistics.median(rates)
-            print(f"batch {batch:3}: {median:9,.0f} tok/s ({min(rates):,.0f} to {max(rates):,.0f})")
 
 
 if __name__ == "__main__":

@@ -74,6 +74,11 @@ class Paths:
         return self.base / "identity_conversations.jsonl"
 
     @property
+    def code_cache(self) -> Path:
+        """Code compiled for this machine; safe to delete."""
+        return self.base / "code_cache"
+
+    @property
     def report(self) -> Path:
         """The report and its plots."""
         return self.base / "report"

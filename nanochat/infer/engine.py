@@ -5,24 +5,25 @@ Chat and evaluation share it. Each step decodes one token of every running reque
 Shapes: N requests of a batch, T their longest piece, C model width, V vocabulary.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from itertools import count
 
 import torch
 from torch import Tensor
 
-from nanochat.infer.decoder import Decoder, RowCache, row_bytes
+from nanochat.infer.cache import RowCache, row_bytes
+from nanochat.infer.decoder import Decoder, Span, threads_beside
+from nanochat.infer.decoders import Decoders
+from nanochat.infer.frozen import WeightsName
 from nanochat.infer.request import Completion, Event, Request
 from nanochat.infer.sampler import SamplingParams, adjust, logprobs_of, sample
-from nanochat.infer.scheduler import Copy, Piece, Scheduler, Swap
+from nanochat.infer.scheduler import Copy, PrefillLimit, Scheduler, Swap
 from nanochat.infer.tools import DEFAULT_TOOLS, ToolTable
 from nanochat.model.gpt import GPT
 from nanochat.tokenizer.tokenizer import Tokenizer
 
-_SLOT_BLOCK = 64
-"""Cache slots are read in multiples of this, so that shapes rarely change and little is read unnecessarily."""
-PREFILL_TOKENS = {"cuda": 2048, "mps": 512, "cpu": 256}
-"""Prompt tokens per step, by kind of device: enough to fill it, few enough not to delay running requests."""
+_PREFILL = {"cuda": PrefillLimit(2048, 2048), "mps": PrefillLimit(512, 512), "cpu": PrefillLimit(256, 16)}
+"""By kind of device: enough to fill it, and on a CPU few enough for gaps below three usual steps (bench/latency.py)."""
 
 
 class Engine:
@@ -35,10 +36,11 @@ class Engine:
         max_seq_len: tokens of a prompt and its answer together (default: the model's context).
         max_bytes: limit of that memory (default: none). It may lower the number of rows; further requests wait.
         tools: the tools that the model may call; None for no tools.
-        prefill_tokens: limit of prompt tokens, including padding, per step (default: by device).
+        prefill: limit of prompt tokens per step (default: by device).
+        weights: how the copy's matrices are stored on a CPU; bf16 and int8 are faster and less exact.
 
-    Raises ValueError if the tokenizer does not match the model, max_seq_len exceeds the model's context, or
-    max_bytes is too small for one row.
+    Raises ValueError if the tokenizer does not match the model, max_seq_len exceeds the model's context,
+    max_bytes is too small for one row, or the device does not support `weights`.
     """
 
     def __init__(
@@ -50,7 +52,8 @@ class Engine:
         max_seq_len: int | None = None,
         max_bytes: int | None = None,
         tools: ToolTable | None = DEFAULT_TOOLS,
-        prefill_tokens: int | None = None,
+        prefill: PrefillLimit | None = None,
+        weights: WeightsName = "fp32",
     ):
         config = model.config
         if tokenizer.vocab_size != config.vocab_size:
@@ -64,12 +67,13 @@ class Engine:
             raise ValueError(
                 f"max_seq_len {self.max_seq_len} is longer than the model's context of {config.max_seq_len}"
             )
-        self._decoder = Decoder(model)
-        self._device, dtype = self._decoder.device, self._decoder.dtype
+        device, dtype = model.head.weight.device, model.compute_dtype
         self._tools = tools or ()
         rows = _rows_within(max_bytes, max_rows, row_bytes(config, self.max_seq_len, dtype))
-        self._scheduler = Scheduler(rows, prefill_tokens or PREFILL_TOKENS[self._device.type])
-        self._cache = RowCache(config, rows, self.max_seq_len, self._device, dtype)
+        self._scheduler = Scheduler(rows, prefill or _PREFILL[device.type])
+        self._cache = RowCache(config, rows, self.max_seq_len, device, dtype)
+        self._config, self._weights = config, weights
+        self._decoders = Decoders(model, self._cache, weights)
         self._ids = count()
 
     @property
@@ -80,13 +84,13 @@ class Engine:
     def reload(self, model: GPT) -> None:
         """Use another state of the same model from now on. Drops all cached tokens. The engine must be idle."""
         assert not self.busy, "requests that run cannot change to other weights"
-        assert model.config == self._decoder.config, "another model needs another engine"
-        self._decoder = Decoder(model)
+        assert model.config == self._config, "another model needs another engine"
+        self._decoders = Decoders(model, self._cache, self._weights)
         self._scheduler.forget()
 
-    def submit(self, prompt_ids: Sequence[int], params: SamplingParams) -> int:
-        """Queue a prompt for `step` to answer; returns the request's id. Raises ValueError as Request does."""
-        request = self._request(prompt_ids, params)
+    def submit(self, prompt_ids: Sequence[int], params: SamplingParams, reply: int = 0) -> int:
+        """Queue a prompt for `step` to answer; returns the request's id. `reply`, and ValueError, as for Request."""
+        request = self._request(prompt_ids, params, reply)
         self._scheduler.add(request)
         return request.id
 
@@ -96,25 +100,30 @@ class Engine:
         planned = self._scheduler.schedule()
         for move in planned.moves:
             self._move(move)
-        requests: list[Request] = []
-        logits: list[Tensor] = []
-        if planned.decoding:
-            requests += [request for _, request in planned.decoding]
-            logits.append(self._decode(planned.decoding))
-        if planned.pieces:
-            hidden_NC = self._prefill(planned.pieces)
-            complete = [i for i, p in enumerate(planned.pieces) if p.count == len(p.request.pending)]
-            requests += [planned.pieces[i].request for i in complete]
-            logits.append(self._decoder.logits(hidden_NC[complete]))
+        work = [(row, request, 1) for row, request in planned.decoding]
+        work += [(piece.row, piece.request, piece.count) for piece in planned.pieces]
+        if not work:
+            return []
+        complete = [at for at, (_, request, count) in enumerate(work) if count == len(request.pending)]
+        decoder = self._decoders.best()
+        with threads_beside(decoder):
+            hidden_NC = decoder.run([_span(row, request, count) for row, request, count in work])
             for piece in planned.pieces:
                 piece.request.cached += piece.count
-        return self._accept(requests, torch.cat(logits)) if requests else []
+            if not complete:
+                return []
+            if len(complete) < len(work):
+                hidden_NC = hidden_NC[complete]
+            return self._accept([work[at][1] for at in complete], hidden_NC, decoder)
 
-    def _accept(self, requests: Sequence[Request], logits_NV: Tensor) -> list[Event]:
+    def _accept(self, requests: Sequence[Request], hidden_NC: Tensor, decoder: Decoder) -> list[Event]:
         """Choose each request's next token, and remove finished requests."""
+        logits_NV = decoder.logits(hidden_NC)
         params = [request.params for request in requests]
         adjusted_NV = adjust(logits_NV, params, [request.tokens for request in requests])
-        tokens = sample(adjusted_NV, params, [request.uniform() for request in requests]).tolist()
+        tokens = sample(
+            adjusted_NV, params, [request.uniform() for request in requests], decoder.top
+        ).tolist()
         events: list[Event] = []
         for request, token, logprobs in zip(
             requests, tokens, logprobs_of(logits_NV, tokens, params), strict=True
@@ -153,8 +162,10 @@ class Engine:
         """
         return self._answer([self._request(prompt_ids, params)])
 
-    def _request(self, prompt_ids: Sequence[int], params: SamplingParams) -> Request:
-        return Request(next(self._ids), prompt_ids, params, self.tokenizer, self._tools, self.max_seq_len)
+    def _request(self, prompt_ids: Sequence[int], params: SamplingParams, reply: int = 0) -> Request:
+        return Request(
+            next(self._ids), prompt_ids, params, self.tokenizer, self._tools, self.max_seq_len, reply
+        )
 
     def _answer(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
         assert not self.busy, "generate and stream need an idle engine: use submit and step to share it"
@@ -178,46 +189,12 @@ class Engine:
         else:
             self._cache.swap(move.a, move.b, move.length)
 
-    def _decode(self, decoding: Sequence[tuple[int, Request]]) -> Tensor:
-        """Logits (N, V) after each request's only pending token. Rows between them that prefill are padding."""
-        rows = decoding[-1][0] + 1
-        columns = [(0, 0, -1)] * rows  # id, previous id, position
-        for row, request in decoding:
-            previous = request.tokens[-2] if request.cached else 0
-            columns[row] = (request.tokens[-1], previous, request.cached)
-        ids_N1, previous_N1, positions_N1 = torch.tensor(columns, device=self._device).T[..., None]
-        slots = self._slots(1 + max(request.cached for _, request in decoding))
-        hidden_NC = self._decoder.hidden(
-            ids_N1, previous_N1, positions_N1, self._cache, slice(0, rows), slots
-        ).squeeze(1)
-        if len(decoding) < rows:
-            hidden_NC = hidden_NC[[row for row, _ in decoding]]
-        return self._decoder.logits(hidden_NC)
 
-    def _prefill(self, pieces: Sequence[Piece]) -> Tensor:
-        """The hidden state (N, C) of each piece's last token."""
-        longest = max(piece.count for piece in pieces)
-
-        def padded(values: Iterable[int], fill: int) -> list[int]:
-            listed = list(values)
-            return listed + [fill] * (longest - len(listed))
-
-        ids, previous, positions = [], [], []
-        for piece in pieces:
-            tokens, start = piece.request.tokens, piece.request.cached
-            stop = start + piece.count
-            ids.append(padded(tokens[start:stop], 0))
-            previous.append(padded([tokens[start - 1] if start else 0, *tokens[start : stop - 1]], 0))
-            positions.append(padded(range(start, stop), -1))
-        ids_NT, previous_NT, positions_NT = torch.tensor([ids, previous, positions], device=self._device)
-        rows_N = torch.tensor([piece.row for piece in pieces], device=self._device)
-        last_N = torch.tensor([piece.count - 1 for piece in pieces], device=self._device)
-        slots = self._slots(max(piece.request.cached + piece.count for piece in pieces))
-        hidden_NTC = self._decoder.hidden(ids_NT, previous_NT, positions_NT, self._cache, rows_N, slots)
-        return hidden_NTC[torch.arange(len(pieces), device=self._device), last_N]
-
-    def _slots(self, needed: int) -> int:
-        return min(-(-needed // _SLOT_BLOCK) * _SLOT_BLOCK, self.max_seq_len)
+def _span(row: int, request: Request, count: int) -> Span:
+    """The request's next `count` pending tokens."""
+    start = request.cached
+    previous = request.tokens[start - 1] if start else 0
+    return Span(row, start, request.tokens[start : start + count], previous)
 
 
 def _rows_within(max_bytes: int | None, max_rows: int, one_row: int) -> int:

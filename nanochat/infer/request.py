@@ -49,6 +49,9 @@ class Completion:
 class Request:
     """A prompt and the answer generated so far.
 
+    `reply`: how many of the prompt's last tokens are the beginning of the answer, so that a tool call or a character
+    that is open at their end is completed.
+
     Raises ValueError for an empty prompt, a prompt that leaves no room for an answer within `max_seq_len` tokens,
     and ids outside the vocabulary, also in `logit_bias`.
     """
@@ -61,6 +64,7 @@ class Request:
         tokenizer: Tokenizer,
         tools: ToolTable,
         max_seq_len: int,
+        reply: int = 0,
     ):
         if not prompt:
             raise ValueError("the prompt is empty: it needs at least <|bos|>")
@@ -95,6 +99,12 @@ class Request:
         self._logprobs: list[TokenLogprobs | None] = []
         self._answer: list[str] = []
         self._finished: FinishReason | None = None
+        for token in self.tokens[len(prompt) - reply :]:
+            self._tools.push(token)
+            if token in self._specials:
+                self._decoder.flush()
+            else:
+                self._decoder.push(token)
 
     @property
     def pending(self) -> list[int]:

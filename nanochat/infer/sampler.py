@@ -2,11 +2,11 @@
 
 Each row inverts its cumulative distribution at one uniform number, a hash of its seed and token count. There is
 no generator state, so a request's tokens do not depend on the rest of the batch.
-Shapes: N rows, V vocabulary, M candidates.
+Shapes: N rows, V vocabulary, K largest, M candidates.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -112,40 +112,63 @@ def adjust(logits_NV: Tensor, params: Sequence[SamplingParams], tokens: Sequence
     return logits_NV
 
 
-def sample(logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
+def torch_top(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(values, ids) of each row's k largest logits, best first, (N, k) each."""
+    values_NK, ids_NK = logits_NV.topk(k, dim=-1)
+    return values_NK, ids_NK
+
+
+Top = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""A function like torch_top."""
+
+
+def sample(
+    logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], top: Top = torch_top
+) -> Tensor:
     """One token id per row, int64 (N,).
 
     Args:
         logits_NV: fp32 logits of the last position of each row.
         params: sampling parameters of each row.
         uniforms: one number in [0, 1) per row; greedy rows ignore it.
+        top: how to find the largest logits.
     """
-    chosen_N = logits_NV.argmax(dim=-1)
+    greedy = [row for row, p in enumerate(params) if p.greedy]
     sampled = [row for row, p in enumerate(params) if not p.greedy]
     if not sampled:
-        return chosen_N
-    row_N = torch.tensor(sampled, device=logits_NV.device)
+        return top(logits_NV, 1)[1][:, 0]
+    chosen_N = torch.empty(len(params), dtype=torch.long, device=logits_NV.device)
+    if greedy:
+        chosen_N[greedy] = top(logits_NV[greedy], 1)[1][:, 0]
     own = [params[row] for row in sampled]
     columns = torch.tensor(
         [[p.temperature, uniforms[row]] for p, row in zip(own, sampled, strict=True)],
         device=logits_NV.device,
         dtype=torch.float32,
     )
-    best_N1 = logits_NV[row_N, chosen_N[row_N]][:, None]
-    scaled_NV = (logits_NV[row_N] - best_N1) / columns[:, :1]
-    return chosen_N.index_copy(0, row_N, _draw_token(scaled_NV, own, columns[:, 1:]))
+    own_NV = logits_NV[sampled] if greedy else logits_NV
+    chosen_N[sampled] = _draw_token(own_NV, own, columns[:, :1], columns[:, 1:], top)
+    return chosen_N
 
 
-def _draw_token(scaled_NV: Tensor, params: Sequence[SamplingParams], uniform_N1: Tensor) -> Tensor:
+def _draw_token(
+    logits_NV: Tensor,
+    params: Sequence[SamplingParams],
+    temperature_N1: Tensor,
+    uniform_N1: Tensor,
+    top: Top,
+) -> Tensor:
     """Draw from what top-k, top-p and min-p leave: from few candidates if all rows have a top-k, which is quicker."""
-    vocab_size = scaled_NV.size(1)
+    vocab_size = logits_NV.size(1)
     most = max(p.top_k or vocab_size for p in params)
     if most < vocab_size:  # one more than needed shows whether the last candidate kept is tied with others
-        candidate_NM, id_NM = scaled_NV.topk(most + 1, dim=-1)
+        candidate_NM, id_NM = top(logits_NV, most + 1)
         if not (candidate_NM[:, -1] == candidate_NM[:, -2]).any():
+            scaled_NM = (candidate_NM - candidate_NM[:, :1]) / temperature_N1
             id_NM, order_NM = id_NM.sort(dim=-1)  # by id, because kernels order equal logits differently
-            kept_NM = truncate(candidate_NM.gather(1, order_NM), params)
+            kept_NM = truncate(scaled_NM.gather(1, order_NM), params)
             return id_NM.gather(1, _draw(kept_NM.exp(), uniform_N1)[:, None])[:, 0]
+    scaled_NV = (logits_NV - logits_NV.amax(dim=-1, keepdim=True)) / temperature_N1
     return _draw(truncate(scaled_NV, params).exp(), uniform_N1)
 
 

@@ -44,6 +44,24 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class PrefillLimit:
+    """How many prompt tokens a step runs, padding included. Raises ValueError if either is below 1."""
+
+    alone: int
+    """While no request decodes."""
+    beside: int
+    """While requests decode, so that they need not wait: this many, or twice their number if that is more."""
+
+    def __post_init__(self) -> None:
+        if min(self.alone, self.beside) < 1:
+            raise ValueError(f"a step must run at least 1 prompt token, not {min(self.alone, self.beside)}")
+
+    def tokens(self, decoding: int) -> int:
+        """The limit beside this number of requests that decode."""
+        return min(self.alone, max(self.beside, 2 * decoding)) if decoding else self.alone
+
+
+@dataclass(frozen=True)
 class EngineStep:
     """What one step runs, after its moves in their order."""
 
@@ -65,23 +83,21 @@ class _Parked:
 class Scheduler:
     """Continuous batching with chunked prefill (Sarathi-Serve, arXiv:2403.02310).
 
-    Every step decodes all running requests; beside them it runs at most `prefill_tokens` prompt tokens, padding
-    included, so that running requests never wait for a long prompt.
+    Every step decodes all running requests; beside them it runs at most `prefill` prompt tokens, so that running
+    requests never wait for a long prompt.
 
     Args:
         max_rows: requests that run at once.
-        prefill_tokens: limit of prompt tokens per step.
+        prefill: limit of prompt tokens per step.
 
-    Raises ValueError if either is below 1.
+    Raises ValueError if max_rows is below 1.
     """
 
-    def __init__(self, max_rows: int, prefill_tokens: int):
+    def __init__(self, max_rows: int, prefill: PrefillLimit):
         if max_rows < 1:
             raise ValueError(f"an engine needs at least 1 row, not {max_rows}")
-        if prefill_tokens < 1:
-            raise ValueError(f"prefill_tokens must be at least 1, not {prefill_tokens}")
         self._max_rows = max_rows
-        self._prefill_tokens = prefill_tokens
+        self._prefill = prefill
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []  # the request in cache row i, for every i
         self._parked: list[_Parked] = [_Parked() for _ in range(max_rows)]  # of row len(running) + i
@@ -108,17 +124,17 @@ class Scheduler:
             moves += self._take_row(self._waiting[0])
             self._running.append(self._waiting.popleft())
         decoding = [(row, r) for row, r in enumerate(self._running) if len(r.pending) == 1]
-        return EngineStep(moves, decoding, self._pieces())
+        return EngineStep(moves, decoding, self._pieces(self._prefill.tokens(len(decoding))))
 
-    def _pieces(self) -> list[Piece]:
+    def _pieces(self, limit: int) -> list[Piece]:
         """Requests with several pending tokens, oldest first, while padded to the longest they fit the limit."""
         pieces: list[Piece] = []
         longest = 0
         several = [(row, request) for row, request in enumerate(self._running) if len(request.pending) > 1]
         for row, request in sorted(several, key=lambda pair: pair[1].id):
-            count = min(len(request.pending), self._prefill_tokens)
+            count = min(len(request.pending), limit)
             longest = max(longest, count)
-            if pieces and longest * (len(pieces) + 1) > self._prefill_tokens:
+            if pieces and longest * (len(pieces) + 1) > limit:
                 break
             pieces.append(Piece(row, request, count))
         return pieces

@@ -6,6 +6,7 @@ the same as before. Training, evaluation and chat all get their `Backend` from `
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -91,6 +92,8 @@ class Backend:
     """Whether training steps are compiled; evaluation and decoding stay eager, because their shapes vary."""
     memory: MemoryModel
     reasons: Mapping[str, str]
+    code_cache: Path | None = None
+    """The folder of compiled code for decoding; None: do not compile any."""
 
     @property
     def matmul(self) -> Product:
@@ -184,4 +187,5 @@ def choose_backend(
             "compile": compile_reason,
             "memory": "fits a CPU's caches, or fills a GPU",
         },
+        code_cache=runtime.paths.code_cache,
     )

@@ -119,13 +119,14 @@ def make_app(service: Service, access: Access, paths: Paths) -> ASGIApp:
         _page("lab"),
         Mount("/static", _Files(directory=_PAGE)),
     ]
-    app: ASGIApp = Starlette(
+    app = Starlette(
         routes=routes,
         lifespan=lifespan,
         exception_handlers={ApiFault: _fault, HTTPException: _framework_fault},
     )
-    if access.origins:
-        app = CORSMiddleware(
-            app, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
-        )
-    return Guard(app, access, lambda status: service.telemetry.responses.labels(str(status)).inc())
+    guarded = Guard(app, access, lambda status: service.telemetry.responses.labels(str(status)).inc())
+    if not access.origins:
+        return guarded
+    return CORSMiddleware(  # around the guard, so that pages can read its refusals too
+        guarded, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+    )

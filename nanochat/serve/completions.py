@@ -25,6 +25,8 @@ from nanochat.serve.prompts import (
 from nanochat.serve.service import Service, sampling
 from nanochat.serve.streaming import EventStream, collected
 
+_CLIENT_LEFT = 499  # nginx's; nobody reads it but the log
+
 
 class Completions:
     """The endpoints that generate text."""
@@ -118,7 +120,9 @@ class Completions:
         if body.stream:
             return EventStream(channel, answer, seconds)  # what it still generates keeps the model loaded
         events = await collected(channel, request.receive, seconds)
-        return json_response(answer.whole(events)) if events is not None else Response()
+        return (
+            json_response(answer.whole(events)) if events is not None else Response(status_code=_CLIENT_LEFT)
+        )
 
 
 async def prompt_of_chat(

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from nanochat import __version__
 from nanochat.infer.request import Event
 from nanochat.infer.sampler import MAX_LOGPROBS
+from nanochat.infer.tools import DEFAULT_TOOLS, ToolUse
 from nanochat.model.gpt import GPT
 from nanochat.serve.completions import prompt_of_chat
 from nanochat.serve.faults import invalid, json_response
@@ -128,11 +129,12 @@ class Lab:
         params = replace(params, seed=seed, logprobs=body.top_logprobs)
         async with self._service.model(body.model) as served:
             tokenizer = served.tokenizer
-            prompt = [*await self._prompt(body, served), *body.reply_ids]
             check_ids(body.reply_ids, tokenizer, "reply_ids")
+            reply = with_output(tokenizer, body.reply_ids)
+            prompt = [*await self._prompt(body, served), *reply]
             if len(prompt) >= served.worker.max_seq_len:
                 raise too_long(len(prompt), served.worker.max_seq_len, "messages")
-            channel = served.worker.answer([(prompt, params)])
+            channel = served.worker.answer([(prompt, params)], len(reply))
         return EventStream(channel, TokenEvents(tokenizer, prompt, seed), limits.seconds)
 
     async def _prompt(self, body: GenerateBody, served: ServedModel) -> list[int]:
@@ -210,6 +212,15 @@ class Lab:
                 code="context_length_exceeded",
             )
         return stream
+
+
+def with_output(tokenizer: Tokenizer, reply: Sequence[int]) -> list[int]:
+    """The beginning of an answer; if it ends with a whole tool call, with the call's output."""
+    tools = ToolUse(DEFAULT_TOOLS, tokenizer)
+    output: list[int] = []
+    for token in reply:
+        _, output = tools.push(token)
+    return [*reply, *output]
 
 
 async def _document(tokenizer: Tokenizer, text: str) -> TokenStream:

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from nanochat.checkpoint.loading import load_run_tokenizer, open_checkpoint
 from nanochat.errors import EnvironmentFault
-from nanochat.infer.decoder import row_bytes
+from nanochat.infer.cache import row_bytes
 from nanochat.infer.engine import Engine
 from nanochat.model.backend import choose_backend
 from nanochat.model.gpt import GPT

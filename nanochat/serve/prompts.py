@@ -112,15 +112,15 @@ def _add_reply(turns: list[dict[str, Any]], message: ChatMessage, text: str, whe
 
 
 def _reply_parts(text: str, tools: Sequence[ExecutedTool]) -> list[dict[str, str]]:
-    """An answer with the tool calls where they were made."""
+    """An answer with the tool calls where they were made. A call without an output was cut off, and is left out."""
     parts: list[dict[str, str]] = []
     done = 0
-    for tool in sorted(tools, key=lambda tool: tool.offset):
+    ran = [tool for tool in tools if tool.output is not None]
+    for tool in sorted(ran, key=lambda tool: tool.offset):
         offset = min(max(tool.offset, done), len(text))
         parts.append({"type": "text", "text": text[done:offset]})
         parts.append({"type": "python", "text": tool.arguments})
-        if tool.output is not None:
-            parts.append({"type": "python_output", "text": tool.output})
+        parts.append({"type": "python_output", "text": tool.output or ""})
         done = offset
     parts.append({"type": "text", "text": text[done:]})
     return [part for part in parts if part["text"] or part["type"] != "text"]

@@ -1,22 +1,12 @@
-"""`nanochat serve`: flags, the socket, uvicorn, and signals."""
+"""`nanochat serve`: its flags, and the parts of a server made from them."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-import signal
 import socket
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import h11
 import torch
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nanochat.checkpoint.loading import find_run
 from nanochat.cli.chat import ChatConfig
@@ -29,8 +19,8 @@ from nanochat.paths import Paths
 from nanochat.runtime import Runtime, open_runtime
 from nanochat.serve.application import make_app
 from nanochat.serve.catalogue import Catalogue
-from nanochat.serve.faults import invalid
 from nanochat.serve.guard import Access
+from nanochat.serve.http_server import Server, listening
 from nanochat.serve.limits import Limits
 from nanochat.serve.pool import ModelPool, PoolSettings
 from nanochat.serve.service import Service
@@ -38,15 +28,11 @@ from nanochat.serve.telemetry import Telemetry
 
 _SHARE_OF_MEMORY = 0.5
 """Of what is available at the start, for models, unless --memory says how much."""
-_STALLED_MS = 60_000
-"""A client that accepts nothing for this long loses its connection."""
-_SEND_BUFFER_BYTES = 2**18
-"""Of a connection in the kernel, which by default would hold megabytes for a client that does not read."""
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """What to serve, to whom, and within which limits."""
+    """What to serve, who may ask, and limits."""
 
     model_tag: ModelTag = ChatConfig.model_tag
     """The run that answers requests that name none: its model tag, or the path of its checkpoints. Others of the base
@@ -182,102 +168,9 @@ def _available_bytes(runtime: Runtime) -> int:
     return memory().available
 
 
-@contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A listening socket. Raises OSError naming the address, ValueError for an impossible one."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-        if sys.platform == "linux":
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED_MS)
-        try:
-            listener.bind((host, port))
-        except (OSError, OverflowError) as error:
-            if isinstance(error, OverflowError | socket.gaierror):
-                raise ValueError(f"cannot listen on {host} port {port}: {error}") from None
-            raise EnvironmentFault(
-                f"cannot listen on {host} port {port}: {error.strerror}; choose another --port (0: any free one)"
-            ) from None
-        listener.listen(1024)
-        yield listener
-
-
 def _shown_host(host: str) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
     return f"[{shown}]" if ":" in shown and not shown.startswith("[") else shown
-
-
-class Server(uvicorn.Server):
-    """uvicorn with our signals, errors and log."""
-
-    def __init__(self, service: Service, app: object):
-        super().__init__(
-            uvicorn.Config(
-                app,  # type: ignore[arg-type]
-                http=_Protocol,
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                log_level=logging.CRITICAL,  # the app logs, and answers, its own failures
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=30,
-                timeout_graceful_shutdown=round(service.limits.seconds),
-            )
-        )
-        self._service = service
-
-    def stop(self) -> None:
-        """Accept nothing new, refuse what waits, finish what runs. A second call ends that too."""
-        if self.should_exit:
-            self.force_exit = True
-        self.should_exit = True
-        self._service.pool.drain()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop at SIGTERM and SIGINT, which only a main thread receives."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-    async def on_tick(self, counter: int) -> bool:
-        """Also end if the default model cannot be loaded."""
-        self.should_exit |= self._service.pool.load_fault is not None
-        return await super().on_tick(counter)
-
-
-class _Protocol(H11Protocol):
-    """Answers malformed HTTP in our form."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP request."""
-        if self.conn.our_state is not h11.IDLE and self.conn.our_state is not h11.SEND_RESPONSE:
-            self.transport.abort()  # in the middle of a response nothing else can be said
-            return
-        fault = invalid("this is not a valid HTTP request", code="invalid_http")
-        body = json.dumps(fault.body()).encode()
-        headers = [
-            ("content-type", "application/json"),
-            ("content-length", str(len(body))),
-            ("connection", "close"),
-        ]
-        for event in (
-            h11.Response(status_code=fault.status, headers=headers),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
 
 
 def _log_to_stderr() -> None:

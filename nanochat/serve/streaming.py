@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from nanochat.infer.request import Event
+from nanochat.serve.channel import Channel, SlowReader
 from nanochat.serve.faults import ApiFault, crashed
-from nanochat.serve.worker import Channel, SlowReader
 
 DONE = b"data: [DONE]\n\n"
 

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
@@ -23,14 +23,11 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.request import Event
 from nanochat.infer.sampler import SamplingParams
 from nanochat.model.gpt import GPT
+from nanochat.serve.channel import Channel
 from nanochat.serve.faults import ApiFault, busy, crashed, invalid, stopping
 
 T = TypeVar("T")
 _log = logging.getLogger("nanochat.serve")
-
-
-class SlowReader(Exception):  # noqa: N818 - the client's doing
-    """The client reads so slowly that its answer does not fit the buffer."""
 
 
 class Observer(Protocol):
@@ -49,65 +46,6 @@ class Observer(Protocol):
         """How many samples run and wait."""
 
 
-class Channel:
-    """What one request receives: the events of its samples as they arrive. Closing it cancels those still running."""
-
-    def __init__(self, limit: int, cancel: Callable[[Channel], None]):
-        self._limit, self._cancel = limit, cancel
-        self._items: deque[tuple[int, Event]] = deque()
-        self._wake = asyncio.Event()
-        self._fault: Exception | None = None
-        self._closed = False
-        self.unfinished = 0
-        self.overflowed = False
-        self.on_overflow: Callable[[], None] = lambda: None
-
-    def push(self, index: int, events: Sequence[Event]) -> None:
-        """Add new events of a sample."""
-        if self._closed or self._fault is not None:
-            return
-        self._items.extend((index, event) for event in events)
-        self.unfinished -= events[-1].finished is not None
-        if len(self._items) > self._limit:
-            self._items.clear()
-            self.overflowed = True
-            self.fail(SlowReader())
-            self.on_overflow()
-        self._wake.set()
-
-    def fail(self, fault: Exception) -> None:
-        """End the request with an error, after what has already arrived."""
-        if self._fault is None:
-            self._fault = fault
-            self._cancel(self)
-            self._wake.set()
-
-    def close(self) -> None:
-        """The client wants no more."""
-        if not self._closed:
-            self._closed = True
-            if self.unfinished:
-                self._cancel(self)
-            self._wake.set()
-
-    async def __aiter__(self) -> AsyncIterator[list[tuple[int, Event]]]:
-        """All (sample, event) that have arrived since the last time, until every sample is finished or it is closed.
-
-        Raises the fault that ended the request.
-        """
-        while not self._closed:
-            await self._wake.wait()
-            self._wake.clear()
-            if self._items:
-                batch = list(self._items)
-                self._items.clear()
-                yield batch
-            if self._fault is not None:
-                raise self._fault
-            if not self.unfinished and not self._items:
-                return
-
-
 @dataclass(eq=False)
 class _Queued:
     """One answer to one prompt. `request_id` is the engine's, once it runs."""
@@ -116,6 +54,7 @@ class _Queued:
     prompt: Sequence[int]
     params: SamplingParams
     channel: Channel
+    reply: int
     arrived: float = field(default_factory=time.perf_counter)
     last_token: float | None = None
     request_id: int | None = None
@@ -166,12 +105,15 @@ class Worker:
         """Tokens of a prompt and its answer together."""
         return self._engine.max_seq_len
 
-    def answer(self, prompts: Sequence[tuple[Sequence[int], SamplingParams]]) -> Channel:
-        """Queue a request's samples. Raises ApiFault if the queue is full or the server is stopping."""
+    def answer(self, prompts: Sequence[tuple[Sequence[int], SamplingParams]], reply: int = 0) -> Channel:
+        """Queue a request's samples; the last `reply` tokens of each prompt are the beginning of its answer.
+
+        Raises ApiFault if the queue is full or the server is stopping.
+        """
         self._claim(len(prompts))
         channel = Channel(self._buffered, self._cancel)
         channel.unfinished = len(prompts)
-        queued = [_Queued(index, ids, params, channel) for index, (ids, params) in enumerate(prompts)]
+        queued = [_Queued(index, ids, params, channel, reply) for index, (ids, params) in enumerate(prompts)]
         self._inbox.put(lambda: self._waiting.extend(queued))
         return channel
 
@@ -275,7 +217,7 @@ class Worker:
         while self._waiting and len(self._running) < self._max_rows:
             queued = self._waiting.popleft()
             try:
-                queued.request_id = self._engine.submit(queued.prompt, queued.params)
+                queued.request_id = self._engine.submit(queued.prompt, queued.params, queued.reply)
             except ValueError as error:
                 self._end([queued], invalid(str(error)))
                 continue

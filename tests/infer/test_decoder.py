@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat.infer.decoder import Decoder, RowCache
+from nanochat.infer.cache import RowCache
+from nanochat.infer.torch_decoder import TorchDecoder
 from nanochat.model.backend import REFERENCE, Backend
 from nanochat.model.gpt import GPT
 
@@ -29,8 +30,8 @@ class Fed:
     """A decoder, and sequences fed to its rows bit by bit."""
 
     def __init__(self, model: GPT, sequences: list[list[int]], rows: int = 6):
-        self.decoder = Decoder(model)
         self.cache = RowCache(model.config, rows, SLOTS, torch.device("cpu"), model.compute_dtype)
+        self.decoder = TorchDecoder(model, self.cache)
         self.sequences = sequences
 
     def logits(
@@ -47,7 +48,7 @@ class Fed:
             positions[at, : stop - start] = torch.arange(start, stop)
         index = torch.tensor([row for _, row, _, _ in places]) if rows is None else rows
         with torch.inference_mode():
-            hidden = self.decoder.hidden(ids, previous, positions, self.cache, index, slots)
+            hidden = self.decoder.hidden(ids, previous, positions, index, slots)
             logits = self.decoder.logits(hidden)
         return [logits[at, : stop - start] for at, (_, _, start, stop) in enumerate(places)]
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nanochat.infer.decoder import Decoder, row_bytes
+from nanochat.infer.cache import row_bytes
 from nanochat.infer.engine import Engine
 from nanochat.infer.request import Completion, Event, Request
 from nanochat.infer.sampler import SamplingParams, adjust, logprobs_of, sample
+from nanochat.infer.scheduler import PrefillLimit
 from nanochat.infer.tools import DEFAULT_TOOLS
+from nanochat.infer.torch_decoder import TorchDecoder
 from nanochat.model.gpt import GPT
 from nanochat.sandbox import calculator
 from nanochat.tokenizer.special import OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START, SPECIAL_TOKENS
@@ -85,7 +87,7 @@ def test_a_full_engine_equals_the_plain_model(any_model, tokenizer):
     """Eight requests of all kinds through three rows: prefill in batches, rows reused and moved."""
     model = any_model
     prompts, each = [prompt(n) for n in LENGTHS], [params(i) for i in range(len(LENGTHS))]
-    engine = Engine(model, tokenizer, max_rows=3, prefill_tokens=100)
+    engine = Engine(model, tokenizer, max_rows=3, prefill=PrefillLimit(100, 100))
     completions = engine.generate(prompts, each)
     for completion, ids, p in zip(completions, prompts, each, strict=True):
         assert completion == answer_plainly(model, tokenizer, ids, p, completion.ids)
@@ -169,7 +171,7 @@ def random_requests(chance: random.Random, count: int) -> list[tuple[list[int], 
 def test_requests_that_arrive_share_prefixes_and_are_cancelled_at_random_equal_lone_ones(model, tokenizer):
     chance = random.Random(0)
     requests = random_requests(chance, 200)
-    engine = Engine(model, tokenizer, max_rows=5, prefill_tokens=24)
+    engine = Engine(model, tokenizer, max_rows=5, prefill=PrefillLimit(24, 24))
     answers: list[list[Event]] = [[] for _ in requests]
     index_of: dict[int, int] = {}
     cancelled: set[int] = set()
@@ -199,13 +201,13 @@ def test_requests_that_arrive_share_prefixes_and_are_cancelled_at_random_equal_l
 def tokens_run(monkeypatch) -> list[int]:
     """How many tokens each call of a decoder runs."""
     counts: list[int] = []
-    hidden = Decoder.hidden
+    hidden = TorchDecoder.hidden
 
     def counting(self, ids_NT, previous_NT, positions_NT, *where):
         counts.append(int((positions_NT >= 0).sum()))
         return hidden(self, ids_NT, previous_NT, positions_NT, *where)
 
-    monkeypatch.setattr(Decoder, "hidden", counting)
+    monkeypatch.setattr(TorchDecoder, "hidden", counting)
     return counts
 
 
@@ -242,7 +244,7 @@ def test_reloaded_weights_answer_as_a_new_engine_does(new_model, whole_config, m
 
 
 def test_a_long_prompt_does_not_delay_running_requests(model, tokenizer):
-    engine = Engine(model, tokenizer, max_rows=2, prefill_tokens=8)
+    engine = Engine(model, tokenizer, max_rows=2, prefill=PrefillLimit(8, 8))
     running = engine.submit(prompt(3), SamplingParams(temperature=0.0, max_new_tokens=40))
     engine.step()
     engine.submit(prompt(50), SamplingParams(temperature=0.0, max_new_tokens=2))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanochat.infer.request import Request
 from nanochat.infer.sampler import SamplingParams
-from nanochat.infer.scheduler import Copy, EngineStep, Scheduler, Swap
+from nanochat.infer.scheduler import Copy, EngineStep, PrefillLimit, Scheduler, Swap
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def run(step: EngineStep) -> None:
 
 
 def test_prompts_run_together_and_in_pieces_as_the_limit_of_padded_tokens_allows(new_request):
-    scheduler = Scheduler(max_rows=8, prefill_tokens=30)
+    scheduler = Scheduler(max_rows=8, prefill=PrefillLimit(30, 30))
     for request_id, length in enumerate([10, 4, 10, 3, 40, 2]):
         scheduler.add(new_request(request_id, [request_id] * length, new_tokens=50))
     steps = []
@@ -54,7 +54,7 @@ def test_prompts_run_together_and_in_pieces_as_the_limit_of_padded_tokens_allows
 
 
 def test_the_last_row_fills_the_gap_and_the_finished_one_is_parked(new_request):
-    scheduler = Scheduler(max_rows=4, prefill_tokens=100)
+    scheduler = Scheduler(max_rows=4, prefill=PrefillLimit(100, 100))
     a, b, c, waiting = (new_request(i, [i, i]) for i in range(4))
     for request in (a, b, c):
         scheduler.add(request)
@@ -72,7 +72,7 @@ def test_the_last_row_fills_the_gap_and_the_finished_one_is_parked(new_request):
 
 
 def test_a_request_waits_for_a_prefix_that_is_about_to_be_computed_and_copies_it(new_request):
-    scheduler = Scheduler(max_rows=4, prefill_tokens=16)
+    scheduler = Scheduler(max_rows=4, prefill=PrefillLimit(16, 16))
     scheduler.add(new_request(0, [7] * 20))
     scheduler.add(new_request(1, [*[7] * 20, 8]))
     first = scheduler.schedule()
@@ -84,7 +84,7 @@ def test_a_request_waits_for_a_prefix_that_is_about_to_be_computed_and_copies_it
 
 
 def test_a_parked_row_is_taken_over_by_the_request_that_begins_alike(new_request):
-    scheduler = Scheduler(max_rows=3, prefill_tokens=100)
+    scheduler = Scheduler(max_rows=3, prefill=PrefillLimit(100, 100))
     first, second = new_request(0, [1] * 20), new_request(1, [2] * 20)
     for request in (first, second):
         scheduler.add(request)
@@ -113,7 +113,7 @@ def test_a_parked_row_is_taken_over_by_the_request_that_begins_alike(new_request
 )
 def test_every_request_is_answered_in_any_order_of_arrival(new_request, arrivals, max_rows, limit):
     """Lists play the cache: before it runs, each request's row must hold its cached tokens."""
-    scheduler = Scheduler(max_rows, limit)
+    scheduler = Scheduler(max_rows, PrefillLimit(limit, limit))
     cache: list[list[int]] = [[] for _ in range(max_rows)]
     answered: Counter[int] = Counter()
     coming = [
@@ -159,6 +159,21 @@ def test_every_request_is_answered_in_any_order_of_arrival(new_request, arrivals
 
 def test_impossible_limits_are_refused():
     with pytest.raises(ValueError, match="at least 1 row"):
-        Scheduler(0, 1)
-    with pytest.raises(ValueError, match="prefill_tokens"):
-        Scheduler(1, 0)
+        Scheduler(0, PrefillLimit(1, 1))
+    with pytest.raises(ValueError, match="at least 1 prompt token"):
+        PrefillLimit(16, 0)
+
+
+def test_running_requests_limit_what_a_prompt_may_run_beside_them(new_request):
+    limit = PrefillLimit(alone=256, beside=16)
+    assert [limit.tokens(decoding) for decoding in (0, 1, 8, 9, 100, 500)] == [256, 16, 16, 18, 200, 256]
+    scheduler = Scheduler(max_rows=4, prefill=limit)
+    first = new_request(0, [5] * 40)
+    scheduler.add(first)
+    step = scheduler.schedule()
+    assert pieces_of(step) == [(0, 40)]
+    run(step)
+    scheduler.add(new_request(1, [6] * 40))
+    planned = scheduler.schedule()
+    assert [request.id for _, request in planned.decoding] == [0]
+    assert pieces_of(planned) == [(1, 16)]

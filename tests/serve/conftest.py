@@ -28,7 +28,8 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import Paths
 from nanochat.runtime import open_runtime
 from nanochat.serve.application import make_app
-from nanochat.serve.server import ServeConfig, Server, access, listening, make_service
+from nanochat.serve.http_server import Server, listening
+from nanochat.serve.server import ServeConfig, access, make_service
 from nanochat.serve.service import Service
 from nanochat.serve.telemetry import ModelObserver
 from nanochat.serve.worker import Worker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -133,3 +134,23 @@ def test_the_log_has_texts_only_if_asked(
     assert ("my secret" in caplog.text) == log_requests
     assert "POST /v1/chat/completions 200" in caplog.text
     assert "\u001b" not in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n"])
+def test_a_connection_without_a_request_is_closed(new_server: Callable[..., Any], begun: bytes) -> None:
+    with new_server() as server:
+        server.server.config.timeout_keep_alive = 0.2  # type: ignore[assignment]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            connection.sendall(begun)
+            assert connection.recv(100) == b""
+
+
+def test_a_connection_serves_many_requests(server: Running) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    for _ in range(3):
+        connection.request("POST", "/tokenize", b'{"prompt": "a"}')
+        response = connection.getresponse()
+        assert (response.status, response.will_close) == (200, False)
+        response.read()
+    connection.close()

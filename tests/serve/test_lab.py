@@ -12,12 +12,16 @@ import torch
 from nanochat.checkpoint.loading import load_model
 from nanochat.cli.chat import ChatConfig
 from nanochat.cli.chat import run as run_chat
+from nanochat.infer.request import Request
+from nanochat.infer.sampler import SamplingParams
+from nanochat.infer.tools import DEFAULT_TOOLS
 from nanochat.metrics import open_metrics
 from nanochat.paths import Paths
 from nanochat.processes import Processes
 from nanochat.runtime import Runtime
 from nanochat.serve.lab import score_tokens
 from nanochat.tokenizer.chat_format import render
+from nanochat.tokenizer.special import OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START
 from tests.serve.conftest import BASE, CHAT, CONTEXT, Running, train_row
 
 USER = {"role": "user", "content": "hi"}
@@ -65,6 +69,31 @@ def test_an_answer_continues_after_a_rival(server: Running) -> None:
     ).events
     assert [token["id"] for token in opening["prompt"][-3:]] == [*ids[:2], rival]
     assert [token["id"] for token in other] != ids[3:]
+
+
+def test_a_call_that_a_rival_changed_is_run(server: Running, loaded: Any) -> None:
+    """A rival may be in the middle of a tool call, or end it: what the model then calls is run."""
+    special, encode = loaded.tokenizer.special, loaded.tokenizer.encode
+    call = [special(PYTHON_START), *encode("6*7")]
+    output = [special(OUTPUT_START), *encode("42"), special(OUTPUT_END)]
+    opening, *_ = server.post(
+        "/api/generate", messages=[USER], reply_ids=[*call, special(PYTHON_END)], max_tokens=1
+    ).events
+    assert [token["id"] for token in opening["prompt"]][-len(output) :] == output
+    request = Request(
+        0, [1, *call], SamplingParams(), loaded.tokenizer, DEFAULT_TOOLS, CONTEXT, reply=len(call)
+    )
+    events = request.accept(special(PYTHON_END))
+    assert [event.token for event in events] == [special(PYTHON_END), *output]
+    assert events[0].part == "python"
+    _, first, *_ = server.post("/api/generate", messages=[USER], reply_ids=call, max_tokens=1).events
+    assert first["part"] == "python"
+
+
+def test_a_character_begun_in_the_reply_is_completed(loaded: Any) -> None:
+    begun, rest = "é".encode()
+    request = Request(0, [1, begun], SamplingParams(), loaded.tokenizer, (), CONTEXT, reply=1)
+    assert request.accept(rest)[0].text == "é"
 
 
 def test_a_seed_gives_the_command_lines_answer(server: Running, served_base: Path, capsys: Any) -> None:

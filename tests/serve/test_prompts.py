@@ -167,6 +167,8 @@ def test_a_call_cut_off_has_no_output(tokenizer: Tokenizer) -> None:
     assert choice["message"]["executed_tools"] == [
         {"type": "python", "arguments": "6*", "output": None, "offset": 3}
     ]
+    _, reply = conversation(messages_of(USER, choice["message"]))
+    assert reply["content"] == [{"type": "text", "text": "so "}]
 
 
 def test_text_cannot_contain_special_tokens(tokenizer: Tokenizer) -> None:

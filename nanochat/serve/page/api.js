@@ -1,5 +1,7 @@
 // Requests to the server that this page came from. Addresses are relative, so that a prefix of a proxy is kept.
 
+import { grouped } from "./dom.js";
+
 const KEY = "nanochat.api-key";
 
 export const apiKey = {
@@ -62,7 +64,10 @@ export async function* stream(path, body, signal) {
     for (;;) {
       const { value, done } = await reader.read().catch((error) => {
         if (signal?.aborted) throw new DOMException("stopped", "AbortError");
-        throw new ApiError("The connection was lost in the middle of the answer", { code: "cut", cause: error });
+        throw new ApiError("The connection was lost in the middle of the answer", {
+          code: "cut",
+          cause: error,
+        });
       });
       if (done) throw new ApiError("The connection ended in the middle of the answer", { code: "cut" });
       const lines = (rest + decoder.decode(value, { stream: true })).split(/\r?\n/);
@@ -90,7 +95,8 @@ const EXPLAINED = {
   invalid_api_key: () => "This server wants its API key. Enter it in the settings.",
 };
 const BY_STATUS = {
-  429: (error) => `The server is busy. Try again ${error.retryAfter ? `in ${error.retryAfter} s` : "in a moment"}.`,
+  429: (error) =>
+    `The server is busy. Try again ${error.retryAfter ? `in ${error.retryAfter} s` : "in a moment"}.`,
   401: EXPLAINED.invalid_api_key,
   503: () => "The server is loading a model or shutting down. Try again in a moment.",
 };
@@ -134,10 +140,10 @@ export function modelOptions(select, models, { kinds = ["chat", "base"], chosen 
     const older = [...steps].filter((each) => each !== step).sort((a, b) => b - a);
     const group = document.createElement("optgroup");
     group.label = `${model.id} (${kind})`;
-    group.append(new Option(`${model.id} · step ${step.toLocaleString("en")}`, model.id));
+    group.append(new Option(`${model.id} · step ${grouped(step)}`, model.id));
     ids.push(model.id);
     for (const each of older) {
-      group.append(new Option(`${model.id} · step ${each.toLocaleString("en")}`, `${model.id}@${each}`));
+      group.append(new Option(`${model.id} · step ${grouped(each)}`, `${model.id}@${each}`));
       ids.push(`${model.id}@${each}`);
     }
     groups.push(group);

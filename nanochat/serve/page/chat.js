@@ -5,13 +5,19 @@ import { announce, button, el, growing, icon, themeButton, toast } from "./dom.j
 import { Answers } from "./generate.js";
 import { History } from "./history.js";
 import { Settings } from "./settings.js";
+import { showSidebar, sidebarShown } from "./sidebar.js";
 import { Store } from "./store.js";
 import { entersText, Thread } from "./thread.js";
-import { exportText, importText, titleOf } from "./transfer.js";
+import { download, importFile, titleOf } from "./transfer.js";
 
 const $ = (id) => document.getElementById(id);
 const MODEL = "nanochat.model";
-const EXAMPLES = ["What is the capital of France?", "What is 47 times 36?", "How do you spell strawberry?", "Who are you?"];
+const EXAMPLES = [
+  "What is the capital of France?",
+  "What is 47 times 36?",
+  "How do you spell strawberry?",
+  "Who are you?",
+];
 
 const store = await Store.open();
 const answers = new Answers(store);
@@ -28,10 +34,12 @@ const notice = (text) => {
   $("notice").textContent = text ?? "";
   $("notice").hidden = !text;
 };
-store.addEventListener("fault", ({ detail }) => notice(`This browser does not keep the history: ${detail.error?.message ?? "storage is closed"}. Export it before you leave.`));
+store.addEventListener("fault", ({ detail }) =>
+  notice(`This browser does not keep the history: ${detail.error?.message}. Export it before you leave.`),
+);
 answers.addEventListener("error", ({ detail }) => watch.saw(detail.error));
 
-// --- conversations --------------------------------------------------------------------------------------------------
+// --- conversations -----------------------------------------------------------------------------------------
 
 const ask = (parent, conversation, into = null) =>
   answers.write({ conversation, parent, into, model: $("model").value, sampling: settings.request() });
@@ -75,7 +83,12 @@ const actions = {
   },
   resume(message) {
     if (!ready()) return;
-    answers.write({ conversation: message.conversation, model: message.model, sampling: settings.request(), into: message.id });
+    answers.write({
+      conversation: message.conversation,
+      model: message.model,
+      sampling: settings.request(),
+      into: message.id,
+    });
     $("send").focus();
   },
   async choose(sibling, direction) {
@@ -90,7 +103,10 @@ const actions = {
 
 const thread = new Thread({ log: $("log"), latest: $("latest"), store, actions, empty: $("empty") });
 const history = new History({
-  list: $("history"), search: $("search"), store, answers,
+  list: $("history"),
+  search: $("search"),
+  store,
+  answers,
   open: (id) => {
     open(id);
     showSidebar(false);
@@ -103,7 +119,8 @@ const draftKey = () => `nanochat.draft.${current ?? "new"}`;
 function open(id, { keepInput = false } = {}) {
   current = store.conversations.has(id) && !store.conversations.get(id).deleted ? id : null;
   const hash = current ? `#c=${current}` : "";
-  if (location.hash !== hash) window.history.pushState(null, "", `${location.pathname}${location.search}${hash}`);
+  if (location.hash !== hash)
+    window.history.pushState(null, "", `${location.pathname}${location.search}${hash}`);
   thread.show(current);
   history.select(current);
   if (!keepInput) {
@@ -143,11 +160,12 @@ function update() {
 store.addEventListener("change", ({ detail }) => {
   if (detail.conversation !== current) return;
   const conversation = store.conversations.get(current);
-  if (!conversation || conversation.deleted) open(null); // another tab has deleted it
+  if (!conversation || conversation.deleted)
+    open(null); // another tab has deleted it
   else update();
 });
 
-// --- the composer ---------------------------------------------------------------------------------------------------
+// --- the composer ------------------------------------------------------------------------------------------
 
 const stop = () => {
   const running = answers.running(current);
@@ -178,22 +196,11 @@ input.addEventListener("keydown", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.isComposing || $("settings").open) return;
-  if (document.body.classList.contains("sidebar-open")) showSidebar(false);
+  if (sidebarShown()) showSidebar(false);
   else stop();
 });
 
-// --- sidebar, settings, files ---------------------------------------------------------------------------------------
-
-function showSidebar(shown) {
-  const was = document.body.classList.contains("sidebar-open");
-  document.body.classList.toggle("sidebar-open", shown);
-  $("shade").hidden = !shown;
-  $("main").inert = shown;
-  if (shown) $("search").focus();
-  else if (was) $("sidebar-open").firstElementChild.focus();
-}
-matchMedia("(min-width: 60rem)").addEventListener("change", () => showSidebar(false));
-$("shade").addEventListener("click", () => showSidebar(false));
+// --- settings, files, examples -----------------------------------------------------------------------------
 
 const systemPrompt = {
   read: () => store.conversations.get(current)?.system ?? draftSystem,
@@ -206,41 +213,43 @@ function openSettings() {
 }
 $("settings").addEventListener("click", (event) => event.target === $("settings") && $("settings").close());
 
-function download() {
-  const address = URL.createObjectURL(new Blob([exportText(store)], { type: "application/jsonl" }));
-  el("a", { href: address, download: `nanochat-${new Date().toISOString().slice(0, 10)}.jsonl` }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 10_000);
-}
 $("file").addEventListener("change", async () => {
   const [file] = $("file").files;
-  if (!file) return;
-  const { added, known, faults } = await importText(store, await file.text());
+  if (file) toast(await importFile(store, file));
   $("file").value = "";
-  const parts = [`Imported ${added} conversation${added === 1 ? "" : "s"}`];
-  if (known) parts.push(`${known} already here`);
-  if (faults.length) parts.push(`${faults.length} line${faults.length === 1 ? "" : "s"} left out (line ${faults[0][0]}: ${faults[0][1]})`);
-  toast(parts.join("; "));
 });
 
-$("sidebar-open").append(button("Conversations", "menu", () => showSidebar(true), { class: "quiet" }));
-$("sidebar-close").append(button("Close", "close", () => showSidebar(false), { class: "quiet" }));
-$("new-chat").append(button("New chat", "plus", () => {
-  draftSystem = settings.get("system") ?? "";
-  open(null);
-  showSidebar(false);
-  input.focus();
-}, { label: true }));
+$("new-chat").append(
+  button(
+    "New chat",
+    "plus",
+    () => {
+      draftSystem = settings.get("system") ?? "";
+      open(null);
+      showSidebar(false);
+      input.focus();
+    },
+    { label: true },
+  ),
+);
 $("tools").append(button("Settings", "sliders", openSettings, { class: "quiet" }), themeButton());
 $("settings-close").append(button("Close", "close", () => $("settings").close(), { class: "quiet" }));
-$("transfer").append(button("Export", null, download, { class: "quiet" }), button("Import", null, () => $("file").click(), { class: "quiet" }));
-$("examples").append(...EXAMPLES.map((text) => button(text, null, () => {
-  send(text);
-  input.focus();
-})));
+$("transfer").append(
+  button("Export", null, () => download(store), { class: "quiet" }),
+  button("Import", null, () => $("file").click(), { class: "quiet" }),
+);
+$("examples").append(
+  ...EXAMPLES.map((text) =>
+    button(text, null, () => {
+      send(text);
+      input.focus();
+    }),
+  ),
+);
 
 settings.addEventListener("key", boot);
 
-// --- the server -----------------------------------------------------------------------------------------------------
+// --- the server --------------------------------------------------------------------------------------------
 
 async function boot() {
   try {
@@ -252,7 +261,11 @@ async function boot() {
     const chosen = localStorage.getItem(MODEL) ?? info.default_model;
     const ids = modelOptions($("model"), models, { kinds: ["chat"], chosen });
     if (!ids.includes(chosen) && ids.includes(info.default_model)) $("model").value = info.default_model;
-    notice(ids.length ? null : "There is no chat model here yet. Run “nanochat sft”, or look at the base model in the lab.");
+    notice(
+      ids.length
+        ? null
+        : "There is no chat model here yet. Run “nanochat sft”, or look at the base model in the lab.",
+    );
     describe(info);
     update();
   } catch (error) {
@@ -266,7 +279,7 @@ function describe(info) {
   const size = model?.nanochat.parameters;
   const words = size >= 1e9 ? `${(size / 1e9).toFixed(1)} billion` : `${(size / 1e6).toFixed(1)} million`;
   $("about").textContent = model
-    ? `A model of ${words} parameters, trained with nanochat, answering on ${info.device}. It is small and makes mistakes.`
+    ? `A model of ${words} parameters, trained with nanochat, answering on ${info.device}. It makes mistakes.`
     : "";
 }
 $("model").addEventListener("change", () => {

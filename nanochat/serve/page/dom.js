@@ -41,14 +41,18 @@ const ICONS = {
   trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   sliders: "M4 8h8M18 8h2M4 16h2M12 16h8M15 5.5v5M9 13.5v5",
   close: "M6 6l12 12M18 6L6 18",
-  sun: "M12 8a4 4 0 1 0 0 8a4 4 0 1 0 0-8M12 3v1.5M12 19.5V21M3 12h1.5M19.5 12H21M5.6 5.6l1 1M17.4 17.4l1 1M5.6 18.4l1-1M17.4 6.6l1-1",
+  sun: "M12 8a4 4 0 1 0 0 8a4 4 0 1 0 0-8M12 3v2M12 19v2M3 12h2M19 12h2M6 6l1 1M17 17l1 1M6 18l1-1M17 7l1-1",
   moon: "M20 14.5A8 8 0 1 1 9.5 4a6.5 6.5 0 0 0 10.5 10.5z",
   auto: "M12 4a8 8 0 1 0 0 16a8 8 0 1 0 0-16M12 4v16",
 };
 
 /** A decorative icon; the button around it carries the name. */
 export function icon(name) {
-  return svg("svg", { viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true" }, svg("path", { d: ICONS[name] }));
+  return svg(
+    "svg",
+    { viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true" },
+    svg("path", { d: ICONS[name] }),
+  );
 }
 
 /** A button with an icon and a name for everybody; `label` shows the name. */
@@ -87,12 +91,17 @@ export async function copyText(text) {
 
 /** A copy button that says for a moment that it has copied. `read` returns the text. */
 export function copyButton(read, props = {}) {
-  const node = button("Copy", "copy", async () => {
-    await copyText(read());
-    node.replaceChildren(icon("check"));
-    announce("Copied");
-    setTimeout(() => node.replaceChildren(icon("copy")), 1500);
-  }, props);
+  const node = button(
+    "Copy",
+    "copy",
+    async () => {
+      await copyText(read());
+      node.replaceChildren(icon("check"));
+      announce("Copied");
+      setTimeout(() => node.replaceChildren(icon("copy")), 1500);
+    },
+    props,
+  );
   return node;
 }
 
@@ -113,10 +122,12 @@ export function toast(text, { action = null, onaction = null, onclose = null, se
     if (!acted) onclose?.();
   };
   if (action) {
-    node.append(button(action, null, () => {
-      onaction();
-      close(true);
-    }));
+    node.append(
+      button(action, null, () => {
+        onaction();
+        close(true);
+      }),
+    );
   }
   node.append(button("Dismiss", "close", () => close(), { class: "quiet" }));
   document.getElementById("toasts").append(node);
@@ -147,6 +158,9 @@ export function themeButton() {
   show();
   return node;
 }
+
+/** A whole number with its thousands apart. */
+export const grouped = (number) => Math.round(number).toLocaleString("en");
 
 /** A share of 1 as a reader wants it: 0 and 100 only where they are true to a tenth. */
 export function percent(p) {

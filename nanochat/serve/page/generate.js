@@ -18,7 +18,8 @@ function wireMessage({ role, content }) {
   const tools = [];
   for (const part of content) {
     if (part.type === "text") text += part.text;
-    else if (part.type === "python") tools.push({ type: "python", arguments: part.text, offset: [...text].length });
+    else if (part.type === "python")
+      tools.push({ type: "python", arguments: part.text, offset: [...text].length });
     else if (tools.length) tools.at(-1).output = part.text;
   }
   return { role, content: text, ...(tools.length ? { executed_tools: tools } : {}) };
@@ -44,7 +45,10 @@ export class Answers extends EventTarget {
 
   /** The message that this tab is writing in a conversation, if any. */
   running(conversation) {
-    return [...this.#running.keys()].find((id) => this.#store.messages.get(id)?.conversation === conversation) ?? null;
+    return (
+      [...this.#running.keys()].find((id) => this.#store.messages.get(id)?.conversation === conversation) ??
+      null
+    );
   }
 
   stop(id) {
@@ -60,14 +64,18 @@ export class Answers extends EventTarget {
     this.#running.set(message.id, controller);
     const outcome = await this.#follow(message, sampling, controller.signal);
     this.#running.delete(message.id);
-    if (store.messages.has(message.id)) await store.putMessage({ ...store.messages.get(message.id), ...outcome });
+    if (store.messages.has(message.id))
+      await store.putMessage({ ...store.messages.get(message.id), ...outcome });
   }
 
   async #follow(message, sampling, signal) {
     const store = this.#store;
     let now = { ...message, state: "streaming", error: null, finished: null };
     const path = store.path(message.conversation);
-    const before = path.slice(0, path.findIndex((each) => each.id === message.id));
+    const before = path.slice(
+      0,
+      path.findIndex((each) => each.id === message.id),
+    );
     const { system } = store.conversations.get(message.conversation);
     const body = {
       ...sampling,

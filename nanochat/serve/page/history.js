@@ -37,13 +37,19 @@ export class History {
     const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
     const [id, action] = [focused?.closest("li")?.dataset.id, focused?.dataset.action];
     const found = this.store.list(this.search.value);
-    const groups = grouped(found);
+    const groups = byPeriod(found);
     const sections = [...groups].map(([name, conversations]) =>
       el("section", {}, el("h2", {}, name), el("ul", {}, ...conversations.map((each) => this.#row(each)))),
     );
-    const nothing = this.search.value ? "Nothing found." : "Your conversations will be listed here. They stay in this browser.";
+    const nothing = this.search.value
+      ? "Nothing found."
+      : "Your conversations will be listed here. They stay in this browser.";
     this.list.replaceChildren(...(sections.length ? sections : [el("p", { class: "hint" }, nothing)]));
-    if (focused) [...this.list.querySelectorAll("li")].find((row) => row.dataset.id === id)?.querySelector(`[data-action="${action}"]`)?.focus();
+    if (focused)
+      [...this.list.querySelectorAll("li")]
+        .find((row) => row.dataset.id === id)
+        ?.querySelector(`[data-action="${action}"]`)
+        ?.focus();
   }
 
   #row(conversation) {
@@ -55,14 +61,30 @@ export class History {
       { data: { id }, class: current ? "current" : "" },
       el(
         "button",
-        { type: "button", class: "open", title, data: { action: "open" }, "aria-current": current ? "page" : null, onclick: () => this.open(id) },
+        {
+          type: "button",
+          class: "open",
+          title,
+          data: { action: "open" },
+          "aria-current": current ? "page" : null,
+          onclick: () => this.open(id),
+        },
         el("span", {}, title),
         running ? el("span", { class: "dot", role: "img", "aria-label": "answering" }) : null,
       ),
-      button(`Rename “${title}”`, "edit", (event) => this.#rename(conversation, event.currentTarget.closest("li")), {
-        class: "quiet small", data: { action: "rename" },
+      button(
+        `Rename “${title}”`,
+        "edit",
+        (event) => this.#rename(conversation, event.currentTarget.closest("li")),
+        {
+          class: "quiet small",
+          data: { action: "rename" },
+        },
+      ),
+      button(`Delete “${title}”`, "trash", () => this.#remove(conversation), {
+        class: "quiet small",
+        data: { action: "delete" },
       }),
-      button(`Delete “${title}”`, "trash", () => this.#remove(conversation), { class: "quiet small", data: { action: "delete" } }),
     );
   }
 
@@ -76,7 +98,10 @@ export class History {
       this.#renaming = null;
       if (save && field.value.trim()) this.store.patch(id, { title: field.value.trim(), named: true });
       this.render();
-      [...this.list.querySelectorAll("li")].find((each) => each.dataset.id === id)?.querySelector('[data-action="rename"]').focus();
+      [...this.list.querySelectorAll("li")]
+        .find((each) => each.dataset.id === id)
+        ?.querySelector('[data-action="rename"]')
+        .focus();
     };
     field.addEventListener("keydown", (event) => {
       if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
@@ -113,7 +138,7 @@ export class History {
   }
 }
 
-function grouped(conversations) {
+function byPeriod(conversations) {
   const groups = new Map();
   for (const each of conversations) {
     const name = period(each.updated);

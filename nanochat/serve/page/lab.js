@@ -60,7 +60,8 @@ export const lab = {
     return { form, run };
   },
   /** A labelled control. */
-  field: (name, control, wide = false) => el("label", { class: wide ? "wide" : "" }, el("span", {}, name), control),
+  field: (name, control, wide = false) =>
+    el("label", { class: wide ? "wide" : "" }, el("span", {}, name), control),
   number: (value, props) => el("input", { type: "number", value, min: 0, ...props }),
   text: (value, rows = 1) => el("textarea", { value, rows }),
 };
@@ -82,7 +83,8 @@ async function boot() {
     await training.offer();
   } catch (error) {
     watch.saw(error);
-    if (error.code !== "unreachable") $("main").prepend(el("p", { class: "problem", role: "alert" }, explain(error)));
+    if (error.code !== "unreachable")
+      $("main").prepend(el("p", { class: "problem", role: "alert" }, explain(error)));
   }
 }
 boot();

@@ -13,7 +13,11 @@ export function buildOdds(section, lab, reshape) {
   const length = lab.number(60, { step: 1, min: 1 });
   const versions = el("div", { class: "versions row", role: "group", "aria-label": "Versions" });
   const panel = el("div", { class: "panel", role: "region", "aria-label": "The token's rivals" });
-  const hint = el("p", { class: "hint" }, "Hover, tap or use the arrow keys to look at a token; a click keeps it.");
+  const hint = el(
+    "p",
+    { class: "hint" },
+    "Hover, tap or use the arrow keys to look at a token; a click keeps it.",
+  );
   let answers = []; // {name, tokens}
   let shown = null;
   let request = null; // the prompt of the answers
@@ -23,8 +27,16 @@ export function buildOdds(section, lab, reshape) {
 
   function put(token) {
     const p = token.logprob === null ? 1 : Math.exp(token.logprob);
-    const marks = [token.special ? "special" : "", token.forced ? "forced" : "", token.swapped ? "swapped" : ""];
-    strip.add(token, { heat: 1 - p, marks: marks.join(" "), says: token.forced ? "forced by the tool" : percent(p) });
+    const marks = [
+      token.special ? "special" : "",
+      token.forced ? "forced" : "",
+      token.swapped ? "swapped" : "",
+    ];
+    strip.add(token, {
+      heat: 1 - p,
+      marks: marks.join(" "),
+      says: token.forced ? "forced by the tool" : percent(p),
+    });
   }
 
   function show(answer) {
@@ -32,13 +44,24 @@ export function buildOdds(section, lab, reshape) {
     strip.clear();
     answer.tokens.forEach(put);
     panel.replaceChildren(hint);
-    versions.replaceChildren(...(answers.length < 2 ? [] : answers.map((each) =>
-      button(each.name, null, () => show(each), { class: "small", "aria-pressed": String(each === shown) }))));
+    versions.replaceChildren(
+      ...(answers.length < 2
+        ? []
+        : answers.map((each) =>
+            button(each.name, null, () => show(each), {
+              class: "small",
+              "aria-pressed": String(each === shown),
+            }),
+          )),
+    );
   }
 
   function describe(token, at) {
     if (token.forced) {
-      panel.replaceChildren(el("h3", {}, quoted(token)), el("p", {}, "Forced by the tool’s output: the model had no choice here."));
+      panel.replaceChildren(
+        el("h3", {}, quoted(token)),
+        el("p", {}, "Forced by the tool’s output: the model had no choice here."),
+      );
       return;
     }
     const rows = token.top.map((rival) => ({
@@ -53,18 +76,46 @@ export function buildOdds(section, lab, reshape) {
     panel.replaceChildren(
       el("h3", {}, quoted(token), el("span", { class: "share" }, percent(Math.exp(token.logprob)))),
       bars(rows),
-      el("div", { class: "row" }, el("span", { class: "hint" }, `Token ${at + 1}, id ${token.id}. `, rest > 0.0005 ? `All others together: ${percent(rest)}.` : ""), el("span", { class: "grow" }), button("Reshape this choice", "sliders", () => reshape.take(request.model, [...promptIds, ...shown.tokens.slice(0, at).map(({ id }) => id)], token), { label: true, class: "small" })),
+      el(
+        "div",
+        { class: "row" },
+        el(
+          "span",
+          { class: "hint" },
+          `Token ${at + 1}, id ${token.id}. `,
+          rest > 0.0005 ? `All others together: ${percent(rest)}.` : "",
+        ),
+        el("span", { class: "grow" }),
+        button(
+          "Reshape this choice",
+          "sliders",
+          () =>
+            reshape.take(
+              request.model,
+              [...promptIds, ...shown.tokens.slice(0, at).map(({ id }) => id)],
+              token,
+            ),
+          { label: true, class: "small" },
+        ),
+      ),
     );
   }
 
   async function write(answer, signal) {
     const reply = answer.tokens.map(({ id }) => id);
     const body = {
-      ...request, reply_ids: reply, temperature: Number(temperature.value), seed: Number(seed.value),
-      max_tokens: Math.max(1, Number(length.value)), top_k: 0, top_p: 1, top_logprobs: RIVALS,
+      ...request,
+      reply_ids: reply,
+      temperature: Number(temperature.value),
+      seed: Number(seed.value),
+      max_tokens: Math.max(1, Number(length.value)),
+      top_k: 0,
+      top_p: 1,
+      top_logprobs: RIVALS,
     };
     for await (const item of stream("api/generate", body, signal)) {
-      if (item.prompt) promptIds = item.prompt.slice(0, item.prompt.length - reply.length).map(({ id }) => id);
+      if (item.prompt)
+        promptIds = item.prompt.slice(0, item.prompt.length - reply.length).map(({ id }) => id);
       else {
         answer.tokens.push(item);
         if (shown === answer) put(item);
@@ -74,24 +125,34 @@ export function buildOdds(section, lab, reshape) {
   }
 
   let next = null; // a branch that the form's next run writes
-  const { form, run } = lab.form("Run", [
-    lab.field("Prompt", prompt, true), lab.field("Temperature", temperature), lab.field("Seed", seed), lab.field("Tokens", length),
-  ], async (signal) => {
-    const branching = next;
-    next = null;
-    if (!branching) {
-      request = lab.prompt(lab.model, prompt.value);
-      answers = [];
-    }
-    const answer = branching ?? { name: "First answer", tokens: [] };
-    answers.push(answer);
-    show(answer);
-    await write(answer, signal);
-  });
+  const { form, run } = lab.form(
+    "Run",
+    [
+      lab.field("Prompt", prompt, true),
+      lab.field("Temperature", temperature),
+      lab.field("Seed", seed),
+      lab.field("Tokens", length),
+    ],
+    async (signal) => {
+      const branching = next;
+      next = null;
+      if (!branching) {
+        request = lab.prompt(lab.model, prompt.value);
+        answers = [];
+      }
+      const answer = branching ?? { name: "First answer", tokens: [] };
+      answers.push(answer);
+      show(answer);
+      await write(answer, signal);
+    },
+  );
 
   function branch(at, rival) {
     const same = shown.tokens.slice(0, at);
-    next = { name: `${quoted(rival)} at ${at + 1}`, tokens: [...same, { ...shown.tokens[at], ...rival, swapped: true, special: null }] };
+    next = {
+      name: `${quoted(rival)} at ${at + 1}`,
+      tokens: [...same, { ...shown.tokens[at], ...rival, swapped: true, special: null }],
+    };
     run();
     strip.root.children[at]?.focus({ preventScroll: true });
   }

@@ -1,7 +1,7 @@
 // (d) Temperature, top-k and top-p reshape the distribution of one position.
 
 import { postJson, stream } from "./api.js";
-import { el, percent } from "./dom.js";
+import { el, grouped, percent } from "./dom.js";
 import { bars, quoted } from "./strip.js";
 
 const SHOWN = 12;
@@ -28,7 +28,11 @@ const choices = (shares) => Math.exp(-shares.reduce((sum, p) => sum + (p > 0 ? p
 export function buildReshape(section, lab) {
   const prompt = lab.text("Tell me a story.");
   const slider = (value, min, max, step) => el("input", { type: "range", min, max, step, value });
-  const sliders = { temperature: slider(1, 0, 2, 0.05), topK: slider(0, 0, 60, 1), topP: slider(1, 0.05, 1, 0.01) };
+  const sliders = {
+    temperature: slider(1, 0, 2, 0.05),
+    topK: slider(0, 0, 60, 1),
+    topP: slider(1, 0.05, 1, 0.01),
+  };
   const names = { temperature: "Temperature", topK: "Top-k (0: no limit)", topP: "Top-p" };
   const outputs = {};
   const title = el("h3", {});
@@ -43,14 +47,24 @@ export function buildReshape(section, lab) {
   });
 
   function draw() {
-    const values = Object.fromEntries(Object.entries(sliders).map(([name, control]) => [name, Number(control.value)]));
+    const values = Object.fromEntries(
+      Object.entries(sliders).map(([name, control]) => [name, Number(control.value)]),
+    );
     for (const [name, value] of Object.entries(values)) outputs[name].textContent = String(value);
     if (!data) return;
     const shares = reshaped(data.logits, values);
-    result.replaceChildren(bars(data.tokens.slice(0, SHOWN).map((token, i) => ({ token, p: shares[i], was: Math.exp(token.logprob) }))));
+    result.replaceChildren(
+      bars(
+        data.tokens
+          .slice(0, SHOWN)
+          .map((token, i) => ({ token, p: shares[i], was: Math.exp(token.logprob) })),
+      ),
+    );
     const left = shares.filter((p) => p > 0).length;
     const top = shares.slice(0, SHOWN).reduce((sum, p) => sum + p, 0);
-    summary.textContent = `${left.toLocaleString("en")} tokens can be drawn, as uncertain as ${choices(shares).toFixed(1)} equally likely ones; those above have ${percent(top)}. The line in each bar is the model’s own probability.`;
+    summary.textContent =
+      `${grouped(left)} tokens can be drawn, as uncertain as ${choices(shares).toFixed(1)} equally likely ones; ` +
+      `those above have ${percent(top)}. The line in each bar is the model’s own probability.`;
   }
 
   async function load(model, ids, signal) {
@@ -69,11 +83,28 @@ export function buildReshape(section, lab) {
     }
     title.textContent = "The first token of the answer";
     const model = lab.model;
-    for await (const item of stream("api/generate", { ...lab.prompt(model, prompt.value), max_tokens: 1, top_logprobs: 0 }, signal)) {
-      if (item.prompt) await load(model, item.prompt.map(({ id }) => id), signal);
+    for await (const item of stream(
+      "api/generate",
+      { ...lab.prompt(model, prompt.value), max_tokens: 1, top_logprobs: 0 },
+      signal,
+    )) {
+      if (item.prompt)
+        await load(
+          model,
+          item.prompt.map(({ id }) => id),
+          signal,
+        );
     }
   });
-  section.append(form, el("div", { class: "split" }, el("div", {}, title, result, summary), el("div", { class: "panel" }, ...controls)));
+  section.append(
+    form,
+    el(
+      "div",
+      { class: "split" },
+      el("div", {}, title, result, summary),
+      el("div", { class: "panel" }, ...controls),
+    ),
+  );
   draw();
   return {
     run,

@@ -2,7 +2,7 @@
 
 import { getJson } from "./api.js";
 import { chart } from "./chart.js";
-import { el } from "./dom.js";
+import { el, grouped } from "./dom.js";
 
 const EVERY_MS = 2000;
 
@@ -19,22 +19,39 @@ export function buildTraining(section, lab) {
 
   /** The last row of each step: a resumed run repeats some. */
   const series = (kind, name) => {
-    const found = new Map(rows.filter((row) => row.kind === kind && Number.isFinite(row[name])).map((row) => [row.step, row[name]]));
+    const found = new Map(
+      rows
+        .filter((row) => row.kind === kind && Number.isFinite(row[name]))
+        .map((row) => [row.step, row[name]]),
+    );
     return [...found].sort(([a], [b]) => a - b);
   };
 
   function draw() {
-    const kinds = [["Training loss", "train", "loss"], ["Bits per byte on unseen text", "eval", "val_bpb"], ["Loss on unseen conversations", "eval", "val_loss"]];
-    const figures = kinds.map(([name, kind, field]) => [name, series(kind, field), kind === "eval"]).filter(([, points]) => points.length > 1);
+    const kinds = [
+      ["Training loss", "train", "loss"],
+      ["Bits per byte on unseen text", "eval", "val_bpb"],
+      ["Loss on unseen conversations", "eval", "val_loss"],
+    ];
+    const figures = kinds
+      .map(([name, kind, field]) => [name, series(kind, field), kind === "eval"])
+      .filter(([, points]) => points.length > 1);
     charts.replaceChildren(...figures.map(([name, points, dots]) => chart(name, points, { dots })));
     const last = rows.findLast((row) => row.kind === "train");
     const run = runs.find((each) => each.run === select.value);
     facts.textContent = last
-      ? `Step ${last.step.toLocaleString("en")} of ${last.total_steps.toLocaleString("en")} · ${last.tokens.toLocaleString("en")} tokens · ${Math.round(last.tok_per_s).toLocaleString("en")} tokens per second${run && !run.finished ? " · running or paused" : ""}`
+      ? `Step ${grouped(last.step)} of ${grouped(last.total_steps)} · ${grouped(last.tokens)} tokens · ` +
+        `${grouped(last.tok_per_s)} tokens per second${run && !run.finished ? " · running or paused" : ""}`
       : "No steps yet.";
     const told = rows.filter((row) => row.kind === "sample");
     const step = told.at(-1)?.step;
-    samples.replaceChildren(...(step === undefined ? [] : [el("h3", {}, `What it says at step ${step.toLocaleString("en")}`)]), ...told.filter((row) => row.step === step).slice(-6).map((row) => el("p", {}, el("b", {}, row.prompt), " ", row.text)));
+    samples.replaceChildren(
+      ...(step === undefined ? [] : [el("h3", {}, `What it says at step ${grouped(step)}`)]),
+      ...told
+        .filter((row) => row.step === step)
+        .slice(-6)
+        .map((row) => el("p", {}, el("b", {}, row.prompt), " ", row.text)),
+    );
   }
 
   async function read() {
@@ -46,7 +63,7 @@ export function buildTraining(section, lab) {
     }
     const finished = () => runs.find((each) => each.run === run)?.finished;
     try {
-      for (let got = null; run && (!got || got.rows.length); ) {
+      for (let got = null; run && (!got || got.rows.length);) {
         got = await getJson(`api/runs/${encodeURIComponent(run)}/metrics?after=${next}`);
         if (run !== select.value) return;
         rows = got.next < next ? got.rows : [...rows, ...got.rows]; // fewer: a new training took its place
@@ -68,7 +85,9 @@ export function buildTraining(section, lab) {
   }
 
   async function list() {
-    runs = (await getJson("api/runs")).filter(({ steps }) => steps !== null).sort((a, b) => b.updated - a.updated);
+    runs = (await getJson("api/runs"))
+      .filter(({ steps }) => steps !== null)
+      .sort((a, b) => b.updated - a.updated);
     const names = runs.map(({ run }) => run);
     if (names.join() === [...select.options].map(({ value }) => value).join()) return;
     const chosen = select.value;

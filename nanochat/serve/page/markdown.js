@@ -24,13 +24,16 @@ export function renderMarkdown(parent, text) {
     else parent.append(node);
   });
   while (parent.childNodes.length > blocks.length) parent.lastChild.remove();
-  built.set(parent, blocks.map((block) => block.source));
+  built.set(
+    parent,
+    blocks.map((block) => block.source),
+  );
 }
 
 /** Blocks as {source, build}; equal sources build equal nodes. */
 function parseBlocks(lines, depth) {
   const blocks = [];
-  for (let at = 0; at < lines.length; ) {
+  for (let at = 0; at < lines.length;) {
     if (!lines[at].trim()) {
       at++;
       continue;
@@ -55,7 +58,10 @@ const READERS = [
 function fence(lines, at) {
   const [, mark, language] = FENCE.exec(lines[at]);
   let end = at + 1;
-  while (end < lines.length && !(lines[end].trim().startsWith(mark) && !lines[end].trim().slice(mark.length).trim())) {
+  while (
+    end < lines.length &&
+    !(lines[end].trim().startsWith(mark) && !lines[end].trim().slice(mark.length).trim())
+  ) {
     end++;
   }
   const code = lines.slice(at + 1, end).join("\n");
@@ -67,14 +73,22 @@ export function codeBlock(code, language) {
   return el(
     "div",
     { class: "code" },
-    el("div", { class: "code-head" }, el("span", {}, language), copyButton(() => code, { class: "quiet small" })),
+    el(
+      "div",
+      { class: "code-head" },
+      el("span", {}, language),
+      copyButton(() => code, { class: "quiet small" }),
+    ),
     el("pre", { tabIndex: 0, role: "region", "aria-label": `${language} block` }, el("code", {}, code)),
   );
 }
 
 function heading(lines, at) {
   const mark = HEADING.exec(lines[at]);
-  const text = lines[at].slice(mark[0].length).replace(/ #+ *$/, "").trim();
+  const text = lines[at]
+    .slice(mark[0].length)
+    .replace(/ #+ *$/, "")
+    .trim();
   // One level for all: a model skips levels as it likes, which would break the outline that screen readers offer.
   return [at + 1, () => el("h3", { class: `size-${mark[1].length}` }, inline(text))];
 }
@@ -117,13 +131,23 @@ function list(lines, at, depth) {
 
 function listItem(lines, depth) {
   const nodes = parseBlocks(lines, depth + 1).map((block) => block.build());
-  return el("li", {}, ...nodes.flatMap((node, i) => (i === 0 && node.tagName === "P" ? [...node.childNodes] : [node])));
+  return el(
+    "li",
+    {},
+    ...nodes.flatMap((node, i) => (i === 0 && node.tagName === "P" ? [...node.childNodes] : [node])),
+  );
 }
 
 function table(lines, at) {
   let end = at + 2;
   while (end < lines.length && lines[end].includes("|") && lines[end].trim()) end++;
-  const cells = (line) => line.trim().replace(/^\|/, "").replace(/\|$/, "").split("|").map((cell) => cell.trim());
+  const cells = (line) =>
+    line
+      .trim()
+      .replace(/^\|/, "")
+      .replace(/\|$/, "")
+      .split("|")
+      .map((cell) => cell.trim());
   const row = (tag, line) => el("tr", {}, ...cells(line).map((cell) => el(tag, {}, inline(cell))));
   const build = () =>
     el(
@@ -141,7 +165,8 @@ function table(lines, at) {
 
 function paragraph(lines, at, depth) {
   let end = at + 1;
-  const starts = (line) => depth < DEEPEST && [FENCE, HEADING, RULE, QUOTE, ITEM].some((pattern) => pattern.test(line));
+  const starts = (line) =>
+    depth < DEEPEST && [FENCE, HEADING, RULE, QUOTE, ITEM].some((pattern) => pattern.test(line));
   while (end < lines.length && lines[end].trim() && !starts(lines[end])) end++;
   return [end, () => el("p", {}, inline(lines.slice(at, end).join("\n").trim()))];
 }
@@ -150,7 +175,14 @@ function paragraph(lines, at, depth) {
 
 const SPECIAL = /[\\`*_~[!\n]|https?:\/\//g;
 const WORD = /[\p{L}\p{N}]/u;
-const MARKS = { "***": ["strong", "em"], "**": ["strong"], __: ["strong"], "*": ["em"], _: ["em"], "~~": ["del"] };
+const MARKS = {
+  "***": ["strong", "em"],
+  "**": ["strong"],
+  __: ["strong"],
+  "*": ["em"],
+  _: ["em"],
+  "~~": ["del"],
+};
 
 /** Inline markdown as a fragment. `absent` remembers closing marks that do not occur again: no search is repeated. */
 function inline(text, depth = 0) {
@@ -183,7 +215,8 @@ function runLength(text, at) {
 }
 
 const INLINE = {
-  "\\": (text, at) => (/[\\`*_{}[\]()#+\-.!|<>~]/.test(text[at + 1] ?? "") ? { node: text[at + 1], end: at + 2 } : null),
+  "\\": (text, at) =>
+    /[\\`*_{}[\]()#+\-.!|<>~]/.test(text[at + 1] ?? "") ? { node: text[at + 1], end: at + 2 } : null,
   "\n": (text, at) => ({ node: el("br"), end: at + 1 }),
   "`": codeSpan,
   "*": emphasis,

@@ -6,10 +6,31 @@ import { button, el } from "./dom.js";
 const KEY = "nanochat.settings";
 
 const SETTINGS = [
-  { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, help: "0 always takes the likeliest token" },
+  {
+    name: "temperature",
+    label: "Temperature",
+    min: 0,
+    max: 2,
+    step: 0.05,
+    help: "0 always takes the likeliest token",
+  },
   { name: "top_k", label: "Top-k", min: 0, max: 200, step: 1, help: "only the k likeliest; 0 is no limit" },
-  { name: "top_p", label: "Top-p", min: 0.05, max: 1, step: 0.01, help: "the likeliest that make up this share" },
-  { name: "min_p", label: "Min-p", min: 0, max: 1, step: 0.01, help: "at least this share of the likeliest one’s" },
+  {
+    name: "top_p",
+    label: "Top-p",
+    min: 0.05,
+    max: 1,
+    step: 0.01,
+    help: "the likeliest that make up this share",
+  },
+  {
+    name: "min_p",
+    label: "Min-p",
+    min: 0,
+    max: 1,
+    step: 0.01,
+    help: "at least this share of the likeliest one’s",
+  },
   { name: "repetition_penalty", label: "Repetition penalty", min: 1, max: 2, step: 0.01, help: "1 is none" },
   { name: "max_tokens", label: "Longest answer", min: 1, max: 1024, step: 1, help: "in tokens" },
 ];
@@ -53,18 +74,31 @@ export class Settings extends EventTarget {
   render(form, system) {
     const rows = SETTINGS.map((setting) => this.#row(setting));
     const seed = el("input", {
-      type: "number", id: "set-seed", min: 0, step: 1, placeholder: "random", value: this.get("seed") ?? "",
-      onchange: () => this.set("seed", seed.value === "" ? null : Math.max(0, Math.round(Number(seed.value)))),
+      type: "number",
+      id: "set-seed",
+      min: 0,
+      step: 1,
+      placeholder: "random",
+      value: this.get("seed") ?? "",
+      onchange: () =>
+        this.set("seed", seed.value === "" ? null : Math.max(0, Math.round(Number(seed.value)))),
     });
     const key = el("input", {
-      type: "password", id: "set-key", autocomplete: "off", value: apiKey.get(),
+      type: "password",
+      id: "set-key",
+      autocomplete: "off",
+      value: apiKey.get(),
       onchange: () => {
         apiKey.set(key.value.trim());
         this.dispatchEvent(new Event("key"));
       },
     });
     const prompt = el("textarea", {
-      id: "set-system", rows: 3, value: system.read(), placeholder: "none", oninput: () => system.write(prompt.value),
+      id: "set-system",
+      rows: 3,
+      value: system.read(),
+      placeholder: "none",
+      oninput: () => system.write(prompt.value),
     });
     form.replaceChildren(
       field("set-system", "System prompt", "put before the first message of this chat", prompt),

@@ -7,7 +7,9 @@ const RESCUE = "nanochat.rescue.";
 const SILENT_MS = 6000; // an answer that another tab writes is saved more often than this
 
 export function newId() {
-  return [...crypto.getRandomValues(new Uint8Array(9))].map((byte) => byte.toString(36).padStart(2, "0")).join("");
+  return [...crypto.getRandomValues(new Uint8Array(9))]
+    .map((byte) => byte.toString(36).padStart(2, "0"))
+    .join("");
 }
 
 const done = (request) =>
@@ -77,7 +79,8 @@ export class Store extends EventTarget {
   #rescue() {
     for (const key of Object.keys(localStorage).filter((each) => each.startsWith(RESCUE))) {
       for (const message of JSON.parse(localStorage.getItem(key))) {
-        if (this.conversations.has(message.conversation)) this.putMessage({ ...message, state: "interrupted" });
+        if (this.conversations.has(message.conversation))
+          this.putMessage({ ...message, state: "interrupted" });
       }
       localStorage.removeItem(key);
     }
@@ -183,13 +186,23 @@ export class Store extends EventTarget {
     const has = (text) => text.toLowerCase().includes(wanted);
     return [...this.conversations.values()]
       .filter((each) => !each.deleted)
-      .filter((each) => !wanted || has(each.title) || this.all(each.id).some((message) => has(textOf(message))))
+      .filter(
+        (each) => !wanted || has(each.title) || this.all(each.id).some((message) => has(textOf(message))),
+      )
       .sort((a, b) => b.updated - a.updated);
   }
 
   async create(fields = {}) {
     const now = Date.now();
-    const conversation = { id: newId(), title: "New chat", system: "", chosen: {}, created: now, updated: now, ...fields };
+    const conversation = {
+      id: newId(),
+      title: "New chat",
+      system: "",
+      chosen: {},
+      created: now,
+      updated: now,
+      ...fields,
+    };
     this.conversations.set(conversation.id, conversation);
     await this.#write(["conversations"], (conversations) => conversations.put(conversation));
     this.#tell(conversation.id);
@@ -201,7 +214,8 @@ export class Store extends EventTarget {
     const merge = (known) => ({ ...known, ...fields, chosen: { ...known.chosen, ...fields.chosen } });
     this.conversations.set(id, merge(this.conversations.get(id)));
     await this.#write(["conversations"], (conversations) => {
-      conversations.get(id).onsuccess = ({ target }) => target.result && conversations.put(merge(target.result));
+      conversations.get(id).onsuccess = ({ target }) =>
+        target.result && conversations.put(merge(target.result));
     });
     this.#tell(id);
   }
@@ -249,18 +263,25 @@ export class Store extends EventTarget {
       messages.forEach((message) => rows.put(message));
     });
     this.#changed(conversation.id);
-    for (const message of messages) this.#channel.postMessage({ conversation: conversation.id, message: message.id });
+    for (const message of messages)
+      this.#channel.postMessage({ conversation: conversation.id, message: message.id });
     return 1;
   }
 }
 
 /** A message's text, with code and outputs. */
 export function textOf(message) {
-  return typeof message.content === "string" ? message.content : message.content.map((part) => part.text).join("");
+  return typeof message.content === "string"
+    ? message.content
+    : message.content.map((part) => part.text).join("");
 }
 
 /** A message's text as a reader would copy it: the answer without tool calls. */
 export function answerOf(message) {
   if (typeof message.content === "string") return message.content;
-  return message.content.filter((part) => part.type === "text").map((part) => part.text).join("").trim();
+  return message.content
+    .filter((part) => part.type === "text")
+    .map((part) => part.text)
+    .join("")
+    .trim();
 }

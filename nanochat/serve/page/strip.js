@@ -2,7 +2,8 @@
 
 import { el, percent } from "./dom.js";
 
-const picture = (character) => (character === "\n" ? "↵" : String.fromCharCode(0x2400 + character.charCodeAt(0)));
+const picture = (character) =>
+  character === "\n" ? "↵" : String.fromCharCode(0x2400 + character.charCodeAt(0));
 
 /** A token's text with its control characters visible; a part of a character that a later token completes is ⋯. */
 export const visible = ({ text, special }) => special ?? (text.replace(/[\0-\x1f]/g, picture) || "⋯");
@@ -54,7 +55,12 @@ export class Strip {
     this.tokens.push(token);
     const node = el(
       "button",
-      { type: "button", class: `token ${marks}`, tabIndex: this.tokens.length === 1 ? 0 : -1, "aria-label": `${quoted(token)} ${says}` },
+      {
+        type: "button",
+        class: `token ${marks}`,
+        tabIndex: this.tokens.length === 1 ? 0 : -1,
+        "aria-label": `${quoted(token)} ${says}`,
+      },
       visible(token),
     );
     node.style.setProperty("--heat", `${Math.round(heat * 85)}%`);
@@ -76,20 +82,28 @@ export class Strip {
 /** Bars of a distribution: rows of {token, p, note, onclick, was}. */
 export function bars(rows) {
   const most = Math.max(...rows.map((row) => Math.max(row.p, row.was ?? 0)), 1e-9);
-  return el("ol", { class: "bars" }, ...rows.map(({ token, p, was = null, chosen = false, onclick = null, title }) => {
-    const width = (share) => `${(100 * share) / most}%`;
-    const bar = el("i");
-    bar.style.width = width(p);
-    const before = was === null ? null : el("b");
-    if (before) before.style.left = width(was);
-    const content = [
-      el("span", { class: "text" }, visible(token).replace(/^ | $/g, "␣")),
-      el("span", { class: "bar-box" }, bar, before ?? ""),
-      el("span", { class: "share" }, percent(p)),
-    ];
-    const inner = onclick
-      ? el("button", { type: "button", onclick, title, "aria-label": `${title}, ${percent(p)}` }, ...content)
-      : el("div", {}, ...content);
-    return el("li", { class: `${chosen ? "chosen" : ""}${p === 0 ? " cut" : ""}` }, inner);
-  }));
+  return el(
+    "ol",
+    { class: "bars" },
+    ...rows.map(({ token, p, was = null, chosen = false, onclick = null, title }) => {
+      const width = (share) => `${(100 * share) / most}%`;
+      const bar = el("i");
+      bar.style.width = width(p);
+      const before = was === null ? null : el("b");
+      if (before) before.style.left = width(was);
+      const content = [
+        el("span", { class: "text" }, visible(token).replace(/^ | $/g, "␣")),
+        el("span", { class: "bar-box" }, bar, before ?? ""),
+        el("span", { class: "share" }, percent(p)),
+      ];
+      const inner = onclick
+        ? el(
+            "button",
+            { type: "button", onclick, title, "aria-label": `${title}, ${percent(p)}` },
+            ...content,
+          )
+        : el("div", {}, ...content);
+      return el("li", { class: `${chosen ? "chosen" : ""}${p === 0 ? " cut" : ""}` }, inner);
+    }),
+  );
 }

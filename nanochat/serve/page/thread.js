@@ -30,7 +30,10 @@ export class Thread {
       this.toLatest();
       log.focus({ preventScroll: true });
     });
-    store.addEventListener("change", ({ detail }) => detail.conversation === this.#conversation && this.update());
+    store.addEventListener(
+      "change",
+      ({ detail }) => detail.conversation === this.#conversation && this.update(),
+    );
   }
 
   show(conversation) {
@@ -99,7 +102,13 @@ class MessageView {
     this.body = el("div", { class: "body" });
     this.foot = el("div", { class: "foot" });
     const name = el("h2", { class: "sr-only" }, NAMES[role]);
-    this.root = el("article", { class: `message ${role}`, tabIndex: -1, "aria-label": NAMES[role] }, name, this.body, this.foot);
+    this.root = el(
+      "article",
+      { class: `message ${role}`, tabIndex: -1, "aria-label": NAMES[role] },
+      name,
+      this.body,
+      this.foot,
+    );
   }
 
   update(message, siblings, last) {
@@ -148,16 +157,32 @@ class MessageView {
   }
 
   #act(name, glyph, onclick, label = false) {
-    return button(name, glyph, onclick, { label, class: "quiet small", data: { action: name.toLowerCase() } });
+    return button(name, glyph, onclick, {
+      label,
+      class: "quiet small",
+      data: { action: name.toLowerCase() },
+    });
   }
 
   #branches(siblings, place) {
     const arrow = (name, glyph, to) =>
       button(`${name} version`, glyph, () => this.actions.choose(siblings[to], name.toLowerCase()), {
-        class: "quiet small", disabled: !siblings[to], data: { action: name.toLowerCase() },
+        class: "quiet small",
+        disabled: !siblings[to],
+        data: { action: name.toLowerCase() },
       });
-    const count = el("span", { "aria-label": `version ${place + 1} of ${siblings.length}`, role: "img" }, `${place + 1}/${siblings.length}`);
-    return el("span", { class: "branches" }, arrow("Previous", "left", place - 1), count, arrow("Next", "right", place + 1));
+    const count = el(
+      "span",
+      { "aria-label": `version ${place + 1} of ${siblings.length}`, role: "img" },
+      `${place + 1}/${siblings.length}`,
+    );
+    return el(
+      "span",
+      { class: "branches" },
+      arrow("Previous", "left", place - 1),
+      count,
+      arrow("Next", "right", place + 1),
+    );
   }
 
   /** A text field in place of the message; sending it makes a new version beside this one. */
@@ -178,7 +203,12 @@ class MessageView {
       "form",
       { class: "editor", onsubmit: (event) => (event.preventDefault(), send()) },
       field,
-      el("div", { class: "row" }, button("Cancel", null, close), el("button", { type: "submit", class: "primary" }, "Send as a new version")),
+      el(
+        "div",
+        { class: "row" },
+        button("Cancel", null, close),
+        el("button", { type: "submit", class: "primary" }, "Send as a new version"),
+      ),
     );
     field.addEventListener("keydown", (event) => {
       if (event.key === "Escape") close();
@@ -193,7 +223,7 @@ class MessageView {
   }
 }
 
-/** Whether a key press does not send: Enter alone does, but not while an input method composes, nor on touch screens. */
+/** Whether a key press does not send: Enter alone does, except in an input method and on touch screens. */
 export function entersText(event) {
   const composing = event.isComposing || event.keyCode === 229; // Safari ends composing before the key press
   return event.key !== "Enter" || event.shiftKey || composing || matchMedia("(pointer: coarse)").matches;
@@ -201,7 +231,8 @@ export function entersText(event) {
 
 function figures({ ids, rate, state }) {
   if (!ids?.length) return state === "streaming" ? "waiting for the first token" : "";
-  return `${ids.length} token${ids.length > 1 ? "s" : ""}${rate ? ` · ${rate.toFixed(rate < 10 ? 1 : 0)} per second` : ""}`;
+  const speed = rate ? ` · ${rate.toFixed(rate < 10 ? 1 : 0)} per second` : "";
+  return `${ids.length} token${ids.length > 1 ? "s" : ""}${speed}`;
 }
 
 /** An answer's parts: text as markdown, a tool call with its output as one card. */
@@ -210,13 +241,17 @@ function renderParts(body, parts) {
   for (const part of parts) {
     if (part.type === "text") groups.push({ kind: "text", text: part.text });
     else if (part.type === "python") groups.push({ kind: "tool", code: part.text, output: null });
-    else if (groups.at(-1)?.kind === "tool" && groups.at(-1).output === null) groups.at(-1).output = part.text;
+    else if (groups.at(-1)?.kind === "tool" && groups.at(-1).output === null)
+      groups.at(-1).output = part.text;
     else groups.push({ kind: "tool", code: null, output: part.text });
   }
   groups.forEach((group, i) => {
     let node = body.children[i];
     if (node?.dataset.kind !== group.kind) {
-      const made = el("div", { class: group.kind === "text" ? "markdown" : "tool", data: { kind: group.kind } });
+      const made = el("div", {
+        class: group.kind === "text" ? "markdown" : "tool",
+        data: { kind: group.kind },
+      });
       if (node) node.replaceWith(made);
       else body.append(made);
       node = made;

@@ -1,14 +1,18 @@
 // Export and import: one conversation a line. `messages` is what `nanochat sft` reads (the shown branch, up to its last
 // complete answer); `nanochat` holds the whole tree, from which the page restores it.
 
+import { el } from "./dom.js";
 import { newId } from "./store.js";
 
 const ROLES = ["user", "assistant"];
 const PARTS = ["text", "python", "python_output"];
 
-/** A file's text with every conversation. */
-export function exportText(store) {
-  return store.list().map((conversation) => `${JSON.stringify(exported(store, conversation))}\n`).join("");
+/** Let the reader save a file with every conversation. */
+export function download(store) {
+  const lines = store.list().map((conversation) => `${JSON.stringify(exported(store, conversation))}\n`);
+  const address = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
+  el("a", { href: address, download: `nanochat-${new Date().toISOString().slice(0, 10)}.jsonl` }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 
 function exported(store, conversation) {
@@ -23,7 +27,8 @@ function complete(conversation, path) {
   const good = (message) => message?.state === "done" && message.finished !== "length";
   let count = 0;
   while (good(path[count + 1]) && hasText(path[count]) && hasText(path[count + 1])) count += 2;
-  const system = conversation.system.trim() && count ? [{ role: "system", content: conversation.system }] : [];
+  const system =
+    conversation.system.trim() && count ? [{ role: "system", content: conversation.system }] : [];
   return [...system, ...turns.slice(0, count)];
 }
 
@@ -32,20 +37,25 @@ function hasText({ content }) {
   return texts.join("").trim() !== "";
 }
 
-/** Read a file's text into the store. Returns {added, known, faults: [[line number, reason]]}. */
-export async function importText(store, text) {
-  const result = { added: 0, known: 0, faults: [] };
-  for (const [index, line] of text.split("\n").entries()) {
+/** Read a file into the store. Returns what to tell the reader. */
+export async function importFile(store, file) {
+  let [added, known] = [0, 0];
+  const faults = [];
+  for (const [index, line] of (await file.text()).split("\n").entries()) {
     if (!line.trim()) continue;
     try {
       const { conversation, messages } = records(JSON.parse(line));
-      if (await store.restore(conversation, messages)) result.added++;
-      else result.known++;
+      if (await store.restore(conversation, messages)) added++;
+      else known++;
     } catch (error) {
-      result.faults.push([index + 1, error instanceof SyntaxError ? "not JSON" : error.message]);
+      faults.push(`line ${index + 1}: ${error instanceof SyntaxError ? "not JSON" : error.message}`);
     }
   }
-  return result;
+  const count = (number, name) => `${number} ${name}${number === 1 ? "" : "s"}`;
+  const said = [`Imported ${count(added, "conversation")}`];
+  if (known) said.push(`${known} already here`);
+  if (faults.length) said.push(`${count(faults.length, "line")} left out (${faults[0]})`);
+  return said.join("; ");
 }
 
 function records(value) {
@@ -67,12 +77,15 @@ function restored({ conversation, messages }) {
       title: text(conversation.title, "title"),
       named: conversation.named === true,
       system: text(conversation.system ?? "", "system"),
-      chosen: Object.fromEntries(Object.entries(conversation.chosen ?? {}).filter(([, child]) => ids.has(child))),
+      chosen: Object.fromEntries(
+        Object.entries(conversation.chosen ?? {}).filter(([, child]) => ids.has(child)),
+      ),
       created: Number(conversation.created) || now,
       updated: Number(conversation.updated) || now,
     },
     messages: messages.map((message) => {
-      if (message.parent !== null && !ids.has(message.parent)) throw new Error("a message without its parent");
+      if (message.parent !== null && !ids.has(message.parent))
+        throw new Error("a message without its parent");
       return { ...checked(message), id: message.id, conversation: id, parent: message.parent, saved: now };
     }),
   };
@@ -88,7 +101,9 @@ function checked(message) {
   const numbers = (list) => (Array.isArray(list) && list.every(Number.isInteger) ? list : []);
   return {
     role,
-    content: parts ? content.map(({ type, text: words }) => ({ type, text: words })) : text(content, "content"),
+    content: parts
+      ? content.map(({ type, text: words }) => ({ type, text: words }))
+      : text(content, "content"),
     created: Number(message.created) || Date.now(),
     state: ["done", "stopped", "interrupted"].includes(message.state) ? message.state : "interrupted",
     finished: ["stop", "length"].includes(message.finished) ? message.finished : null,

@@ -1,0 +1,456 @@
+// A GPT's hidden states and logits for decoding on a CPU; nanochat/infer/native.py lays out the weights and calls this.
+//
+// The arithmetic is that of nanochat/infer/decoder.py, in one call instead of a thousand. A token is computed in the
+// same order whatever else is in the batch, so its result does not depend on the batch, bit for bit.
+//
+// Vectors are the vector extensions of GCC and Clang: the compiler maps them to what the processor has.
+// Sizes: n tokens of a batch, C model width, H query heads, K key heads, D head channels, U channels of the MLP,
+// V vocabulary. C, D and U are multiples of 16.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr int LANES = 16;               // floats of a vector
+constexpr int VECTORS = 4;              // vectors of a panel
+constexpr int PANEL = LANES * VECTORS;  // outputs computed together
+constexpr int ROWS = 6;                 // tokens computed together: 24 sums fit the registers of AVX-512
+constexpr int UNITS_PER_THREAD = 3;     // into which work is divided, so that none waits long for the last
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef float half_vec __attribute__((vector_size(4 * LANES / 2)));
+typedef float quarter_vec __attribute__((vector_size(4 * LANES / 4)));
+typedef int32_t int_vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t word_vec __attribute__((vector_size(4 * LANES), aligned(4)));
+
+enum Kind : int32_t { FP32, BF16, INT8 };
+
+}  // namespace
+
+extern "C" {
+
+// Weights in panels of 64 outputs, (panels, inputs, 64); the last panel is filled up with zeros.
+struct Matrix {
+  const void* weights;
+  const float* scales;  // of each output, for INT8
+  int32_t kind, inputs, outputs;
+};
+
+struct Layer {
+  Matrix qkv, out, up, down;      // qkv: H queries, K keys, K values, then the value gates if there are any
+  const float* value_embeddings;  // (V, K * D), or null
+  float *keys, *values;           // the cache, (rows, K, slots, D)
+  int32_t window;
+  float stream_scale, embedding_scale;
+};
+
+struct Model {
+  const Layer* layers;
+  Matrix head;
+  const float *embeddings, *smear, *cos, *sin;  // (V, C), (V) or null, (positions, D), (positions, D)
+  int32_t n_layer, width, heads, kv_heads, head_dim, mlp_width, slots;
+  float attention_scale, backout, softcap;
+};
+}
+
+namespace {
+
+// Threads that share out the units of one job after another. Nobody waits for a thread to arrive, only for units that
+// a thread has begun, so that on a busy machine the running threads do the work of those that are not.
+class Team {
+ public:
+  const int threads;
+  std::mutex busy;  // one model computes at a time
+
+  explicit Team(int threads) : threads(threads) {
+    for (int i = 1; i < threads; i++) std::thread([this] { help(); }).detach();
+  }
+
+  // Call job(item) for every item, and return when all calls have returned.
+  template <class Job>
+  void run(uint64_t items, const Job& job) {
+    const uint64_t units = std::min<uint64_t>(items, threads * UNITS_PER_THREAD);
+    const auto range = [&](uint64_t unit) {
+      for (uint64_t item = unit * items / units; item < (unit + 1) * items / units; item++) job(item);
+    };
+    share(units, range);
+  }
+
+ private:
+  // A ticket is (number of the job: 40 bits, its units: 12, the next unit: 12); taking a unit adds one.
+  static constexpr int FIELD = 12;
+  static constexpr uint64_t MASK = (1 << FIELD) - 1;
+  static constexpr int SPINS = 20000;  // a fraction of a millisecond, about the pause between two steps
+
+  struct Slot {
+    void (*call)(const void* job, uint64_t unit);
+    const void* job;
+    alignas(64) std::atomic<uint64_t> ended;
+  };
+
+  template <class Range>
+  void share(uint64_t units, const Range& range) {
+    const uint64_t number = (ticket.load(std::memory_order_relaxed) >> 2 * FIELD) + 1;
+    Slot& slot = slots[number % 2];
+    slot.call = [](const void* job, uint64_t unit) { (*static_cast<const Range*>(job))(unit); };
+    slot.job = &range;
+    slot.ended.store(0, std::memory_order_relaxed);
+    ticket.store(number << 2 * FIELD | units << FIELD, std::memory_order_release);
+    ticket.notify_all();
+    work();
+    while (slot.ended.load(std::memory_order_acquire) < units) relax();
+  }
+
+  // Do units of the present job until all have been taken.
+  void work() {
+    while (true) {
+      uint64_t taken = ticket.load(std::memory_order_relaxed);
+      if ((taken & MASK) >= (taken >> FIELD & MASK)) return;
+      taken = ticket.fetch_add(1, std::memory_order_acq_rel);
+      const uint64_t unit = taken & MASK;
+      if (unit >= (taken >> FIELD & MASK)) return;
+      Slot& slot = slots[(taken >> 2 * FIELD) % 2];  // kept until this unit has ended
+      slot.call(slot.job, unit);
+      slot.ended.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  void help() {
+    while (true) {
+      work();
+      const uint64_t seen = ticket.load(std::memory_order_relaxed);
+      int spins = SPINS;
+      while (spins && ticket.load(std::memory_order_relaxed) >> 2 * FIELD == seen >> 2 * FIELD) relax(), spins--;
+      if (!spins) ticket.wait(seen);
+    }
+  }
+
+  static void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  alignas(64) std::atomic<uint64_t> ticket{0};
+  alignas(64) Slot slots[2];
+};
+
+Team* team;  // never destroyed: its threads run until the process ends
+
+inline int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
+inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
+inline void store(float* p, vec v) { *reinterpret_cast<vec*>(p) = v; }
+
+inline float sum(vec v) {
+  struct Halves { half_vec low, high; };
+  struct Quarters { quarter_vec low, high; };
+  const auto halves = std::bit_cast<Halves>(v);
+  const auto quarters = std::bit_cast<Quarters>(halves.low + halves.high);
+  const quarter_vec four = quarters.low + quarters.high;
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// Whether any of a panel's floats is above a limit.
+inline bool any_above(const float* x, float limit) {
+  int_vec above{};
+  for (int v = 0; v < VECTORS; v++) above |= load(x + v * LANES) > limit;
+  const auto words = std::bit_cast<std::array<int64_t, LANES / 2>>(above);
+  int64_t all = 0;
+  for (int64_t word : words) all |= word;
+  return all;
+}
+
+// e^x for x <= 88, relative error 2e-7: 2^n times a polynomial of the remainder (Cephes' expf).
+inline vec exponential(vec x) {
+  x = x < -87.0f ? vec{} - 87.0f : x;
+  const vec rounding = vec{} + 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const vec shifted = x * 1.44269504f + rounding;
+  const vec n = shifted - rounding;
+  const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * (vec)(((int_vec)shifted + 127) << 23);
+}
+
+inline float inverse_rms(const float* x, int n) {
+  vec squares{};
+  for (int i = 0; i < n; i += LANES) squares += load(x + i) * load(x + i);
+  return 1.0f / std::sqrt(sum(squares) / n + 1.1920929e-7f);
+}
+
+// How the weights of one input for a panel's outputs are stored: as floats, or in words of two bf16 or four int8,
+// whose v-th part belongs to the v-th vector.
+struct Fp32Panel {
+  static constexpr int WORDS = PANEL;
+  static void read(const uint32_t* words, vec (&w)[VECTORS]) {
+    for (int v = 0; v < VECTORS; v++) w[v] = load(reinterpret_cast<const float*>(words) + v * LANES);
+  }
+};
+struct Bf16Panel {
+  static constexpr int WORDS = PANEL / 2;
+  static void read(const uint32_t* words, vec (&w)[VECTORS]) {
+    for (int v = 0; v < VECTORS; v += 2) {
+      const word_vec two = *reinterpret_cast<const word_vec*>(words + v / 2 * LANES);
+      w[v] = (vec)(two << 16);
+      w[v + 1] = (vec)(two & 0xffff0000u);
+    }
+  }
+};
+struct Int8Panel {
+  static constexpr int WORDS = PANEL / 4;
+  static void read(const uint32_t* words, vec (&w)[VECTORS]) {
+    const int_vec four = *reinterpret_cast<const int_vec*>(words);
+    for (int v = 0; v < VECTORS; v++) w[v] = __builtin_convertvector(four << (24 - 8 * v) >> 24, vec);
+  }
+};
+
+// One panel of outputs for N tokens. Every output is summed over the inputs in their order, whatever N is.
+template <int N, class Panel, class Put>
+void multiply_tile(const float* x, int64_t first, const Matrix& m, int64_t panel, bool normalised, const Put& put) {
+  x += first * m.inputs;
+  const uint32_t* words = static_cast<const uint32_t*>(m.weights) + panel * m.inputs * Panel::WORDS;
+  vec total[N][VECTORS]{};
+  for (int i = 0; i < m.inputs; i++, words += Panel::WORDS) {
+    vec w[VECTORS];
+    Panel::read(words, w);
+    for (int r = 0; r < N; r++)
+      for (int v = 0; v < VECTORS; v++) total[r][v] += w[v] * x[r * m.inputs + i];
+  }
+  for (int r = 0; r < N; r++) {
+    const float scale = normalised ? inverse_rms(x + r * m.inputs, m.inputs) : 1.0f;
+    for (int v = 0; v < VECTORS; v++) {
+      const int64_t at = panel * PANEL + v * LANES;
+      if (at < m.outputs) put(first + r, at, total[r][v] * (m.scales ? load(m.scales + at) * scale : vec{} + scale));
+    }
+  }
+}
+
+template <class Panel, class Put>
+void multiply_panels(const float* x, int64_t n, const Matrix& m, bool normalised, const Put& put) {
+  const int64_t tiles = (n + ROWS - 1) / ROWS, panels = (m.outputs + PANEL - 1) / PANEL;
+  const int64_t parts = std::min<int64_t>(tiles, (team->threads * UNITS_PER_THREAD + panels - 1) / panels);
+  team->run(panels * parts, [&](int64_t item) {
+    const int64_t panel = item / parts, part = item % parts;
+    for (int64_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; tile++) {
+      const int64_t first = tile * n / tiles, count = (tile + 1) * n / tiles - first;
+      switch (count) {
+        case 1: multiply_tile<1, Panel>(x, first, m, panel, normalised, put); break;
+        case 2: multiply_tile<2, Panel>(x, first, m, panel, normalised, put); break;
+        case 3: multiply_tile<3, Panel>(x, first, m, panel, normalised, put); break;
+        case 4: multiply_tile<4, Panel>(x, first, m, panel, normalised, put); break;
+        case 5: multiply_tile<5, Panel>(x, first, m, panel, normalised, put); break;
+        default: multiply_tile<6, Panel>(x, first, m, panel, normalised, put);
+      }
+    }
+  });
+}
+
+// The product of a matrix with n vectors x, or with x / rms(x). put(token, output, vec) receives 16 outputs at a time.
+template <class Put>
+void multiply(const float* x, int64_t n, const Matrix& m, bool normalised, const Put& put) {
+  switch (m.kind) {
+    case FP32: return multiply_panels<Fp32Panel>(x, n, m, normalised, put);
+    case BF16: return multiply_panels<Bf16Panel>(x, n, m, normalised, put);
+    default: return multiply_panels<Int8Panel>(x, n, m, normalised, put);
+  }
+}
+
+// Normalise and rotate one head's channels (RoPE); y may be x. sin has the sign that each half takes.
+inline void rotate(const float* x, float* y, const float* cos, const float* sin, int D) {
+  const float scale = inverse_rms(x, D);
+  const int half = D / 2;
+  for (int i = 0; i < half; i++) {
+    const float a = x[i] * scale, b = x[i + half] * scale;
+    y[i] = a * cos[i] + b * sin[i];
+    y[i + half] = b * cos[i + half] + a * sin[i + half];
+  }
+}
+
+// The weighted sum of N vectors of channels over `count` slots.
+template <int N>
+int weighted_sum(const float* v, int D, const float* weights, int64_t count, float scale, float* y) {
+  vec total[N]{};
+  for (int64_t s = 0; s < count; s++, v += D)
+    for (int i = 0; i < N; i++) total[i] += load(v + i * LANES) * weights[s];
+  for (int i = 0; i < N; i++) store(y + i * LANES, total[i] * scale);
+  return N * LANES;
+}
+
+// Attention of one query to `count` slots.
+void attend(const float* q, const float* k, const float* v, int64_t count, int D, float scale, float* y) {
+  thread_local std::vector<float> space;
+  space.resize(std::max<size_t>(space.size(), padded(count)));
+  float* weights = space.data();
+  float highest = -INFINITY;
+  for (int64_t s = 0; s < count; s++) {
+    vec products{};
+    for (int i = 0; i < D; i += LANES) {
+      products += load(q + i) * load(k + s * D + i);
+      __builtin_prefetch(v + s * D + i);
+    }
+    weights[s] = sum(products) * scale;
+    highest = std::max(highest, weights[s]);
+  }
+  std::fill(weights + count, weights + padded(count), -INFINITY);
+  vec total{};
+  for (int64_t s = 0; s < count; s += LANES) {
+    const vec e = exponential(load(weights + s) - highest);
+    store(weights + s, e);
+    total += e;
+  }
+  const float share = 1.0f / sum(total);
+  for (int i = 0; i < D;) {
+    i += D - i >= 4 * LANES ? weighted_sum<4>(v + i, D, weights, count, share, y + i)
+                            : weighted_sum<1>(v + i, D, weights, count, share, y + i);
+  }
+}
+
+// Where the intermediate results of n tokens lie in the work space.
+struct Work {
+  float *x, *x0, *middle, *qkv, *attended, *up;
+  int qkv_stride;
+  int64_t floats;
+
+  Work(const Model& m, int64_t n, float* start) {
+    const int qkv_outputs = (m.heads + 2 * m.kv_heads) * m.head_dim + m.kv_heads;
+    qkv_stride = padded(qkv_outputs);
+    x = start;
+    x0 = x + n * m.width;
+    middle = x0 + n * m.width;
+    qkv = middle + n * m.width;
+    attended = qkv + n * qkv_stride;
+    up = attended + n * m.heads * m.head_dim;
+    floats = up + n * m.mlp_width - start;
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+// Call once, before anything else.
+void start(int32_t threads) { team = new Team(threads); }
+
+int64_t work_floats(const Model* m, int64_t n) { return Work(*m, n, nullptr).floats; }
+
+// Write the keys and values of n tokens to the cache, and their hidden states (n, C). A token sees the tokens of its
+// cache row up to itself, those of this batch included. `previous`: the id before each token; unused at position 0.
+void hidden_states(const Model* model, int64_t n, const int64_t* ids, const int64_t* previous, const int64_t* rows,
+                   const int64_t* positions, float* work_space, float* hidden) {
+  const Model& m = *model;
+  const int C = m.width, H = m.heads, K = m.kv_heads, D = m.head_dim, U = m.mlp_width;
+  const Work w(m, n, work_space);
+  std::lock_guard<std::mutex> alone(team->busy);
+
+  team->run(n, [&](int64_t t) {
+    const float smear = m.smear && positions[t] > 0 ? m.smear[ids[t]] : 0.0f;
+    for (int i = 0; i < C; i += LANES) {
+      vec e = load(m.embeddings + ids[t] * C + i);
+      if (smear != 0.0f) e += load(m.embeddings + previous[t] * C + i) * smear;
+      store(w.x0 + t * C + i, e);
+      store(w.middle + t * C + i, e);
+      store(w.x + t * C + i, e * m.layers[0].stream_scale + e * m.layers[0].embedding_scale);
+    }
+  });
+  for (int at = 0; at < m.n_layer; at++) {
+    const Layer& layer = m.layers[at];
+    multiply(w.x, n, layer.qkv, true, [&](int64_t t, int64_t o, vec y) {
+      store(w.qkv + t * w.qkv_stride + o, y);
+    });
+    team->run(n * K, [&](int64_t item) {
+      const int64_t t = item / K, h = item % K, slot = ((rows[t] * K + h) * m.slots + positions[t]) * D;
+      const float *cos = m.cos + positions[t] * D, *sin = m.sin + positions[t] * D;
+      float* qkv = w.qkv + t * w.qkv_stride;
+      for (int64_t q = h * H / K; q < (h + 1) * H / K; q++) rotate(qkv + q * D, qkv + q * D, cos, sin, D);
+      rotate(qkv + (H + h) * D, layer.keys + slot, cos, sin, D);
+      const float* v = qkv + (H + K + h) * D;
+      const float* embedding = layer.value_embeddings ? layer.value_embeddings + (ids[t] * K + h) * D : nullptr;
+      const float gate = embedding ? 3.0f / (1.0f + std::exp(-qkv[(H + 2 * K) * D + h])) : 0.0f;
+      for (int i = 0; i < D; i += LANES)
+        store(layer.values + slot + i, embedding ? load(v + i) + load(embedding + i) * gate : load(v + i));
+    });
+    team->run(n * H, [&](int64_t item) {
+      const int64_t t = item / H, h = item % H, first = std::max<int64_t>(0, positions[t] + 1 - layer.window);
+      const int64_t slot = ((rows[t] * K + h * K / H) * m.slots + first) * D;
+      attend(w.qkv + t * w.qkv_stride + h * D, layer.keys + slot, layer.values + slot, positions[t] + 1 - first, D,
+             m.attention_scale, w.attended + item * D);
+    });
+    multiply(w.attended, n, layer.out, false, [&](int64_t t, int64_t o, vec y) {
+      store(w.x + t * C + o, load(w.x + t * C + o) + y);
+    });
+    multiply(w.x, n, layer.up, true, [&](int64_t t, int64_t o, vec y) {
+      y = y > 0.0f ? y : vec{};
+      store(w.up + t * U + o, y * y);
+    });
+    const bool last = at + 1 == m.n_layer, at_middle = at + 1 == m.n_layer / 2;
+    const float stream = last ? 1.0f : m.layers[at + 1].stream_scale;
+    const float embedding = last ? 0.0f : m.layers[at + 1].embedding_scale;
+    multiply(w.up, n, layer.down, false, [&](int64_t t, int64_t o, vec y) {
+      y += load(w.x + t * C + o);
+      if (at_middle) store(w.middle + t * C + o, y);
+      store(w.x + t * C + o, y * stream + load(w.x0 + t * C + o) * embedding);
+    });
+  }
+  team->run(n, [&](int64_t t) {
+    float* x = w.x + t * C;
+    for (int i = 0; i < C; i += LANES) store(x + i, load(x + i) - load(w.middle + t * C + i) * m.backout);
+    const float scale = inverse_rms(x, C);
+    for (int i = 0; i < C; i += LANES) store(hidden + t * C + i, load(x + i) * scale);
+  });
+}
+
+// Soft-capped logits of n hidden states, (n, V rounded up to a multiple of 16).
+void logits(const Model* model, int64_t n, const float* hidden, float* out) {
+  const Model& m = *model;
+  const int64_t stride = padded(m.head.outputs);
+  const float cap = m.softcap;
+  std::lock_guard<std::mutex> alone(team->busy);
+  multiply(hidden, n, m.head, false, [&](int64_t t, int64_t o, vec y) {
+    if (cap > 0.0f) {  // cap * tanh(y / cap)
+      const vec twice = y * (2.0f / cap);
+      y = cap - 2.0f * cap / (exponential(twice > 80.0f ? vec{} + 80.0f : twice) + 1.0f);
+    }
+    store(out + t * stride + o, y);
+  });
+}
+
+// The k largest logits of each of n rows and their ids, best first, equal ones by id, (n, k). `stride`: floats of a row.
+void top(int64_t n, int64_t vocab, int64_t stride, int64_t k, const float* logits, float* values, int64_t* ids) {
+  std::lock_guard<std::mutex> alone(team->busy);
+  team->run(n, [&](int64_t row) {
+    const float* x = logits + row * stride;
+    float* best = values + row * k;
+    int64_t* id = ids + row * k;
+    std::fill(best, best + k, -INFINITY);
+    std::fill(id, id + k, 0);
+    for (int64_t block = 0; block < vocab; block += PANEL) {
+      const int64_t end = std::min(vocab, block + PANEL);
+      if (end - block == PANEL && !any_above(x + block, best[k - 1])) continue;
+      for (int64_t at = block; at < end; at++) {
+        if (!(x[at] > best[k - 1])) continue;
+        const int64_t place = std::upper_bound(best, best + k, x[at], std::greater<float>()) - best;
+        std::move_backward(best + place, best + k - 1, best + k);
+        std::move_backward(id + place, id + k - 1, id + k);
+        best[place] = x[at];
+        id[place] = at;
+      }
+    }
+  });
+}
+}

@@ -1,0 +1,205 @@
+"""The decoder for CPUs: a whole step in one call of compiled C++ (decode.cpp), with fp32, bf16 or int8 weights.
+
+Attention reads only the slots that a token sees, each weight is read once for six tokens, and nothing is dispatched
+operator by operator. A token's result does not depend on the rest of the batch, bit for bit.
+Shapes: N spans or T tokens, C model width, O outputs and I inputs of a matrix, P panels, V vocabulary.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanochat.infer.cache import RowCache
+from nanochat.infer.decoder import Span
+from nanochat.infer.frozen import FrozenLayer, WeightsName, freeze, int8_scales
+from nanochat.infer.sampler import torch_top
+from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
+
+_PANEL, _LANES = 64, 16
+_MAX_TOP = 512
+"""decode.cpp inserts into a sorted list, which is quick for few."""
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        ("weights", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("kind", ctypes.c_int32),
+        ("inputs", ctypes.c_int32),
+        ("outputs", ctypes.c_int32),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, _Matrix) for name in ("qkv", "out", "up", "down")),
+        *((name, ctypes.c_void_p) for name in ("value_embeddings", "keys", "values")),
+        ("window", ctypes.c_int32),
+        ("stream_scale", ctypes.c_float),
+        ("embedding_scale", ctypes.c_float),
+    )
+
+
+_SIZES = ("n_layer", "width", "heads", "kv_heads", "head_dim", "mlp_width", "slots")
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(_Layer)),
+        ("head", _Matrix),
+        *((name, ctypes.c_void_p) for name in ("embeddings", "smear", "cos", "sin")),
+        *((name, ctypes.c_int32) for name in _SIZES),
+        *((name, ctypes.c_float) for name in ("attention_scale", "backout", "softcap")),
+    )
+
+
+def fits_native(config: GPTConfig) -> bool:
+    """Whether the sizes are multiples of a vector, as decode.cpp needs."""
+    return config.n_embd % _LANES == 0 and config.head_dim % _LANES == 0
+
+
+class NativeDecoder:
+    """Runs a frozen copy of a model, in eval mode on the CPU, on an fp32 cache.
+
+    `library`: from nanochat.infer.native_library. `weights`: the dtype in which matrices are stored; embeddings,
+    activations and sums stay fp32. int8 has a scale for each output. The model's sizes must satisfy `fits_native`.
+    """
+
+    torch_threads: int | None = 1
+
+    def __init__(self, model: GPT, cache: RowCache, library: ctypes.CDLL, weights: WeightsName = "fp32"):
+        config = model.config
+        assert fits_native(config), "decode.cpp works on whole vectors"
+        assert cache.k_RKSD[0].dtype == torch.float32, "decode.cpp works on an fp32 cache"
+        self._config, self._cache, self._library = config, cache, library
+        self._frozen = freeze(model, torch.float32)
+        self._kept: list[Tensor] = []  # what the structures point to
+        pack = _PACKS[weights]
+
+        def matrix(weight_OI: Tensor) -> _Matrix:
+            kind, words, scales = pack(weight_OI)
+            self._kept += [words, *([] if scales is None else [scales])]
+            return _Matrix(words.data_ptr(), _address(scales), kind, weight_OI.size(1), weight_OI.size(0))
+
+        def layer(at: int, frozen: FrozenLayer) -> _Layer:
+            products = (frozen.qkv_OI, frozen.out_OI, frozen.up_OI, frozen.down_OI)
+            tensors = (frozen.value_table_VE, cache.k_RKSD[at], cache.v_RKSD[at])
+            scalars = (frozen.window, frozen.stream_scale, frozen.embedding_scale)
+            return _Layer(*map(matrix, products), *map(_address, tensors), *scalars)
+
+        frozen = self._frozen
+        self._layers = (_Layer * config.n_layer)(*(layer(at, own) for at, own in enumerate(frozen.layers)))
+        tables = (frozen.table_VC, frozen.smear_V1, frozen.cos_SD, frozen.sin_SD)
+        mlp_width = config.mlp_ratio * config.n_embd
+        sizes = (config.n_layer, config.n_embd, config.n_head, config.n_kv_head, config.head_dim, mlp_width)
+        scalars = (frozen.attention_scale, frozen.backout, config.softcap)
+        self._model = _Model(
+            self._layers, matrix(frozen.head_VC), *map(_address, tables), *sizes, cache.slots + 1, *scalars
+        )
+
+    def run(self, spans: Sequence[Span]) -> Tensor:
+        """See Decoder."""
+        hidden_TC = self.hidden(spans)
+        last, at = [], -1
+        for span in spans:
+            at += len(span.tokens)
+            last.append(at)
+        return hidden_TC if len(last) == len(hidden_TC) else hidden_TC[last]
+
+    def hidden(self, spans: Sequence[Span]) -> Tensor:
+        """The hidden states of all tokens, span after span, (T, C)."""
+        ids = [token for span in spans for token in span.tokens]
+        previous = [token for span in spans for token in (span.previous, *span.tokens[:-1])]
+        rows = [span.row for span in spans for _ in span.tokens]
+        positions = [position for span in spans for position in range(span.start, span.stop)]
+        assert max(positions) < self._cache.slots, "a token is beyond the cache"
+        count = len(ids)
+        columns_4T = torch.tensor([ids, previous, rows, positions])
+        work = torch.empty(self._library.work_floats(ctypes.byref(self._model), count))
+        hidden_TC = torch.empty(count, self._config.n_embd)
+        self._library.hidden_states(
+            ctypes.byref(self._model), count, *map(_address, columns_4T), _address(work), _address(hidden_TC)
+        )
+        return hidden_TC
+
+    def logits(self, hidden_NC: Tensor) -> Tensor:
+        """Soft-capped logits (N, V), fp32."""
+        hidden_NC = hidden_NC.contiguous()
+        logits_NV = torch.empty(len(hidden_NC), -(-self._config.vocab_size // _LANES) * _LANES)
+        self._library.logits(
+            ctypes.byref(self._model), len(hidden_NC), _address(hidden_NC), _address(logits_NV)
+        )
+        return logits_NV[:, : self._config.vocab_size]
+
+    def top(self, logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """See Decoder."""
+        if k > _MAX_TOP or logits_NV.stride(1) != 1:
+            return torch_top(logits_NV, k)
+        values_NK = torch.empty(len(logits_NV), k)
+        ids_NK = torch.empty(len(logits_NV), k, dtype=torch.long)
+        self._library.top(
+            *logits_NV.shape,
+            logits_NV.stride(0),
+            k,
+            logits_NV.data_ptr(),
+            _address(values_NK),
+            _address(ids_NK),
+        )
+        return values_NK, ids_NK
+
+
+def declare(library: ctypes.CDLL) -> None:
+    """State the types of the library's functions."""
+    pointer, size, model = ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(_Model)
+    library.start.argtypes, library.start.restype = [ctypes.c_int32], None
+    library.work_floats.argtypes, library.work_floats.restype = [model, size], size
+    library.hidden_states.argtypes, library.hidden_states.restype = [model, size, *[pointer] * 6], None
+    library.logits.argtypes, library.logits.restype = [model, size, pointer, pointer], None
+    library.top.argtypes, library.top.restype = [*[size] * 4, *[pointer] * 3], None
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _panels(weight_OI: Tensor) -> Tensor:
+    """(P, I, 64): the layout that decode.cpp reads; the last panel is filled up with zeros."""
+    inputs = weight_OI.size(1)
+    return F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % _PANEL)).view(-1, _PANEL, inputs).mT.contiguous()
+
+
+def _words(parts_PIVL: Tensor, bits: int) -> Tensor:
+    """int32 words whose v-th group of bits, from the lowest, holds part v; (P, I, V, 16) integers → (P, I, V', 16)."""
+    per_word = 32 // bits
+    masked = (parts_PIVL.to(torch.int64) & ((1 << bits) - 1)).unflatten(2, (-1, per_word))
+    shifts = bits * torch.arange(per_word)[:, None]
+    return (masked << shifts).sum(dim=3).to(torch.uint32).view(torch.int32).contiguous()
+
+
+def _pack_fp32(weight_OI: Tensor) -> tuple[int, Tensor, None]:
+    return 0, _panels(weight_OI), None
+
+
+def _pack_bf16(weight_OI: Tensor) -> tuple[int, Tensor, None]:
+    bits = _panels(weight_OI).to(torch.bfloat16).view(torch.int16)
+    return 1, _words(bits.unflatten(-1, (-1, _LANES)), 16), None
+
+
+def _pack_int8(weight_OI: Tensor) -> tuple[int, Tensor, Tensor]:
+    scales_O1 = int8_scales(weight_OI)
+    integers = _panels((weight_OI / scales_O1).round()).to(torch.int8)
+    scales_O = F.pad(scales_O1.flatten(), (0, -len(scales_O1) % _PANEL))
+    return 2, _words(integers.unflatten(-1, (-1, _LANES)), 8), scales_O
+
+
+_PACKS: dict[WeightsName, Callable[[Tensor], tuple[int, Tensor, Tensor | None]]] = {
+    "fp32": _pack_fp32,
+    "bf16": _pack_bf16,
+    "int8": _pack_int8,
+}
+"""weight (O, I) → (kind as in decode.cpp, packed weights, scales or None)."""

@@ -1,0 +1,161 @@
+"""Compiles decode.cpp in the background with the machine's C++ compiler, once, and loads it.
+
+Nobody waits for the compiler: it runs as a process of its own, and engines decode in PyTorch until the library is
+there. Later processes find it in the base directory.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from nanochat import hardware
+from nanochat.console import warn
+from nanochat.infer.cache import RowCache
+from nanochat.infer.decoder import Span
+from nanochat.infer.native_decoder import NativeDecoder, declare
+from nanochat.model.backend import REFERENCE
+from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
+
+_SOURCE = Path(__file__).with_name("decode.cpp")
+_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread")
+_NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native"}
+_TOLERANCE = 1e-4
+
+
+def compiler() -> str | None:
+    """The path of the C++ compiler: CXX, or the system's usual one. None if there is none."""
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+
+
+def library_path(directory: Path, compiler: str) -> Path:
+    """Where the library for this source, compiler and processor belongs."""
+    key = (_SOURCE.read_text(), compiler, *_flags(), hardware.cpu().model, *_processor_features())
+    return directory / f"decode-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
+
+
+class NativeLibrary:
+    """The compiled library of one directory, as soon as it is there."""
+
+    def __init__(self, directory: Path):
+        self._compiling: subprocess.Popen[bytes] | None = None
+        self._given_up = False
+        found = compiler()
+        if found is None:
+            self._given_up = True
+            return
+        self._path = library_path(directory, found)
+        if not self._path.exists():
+            self._compiling = _compile(found, self._path)
+
+    def get(self) -> ctypes.CDLL | None:
+        """The library; None while it is being compiled, or if it cannot be used. Never blocks."""
+        if self._given_up:
+            return None
+        if self._compiling is not None:
+            status = self._compiling.poll()
+            if status is None:
+                return None
+            self._compiling = None
+            if status != 0:
+                self._give_up(f"the compiler failed: see {_log(self._path)}")
+                return None
+        try:
+            return _load(self._path)
+        except (OSError, AttributeError, AssertionError) as error:
+            self._give_up(f"{self._path} cannot be used ({error}): delete it")
+            return None
+
+    def wait(self) -> None:
+        """Wait for the compiler, for measurements and tests."""
+        if self._compiling is not None:
+            self._compiling.wait()
+
+    def _give_up(self, reason: str) -> None:
+        self._given_up = True
+        warn(f"decoding without compiled code, which is slower: {reason}")
+
+
+@cache
+def native_library(directory: Path) -> NativeLibrary:
+    """This process's library of a directory; compiling begins if it is not there."""
+    return NativeLibrary(directory)
+
+
+def _flags() -> tuple[str, ...]:
+    return (*_FLAGS, _NATIVE.get(platform.machine(), "-mcpu=native"))
+
+
+def _processor_features() -> tuple[str, ...]:
+    """What code compiled for this processor may use, where the system says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ()
+    return tuple(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+
+
+def _log(path: Path) -> Path:
+    return path.with_suffix(".log")
+
+
+def _compile(compiler: str, path: Path) -> subprocess.Popen[bytes] | None:
+    """Start the compiler, which outlives this process: a short one, too, leaves a library for the next."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    command = shlex.join(["nice", "-n", "10", compiler, *_flags(), "-o", str(temporary), str(_SOURCE)])
+    publish = (
+        f"sync {shlex.quote(str(temporary))} && mv {shlex.quote(str(temporary))} {shlex.quote(str(path))}"
+    )
+    with _log(path).open("wb") as log:
+        return subprocess.Popen(
+            ["sh", "-c", f"{command} && {publish}"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+@cache
+def _load(path: Path) -> ctypes.CDLL:
+    """Load the library, start its threads, and try it. Raises OSError, AttributeError or AssertionError."""
+    library = ctypes.CDLL(str(path))
+    declare(library)
+    library.start(torch.get_num_threads())
+    _try(library)
+    return library
+
+
+def _try(library: ctypes.CDLL) -> None:
+    """Raise AssertionError unless a tiny model gives the same logits as in PyTorch."""
+    config = GPTConfig(
+        max_seq_len=32,
+        vocab_size=80,
+        n_layer=2,
+        n_head=2,
+        n_kv_head=1,
+        head_dim=16,
+        n_embd=32,
+        window_pattern="S",
+    )
+    with torch.inference_mode(False), torch.no_grad():
+        model = GPT(config, REFERENCE)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        ids = [7 * at % 80 for at in range(20)]
+        expected = model.eval().logits(model(torch.tensor([ids])))[0]
+        decoder = NativeDecoder(model, RowCache(config, 1, 32, torch.device("cpu"), torch.float32), library)
+        actual = decoder.logits(decoder.hidden([Span(0, 0, ids, 0)]))
+    difference = (actual - expected).abs().max().item()
+    assert difference < _TOLERANCE, f"its logits differ from PyTorch's by {difference:.1e}"

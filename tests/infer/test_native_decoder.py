@@ -1,0 +1,211 @@
+"""The compiled decoder equals the training model, and a token's result does not depend on the rest of the batch."""
+
+import multiprocessing
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanochat.infer.cache import RowCache
+from nanochat.infer.decoder import Decoder, Span
+from nanochat.infer.decoders import Decoders
+from nanochat.infer.engine import Engine
+from nanochat.infer.frozen import WeightsName
+from nanochat.infer.native_decoder import NativeDecoder
+from nanochat.infer.native_library import NativeLibrary, compiler, library_path
+from nanochat.infer.sampler import SamplingParams
+from nanochat.infer.torch_decoder import TorchDecoder
+from nanochat.model.backend import REFERENCE
+from nanochat.model.gpt import GPT
+from tests.infer.test_decoder import CHANGES, assert_close, on, plainly, sequences_of
+
+pytestmark = [
+    pytest.mark.slow,  # the first test waits for the compiler
+    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
+]
+SLOTS = 64
+SIZES = {
+    **{name: change for name, change in CHANGES.items() if name != "other sizes"},
+    "wide heads": {"head_dim": 80},
+}
+
+
+@pytest.fixture(scope="session")
+def code_cache(request) -> Path:
+    """Kept between sessions, like the user's."""
+    return request.config.cache.mkdir("code_cache")
+
+
+@pytest.fixture(scope="session")
+def library(code_cache):
+    loaded = compiling(code_cache).get()
+    assert loaded is not None
+    return loaded
+
+
+@pytest.fixture
+def decode(library):
+    def make(model: GPT, weights: WeightsName = "fp32", rows: int = 6) -> NativeDecoder:
+        cache = RowCache(model.config, rows, SLOTS, torch.device("cpu"), torch.float32)
+        for tensor in (*cache.k_RKSD, *cache.v_RKSD):
+            tensor.fill_(1e3)  # what free rows hold must not matter
+        return NativeDecoder(model, cache, library, weights)
+
+    return make
+
+
+@pytest.fixture
+def large_config(whole_config):
+    return replace(whole_config, head_dim=16, n_embd=48)
+
+
+def span(ids: list[int], row: int, start: int, stop: int) -> Span:
+    return Span(row, start, ids[start:stop], ids[start - 1] if start else 0)
+
+
+def logits(decoder: NativeDecoder, spans: list[Span]) -> Iterator[torch.Tensor]:
+    yield from decoder.logits(decoder.hidden(spans)).split([len(one.tokens) for one in spans])
+
+
+@pytest.mark.parametrize("change", SIZES)
+def test_prompts_and_single_tokens_equal_the_training_model(new_model, large_config, decode, change):
+    model = new_model(replace(large_config, **SIZES[change]))
+    decoder = decode(model)
+    sequences = sequences_of(5, 20, 64)
+    expected = [plainly(model, ids) for ids in sequences]
+    prompts = [span(ids, row, 0, len(ids) - 2) for row, ids in enumerate(sequences)]
+    for at, actual in enumerate(logits(decoder, prompts)):
+        assert_close(actual, expected[at][:-2])
+    for back in (2, 1):
+        step = [span(ids, row, len(ids) - back, len(ids) - back + 1) for row, ids in enumerate(sequences)]
+        for at, actual in enumerate(logits(decoder, step)):
+            assert_close(actual[0], expected[at][-back])
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
+def test_a_token_has_the_same_bits_in_every_batch(new_model, large_config, decode, weights):
+    """Alone, in pieces, beside others, in another row: for batches on both sides of every tile size."""
+    model = new_model(large_config)
+    decoder = decode(model, weights)
+    sequences = sequences_of(*[40] * 6)
+    alone = [next(logits(decoder, [span(sequences[0], 5, at, at + 1)])) for at in range(40)]
+    chooser = random.Random(0)
+    reached = [0] * 6
+    while min(reached) < 40:
+        unfinished = [row for row in range(6) if reached[row] < 40]
+        chosen = chooser.sample(unfinished, chooser.randint(1, len(unfinished)))
+        spans = [
+            span(sequences[row], row, reached[row], min(40, reached[row] + chooser.randint(1, 9)))
+            for row in chosen
+        ]
+        for one, actual in zip(spans, logits(decoder, spans), strict=True):
+            if one.row == 0:
+                assert torch.equal(actual, torch.cat(alone[one.start : one.stop]))
+            reached[one.row] = one.stop
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_rounded_weights_equal_pytorch_with_the_same_rounding(new_model, large_config, decode, weights):
+    model = new_model(large_config)
+    spans = [span(ids, row, 0, 30) for row, ids in enumerate(sequences_of(30, 30))]
+    cache = RowCache(model.config, 6, SLOTS, torch.device("cpu"), torch.float32)
+    with torch.inference_mode():
+        emulated = TorchDecoder(model, cache, weights)
+        native = decode(model, weights)
+        assert_close(native.logits(native.run(spans)), emulated.logits(emulated.run(spans)))
+        exact = decode(model)
+        assert not torch.allclose(native.run(spans), exact.run(spans), atol=1e-4)
+
+
+def test_an_engine_may_change_decoders_between_any_two_steps(
+    new_model, large_config, library, code_cache, tokenizer, monkeypatch
+):
+    """What one decoder has written to the cache, the other can read."""
+    monkeypatch.setattr("nanochat.infer.decoders._WORTHWHILE_PARAMETERS", 0)
+    model = on(new_model(large_config), replace(REFERENCE, code_cache=code_cache))
+    greedy = SamplingParams(temperature=0, max_new_tokens=20)
+    prompts = sequences_of(5, 17, 30)
+    expected = Engine(new_model(large_config), tokenizer, tools=None).generate(prompts, greedy)
+    engine = Engine(model, tokenizer, tools=None)
+    assert isinstance(engine._decoders.best(), NativeDecoder)
+    either: list[Decoder] = [engine._decoders.best(), TorchDecoder(model, engine._cache)]
+    chooser = random.Random(1)
+    monkeypatch.setattr(Decoders, "best", lambda self: chooser.choice(either))
+    assert [c.ids for c in engine.generate(prompts, greedy)] == [c.ids for c in expected]
+
+
+def test_a_forked_process_goes_on_without_its_threads(new_model, large_config, decode):
+    """Threads stay in the parent, and nobody waits for them."""
+    decoder = decode(new_model(large_config))
+    spans = [span(sequences_of(30)[0], 0, 0, 30)]
+    expected = torch.cat([*logits(decoder, spans)])
+
+    def repeat() -> None:
+        assert torch.equal(torch.cat([*logits(decoder, spans)]), expected)
+
+    child = multiprocessing.get_context("fork").Process(target=repeat)
+    child.start()
+    child.join(timeout=60)
+    assert child.exitcode == 0
+
+
+def compiling(directory: Path) -> NativeLibrary:
+    """The directory's library after its compiler has ended."""
+    library = NativeLibrary(directory)
+    library.wait()
+    return library
+
+
+def test_a_failing_compiler_costs_one_line(tmp_path, monkeypatch, capsys):
+    failing = tmp_path / "compiler"
+    failing.write_text("#!/bin/sh\necho no space left >&2\nexit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setenv("CXX", str(failing))
+    library = compiling(tmp_path / "code")
+    assert library.get() is None
+    assert library.get() is None
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    log = next((tmp_path / "code").glob("*.log"))
+    assert "the compiler failed" in line
+    assert str(log) in line
+    assert log.read_text() == "no space left\n"
+    assert not list((tmp_path / "code").glob("*.tmp"))
+
+
+def test_without_a_compiler_nothing_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", str(tmp_path / "absent"))
+    assert compiling(tmp_path / "code").get() is None
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["not a library", "wrong results"])
+def test_a_library_that_cannot_be_used_costs_one_line(
+    tmp_path, monkeypatch, capsys, damage, library, code_cache
+):
+    path = library_path(tmp_path, str(compiler()))
+    if damage == "not a library":
+        path.write_bytes(b"\0" * 4096)
+    else:
+        shutil.copy(library_path(code_cache, str(compiler())), path)
+        monkeypatch.setattr("nanochat.infer.native_library._TOLERANCE", 0.0)
+    assert compiling(tmp_path).get() is None
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert str(path) in line
+    assert "delete it" in line
+
+
+def test_a_process_that_ends_at_once_leaves_the_library_for_the_next(tmp_path):
+    code = f"from nanochat.infer.native_library import *; NativeLibrary(Path({str(tmp_path)!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    path = library_path(tmp_path, str(compiler()))
+    deadline = time.monotonic() + 300
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert compiling(tmp_path).get() is not None
