@@ -6,10 +6,15 @@ const SAVE_MS = 300;
 
 const TOOL = { python: "python", output: "python_output", text: "text" };
 
-/** A conversation as the server reads it: a tool call stands where it was made, counted in characters. */
+/**
+ * A conversation as the server reads it: a tool call stands where it was made, counted in characters. A question that
+ * got no answer (too long, refused) is left out, or it would fail every question after it as well.
+ */
 export function wireMessages(system, path) {
   const start = system.trim() ? [{ role: "system", content: system }] : [];
-  return [...start, ...path.map(wireMessage)];
+  const empty = (message) => message?.role === "assistant" && !message.content.length;
+  const turns = path.filter((message, i) => !empty(message) && !empty(path[i + 1]));
+  return [...start, ...turns.map(wireMessage)];
 }
 
 function wireMessage({ role, content }) {

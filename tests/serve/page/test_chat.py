@@ -130,6 +130,17 @@ def test_errors_say_what_to_do_and_can_be_retried(page: Page, stub: Stub, how: d
     expect(answers(page)).to_have_count(1)
 
 
+def test_a_question_that_was_refused_does_not_spoil_the_next_one(page: Page, stub: Stub) -> None:
+    ask(page, "Q1")
+    expect(answers(page)).to_have_text(["You said: Q1."])
+    stub.plan("x", status=400, code="context_length_exceeded")
+    ask(page, "far too long")
+    expect(page.get_by_role("alert")).to_be_visible()
+    ask(page, "Q3")
+    expect(answers(page).last).to_have_text("You said: Q3.")
+    assert [message["content"] for message in stub.bodies[-1]["messages"]] == ["Q1", "You said: Q1.", "Q3"]
+
+
 def test_a_connection_cut_midway_keeps_the_words_and_continues(page: Page, stub: Stub) -> None:
     answer = stub.plan("Half an ", "answer", wait_after=2, cut_after=2)
     ask(page)
