@@ -1,7 +1,7 @@
 // The chat page: wires the store, the thread, the history and the settings together.
 
 import { explain, getJson, modelOptions, watchServer } from "./api.js";
-import { announce, button, el, growing, icon, themeButton, toast } from "./dom.js";
+import { announce, button, growing, icon, themeButton, toast } from "./dom.js";
 import { Answers } from "./generate.js";
 import { History } from "./history.js";
 import { Settings } from "./settings.js";
@@ -64,16 +64,19 @@ async function reply(parent, text) {
   return message;
 }
 
+/** Whether a question can be asked now; says why not. */
 function ready() {
-  if (!reached) boot(); // says what is wrong
-  return reached && $("model").value && !answers.running(current);
+  const busy = answers.running(current);
+  if (!reached) boot();
+  else if (busy) toast("Stop the answer that is being written first.");
+  return reached && $("model").value && !busy;
 }
 
 const actions = {
-  async edit(message, text) {
-    if (!ready()) return;
-    const made = await reply(message.parent, text);
-    thread.focus(made.id);
+  edit(message, text) {
+    if (!ready()) return false;
+    reply(message.parent, text).then((made) => thread.focus(made.id));
+    return true;
   },
   regenerate(message) {
     if (!ready()) return;
@@ -91,7 +94,7 @@ const actions = {
     });
     $("send").focus();
   },
-  async choose(sibling, direction) {
+  choose(sibling, direction) {
     if (!sibling) return;
     store.patch(sibling.conversation, { chosen: { [sibling.parent ?? "root"]: sibling.id } });
     thread.focus(sibling.id, direction);

@@ -37,7 +37,6 @@ const ICONS = {
   more: "M6 5l12 7-12 7z",
   left: "M14 6l-6 6 6 6",
   right: "M10 6l6 6-6 6",
-  down: "M12 5v14M6 13l6 6 6-6",
   trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   sliders: "M4 8h8M18 8h2M4 16h2M12 16h8M15 5.5v5M9 13.5v5",
   close: "M6 6l12 12M18 6L6 18",

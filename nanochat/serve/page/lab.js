@@ -1,7 +1,7 @@
 // The lab: six tools that show how the model works. Each builds its own section; `lab` is what they share.
 
 import { explain, getJson, modelOptions, watchServer } from "./api.js";
-import { button, el, themeButton } from "./dom.js";
+import { el, themeButton } from "./dom.js";
 import { buildOdds } from "./lab_odds.js";
 import { buildReshape } from "./lab_reshape.js";
 import { buildCompare, buildStream, buildSurprise } from "./lab_texts.js";
@@ -10,7 +10,7 @@ import { buildTraining } from "./lab_training.js";
 const $ = (id) => document.getElementById(id);
 const watch = watchServer($("gone"), boot);
 
-export const lab = {
+const lab = {
   models: [],
   get model() {
     return $("model").value;
@@ -26,6 +26,7 @@ export const lab = {
     const submit = el("button", { type: "submit", class: "primary" }, label);
     let running = null;
     const run = async () => {
+      running?.abort(); // another tool, or a rival, has started it again
       const controller = new AbortController();
       running = controller;
       submit.textContent = "Stop";

@@ -23,7 +23,7 @@ export function buildOdds(section, lab, reshape) {
   let request = null; // the prompt of the answers
   let promptIds = [];
 
-  const strip = new Strip("The answer's tokens", { onlook: (token, at) => describe(token, at) });
+  const strip = new Strip("The answer's tokens", describe);
 
   function put(token) {
     const p = token.logprob === null ? 1 : Math.exp(token.logprob);
@@ -154,10 +154,9 @@ export function buildOdds(section, lab, reshape) {
       tokens: [...same, { ...shown.tokens[at], ...rival, swapped: true, special: null }],
     };
     run();
-    strip.root.children[at]?.focus({ preventScroll: true });
+    strip.nodes[at]?.focus({ preventScroll: true });
   }
 
   panel.append(hint);
   section.append(form, versions, strip.root, panel);
-  return { run };
 }

@@ -107,7 +107,6 @@ export function buildReshape(section, lab) {
   );
   draw();
   return {
-    run,
     /** Look at the position after `ids`, where `token` was drawn. */
     take(model, ids, token) {
       given = { model, ids, token };

@@ -95,7 +95,7 @@ export function buildStream(section, lab) {
     { class: "hint", role: "status" },
     "Hover, tap or use the arrow keys to look at a token.",
   );
-  const strip = new Strip("The token stream", { onlook: describe });
+  const strip = new Strip("The token stream", describe);
   const legend = el(
     "p",
     { class: "legend" },
@@ -167,20 +167,19 @@ export function buildSurprise(section, lab) {
     { class: "panel", role: "region", "aria-label": "What was expected" },
     el("p", { class: "hint" }, "Look at a token to see what the model expected."),
   );
-  const strip = new Strip("The text's tokens", {
-    onlook: (token) =>
-      panel.replaceChildren(
-        el("h3", {}, quoted(token), el("span", { class: "share" }, `${token.bits.toFixed(1)} bits`)),
-        bars(
-          token.top.map((rival) => ({
-            token: rival,
-            p: Math.exp(rival.logprob),
-            chosen: rival.id === token.id,
-          })),
-        ),
-        el("p", { class: "hint" }, `Its own probability: ${percent(Math.exp(token.logprob))}.`),
+  const strip = new Strip("The text's tokens", (token) =>
+    panel.replaceChildren(
+      el("h3", {}, quoted(token), el("span", { class: "share" }, `${token.bits.toFixed(1)} bits`)),
+      bars(
+        token.top.map((rival) => ({
+          token: rival,
+          p: Math.exp(rival.logprob),
+          chosen: rival.id === token.id,
+        })),
       ),
-  });
+      el("p", { class: "hint" }, `Its own probability: ${percent(Math.exp(token.logprob))}.`),
+    ),
+  );
   const { form } = lab.form("Score", [lab.field("Text", text, true)], async (signal) => {
     const { tokens, bits_per_byte: rate } = await postJson(
       "api/score",

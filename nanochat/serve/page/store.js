@@ -204,6 +204,7 @@ export class Store extends EventTarget {
       ...fields,
     };
     this.conversations.set(conversation.id, conversation);
+    navigator.storage?.persist?.().catch(() => {}); // ask the browser not to evict it when the disk is full
     await this.#write(["conversations"], (conversations) => conversations.put(conversation));
     this.#tell(conversation.id);
     return conversation;

@@ -10,17 +10,17 @@ export const visible = ({ text, special }) => special ?? (text.replace(/[\0-\x1f
 
 export const quoted = (token) => `“${visible(token).replace(/^ | $/g, "␣")}”`;
 
-/** Tokens as buttons with one tab stop; arrow keys move. `onlook` hears of hover and focus, `onpick` of click. */
+/** Tokens as buttons with one tab stop; arrow keys move. `onlook(token, index)` hears of hover, focus and click. */
 export class Strip {
   tokens = [];
+  nodes = [];
   #at = 0;
   #pinned = -1;
 
-  constructor(label, { onlook, onpick = null }) {
+  constructor(label, onlook) {
     this.onlook = onlook;
-    this.onpick = onpick;
     this.root = el("div", { class: "strip", role: "group", "aria-label": label });
-    const index = ({ target }) => [...this.root.children].indexOf(target.closest("button"));
+    const index = ({ target }) => this.nodes.indexOf(target.closest("button"));
     const look = (event) => {
       const at = index(event);
       if (at >= 0 && (event.type === "focusin" || this.#pinned < 0)) this.look(at);
@@ -32,19 +32,19 @@ export class Strip {
       if (at < 0) return;
       this.#pinned = this.#pinned === at ? -1 : at;
       this.look(at);
-      this.onpick?.(this.tokens[at], at);
     });
     this.root.addEventListener("keydown", (event) => {
       const last = this.tokens.length - 1;
       const to = { ArrowLeft: this.#at - 1, ArrowRight: this.#at + 1, Home: 0, End: last }[event.key];
-      if (to === undefined || !this.root.children[to]) return;
+      if (!this.nodes[to]) return;
       event.preventDefault();
-      this.root.children[to].focus();
+      this.nodes[to].focus();
     });
   }
 
   clear() {
     this.tokens = [];
+    this.nodes = [];
     this.#at = 0;
     this.#pinned = -1;
     this.root.replaceChildren();
@@ -64,22 +64,22 @@ export class Strip {
       visible(token),
     );
     node.style.setProperty("--heat", `${Math.round(heat * 85)}%`);
+    this.nodes.push(node);
     this.root.append(node);
     if (/\n/.test(token.text)) this.root.append(el("br"));
   }
 
   look(at) {
-    const nodes = this.root.querySelectorAll("button");
-    nodes[this.#at]?.setAttribute("tabindex", -1);
-    nodes[this.#at]?.classList.remove("looked");
+    this.nodes[this.#at].tabIndex = -1;
+    this.nodes[this.#at].classList.remove("looked");
     this.#at = at;
-    nodes[at].setAttribute("tabindex", 0);
-    nodes[at].classList.add("looked");
+    this.nodes[at].tabIndex = 0;
+    this.nodes[at].classList.add("looked");
     this.onlook(this.tokens[at], at);
   }
 }
 
-/** Bars of a distribution: rows of {token, p, note, onclick, was}. */
+/** Bars of a distribution: rows of {token, p, was, chosen, onclick, title}; `was` is marked within the bar. */
 export function bars(rows) {
   const most = Math.max(...rows.map((row) => Math.max(row.p, row.was ?? 0)), 1e-9);
   return el(

@@ -12,7 +12,7 @@ const STATES = {
 };
 
 /**
- * Shows one conversation in `log`. `actions`: edit(message, text), regenerate(message), resume(message),
+ * Shows one conversation in `log`. `actions`: edit(message, text) (false: not now), regenerate(message), resume(message),
  * choose(sibling, direction). `empty` is what the log holds before the first message.
  */
 export class Thread {
@@ -196,8 +196,7 @@ class MessageView {
     };
     const send = () => {
       const text = field.value.trim();
-      close();
-      if (text) this.actions.edit(this.message, text);
+      if (!text || this.actions.edit(this.message, text)) close();
     };
     const form = el(
       "form",

@@ -17,6 +17,8 @@ from tests.serve.conftest import Running, serving
 from tests.serve.page_stub import Listening, Stub
 
 REQUIRED = os.environ.get("NANOCHAT_REQUIRE_BROWSER") == "1"
+PATIENCE_MS = 60_000
+"""A busy machine is no failure."""
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -36,10 +38,11 @@ def browser() -> Iterator:
     if not program:
         _absent("there is no chromium (apt-get install -y chromium, or NANOCHAT_CHROMIUM)")
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import expect, sync_playwright
     except ImportError:
         _absent("playwright is not installed (runs/setup.sh --dev)")
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE_MS)
         chromium = playwright.chromium.launch(executable_path=program, args=list(QUIET))
         yield chromium
         chromium.close()
@@ -64,7 +67,7 @@ def profile(browser, port: int, **options: Any) -> Iterator:
     """A fresh profile. At the end: no error in the console, no request to another host."""
     options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce", **options}
     context = browser.new_context(**options)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_MS)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     faults: list[str] = []
     hosts: set[str] = set()

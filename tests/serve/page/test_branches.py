@@ -83,3 +83,19 @@ def test_escape_leaves_an_edit_without_a_trace(page: Page, stub: Stub) -> None:
     expect(bodies(page)).to_have_text(["Q1", "You said: Q1."])
     expect(page.get_by_role("button", name="Edit", exact=True)).to_be_focused()
     assert len(stub.bodies) == 1
+
+
+def test_an_edit_during_an_answer_is_not_lost(page: Page, stub: Stub) -> None:
+    answer = stub.plan("a", "b", wait_after=1)
+    ask(page, "Q1")
+    expect(answers(page)).to_have_text("a")
+    page.get_by_label("Your message").press("ArrowUp")
+    editor = page.get_by_label("Edit your message")
+    editor.fill("Q1, better")
+    editor.press("Enter")
+    expect(page.get_by_text("Stop the answer that is being written first.")).to_be_visible()
+    expect(editor).to_have_value("Q1, better")
+    answer.go.set()
+    expect(answers(page)).to_have_text("ab")
+    editor.press("Enter")
+    expect(bodies(page)).to_have_text(["Q1, better", "You said: Q1, better."])

@@ -172,7 +172,7 @@ def test_checkpoints_side_by_side_say_what_the_api_says(lab: Page, real_server: 
 
 def test_the_token_stream_shows_special_tokens_and_masks(lab: Page, real_server: Running) -> None:
     _run(lab, "#stream", "Run", Message="Hi")
-    expect(lab.locator("#stream .hint")).to_contain_text("trained on", timeout=30_000)
+    expect(lab.locator("#stream .hint")).to_contain_text("trained on")
     texts = lab.locator("#stream .strip .token").all_inner_texts()
     assert texts[:3] == ["<|bos|>", "<|user_start|>", "H"]
     assert texts[4:6] == ["<|user_end|>", "<|assistant_start|>"]
@@ -246,6 +246,17 @@ def test_the_surprise_of_a_text(lab: Page, real_server: Running) -> None:
     expect(tokens).to_have_count(len(scored["tokens"]))
     tokens.nth(1).hover()
     expect(lab.locator("#surprise .panel h3 .share")).to_have_text(f"{scored['tokens'][1]['bits']:.1f} bits")
+
+
+def test_tokens_after_a_line_end_are_still_the_right_ones(lab: Page, real_server: Running) -> None:
+    _run(lab, "#surprise", "Score", Text="a\nbc")
+    tokens = lab.locator("#surprise .strip .token")
+    expect(tokens).to_have_text(["a", "↵", "b", "c"])
+    tokens.nth(3).hover()
+    expect(lab.locator("#surprise .panel h3")).to_contain_text("“c”")
+    tokens.nth(3).focus()
+    lab.keyboard.press("ArrowLeft")
+    expect(lab.locator("#surprise .panel h3")).to_contain_text("“b”")
 
 
 def test_a_mistake_in_a_tool_is_said_beside_it(lab: Page) -> None:
