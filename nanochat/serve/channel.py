@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from nanochat.infer.request import Event
+
+_PACE_SECONDS = 0.02
+"""Between two batches of a stream: a small model is faster than anyone reads, and a write costs as much as a token."""
 
 
 class SlowReader(Exception):  # noqa: N818 - the client's doing
@@ -14,17 +18,27 @@ class SlowReader(Exception):  # noqa: N818 - the client's doing
 
 
 class Channel:
-    """What one request receives: the events of its samples as they arrive. Closing it cancels those still running."""
+    """What one request receives: the events of its samples. Closing it cancels those still running.
 
-    def __init__(self, limit: int, cancel: Callable[[Channel], None]):
-        self._limit, self._cancel = limit, cancel
-        self._items: deque[tuple[int, Event]] = deque()
-        self._wake = asyncio.Event()
-        self._fault: Exception | None = None
-        self._closed = False
-        self.unfinished = 0
+    Args:
+        samples: how many answers it receives.
+        limit: events that the reader may be behind.
+        cancel: called when it is closed or fails.
+    """
+
+    def __init__(self, samples: int, limit: int, cancel: Callable[[Channel], None]):
+        self.unfinished = samples
         self.overflowed = False
         self.on_overflow: Callable[[], None] = lambda: None
+        self._limit: float = limit
+        self._cancel = cancel
+        self._loop = asyncio.get_running_loop()
+        self._items: deque[tuple[int, Event]] = deque()
+        self._wake = asyncio.Event()
+        self._due = 0.0  # when the reader takes the next batch
+        self._timer: asyncio.TimerHandle | None = None
+        self._fault: Exception | None = None
+        self._closed = False
 
     def push(self, index: int, events: Sequence[Event]) -> None:
         """Add new events of a sample."""
@@ -37,7 +51,10 @@ class Channel:
             self.overflowed = True
             self.fail(SlowReader())
             self.on_overflow()
-        self._wake.set()
+        elif not self.unfinished or self._loop.time() >= self._due:
+            self._wake.set()
+        elif self._timer is None and self._due < math.inf:
+            self._timer = self._loop.call_at(self._due, self._wake.set)
 
     def fail(self, fault: Exception) -> None:
         """End the request with an error, after what has already arrived."""
@@ -54,17 +71,25 @@ class Channel:
                 self._cancel(self)
             self._wake.set()
 
+    def wait_for_all(self) -> None:
+        """Give the reader everything at once, at the end."""
+        self._due = self._limit = math.inf
+
     async def __aiter__(self) -> AsyncIterator[list[tuple[int, Event]]]:
         """All (sample, event) that have arrived since the last time, until every sample is finished or it is closed.
 
-        Raises the fault that ended the request.
+        The first tokens come at once, later ones in batches. Raises the fault that ended the request.
         """
         while not self._closed:
             await self._wake.wait()
             self._wake.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             if self._items:
                 batch = list(self._items)
                 self._items.clear()
+                self._due = max(self._due, self._loop.time() + _PACE_SECONDS)
                 yield batch
             if self._fault is not None:
                 raise self._fault

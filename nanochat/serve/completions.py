@@ -18,7 +18,6 @@ from nanochat.serve.prompts import (
     characters_of,
     chat_prompt,
     check_ids,
-    described,
     tokenised,
     too_long,
 )
@@ -86,20 +85,19 @@ class Completions:
         limits = self._service.limits
         body = decode(TokenizeBody, await read_json(request, limits))
         async with self._service.model(body.model) as served:
-            tokenizer = served.tokenizer
+            tokenizer, text = served.tokenizer, body.prompt
             if body.messages is not None:
                 ids = await prompt_of_chat(served, body.messages, limits, fits=False)
-            elif body.prompt is not None:
-                text = body.prompt
+            elif text is not None:
                 ids = await tokenised(len(text), lambda: tokenizer.encode(text))
                 ids = [tokenizer.bos, *ids] if body.add_special_tokens else ids
             else:
                 raise invalid("give a prompt or messages", param="prompt")
-            strings = [token["text"] for token in described(tokenizer, ids)]
+            strings = await tokenised(len(ids), lambda: [tokenizer.decode([token]) for token in ids])
             context = served.worker.max_seq_len
-            return json_response(
-                {"count": len(ids), "max_model_len": context, "tokens": ids, "token_strs": strings}
-            )
+        return json_response(
+            {"count": len(ids), "max_model_len": context, "tokens": ids, "token_strs": strings}
+        )
 
     async def _respond(
         self,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from nanochat.serve.streaming import EventStream
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 _SCORE_RIVALS = 5
+_LOGITS_POSITIONS = 128  # at once: the logits of a whole context would take much memory
 _SEED_BITS = 32  # JavaScript's numbers are exact up to 53
 _PARTS = {"text": "text", "python": "python", "python_output": "output"}
 
@@ -176,8 +178,10 @@ class Lab:
         async with self._service.model(body.model) as served:
             tokenizer = served.tokenizer
             stream = await self._listed(tokenizer, body.text)
-            context = served.worker.max_seq_len
-            scored = await served.worker.compute(lambda model: score_tokens(model, stream.ids, context))
+            scored: list[ScoredToken] = []
+            for start, stop, fresh in windows(len(stream.ids), served.worker.max_seq_len):
+                score = partial(score_tokens, ids=stream.ids[start:stop], fresh=fresh)
+                scored += await served.worker.compute(score)  # answers go on between two windows
         return json_response(_surprise(tokenizer, stream.ids, scored))
 
     async def tokens(self, request: Request) -> Response:
@@ -244,23 +248,31 @@ class ScoredToken:
     top: list[tuple[int, float]]
 
 
-def score_tokens(model: GPT, ids: Sequence[int], context: int) -> list[ScoredToken]:
-    """All tokens but the first.
+def windows(count: int, context: int) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, fresh) of pieces of `count` tokens that a model of this context can score, where the `fresh`
+    first positions have been scored with the piece before.
 
-    A text longer than the context is scored in windows that overlap by half, so that every token beyond the first
-    window sees at least half a context before it.
+    They overlap by half, so that every token beyond the first piece sees at least half a context before it.
     """
+    start = done = 0  # `done` predictions, of the tokens from 1 on
+    while done < count - 1:
+        stop = min(start + context + 1, count)
+        yield start, stop, done - start
+        done = stop - 1
+        start = done - context // 2
+
+
+def score_tokens(model: GPT, ids: Sequence[int], fresh: int) -> list[ScoredToken]:
+    """All tokens after the first `fresh` + 1."""
+    window = torch.tensor(ids, device=model.head.weight.device)
+    hidden_TC = model(window[None, :-1])[0]
     scored: list[ScoredToken] = []
-    start = 0
-    while len(scored) < len(ids) - 1:
-        window = torch.tensor([ids[start : start + context + 1]], device=model.head.weight.device)
-        fresh = len(scored) - start  # positions before it have been scored in the window before
-        logprobs_TV = model.logits(model(window[:, :-1])[0, fresh:]).log_softmax(dim=-1)
-        own = logprobs_TV.gather(1, window[0, 1 + fresh :, None])[:, 0].tolist()
+    for start in range(fresh, len(ids) - 1, _LOGITS_POSITIONS):
+        logprobs_TV = model.logits(hidden_TC[start : start + _LOGITS_POSITIONS]).log_softmax(dim=-1)
+        own = logprobs_TV.gather(1, window[start + 1 :][: len(logprobs_TV), None])[:, 0].tolist()
         best = logprobs_TV.topk(min(_SCORE_RIVALS, logprobs_TV.size(1)), dim=-1)
         for logprob, tokens, values in zip(own, best.indices.tolist(), best.values.tolist(), strict=True):
             scored.append(ScoredToken(logprob, list(zip(tokens, values, strict=True))))
-        start = len(scored) - context // 2
     return scored
 
 

@@ -31,8 +31,8 @@ class Limits:
     """Of all stop strings together."""
     biases: int = 1024
     """Entries of `logit_bias`."""
-    buffered_events: int = 512
-    """Tokens that a reader may be behind its answer, beyond what the connection holds."""
+    buffered_events: int = 1024
+    """Tokens that a reader may be behind, beyond what the connection holds."""
     score_tokens: int = 8192
     """Of a text whose tokens are scored or listed."""
 

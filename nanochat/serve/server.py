@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import socket
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 
 from nanochat.checkpoint.loading import find_run
 from nanochat.cli.chat import ChatConfig
-from nanochat.console import say
+from nanochat.console import say, warn
 from nanochat.errors import EnvironmentFault
 from nanochat.flags import ModelTag
 from nanochat.hardware import memory
@@ -94,6 +95,8 @@ def run(config: ServeConfig, paths: Paths) -> ServeResult:
     with listening(config.host, config.port) as listener:
         url = f"http://{_shown_host(config.host)}:{listener.getsockname()[1]}"
         say(f"{config.model_tag} on {url} (the page), {url}/v1 (the API). Ctrl-C stops.")
+        if config.api_key is None and not _is_loopback(listener):
+            warn("every machine that reaches this address can ask: set --api-key to prevent that")
         if config.replicas > 1:
             run_replicas(config, paths, listener)
         else:
@@ -166,6 +169,10 @@ def _available_bytes(runtime: Runtime) -> int:
     if runtime.device.type == "cuda":
         return torch.cuda.mem_get_info(runtime.device)[0]
     return memory().available
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def _shown_host(host: str) -> str:

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from nanochat.infer.request import Event
 from nanochat.serve.channel import Channel, SlowReader
-from nanochat.serve.faults import ApiFault, crashed
+from nanochat.serve.faults import ApiFault
 
 DONE = b"data: [DONE]\n\n"
 
@@ -113,6 +113,7 @@ class EventStream(Response):
 async def collected(channel: Channel, receive: Receive, max_seconds: float) -> list[tuple[int, Event]] | None:
     """All events of a request, or None if the client left. Raises ApiFault."""
     events: list[tuple[int, Event]] = []
+    channel.wait_for_all()
     async with cancelled_on_disconnect(receive, channel):
         try:
             async with asyncio.timeout(max_seconds):
@@ -120,6 +121,4 @@ async def collected(channel: Channel, receive: Receive, max_seconds: float) -> l
                     events += batch
         except TimeoutError:
             raise out_of_time(max_seconds) from None
-        except SlowReader:  # the loop itself is behind, which only a fault of ours can cause
-            raise crashed() from None
     return None if channel.unfinished else events

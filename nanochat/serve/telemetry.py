@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -43,7 +42,8 @@ class Telemetry:
             "vllm:time_to_first_token_seconds", "From the arrival of a request to its first token."
         )
         self.between_tokens = histogram(
-            "vllm:inter_token_latency_seconds", "Between two steps that gave a request tokens."
+            "vllm:inter_token_latency_seconds",
+            "Between two steps that gave requests tokens; one value per step.",
         )
         self.queued = histogram("vllm:request_queue_time_seconds", "Waiting for a free row.")
         self.whole = histogram(
@@ -66,32 +66,43 @@ class Telemetry:
         return generate_latest(merged)
 
 
-@dataclass(frozen=True)
 class ModelObserver:
-    """Counts what one model's worker does."""
+    """Counts what one model's worker does. Its counters are looked up once, because tokens are many."""
 
-    telemetry: Telemetry
-    model: str
+    def __init__(self, telemetry: Telemetry, model: str):
+        self._finished, self._model = telemetry.finished, model
+        self._running = telemetry.running.labels(model)
+        self._waiting = telemetry.waiting.labels(model)
+        self._prompt_tokens = telemetry.prompt_tokens.labels(model)
+        self._generation_tokens = telemetry.generation_tokens.labels(model)
+        self._first_token = telemetry.first_token.labels(model)
+        self._between_tokens = telemetry.between_tokens.labels(model)
+        self._queued = telemetry.queued.labels(model)
+        self._whole = telemetry.whole.labels(model)
 
     def started(self, waited: float, prompt_tokens: int) -> None:
         """A sample left the queue."""
-        self.telemetry.queued.labels(self.model).observe(waited)
-        self.telemetry.prompt_tokens.labels(self.model).inc(prompt_tokens)
+        self._queued.observe(waited)
+        self._prompt_tokens.inc(prompt_tokens)
 
-    def tokens(self, count: int, first_after: float | None, gap: float | None) -> None:
-        """New tokens of a sample."""
-        self.telemetry.generation_tokens.labels(self.model).inc(count)
-        if first_after is not None:
-            self.telemetry.first_token.labels(self.model).observe(first_after)
-        if gap is not None:
-            self.telemetry.between_tokens.labels(self.model).observe(gap)
+    def tokens(self, count: int) -> None:
+        """New tokens of a step."""
+        self._generation_tokens.inc(count)
+
+    def first(self, seconds: float) -> None:
+        """The first token of a sample, so long after its arrival."""
+        self._first_token.observe(seconds)
+
+    def gap(self, seconds: float) -> None:
+        """A step gave samples tokens, so long after their last ones."""
+        self._between_tokens.observe(seconds)
 
     def ended(self, reason: str, seconds: float) -> None:
         """A sample ended."""
-        self.telemetry.finished.labels(self.model, reason).inc()
-        self.telemetry.whole.labels(self.model).observe(seconds)
+        self._finished.labels(self._model, reason).inc()
+        self._whole.observe(seconds)
 
     def depth(self, running: int, waiting: int) -> None:
         """How many samples run and wait."""
-        self.telemetry.running.labels(self.model).set(running)
-        self.telemetry.waiting.labels(self.model).set(waiting)
+        self._running.set(running)
+        self._waiting.set(waiting)

@@ -36,8 +36,14 @@ class Observer(Protocol):
     def started(self, waited: float, prompt_tokens: int) -> None:
         """A sample left the queue."""
 
-    def tokens(self, count: int, first_after: float | None, gap: float | None) -> None:
-        """New tokens of a sample; seconds from its arrival if they are the first, else since the last ones."""
+    def tokens(self, count: int) -> None:
+        """New tokens of a step."""
+
+    def first(self, seconds: float) -> None:
+        """The first token of a sample, so long after its arrival."""
+
+    def gap(self, seconds: float) -> None:
+        """A step gave samples tokens, so long after their last ones."""
 
     def ended(self, reason: str, seconds: float) -> None:
         """A sample ended: stop, length, abort or error."""
@@ -111,8 +117,7 @@ class Worker:
         Raises ApiFault if the queue is full or the server is stopping.
         """
         self._claim(len(prompts))
-        channel = Channel(self._buffered, self._cancel)
-        channel.unfinished = len(prompts)
+        channel = Channel(len(prompts), self._buffered, self._cancel)
         queued = [_Queued(index, ids, params, channel, reply) for index, (ids, params) in enumerate(prompts)]
         self._inbox.put(lambda: self._waiting.extend(queued))
         return channel
@@ -163,14 +168,19 @@ class Worker:
     def _arrive(self, arrived: list[tuple[_Queued, list[Event]]], running: int, waiting: int) -> None:
         """The new tokens of one step."""
         now = time.perf_counter()
+        gap: float | None = None
         for queued, events in arrived:
-            first = now - queued.arrived if queued.last_token is None else None
-            gap = None if queued.last_token is None else now - queued.last_token
+            if queued.last_token is None:
+                self._observer.first(now - queued.arrived)
+            else:
+                gap = now - queued.last_token
             queued.last_token = now
-            self._observer.tokens(len(events), first, gap)
             queued.channel.push(queued.index, events)
             if events[-1].finished:
                 self._ended(queued, events[-1].finished)
+        if gap is not None:  # the same for all that ran in the step before
+            self._observer.gap(gap)
+        self._observer.tokens(sum(len(events) for _, events in arrived))
         self._observer.depth(running, waiting)
 
     def _ended(self, queued: _Queued, reason: str) -> None:

@@ -19,7 +19,7 @@ from nanochat.metrics import open_metrics
 from nanochat.paths import Paths
 from nanochat.processes import Processes
 from nanochat.runtime import Runtime
-from nanochat.serve.lab import score_tokens
+from nanochat.serve.lab import score_tokens, windows
 from nanochat.tokenizer.chat_format import render
 from nanochat.tokenizer.special import OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START
 from tests.serve.conftest import BASE, CHAT, CONTEXT, Running, train_row
@@ -138,14 +138,19 @@ def test_a_long_text_is_scored_in_windows(loaded: Any) -> None:
         *torch.randint(256, (150,), generator=torch.Generator().manual_seed(0)).tolist(),
     ]
     with torch.inference_mode():
-        whole = score_tokens(loaded.model, ids, CONTEXT)
-        windows = score_tokens(loaded.model, ids, 32)
-    assert len(windows) == len(whole) == 150
-    assert [s.logprob for s in windows[:32]] == pytest.approx([s.logprob for s in whole[:32]], abs=1e-4)
-    with torch.inference_mode():  # the last window starts half a context before what it adds
-        start = 32 + (len(ids) - 1 - 32 - 1) // 16 * 16 - 16
-        last = score_tokens(loaded.model, ids[start:], 32)
-    assert windows[-1].logprob == pytest.approx(last[-1].logprob, abs=1e-4)
+        whole = score_tokens(loaded.model, ids, 0)
+        pieces = list(windows(len(ids), 32))
+        scored = [
+            s for start, stop, fresh in pieces for s in score_tokens(loaded.model, ids[start:stop], fresh)
+        ]
+    assert len(whole) == len(scored) == 150
+    assert [s.logprob for s in scored[:32]] == pytest.approx([s.logprob for s in whole[:32]], abs=1e-4)
+    for start, stop, fresh in pieces:
+        assert stop - start <= 33
+        assert fresh == (16 if start else 0)
+        for at in range(start + fresh + 1, stop):
+            direct = logprobs_after(loaded, ids[start:at])[ids[at]].item()
+            assert scored[at - 1].logprob == pytest.approx(direct, abs=1e-4)
 
 
 def test_tokens_show_the_stream_and_its_mask(server: Running, loaded: Any) -> None:
