@@ -83,11 +83,30 @@ def seconds_per_step(
     return elapsed / new_tokens
 
 
+def weights_bytes(model: GPT, weights: str) -> float:
+    """Bytes of the matrices that a step reads."""
+    numbers = sum(matrix.numel() for matrix in model.blocks.parameters())
+    numbers += model.head.weight.numel()
+    return numbers * {"fp32": 4, "bf16": 2, "int8": 1}[weights]
+
+
+def read_bandwidth() -> float:
+    """Bytes per second at which this machine reads memory beyond its caches: the best of several sums."""
+    numbers = torch.ones(2**28)
+    seconds = []
+    for _ in range(7):
+        began = time.perf_counter()
+        numbers.sum()
+        seconds.append(time.perf_counter() - began)
+    return numbers.nbytes / min(seconds)
+
+
 def measure(args: argparse.Namespace, batch: int) -> list[float]:
     """Seconds per step of each run, in this process."""
     params = SAMPLED if args.sampled else GREEDY
     with open_runtime(args.device, args.dtype) as runtime:
         model = random_model(args.depth, args.head_dim, args.vocab_size, args.max_seq_len, runtime)
+        args.weights_bytes = weights_bytes(model, args.weights)
         engine = Engine(model, tokenizer_of(args.vocab_size), max_rows=batch, weights=args.weights)
         return [
             seconds_per_step(engine, batch, args.prompt, args.new_tokens, params)
@@ -159,9 +178,13 @@ def main() -> None:
             print(json.dumps(seconds))
             continue
         rates = [batch / each for each in seconds]
+        reads = args.weights_bytes / statistics.median(seconds) / 1e9
         print(
-            f"batch {batch:3}: {statistics.median(rates):9,.0f} tok/s ({min(rates):,.0f} to {max(rates):,.0f})"
+            f"batch {batch:3}: {statistics.median(rates):9,.0f} tok/s ({min(rates):,.0f} to {max(rates):,.0f}), "
+            f"{1e3 * statistics.median(seconds):.2f} ms a step, {reads:.0f} GB/s of weights"
         )
+    if not (args.peer or args.as_json) and args.device in ("auto", "cpu"):
+        print(f"memory is read at {read_bandwidth() / 1e9:.0f} GB/s")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
     grid = Table(title=Text(title), title_justify="left")
     for column in columns:
-        grid.add_column(Text(column))
+        grid.add_column(Text(column), overflow="fold")  # on a narrow terminal no cell loses its end
     for row in rows:
         grid.add_row(*(Text(str(cell)) for cell in row))
     console().print(grid)

@@ -79,6 +79,20 @@ class Paths:
         return self.base / "code_cache"
 
     @property
+    def chats(self) -> Path:
+        """The terminal chat's own folder: saved conversations and the history of typed lines."""
+        return self.base / "chats"
+
+    def chat(self, name: str) -> Path:
+        """A saved conversation."""
+        return self.chats / f"{_checked(name, 'chat')}.jsonl"
+
+    @property
+    def chat_history(self) -> Path:
+        """The lines typed in the terminal chat."""
+        return self.chats / "history"
+
+    @property
     def report(self) -> Path:
         """The report and its plots."""
         return self.base / "report"

@@ -37,12 +37,14 @@ def test_the_layout():
     assert paths.tokenizers_of("builtin-small-s0") == Path("/base/tokenizers/builtin-small-s0")
     assert paths.checkpoints("baserun") == Path("/base/checkpoints/baserun")
     assert paths.metrics("sft") == Path("/base/runs/sft/metrics.jsonl")
+    assert paths.chat("boats") == Path("/base/chats/boats.jsonl")
+    assert paths.chat_history == Path("/base/chats/history")
     assert paths.report == Path("/base/report")
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "/etc", ".hidden", "a b", "x\n"])
 def test_a_name_cannot_lead_elsewhere(name: str):
     paths = Paths(Path("/base"))
-    for place in (paths.data, paths.checkpoints, paths.metrics, lambda n: paths.tokens(n, "0")):
+    for place in (paths.data, paths.checkpoints, paths.metrics, paths.chat, lambda n: paths.tokens(n, "0")):
         with pytest.raises(ValueError, match="is not a valid folder name"):
             place(name)

@@ -136,10 +136,11 @@ def _compilation(visit: _Visit) -> Iterator[Finding]:
     default = "clang++" if sys.platform == "darwin" else "g++"
     wanted = os.environ.get("CXX", default)
     path = shutil.which(wanted)
-    missing = f"torch.compile stays off, all else works; install {default}, or set CXX to another compiler"
-    yield Finding(
-        "C++ compiler", path or f"no {wanted}", "for torch.compile" if path else missing, bool(path)
+    uses = "for torch.compile, and to compile decoding on a CPU"
+    missing = (
+        f"no torch.compile, and slower decoding on a CPU; install {default}, or set CXX to another compiler"
     )
+    yield Finding("C++ compiler", path or f"no {wanted}", uses if path else missing, bool(path))
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not headers.exists():
         missing = f"torch.compile needs {headers} (a package like python{platform.python_version()[:4]}-dev)"

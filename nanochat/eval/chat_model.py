@@ -14,6 +14,7 @@ from nanochat.eval.options import require_positive
 from nanochat.eval.task_accuracy import TaskResult, evaluate_task
 from nanochat.flags import ModelTag, WandbRun
 from nanochat.infer.engine import Engine
+from nanochat.infer.frozen import WeightsName
 from nanochat.metrics import open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, TasksRow
 from nanochat.runtime import Runtime
@@ -46,6 +47,8 @@ class EvalChatConfig:
     """Name of the Weights & Biases run; default: WANDB_RUN."""
     unsafe_sandbox: bool = False
     """Run programs written by the model (humaneval) even if this system cannot fully isolate them."""
+    weights: WeightsName = "fp32"
+    """How a CPU stores the matrices for free answers: bf16 and int8 are faster and less exact."""
     device: str = "auto"
     dtype: str = "auto"
 
@@ -119,7 +122,8 @@ def _answer(
     config: EvalChatConfig, names: Sequence[str], loaded: LoadedModel, runtime: Runtime
 ) -> tuple[list[TaskResult], list[Skipped]]:
     kind = runtime.device.type
-    engine = Engine(loaded.model, loaded.tokenizer, max_rows=config.max_rows or _ENGINE_ROWS[kind])
+    rows = config.max_rows or _ENGINE_ROWS[kind]
+    engine = Engine(loaded.model, loaded.tokenizer, max_rows=rows, weights=config.weights)
     results: list[TaskResult] = []
     skipped: list[Skipped] = []
     for name in names:

@@ -17,7 +17,12 @@
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -54,6 +59,13 @@ struct Layer {
   float stream_scale, embedding_scale;
 };
 
+// How to sample a row: from its top_k likeliest tokens (0: greedy), of these the nucleus top_p and those with min_p of
+// the best one's probability; `uniform` in [0, 1) decides.
+struct Choice {
+  float temperature, top_p, min_p, uniform;
+  int32_t top_k;
+};
+
 struct Model {
   const Layer* layers;
   Matrix head;
@@ -76,14 +88,19 @@ class Team {
     for (int i = 1; i < threads; i++) std::thread([this] { help(); }).detach();
   }
 
-  // Call job(item) for every item, and return when all calls have returned.
+  // Call job(begin, end) for ranges that make up all items, and return when all calls have returned.
+  template <class Job>
+  void run_ranges(uint64_t items, const Job& job) {
+    const uint64_t units = std::min<uint64_t>(items, threads * UNITS_PER_THREAD);
+    share(units, [&](uint64_t unit) { job(unit * items / units, (unit + 1) * items / units); });
+  }
+
+  // The same with job(item) for every item.
   template <class Job>
   void run(uint64_t items, const Job& job) {
-    const uint64_t units = std::min<uint64_t>(items, threads * UNITS_PER_THREAD);
-    const auto range = [&](uint64_t unit) {
-      for (uint64_t item = unit * items / units; item < (unit + 1) * items / units; item++) job(item);
-    };
-    share(units, range);
+    run_ranges(items, [&](uint64_t begin, uint64_t end) {
+      for (uint64_t item = begin; item < end; item++) job(item);
+    });
   }
 
  private:
@@ -194,68 +211,128 @@ inline float inverse_rms(const float* x, int n) {
   return 1.0f / std::sqrt(sum(squares) / n + 1.1920929e-7f);
 }
 
-// How the weights of one input for a panel's outputs are stored: as floats, or in words of two bf16 or four int8,
-// whose v-th part belongs to the v-th vector.
+// The kinds of weights: how a panel's weights are read for one input, or for INPUTS at once, and multiplied. They lie
+// as floats, or in words of two bf16 or four int8. `In` is what the inputs of a token are converted to beforehand.
 struct Fp32Panel {
-  static constexpr int WORDS = PANEL;
-  static void read(const uint32_t* words, vec (&w)[VECTORS]) {
+  static constexpr int INPUTS = 1, WORDS = PANEL;
+  using In = float;
+  using Weights = vec[VECTORS];
+  static void read(const uint32_t* words, Weights& w) {
     for (int v = 0; v < VECTORS; v++) w[v] = load(reinterpret_cast<const float*>(words) + v * LANES);
   }
+  static void add(vec& total, const vec& w, float in) { total += w * in; }
 };
-struct Bf16Panel {
-  static constexpr int WORDS = PANEL / 2;
-  static void read(const uint32_t* words, vec (&w)[VECTORS]) {
-    for (int v = 0; v < VECTORS; v += 2) {
-      const word_vec two = *reinterpret_cast<const word_vec*>(words + v / 2 * LANES);
-      w[v] = (vec)(two << 16);
-      w[v + 1] = (vec)(two & 0xffff0000u);
-    }
-  }
-};
+
 struct Int8Panel {
-  static constexpr int WORDS = PANEL / 4;
-  static void read(const uint32_t* words, vec (&w)[VECTORS]) {
+  static constexpr int INPUTS = 1, WORDS = PANEL / 4;
+  using In = float;
+  using Weights = vec[VECTORS];
+  static void read(const uint32_t* words, Weights& w) {
     const int_vec four = *reinterpret_cast<const int_vec*>(words);
     for (int v = 0; v < VECTORS; v++) w[v] = __builtin_convertvector(four << (24 - 8 * v) >> 24, vec);
   }
+  static void add(vec& total, const vec& w, float in) { total += w * in; }
 };
 
-// One panel of outputs for N tokens. Every output is summed over the inputs in their order, whatever N is.
-template <int N, class Panel, class Put>
-void multiply_tile(const float* x, int64_t first, const Matrix& m, int64_t panel, bool normalised, const Put& put) {
-  x += first * m.inputs;
-  const uint32_t* words = static_cast<const uint32_t*>(m.weights) + panel * m.inputs * Panel::WORDS;
-  vec total[N][VECTORS]{};
-  for (int i = 0; i < m.inputs; i++, words += Panel::WORDS) {
-    vec w[VECTORS];
-    Panel::read(words, w);
-    for (int r = 0; r < N; r++)
-      for (int v = 0; v < VECTORS; v++) total[r][v] += w[v] * x[r * m.inputs + i];
+// The nearest bf16, ties to even.
+inline uint32_t bf16(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// Inputs are rounded to bf16 as well, so that processors with bf16 units multiply two pairs at once.
+struct Bf16Panel {
+  static constexpr int INPUTS = 2, WORDS = PANEL;
+  using In = uint32_t;  // input i, and i + half of all
+  using Weights = word_vec[VECTORS];
+  static void read(const uint32_t* words, Weights& w) {
+    for (int v = 0; v < VECTORS; v++) w[v] = *reinterpret_cast<const word_vec*>(words + v * LANES);
   }
-  for (int r = 0; r < N; r++) {
-    const float scale = normalised ? inverse_rms(x + r * m.inputs, m.inputs) : 1.0f;
-    for (int v = 0; v < VECTORS; v++) {
-      const int64_t at = panel * PANEL + v * LANES;
-      if (at < m.outputs) put(first + r, at, total[r][v] * (m.scales ? load(m.scales + at) * scale : vec{} + scale));
+  static void add(vec& total, const word_vec& w, uint32_t in) {
+#ifdef __AVX512BF16__
+    total = (vec)_mm512_dpbf16_ps((__m512)total, (__m512bh)w, (__m512bh)(word_vec{} + in));
+#else
+    total += (vec)(w << 16) * std::bit_cast<float>(in << 16);
+    total += (vec)(w & 0xffff0000u) * std::bit_cast<float>(in & 0xffff0000u);
+#endif
+  }
+};
+
+// Whether a panel takes inputs as they are; otherwise they are converted, and normalised before that.
+template <class Panel>
+constexpr bool AS_THEY_ARE = std::is_same_v<typename Panel::In, float>;
+
+// The inputs of n tokens as a panel's add takes them, in this thread's own space if they are converted.
+template <class Panel>
+const typename Panel::In* converted(const float* x, int64_t n, int inputs, bool normalised) {
+  if constexpr (AS_THEY_ARE<Panel>) {
+    return x;
+  } else {
+    thread_local std::vector<uint32_t> space;
+    space.resize(std::max<size_t>(space.size(), n * inputs / 2));
+    uint32_t* pair = space.data();
+    const int half = inputs / 2;
+    for (int64_t t = 0; t < n; t++, x += inputs) {
+      const float scale = normalised ? inverse_rms(x, inputs) : 1.0f;
+      for (int i = 0; i < half; i++) *pair++ = bf16(x[i] * scale) | bf16(x[i + half] * scale) << 16;
     }
+    return space.data();
   }
 }
+
+// One panel of outputs for N tokens. Every output is summed over the inputs in their order, whatever N is.
+template <int N, class Panel>
+void multiply_tile(const typename Panel::In* x, const Matrix& m, int64_t panel, vec (*total)[VECTORS]) {
+  const uint32_t* words = static_cast<const uint32_t*>(m.weights) + panel * (m.inputs / Panel::INPUTS) * Panel::WORDS;
+  const int inputs = m.inputs / Panel::INPUTS;
+  vec sums[N][VECTORS]{};
+  for (int i = 0; i < inputs; i++, words += Panel::WORDS) {
+    typename Panel::Weights w;
+    Panel::read(words, w);
+    for (int r = 0; r < N; r++)
+      for (int v = 0; v < VECTORS; v++) Panel::add(sums[r][v], w[v], x[r * inputs + i]);
+  }
+  for (int r = 0; r < N; r++)
+    for (int v = 0; v < VECTORS; v++) total[r][v] = sums[r][v];
+}
+
+template <class Panel>
+constexpr void (*MULTIPLY_TILE[])(const typename Panel::In*, const Matrix&, int64_t, vec (*)[VECTORS]) = {
+    nullptr,
+    multiply_tile<1, Panel>,
+    multiply_tile<2, Panel>,
+    multiply_tile<3, Panel>,
+    multiply_tile<4, Panel>,
+    multiply_tile<5, Panel>,
+    multiply_tile<6, Panel>,
+};
 
 template <class Panel, class Put>
 void multiply_panels(const float* x, int64_t n, const Matrix& m, bool normalised, const Put& put) {
   const int64_t tiles = (n + ROWS - 1) / ROWS, panels = (m.outputs + PANEL - 1) / PANEL;
   const int64_t parts = std::min<int64_t>(tiles, (team->threads * UNITS_PER_THREAD + panels - 1) / panels);
-  team->run(panels * parts, [&](int64_t item) {
-    const int64_t panel = item / parts, part = item % parts;
-    for (int64_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; tile++) {
-      const int64_t first = tile * n / tiles, count = (tile + 1) * n / tiles - first;
-      switch (count) {
-        case 1: multiply_tile<1, Panel>(x, first, m, panel, normalised, put); break;
-        case 2: multiply_tile<2, Panel>(x, first, m, panel, normalised, put); break;
-        case 3: multiply_tile<3, Panel>(x, first, m, panel, normalised, put); break;
-        case 4: multiply_tile<4, Panel>(x, first, m, panel, normalised, put); break;
-        case 5: multiply_tile<5, Panel>(x, first, m, panel, normalised, put); break;
-        default: multiply_tile<6, Panel>(x, first, m, panel, normalised, put);
+  const auto begin_of = [&](int64_t tile) { return tile * n / tiles; };
+  team->run_ranges(panels * parts, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end;) {  // the panels of one part of the tokens after another
+      const int64_t part = item / panels, last = std::min(end, (part + 1) * panels);
+      const int64_t first_tile = part * tiles / parts, last_tile = (part + 1) * tiles / parts;
+      const int64_t start = begin_of(first_tile);
+      const auto* in = converted<Panel>(x + start * m.inputs, begin_of(last_tile) - start, m.inputs, normalised);
+      for (; item < last; item++) {
+        for (int64_t tile = first_tile; tile < last_tile; tile++) {
+          const int64_t first = begin_of(tile), count = begin_of(tile + 1) - first, panel = item % panels;
+          vec total[ROWS][VECTORS];
+          MULTIPLY_TILE<Panel>[count](in + (first - start) * (m.inputs / Panel::INPUTS), m, panel, total);
+          for (int64_t r = 0; r < count; r++) {
+            const bool scaled = normalised && AS_THEY_ARE<Panel>;
+            const float scale = scaled ? inverse_rms(x + (first + r) * m.inputs, m.inputs) : 1.0f;
+            for (int v = 0; v < VECTORS; v++) {
+              const int64_t at = panel * PANEL + v * LANES;
+              const vec scales = m.scales ? load(m.scales + at) * scale : vec{} + scale;
+              if (at < m.outputs) put(first + r, at, total[r][v] * scales);
+            }
+          }
+        }
       }
     }
   });
@@ -319,6 +396,58 @@ void attend(const float* q, const float* k, const float* v, int64_t count, int D
     i += D - i >= 4 * LANES ? weighted_sum<4>(v + i, D, weights, count, share, y + i)
                             : weighted_sum<1>(v + i, D, weights, count, share, y + i);
   }
+}
+
+struct Candidate {
+  float value;
+  int64_t id;
+};
+
+// The k likeliest tokens, best first, equal ones by id.
+void find_best(const float* logits, int64_t vocab, int64_t k, std::vector<Candidate>& best) {
+  best.assign(k, {-INFINITY, 0});
+  const auto above = [](float value, const Candidate& other) { return value > other.value; };
+  for (int64_t block = 0; block < vocab; block += PANEL) {
+    const int64_t end = std::min(vocab, block + PANEL);
+    if (end - block == PANEL && !any_above(logits + block, best.back().value)) continue;
+    for (int64_t id = block; id < end; id++) {
+      if (!(logits[id] > best.back().value)) continue;
+      const auto place = std::upper_bound(best.begin(), best.end(), logits[id], above);
+      std::move_backward(place, best.end() - 1, best.end());
+      *place = {logits[id], id};
+    }
+  }
+}
+
+int64_t choose_row(const float* logits, int64_t vocab, const Choice& choice) {
+  thread_local std::vector<Candidate> best;
+  // Tokens as likely as the last one of top_k are kept too: look further until the last one found is less likely.
+  int64_t k = std::min<int64_t>(vocab, choice.top_k + 1);
+  find_best(logits, vocab, k, best);
+  if (choice.top_k == 0) return best[0].id;
+  while (k < vocab && best[choice.top_k - 1].value == best.back().value)
+    find_best(logits, vocab, k = std::min(vocab, 2 * k), best);
+
+  float total = 0.0f, before = 0.0f;
+  size_t kept = 0;
+  const auto weight = [&](size_t at) { return std::exp((best[at].value - best[0].value) / choice.temperature); };
+  const size_t limit = std::min<int64_t>(vocab, choice.top_k);
+  for (size_t at = 0; at < limit; at++) total += weight(at);
+  for (; kept < limit && weight(kept) >= choice.min_p; kept++) {
+    if (choice.top_p < 1.0f && !(before < choice.top_p * total)) break;
+    before += weight(kept);
+  }
+  while (kept < best.size() && best[kept].value == best[std::max<size_t>(kept, 1) - 1].value) kept++;
+  best.resize(std::max<size_t>(kept, 1));
+
+  std::vector<float> cumulated(best.size());
+  const float highest = best[0].value;
+  std::sort(best.begin(), best.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  float sum = 0.0f;
+  for (size_t at = 0; at < best.size(); at++)
+    cumulated[at] = sum += std::exp((best[at].value - highest) / choice.temperature);
+  const auto found = std::upper_bound(cumulated.begin(), cumulated.end(), choice.uniform * sum);
+  return best[std::min<size_t>(found - cumulated.begin(), best.size() - 1)].id;
 }
 
 // Where the intermediate results of n tokens lie in the work space.
@@ -430,27 +559,9 @@ void logits(const Model* model, int64_t n, const float* hidden, float* out) {
   });
 }
 
-// The k largest logits of each of n rows and their ids, best first, equal ones by id, (n, k). `stride`: floats of a row.
-void top(int64_t n, int64_t vocab, int64_t stride, int64_t k, const float* logits, float* values, int64_t* ids) {
+// Choose a token for each of n rows of logits, as nanochat/infer/sampler.py does. `stride`: floats of a row.
+void choose(int64_t n, int64_t vocab, int64_t stride, const float* logits, const Choice* choices, int64_t* ids) {
   std::lock_guard<std::mutex> alone(team->busy);
-  team->run(n, [&](int64_t row) {
-    const float* x = logits + row * stride;
-    float* best = values + row * k;
-    int64_t* id = ids + row * k;
-    std::fill(best, best + k, -INFINITY);
-    std::fill(id, id + k, 0);
-    for (int64_t block = 0; block < vocab; block += PANEL) {
-      const int64_t end = std::min(vocab, block + PANEL);
-      if (end - block == PANEL && !any_above(x + block, best[k - 1])) continue;
-      for (int64_t at = block; at < end; at++) {
-        if (!(x[at] > best[k - 1])) continue;
-        const int64_t place = std::upper_bound(best, best + k, x[at], std::greater<float>()) - best;
-        std::move_backward(best + place, best + k - 1, best + k);
-        std::move_backward(id + place, id + k - 1, id + k);
-        best[place] = x[at];
-        id[place] = at;
-      }
-    }
-  });
+  team->run(n, [&](int64_t row) { ids[row] = choose_row(logits + row * stride, vocab, choices[row]); });
 }
 }

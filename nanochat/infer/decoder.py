@@ -5,15 +5,15 @@ Shapes: N spans, C model width, V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from nanochat.infer.sampler import SamplingParams
 
-@dataclass(frozen=True)
-class Span:
+
+class Span(NamedTuple):
     """Consecutive tokens for a cache row, from a position on."""
 
     row: int
@@ -45,8 +45,10 @@ class Decoder(Protocol):
         """Soft-capped logits (N, V), fp32."""
         ...
 
-    def top(self, logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """(values, ids) of each row's k largest logits, best first, (N, k) each."""
+    def choose(
+        self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
+    ) -> Tensor:
+        """One token id per row, as `nanochat.infer.sampler.sample`."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Which decoder runs a model: PyTorch's everywhere, and on CPUs compiled code as soon as it is there."""
+"""Which decoder runs a model: PyTorch's, with graphs on CUDA, and on CPUs compiled code as soon as it is there."""
 
 from typing import get_args
 
@@ -7,6 +7,7 @@ import torch
 from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Decoder
 from nanochat.infer.frozen import WeightsName
+from nanochat.infer.graph_decoder import GraphDecoder
 from nanochat.infer.native_decoder import NativeDecoder, fits_native
 from nanochat.infer.native_library import NativeLibrary, native_library
 from nanochat.infer.torch_decoder import TorchDecoder
@@ -31,7 +32,7 @@ class Decoders:
         self._model, self._cache, self._weights = model, cache, weights
         self._library = _library(model)
         self._native: NativeDecoder | None = None
-        self._torch: TorchDecoder | None = None
+        self._torch: TorchDecoder | GraphDecoder | None = None
         self.best()  # copies the weights as they are now
 
     def best(self) -> Decoder:
@@ -44,7 +45,8 @@ class Decoders:
         if self._native is not None:
             return self._native
         if self._torch is None:
-            self._torch = TorchDecoder(self._model, self._cache, self._weights)
+            plain = TorchDecoder(self._model, self._cache, self._weights)
+            self._torch = GraphDecoder(plain) if plain.device.type == "cuda" else plain
         return self._torch
 
 

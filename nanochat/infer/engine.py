@@ -16,7 +16,7 @@ from nanochat.infer.decoder import Decoder, Span, threads_beside
 from nanochat.infer.decoders import Decoders
 from nanochat.infer.frozen import WeightsName
 from nanochat.infer.request import Completion, Event, Request
-from nanochat.infer.sampler import SamplingParams, adjust, logprobs_of, sample
+from nanochat.infer.sampler import SamplingParams, adjust, logprobs_of
 from nanochat.infer.scheduler import Copy, PrefillLimit, Scheduler, Swap
 from nanochat.infer.tools import DEFAULT_TOOLS, ToolTable
 from nanochat.model.gpt import GPT
@@ -121,9 +121,7 @@ class Engine:
         logits_NV = decoder.logits(hidden_NC)
         params = [request.params for request in requests]
         adjusted_NV = adjust(logits_NV, params, [request.tokens for request in requests])
-        tokens = sample(
-            adjusted_NV, params, [request.uniform() for request in requests], decoder.top
-        ).tolist()
+        tokens = decoder.choose(adjusted_NV, params, [request.uniform() for request in requests]).tolist()
         events: list[Event] = []
         for request, token, logprobs in zip(
             requests, tokens, logprobs_of(logits_NV, tokens, params), strict=True

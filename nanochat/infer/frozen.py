@@ -25,7 +25,7 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.layers import Block, norm
 
 WeightsName = Literal["fp32", "bf16", "int8"]
-"""How matrices are stored: as they are computed with, or rounded to bf16, or to int8 with a scale for each output."""
+"""How matrices are stored: as they are computed with; in bf16, their inputs too; or in int8 with a scale per output."""
 
 
 @dataclass(frozen=True)

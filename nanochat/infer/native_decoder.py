@@ -15,13 +15,13 @@ from torch import Tensor
 from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Span
 from nanochat.infer.frozen import FrozenLayer, WeightsName, freeze, int8_scales
-from nanochat.infer.sampler import torch_top
+from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 
 _PANEL, _LANES = 64, 16
 _MAX_TOP = 512
-"""decode.cpp inserts into a sorted list, which is quick for few."""
+"""decode.cpp keeps the likeliest tokens in a sorted list, which is quick for few."""
 
 
 class _Matrix(ctypes.Structure):
@@ -41,6 +41,13 @@ class _Layer(ctypes.Structure):
         ("window", ctypes.c_int32),
         ("stream_scale", ctypes.c_float),
         ("embedding_scale", ctypes.c_float),
+    )
+
+
+class _Choice(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p", "uniform")),
+        ("top_k", ctypes.c_int32),
     )
 
 
@@ -135,21 +142,22 @@ class NativeDecoder:
         )
         return logits_NV[:, : self._config.vocab_size]
 
-    def top(self, logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def choose(
+        self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
+    ) -> Tensor:
         """See Decoder."""
-        if k > _MAX_TOP or logits_NV.stride(1) != 1:
-            return torch_top(logits_NV, k)
-        values_NK = torch.empty(len(logits_NV), k)
-        ids_NK = torch.empty(len(logits_NV), k, dtype=torch.long)
-        self._library.top(
-            *logits_NV.shape,
-            logits_NV.stride(0),
-            k,
-            logits_NV.data_ptr(),
-            _address(values_NK),
-            _address(ids_NK),
+        if any(not p.greedy and (p.top_k is None or p.top_k > _MAX_TOP) for p in params):
+            return sample(logits_NV, params, uniforms)
+        own = [
+            _Choice(p.temperature, p.top_p, p.min_p, uniform, 0 if p.greedy else p.top_k)
+            for p, uniform in zip(params, uniforms, strict=True)
+        ]
+        choices = (_Choice * len(own))(*own)
+        ids_N = torch.empty(len(params), dtype=torch.long)
+        self._library.choose(
+            *logits_NV.shape, logits_NV.stride(0), logits_NV.data_ptr(), choices, _address(ids_N)
         )
-        return values_NK, ids_NK
+        return ids_N
 
 
 def declare(library: ctypes.CDLL) -> None:
@@ -159,7 +167,8 @@ def declare(library: ctypes.CDLL) -> None:
     library.work_floats.argtypes, library.work_floats.restype = [model, size], size
     library.hidden_states.argtypes, library.hidden_states.restype = [model, size, *[pointer] * 6], None
     library.logits.argtypes, library.logits.restype = [model, size, pointer, pointer], None
-    library.top.argtypes, library.top.restype = [*[size] * 4, *[pointer] * 3], None
+    library.choose.argtypes = [size, size, size, pointer, ctypes.POINTER(_Choice), pointer]
+    library.choose.restype = None
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -173,12 +182,11 @@ def _panels(weight_OI: Tensor) -> Tensor:
     return F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % _PANEL)).view(-1, _PANEL, inputs).mT.contiguous()
 
 
-def _words(parts_PIVL: Tensor, bits: int) -> Tensor:
-    """int32 words whose v-th group of bits, from the lowest, holds part v; (P, I, V, 16) integers → (P, I, V', 16)."""
-    per_word = 32 // bits
-    masked = (parts_PIVL.to(torch.int64) & ((1 << bits) - 1)).unflatten(2, (-1, per_word))
-    shifts = bits * torch.arange(per_word)[:, None]
-    return (masked << shifts).sum(dim=3).to(torch.uint32).view(torch.int32).contiguous()
+def _words(parts: Tensor, bits: int) -> Tensor:
+    """int32 words whose v-th group of bits, from the lowest, is the v-th integer of the last dimension."""
+    masked = parts.to(torch.int64) & ((1 << bits) - 1)
+    shifted = masked << (bits * torch.arange(parts.size(-1)))
+    return shifted.sum(dim=-1).to(torch.uint32).view(torch.int32).contiguous()
 
 
 def _pack_fp32(weight_OI: Tensor) -> tuple[int, Tensor, None]:
@@ -186,15 +194,16 @@ def _pack_fp32(weight_OI: Tensor) -> tuple[int, Tensor, None]:
 
 
 def _pack_bf16(weight_OI: Tensor) -> tuple[int, Tensor, None]:
-    bits = _panels(weight_OI).to(torch.bfloat16).view(torch.int16)
-    return 1, _words(bits.unflatten(-1, (-1, _LANES)), 16), None
+    bits_PIO = _panels(weight_OI).to(torch.bfloat16).view(torch.int16)
+    # A word holds an output's weights of input i and of the one half of all inputs further on.
+    return 1, _words(bits_PIO.unflatten(1, (2, -1)).movedim(1, -1), 16), None
 
 
 def _pack_int8(weight_OI: Tensor) -> tuple[int, Tensor, Tensor]:
     scales_O1 = int8_scales(weight_OI)
     integers = _panels((weight_OI / scales_O1).round()).to(torch.int8)
     scales_O = F.pad(scales_O1.flatten(), (0, -len(scales_O1) % _PANEL))
-    return 2, _words(integers.unflatten(-1, (-1, _LANES)), 8), scales_O
+    return 2, _words(integers.unflatten(-1, (-1, _LANES)).mT, 8), scales_O
 
 
 _PACKS: dict[WeightsName, Callable[[Tensor], tuple[int, Tensor, Tensor | None]]] = {

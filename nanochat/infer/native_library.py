@@ -30,6 +30,8 @@ _SOURCE = Path(__file__).with_name("decode.cpp")
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread")
 _NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native"}
 _TOLERANCE = 1e-4
+_DELAY_S = 2.0
+"""Before the compiler starts, so that it does not slow down the first answer."""
 
 
 def compiler() -> str | None:
@@ -44,9 +46,9 @@ def library_path(directory: Path, compiler: str) -> Path:
 
 
 class NativeLibrary:
-    """The compiled library of one directory, as soon as it is there."""
+    """The compiled library of one directory, as soon as it is there. `delay_s`: before the compiler starts."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, delay_s: float = _DELAY_S):
         self._compiling: subprocess.Popen[bytes] | None = None
         self._given_up = False
         found = compiler()
@@ -55,7 +57,7 @@ class NativeLibrary:
             return
         self._path = library_path(directory, found)
         if not self._path.exists():
-            self._compiling = _compile(found, self._path)
+            self._compiling = _compile(found, self._path, delay_s)
 
     def get(self) -> ctypes.CDLL | None:
         """The library; None while it is being compiled, or if it cannot be used. Never blocks."""
@@ -108,17 +110,17 @@ def _log(path: Path) -> Path:
     return path.with_suffix(".log")
 
 
-def _compile(compiler: str, path: Path) -> subprocess.Popen[bytes] | None:
+def _compile(compiler: str, path: Path, delay_s: float) -> subprocess.Popen[bytes] | None:
     """Start the compiler, which outlives this process: a short one, too, leaves a library for the next."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    command = shlex.join(["nice", "-n", "10", compiler, *_flags(), "-o", str(temporary), str(_SOURCE)])
+    command = shlex.join(["nice", "-n", "19", compiler, *_flags(), "-o", str(temporary), str(_SOURCE)])
     publish = (
         f"sync {shlex.quote(str(temporary))} && mv {shlex.quote(str(temporary))} {shlex.quote(str(path))}"
     )
     with _log(path).open("wb") as log:
         return subprocess.Popen(
-            ["sh", "-c", f"{command} && {publish}"],
+            ["sh", "-c", f"sleep {delay_s:g} && {command} && {publish}"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

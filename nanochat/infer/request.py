@@ -4,7 +4,7 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from nanochat.infer.sampler import SamplingParams, TokenLogprobs, uniform
 from nanochat.infer.tools import ReplyPart, ToolTable, ToolUse
@@ -14,8 +14,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 FinishReason = Literal["stop", "length"]
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One new token of a request, and the text that it completes."""
 
     request_id: int
@@ -117,8 +116,8 @@ class Request:
         return self._finished is not None
 
     def uniform(self) -> float:
-        """The random number in [0, 1) for sampling the next token."""
-        return uniform(self._seed, len(self.tokens) - self._prompt_length)
+        """The random number in [0, 1) for sampling the next token; 0 if none is needed."""
+        return 0.0 if self.params.greedy else uniform(self._seed, len(self.tokens) - self._prompt_length)
 
     def accept(self, sampled: int, logprobs: TokenLogprobs | None = None) -> list[Event]:
         """Append the token sampled after `pending`, and the tool's output if it ends a call: an event for each."""
@@ -171,6 +170,8 @@ class StopStrings:
 
     def push(self, text: str) -> tuple[str, bool]:
         """Add text. Returns (text safe to show, whether a stop string was found); text after it is dropped."""
+        if not self._stops:
+            return text, False
         text = self._held + text
         found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:

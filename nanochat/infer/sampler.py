@@ -2,12 +2,12 @@
 
 Each row inverts its cumulative distribution at one uniform number, a hash of its seed and token count. There is
 no generator state, so a request's tokens do not depend on the rest of the batch.
-Shapes: N rows, V vocabulary, K largest, M candidates.
+Shapes: N rows, V vocabulary, M candidates.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import torch
@@ -68,6 +68,10 @@ class SamplingParams:
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise ValueError(f"stop must be a tuple of non-empty strings, not {self.stop!r}")
 
+    def for_sample(self, index: int) -> "SamplingParams":
+        """These parameters for one of several samples of a prompt: each has its own seed."""
+        return self if self.seed is None else replace(self, seed=self.seed + index)
+
     @property
     def greedy(self) -> bool:
         """Whether the most likely token is taken."""
@@ -112,34 +116,21 @@ def adjust(logits_NV: Tensor, params: Sequence[SamplingParams], tokens: Sequence
     return logits_NV
 
 
-def torch_top(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(values, ids) of each row's k largest logits, best first, (N, k) each."""
-    values_NK, ids_NK = logits_NV.topk(k, dim=-1)
-    return values_NK, ids_NK
-
-
-Top = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""A function like torch_top."""
-
-
-def sample(
-    logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], top: Top = torch_top
-) -> Tensor:
+def sample(logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
     """One token id per row, int64 (N,).
 
     Args:
         logits_NV: fp32 logits of the last position of each row.
         params: sampling parameters of each row.
         uniforms: one number in [0, 1) per row; greedy rows ignore it.
-        top: how to find the largest logits.
     """
     greedy = [row for row, p in enumerate(params) if p.greedy]
     sampled = [row for row, p in enumerate(params) if not p.greedy]
     if not sampled:
-        return top(logits_NV, 1)[1][:, 0]
+        return logits_NV.argmax(dim=-1)
     chosen_N = torch.empty(len(params), dtype=torch.long, device=logits_NV.device)
     if greedy:
-        chosen_N[greedy] = top(logits_NV[greedy], 1)[1][:, 0]
+        chosen_N[greedy] = logits_NV[greedy].argmax(dim=-1)
     own = [params[row] for row in sampled]
     columns = torch.tensor(
         [[p.temperature, uniforms[row]] for p, row in zip(own, sampled, strict=True)],
@@ -147,7 +138,7 @@ def sample(
         dtype=torch.float32,
     )
     own_NV = logits_NV[sampled] if greedy else logits_NV
-    chosen_N[sampled] = _draw_token(own_NV, own, columns[:, :1], columns[:, 1:], top)
+    chosen_N[sampled] = _draw_token(own_NV, own, columns[:, :1], columns[:, 1:])
     return chosen_N
 
 
@@ -156,13 +147,12 @@ def _draw_token(
     params: Sequence[SamplingParams],
     temperature_N1: Tensor,
     uniform_N1: Tensor,
-    top: Top,
 ) -> Tensor:
     """Draw from what top-k, top-p and min-p leave: from few candidates if all rows have a top-k, which is quicker."""
     vocab_size = logits_NV.size(1)
     most = max(p.top_k or vocab_size for p in params)
     if most < vocab_size:  # one more than needed shows whether the last candidate kept is tied with others
-        candidate_NM, id_NM = top(logits_NV, most + 1)
+        candidate_NM, id_NM = logits_NV.topk(most + 1, dim=-1)
         if not (candidate_NM[:, -1] == candidate_NM[:, -2]).any():
             scaled_NM = (candidate_NM - candidate_NM[:, :1]) / temperature_N1
             id_NM, order_NM = id_NM.sort(dim=-1)  # by id, because kernels order equal logits differently

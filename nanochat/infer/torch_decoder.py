@@ -14,7 +14,7 @@ from torch import Tensor
 from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Span
 from nanochat.infer.frozen import WeightsName, freeze, rounded
-from nanochat.infer.sampler import torch_top
+from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.model.gpt import GPT
 from nanochat.model.layers import norm
 from nanochat.model.loss import softcapped
@@ -51,7 +51,7 @@ class _Places:
 class TorchDecoder:
     """Runs a frozen copy of a model, in eval mode on its device, by the products of the model's backend.
 
-    `weights`: matrices are rounded to these, but stay in the compute dtype.
+    `weights`: matrices, and with bf16 their inputs, are rounded as the compiled decoder does, in the compute dtype.
     """
 
     torch_threads: int | None = None
@@ -62,7 +62,8 @@ class TorchDecoder:
         self._weights = freeze(model, self.dtype)
 
         def frozen(weight_OI: Tensor) -> FrozenLinear:
-            return model.backend.frozen(rounded(weight_OI, weights))
+            product = model.backend.frozen(rounded(weight_OI, weights))
+            return product if weights != "bf16" else lambda x: product(rounded(x, "bf16"))
 
         with torch.inference_mode():
             self._layers = [
@@ -198,6 +199,8 @@ class TorchDecoder:
         """Soft-capped logits, fp32; (N, C) → (N, V)."""
         return softcapped(self._head(hidden_NC).float(), self.config.softcap)
 
-    def top(self, logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def choose(
+        self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
+    ) -> Tensor:
         """See Decoder."""
-        return torch_top(logits_NV, k)
+        return sample(logits_NV, params, uniforms)

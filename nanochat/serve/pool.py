@@ -13,6 +13,7 @@ from nanochat.checkpoint.loading import load_run_tokenizer, open_checkpoint
 from nanochat.errors import EnvironmentFault
 from nanochat.infer.cache import row_bytes
 from nanochat.infer.engine import Engine
+from nanochat.infer.frozen import WeightsName
 from nanochat.model.backend import choose_backend
 from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
@@ -34,6 +35,7 @@ class PoolSettings:
     max_rows: int
     max_waiting: int
     buffered_events: int
+    weights: WeightsName
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ class ModelPool:
         def open_engine() -> tuple[Engine, GPT]:
             checkpoint = open_checkpoint(card.directory, self._runtime, card.step)
             model = checkpoint.load(choose_backend(self._runtime)).eval()
-            return Engine(model, checkpoint.tokenizer, max_rows=self._settings.max_rows), model
+            settings = self._settings
+            engine = Engine(model, checkpoint.tokenizer, max_rows=settings.max_rows, weights=settings.weights)
+            return engine, model
 
         return Worker(
             card.checkpoint,

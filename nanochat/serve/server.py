@@ -15,6 +15,7 @@ from nanochat.console import say, warn
 from nanochat.errors import EnvironmentFault
 from nanochat.flags import ModelTag
 from nanochat.hardware import memory
+from nanochat.infer.frozen import WeightsName
 from nanochat.infer.sampler import SamplingParams
 from nanochat.paths import Paths
 from nanochat.runtime import Runtime, open_runtime
@@ -71,6 +72,8 @@ class ServeConfig:
     """Processes behind the one port, on a machine with several GPUs one each."""
     log_requests: bool = False
     """Also log the bodies of requests."""
+    weights: WeightsName = ChatConfig.weights
+    """How matrices are stored on a CPU, as in `nanochat chat`."""
     device: str = "auto"
     dtype: str = "auto"
 
@@ -122,7 +125,9 @@ def make_service(config: ServeConfig, runtime: Runtime) -> Service:
     telemetry = Telemetry()
     limits = Limits(config.max_body_bytes, config.max_messages, config.max_tokens, config.max_seconds)
     budget = _SHARE_OF_MEMORY * _available_bytes(runtime) if config.memory is None else config.memory * 1e9
-    settings = PoolSettings(int(budget), config.max_rows, config.max_waiting, limits.buffered_events)
+    settings = PoolSettings(
+        int(budget), config.max_rows, config.max_waiting, limits.buffered_events, config.weights
+    )
     pool = ModelPool(runtime, catalogue, settings, telemetry.observer)
     return Service(pool, telemetry, limits, directory.name, _defaults(config), config.system)
 

@@ -3,122 +3,49 @@
 import io
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pexpect
 import pytest
 import torch
 
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import TOKENIZER_DIR, LoadedModel
 from nanochat.cli import chat as module
-from nanochat.cli.chat import Chat, ChatConfig, run
+from nanochat.cli import chat_models
+from nanochat.cli.chat import ChatConfig, run
+from nanochat.cli.chat_app import ChatApp
+from nanochat.cli.chat_files import load_chat, save_chat
+from nanochat.cli.chat_session import ChatSession
 from nanochat.cli.main import main
-from nanochat.infer.decoder import Decoder
-from nanochat.infer.engine import Engine
+from nanochat.config import json_line
 from nanochat.infer.sampler import SamplingParams
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import Paths
-from nanochat.processes import Processes
-from nanochat.runtime import Runtime
 from nanochat.tokenizer.chat_format import render_prompt
-from nanochat.tokenizer.patterns import split_pattern
-from nanochat.tokenizer.special import ASSISTANT_END, PYTHON_END, PYTHON_START, SPECIAL_TOKENS
-from nanochat.tokenizer.tokenizer import Tokenizer
+from nanochat.tokenizer.special import SPECIAL_TOKENS
+from tests.cli.conftest import CONTEXT
 from tests.conftest import made_up_meta
 
-CONTEXT = 128
-
-
-class Script(list[int]):
-    """The tokens that a model generates next regardless of the prompt, and a record of every prompt."""
-
-    def __init__(self) -> None:
-        self.prompts: list[list[int]] = []
-        self.before_token: Callable[[], None] = lambda: None
-
-    def logits(self, vocab_size: int) -> torch.Tensor:
-        self.before_token()
-        return torch.nn.functional.one_hot(torch.tensor([self.pop(0)]), vocab_size) * 15.0
-
-
-@pytest.fixture
-def script(monkeypatch) -> Script:
-    """Decoders that follow a script instead of their model."""
-    script = Script()
-    stream = Engine.stream
-
-    def recording(engine, prompt_ids, params):
-        script.prompts.append(list(prompt_ids))
-        return stream(engine, prompt_ids, params)
-
-    monkeypatch.setattr(Engine, "stream", recording)
-    monkeypatch.setattr(Decoder, "logits", lambda decoder, _: script.logits(decoder.config.vocab_size))
-    return script
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer({bytes([byte]): byte for byte in range(256)}, split_pattern("default"))
-
-
-@pytest.fixture
-def model(tokenizer):
-    config = GPTConfig(
-        max_seq_len=CONTEXT,
-        vocab_size=tokenizer.vocab_size,
-        n_layer=1,
-        n_head=1,
-        n_kv_head=1,
-        head_dim=8,
-        n_embd=8,
-    )
-    model = GPT(config, REFERENCE)
-    model.init_weights(0)
-    return model
-
-
-@pytest.fixture
-def say(script, tokenizer):
-    """Adds an answer to the script: text, or a tuple of the code of a tool call."""
-
-    def add(*pieces: str | tuple[str]) -> None:
-        for piece in pieces:
-            if isinstance(piece, str):
-                script.extend(tokenizer.encode(piece))
-            else:
-                script.extend(
-                    [
-                        tokenizer.special(PYTHON_START),
-                        *tokenizer.encode(*piece),
-                        tokenizer.special(PYTHON_END),
-                    ]
-                )
-        script.append(tokenizer.special(ASSISTANT_END))
-
-    return add
-
-
-@pytest.fixture
-def runtime(base_dir):
-    return Runtime(Processes(), torch.device("cpu"), torch.float32, Paths(base_dir))
+STEPS = {"sft": 7, "base": 3}
 
 
 @pytest.fixture
 def start(model, tokenizer, runtime, monkeypatch):
     """Runs the chat with the given lines on stdin."""
 
-    def start(*lines: str, **config):
-        monkeypatch.setattr(module, "load_model", lambda *_: LoadedModel(model, tokenizer, {}, 7, Path()))
-        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    def start(*lines: str, stdin: io.TextIOBase | None = None, **config):
+        monkeypatch.setattr(
+            chat_models, "load_model", lambda run, *_: LoadedModel(model, tokenizer, {}, STEPS[run], Path())
+        )
+        monkeypatch.setattr("sys.stdin", stdin or io.StringIO("".join(f"{line}\n" for line in lines)))
         return run(ChatConfig(temperature=0.0, **config), runtime)
 
     return start
@@ -167,16 +94,6 @@ def test_new_forgets_quit_leaves_and_help_lists(start, say, script, tokenizer, c
     assert out == "One.\nTwo.\n"
     assert script.prompts[1] == render_prompt(tokenizer, [{"role": "user", "content": "second"}])
     assert all(name in err for name in ("/new", "/help", "/quit", "unknown command /nonsense"))
-
-
-def test_a_chat_longer_than_the_context_continues(start, say, script, capsys):
-    for _ in range(30):
-        say("An answer.")
-    result = start(*[f"question {n}" for n in range(30)], max_new_tokens=20)
-    assert [turn.answer for turn in result.turns] == ["An answer."] * 30
-    assert max(map(len, script.prompts)) <= CONTEXT - 20
-    assert b"question 0" in bytes(token for token in script.prompts[-1] if token < 256)
-    assert b"question 29" in bytes(token for token in script.prompts[-1] if token < 256)
 
 
 def test_a_message_too_long_is_refused_and_the_chat_continues(start, say, capsys):
@@ -231,15 +148,6 @@ def test_sampling_is_checked_before_the_model_is_loaded(runtime):
         run(ChatConfig(model_tag="there is none", top_p=2.0), runtime)
 
 
-def test_closing_a_reply_keeps_what_was_said(model, tokenizer, say):
-    say("0123")
-    chat = Chat(Engine(model, tokenizer, max_rows=1), SamplingParams(temperature=0))
-    reply = chat.ask("count")
-    assert "".join(next(reply).text for _ in range(2)) == "01"
-    reply.close()
-    assert chat.messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": "01"}]}
-
-
 @pytest.fixture
 def checkpoint(tokenizer, base_dir):
     """A run `sft` on disk: a small random model that never ends its answer."""
@@ -284,40 +192,210 @@ def test_without_a_model_one_line_says_what_to_run(capsys):
     assert "nanochat sft" in err
 
 
-@pytest.mark.slow
-def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_quits(checkpoint):
-    ours, theirs = pty.openpty()
-    chat = subprocess.Popen(
-        [sys.executable, "-m", "nanochat", "chat", "--device", "cpu", "--max-new-tokens", "4000"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "dumb"},
-        start_new_session=True,
+def test_text_on_stdin_is_joined_to_the_question(start, say, script, tokenizer, tmp_path, monkeypatch):
+    path = tmp_path / "boats.txt"
+    path.write_text("Boats.\n\nMany boats.\n")
+    for prompt, question in (
+        ("Summarise:", "Summarise:\n\nBoats.\n\nMany boats."),
+        ("", "Boats.\n\nMany boats."),
+    ):
+        say("Boats!")
+        with open(path) as file:
+            assert start(prompt=prompt, stdin=file).turns[0].prompt == question
+        assert script.prompts[-1] == render_prompt(tokenizer, [{"role": "user", "content": question}])
+    path.write_text("\n")
+    with open(path) as file, pytest.raises(ValueError, match="the prompt is empty"):
+        start(prompt=" ", stdin=file)
+
+
+def test_two_models_answer_one_question(start, say, script, capsys):
+    say("Left.")
+    say("Right.")
+    result = start(prompt="Which?", compare="base")
+    assert capsys.readouterr().out == "[sft@7]\nLeft.\n[base@3]\nRight.\n"
+    (turn,) = json.loads(json_line(result))["turns"]
+    assert (turn["prompt"], turn["model_tag"], turn["answer"]) == ("Which?", "sft", "Left.")
+    assert (turn["compared"]["model_tag"], turn["compared"]["step"], turn["compared"]["answer"]) == (
+        "base",
+        3,
+        "Right.",
     )
-    os.close(theirs)
-    deadline = time.monotonic() + 120
+    assert turn["seed"] == turn["compared"]["seed"]
 
-    def read_until(done) -> str:
-        seen = ""
-        while not done(seen):
-            assert time.monotonic() < deadline, seen
-            if select.select([ours], [], [], 1)[0]:
-                seen += os.read(ours, 4096).decode(errors="replace")
-        return seen
 
+def test_continue_takes_up_the_last_conversation(start, say, script, tokenizer, runtime, capsys):
+    last = runtime.paths.chat("last")
+    with pytest.raises(ValueError, match="no conversation to continue"):
+        start(prompt="And?", continue_=True)
+    earlier = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    save_chat(last, earlier)
+    for text in ("Alone.", "More."):
+        say(text)
+    start(prompt="Without it")
+    assert load_chat(last) == earlier
+    result = start(prompt="And?", continue_=True)
+    assert len(result.turns) == 1
+    assert script.prompts[-1] == render_prompt(tokenizer, [*earlier, {"role": "user", "content": "And?"}])
+    assert [message["content"] for message in load_chat(last)] == ["Hi", "Hello!", "And?", "More."]
+    say("Yes.")
+    start(prompt="Sure?", continue_=True, system="Be short.")
+    assert load_chat(last)[0] == {"role": "system", "content": "Be short."}
+
+
+def test_at_a_terminal_an_interrupted_command_does_not_quit(speaker, runtime, monkeypatch, capsys):
+    handled = []
+
+    def interrupted(_app, text: str) -> None:
+        handled.append(text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "handle", interrupted)
+    monkeypatch.setattr(module, "read_messages", lambda *_: iter(["/model big", "hello"]))
+    app = ChatApp(ChatSession([speaker], SamplingParams()), runtime)
+    module._converse(app, at_terminal=True)
+    assert handled == ["/model big", "hello"]
+    assert "sft, step 7, on cpu" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        module._converse(app, at_terminal=False)
+
+
+def test_verbose_is_a_line_after_the_answer(start, say, capsys):
+    say("Yes.")
+    start(prompt="?", verbose=True)
+    out, err = capsys.readouterr()
+    assert out == "Yes.\n"
+    assert err.startswith("5 tokens · ")
+    assert err.endswith("context 10 of 128\n")
+
+
+def test_one_question_keeps_no_probabilities_and_a_chat_does(start, say, script):
+    say("Yes.")
+    say("Yes.")
+    start(prompt="?")
+    start("?")
+    assert [params.logprobs for params in script.params] == [None, 5]
+
+
+@pytest.mark.slow
+def test_one_question_loads_neither_input_nor_data_libraries():
+    code = "import sys, nanochat.cli.chat; print({'prompt_toolkit', 'readline', 'pyarrow', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+_CHAT = [sys.executable, "-m", "nanochat", "chat", "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_a_pipe_is_joined_and_ctrl_c_ends_a_single_question(checkpoint):
+    joined = subprocess.run(
+        [*_CHAT, "-p", "Summarise:", "--max-new-tokens", "3", "--json"],
+        input=b"boats \xff\n",
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(joined.stdout.splitlines()[-1])["turns"][0]["prompt"] == "Summarise:\n\nboats \ufffd"
+    endless = subprocess.Popen(
+        [*_CHAT, "-p", "Hi", "--max-new-tokens", "8000"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+    assert endless.stdout.read(1)
+    endless.send_signal(signal.SIGINT)
+    endless.communicate()
+    assert endless.returncode == 130
+
+
+_PROMPT = [r"\x1b\[\?2004h", "> $"]
+"""What shows that the terminal reads keys: bracketed paste is switched on, or the plain prompt."""
+
+
+@contextmanager
+def at_terminal(*arguments: str, columns: int = 100, **environment: str) -> Iterator[pexpect.spawn]:
+    """A chat at a real terminal, greeted and at its prompt."""
+    chat = pexpect.spawn(
+        _CHAT[0],
+        [*_CHAT[1:], *arguments],
+        env={**os.environ, "TERM": "xterm", **environment},
+        dimensions=(24, columns),
+        encoding="utf-8",
+        codec_errors="replace",
+        timeout=60,
+    )
     try:
-        greeting = read_until(lambda seen: seen.endswith("> "))
-        assert "sft, step 3" in greeting
-        os.write(ours, b"hello\n")
-        read_until(lambda seen: len(seen) > 100)
-        chat.send_signal(signal.SIGINT)
-        read_until(lambda seen: seen.endswith("\n> "))
-        os.write(ours, b"/help\n")
-        assert "/new" in read_until(lambda seen: seen.endswith("\n> "))
-        os.write(ours, b"\x04")
-        assert chat.wait(timeout=60) == 0
+        chat.expect("sft, step 3")
+        prompt(chat)
+        yield chat
     finally:
-        chat.kill()
-        chat.wait()
-        os.close(ours)
+        chat.close(force=True)
+
+
+def prompt(chat: pexpect.spawn) -> None:
+    chat.expect(_PROMPT)
+
+
+def quit_with(chat: pexpect.spawn, keys: str) -> None:
+    chat.send(keys)
+    chat.expect(pexpect.EOF)
+    chat.wait()
+    assert chat.exitstatus == 0
+
+
+def history(base_dir: Path) -> list[str]:
+    """The entries of the history file, oldest first."""
+    entries = Paths(base_dir).chat_history.read_text().split("\n# ")[1:]
+    return ["\n".join(line[1:] for line in entry.splitlines()[1:] if line) for entry in entries]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_quits(checkpoint, base_dir, term):
+    with at_terminal("--max-new-tokens", "8000", "--temperature", "0", TERM=term) as chat:
+        chat.send("hello\r")
+        chat.expect(r"(?s)[^\x1b]{100}")
+        chat.send("\x03")
+        prompt(chat)
+        chat.send("/help\r")
+        chat.expect("/regenerate")
+        prompt(chat)
+        quit_with(chat, "\x04")
+    assert [message["role"] for message in load_chat(Paths(base_dir).chat("last"))] == ["user", "assistant"]
+
+
+@pytest.mark.slow
+def test_typing_pasting_and_completing(checkpoint, base_dir):
+    with at_terminal("--max-new-tokens", "3") as chat:
+        chat.send("never asked\x03")
+        chat.send("\x1b[200~pasted\nlines\x1b[201~!\r")
+        chat.expect("cut off after 3 tokens")
+        prompt(chat)
+        chat.send('"""\rin a fence\r"""\r')
+        chat.expect("cut off after 3 tokens")
+        prompt(chat)
+        chat.send("/set temper\t 0\r")
+        chat.expect("temperature 0.0")
+        prompt(chat)
+        os.kill(chat.pid, signal.SIGINT)
+        chat.expect("Ctrl-D or /quit")
+        chat.send("\x1b[A\r")  # arrow up: the last line again
+        chat.expect("temperature 0.0")
+        prompt(chat)
+        quit_with(chat, "/quit\r")
+    assert history(base_dir) == ["pasted\nlines!", '"""\nin a fence\n"""', "/set temperature 0", "/quit"]
+    assert Paths(base_dir).chat_history.stat().st_mode & 0o777 == 0o600
+    questions = [message["content"] for message in load_chat(Paths(base_dir).chat("last"))[::2]]
+    assert questions == ["pasted\nlines!", "in a fence"]
+    with at_terminal("--continue", "--max-new-tokens", "3") as chat:
+        chat.send("\x1b[A\x1b[A\x1b[A\r")
+        chat.expect("cut off after 3 tokens")
+        prompt(chat)
+        quit_with(chat, "\x04")
+    assert len(load_chat(Paths(base_dir).chat("last"))) == 6
+
+
+@pytest.mark.slow
+def test_a_narrow_terminal_and_two_models(checkpoint):
+    with at_terminal("--compare", "sft@3", "--max-new-tokens", "9", "--temperature", "0", columns=40) as chat:
+        chat.send("hello\r")
+        chat.expect(r"(?s)\[sft@3\]\r\n(.+?)\[sft@3\]\r\n")
+        chat.expect_exact(chat.match[1])
+        prompt(chat)
+        quit_with(chat, "\x04")

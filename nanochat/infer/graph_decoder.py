@@ -1,0 +1,120 @@
+"""The decoder for CUDA: single tokens by CUDA graphs, one per number of rows and slots, rounded up.
+
+A decode step of a small model is hundreds of kernels of a few microseconds; launched one by one, the launches take
+longer than the kernels. A graph launches them all at once. Prompts run as in PyTorch's decoder.
+Shapes: N rows of a batch, C model width, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanochat.console import warn
+from nanochat.infer.decoder import Span
+from nanochat.infer.sampler import SamplingParams, sample
+from nanochat.infer.torch_decoder import TorchDecoder
+
+Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
+"""A function of fixed tensors → (replay, its result, which every replay overwrites)."""
+
+_TOLERANCE = 0.1
+"""Between a graph and PyTorch, of hidden states in bf16, whose mean square is 1: a wrong graph is off by more."""
+_FEWEST_SLOTS = 256
+
+
+def capture_cuda_graph(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """Capture a CUDA graph, after two runs on another stream, as its documentation asks."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = function()
+    return graph.replay, result
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """The graph of one number of rows and slots."""
+
+    columns_3N: Tensor
+    """Id, previous id and position of every row; position -1 for padding."""
+    replay: Callable[[], None]
+    hidden_NC: Tensor
+
+
+class GraphDecoder:
+    """Runs single tokens by graphs, and everything else through the decoder that it was made with.
+
+    If a graph cannot be captured, or its first result differs from PyTorch's, graphs are given up with a warning.
+    """
+
+    torch_threads: int | None = None
+
+    def __init__(self, plain: TorchDecoder, capture: Capture = capture_cuda_graph):
+        self._plain = plain
+        self._capture = capture
+        self._captured: dict[tuple[int, int], _Captured] = {}
+        self._usable = True
+
+    def run(self, spans: Sequence[Span]) -> Tensor:
+        """See Decoder."""
+        if not self._usable or any(len(span.tokens) > 1 for span in spans):
+            return self._plain.run(spans)
+        cache = self._plain.cache
+        rows = min(_power_of_two(1 + max(span.row for span in spans)), len(cache.k_RKSD[0]) - 1)
+        slots = min(max(_FEWEST_SLOTS, _power_of_two(max(span.stop for span in spans))), cache.slots)
+        columns = [(0, 0, -1)] * rows
+        for span in spans:
+            columns[span.row] = (span.tokens[0], span.previous, span.start)
+        columns_3N = torch.tensor(columns).T.contiguous()
+        captured = self._captured.get((rows, slots))
+        if captured is None:
+            captured = self._first(spans, columns_3N, rows, slots)
+            if captured is None:
+                return self._plain.run(spans)
+        captured.columns_3N.copy_(columns_3N, non_blocking=True)
+        captured.replay()
+        return captured.hidden_NC[[span.row for span in spans]]
+
+    def _first(self, spans: Sequence[Span], columns_3N: Tensor, rows: int, slots: int) -> _Captured | None:
+        """Capture a graph and compare it with PyTorch; None, from then on, if it does not work."""
+        plain, static_3N = self._plain, columns_3N.to(self._plain.device)
+
+        def step() -> Tensor:
+            ids_N1, previous_N1, positions_N1 = static_3N[..., None]
+            return plain.hidden(ids_N1, previous_N1, positions_N1, slice(0, rows), slots).squeeze(1)
+
+        try:
+            replay, hidden_NC = self._capture(step)
+            replay()
+            expected_NC = plain.run(spans)
+            difference = (hidden_NC[[span.row for span in spans]] - expected_NC).abs().max().item()
+            if not difference <= _TOLERANCE:
+                raise ArithmeticError(f"its result differs from PyTorch's by {difference:.1e}")
+        except (RuntimeError, ArithmeticError) as error:
+            warn(f"decoding without CUDA graphs, which is slower: {str(error).splitlines()[0]}")
+            self._usable = False
+            self._captured.clear()
+            return None
+        self._captured[rows, slots] = _Captured(static_3N, replay, hidden_NC)
+        return self._captured[rows, slots]
+
+    def logits(self, hidden_NC: Tensor) -> Tensor:
+        """See Decoder."""
+        return self._plain.logits(hidden_NC)
+
+    def choose(
+        self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
+    ) -> Tensor:
+        """See Decoder."""
+        return sample(logits_NV, params, uniforms)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
