@@ -20,7 +20,7 @@ from nanochat.paths import default_paths
 pytestmark = pytest.mark.slow
 
 STEPS = 14
-KILLS = 10
+KILLS = int(os.environ.get("NANOCHAT_KILLS", 4))
 PATIENCE_S = 120
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 
@@ -61,7 +61,7 @@ def kill_after_steps(arguments: Sequence[str], directory: Path, steps: int, dela
     process.wait()
 
 
-def test_killed_at_ten_random_moments_the_run_ends_with_the_same_bits(corpus: Path) -> None:
+def test_killed_at_random_moments_the_run_ends_with_the_same_bits(corpus: Path) -> None:
     """It saves at every step, so that most kills hit a save."""
     saving = ("--save-every=1", "--keep-last=100", "--compile=off")
     assert nanochat(command(corpus, "whole", *saving)).returncode == 0

@@ -128,7 +128,8 @@ class MessageView {
       return;
     }
     // The footer is rebuilt only when what it says changes, so that its buttons keep the focus.
-    const says = JSON.stringify([message.state, message.finished, message.error, place, siblings.length]);
+    const { state, finished, error } = message;
+    const says = JSON.stringify([state, finished, error, place, siblings.length, figures(message)]);
     if (this.#footer === says) return;
     this.#footer = says;
     const focused = this.foot.contains(document.activeElement) ? document.activeElement.dataset.action : null;
