@@ -1,28 +1,46 @@
-"""What `--weights bf16` and `--weights int8` cost: bits per byte of a run with its matrices rounded.
+"""What `--weights bf16` and `--weights int8` cost: bits per byte of a run, scored by the compiled decoder.
 
 python bench/weights.py --run baserun --dataset builtin
 """
 
 import argparse
+import math
 
 import torch
+import torch.nn.functional as F
 
 from nanochat.checkpoint.loading import load_model
-from nanochat.console import table
-from nanochat.eval.bpb import cut, score
-from nanochat.infer.frozen import WeightsName, rounded
+from nanochat.console import progress, table
+from nanochat.eval.bpb import Windows, cut
+from nanochat.infer.cache import RowCache
+from nanochat.infer.decoder import Span
+from nanochat.infer.frozen import WeightsName
+from nanochat.infer.native_decoder import NativeDecoder
+from nanochat.infer.native_library import native_library
 from nanochat.model.gpt import GPT
-from nanochat.runtime import open_runtime
+from nanochat.runtime import Runtime, open_runtime
 from nanochat.text.datasets import documents, open_dataset
 
 WEIGHTS: tuple[WeightsName, ...] = ("fp32", "bf16", "int8")
 
 
-@torch.no_grad()
-def round_matrices(model: GPT, weights: WeightsName) -> None:
-    """Store every matrix of the blocks, and the head, as the decoder does; embeddings stay."""
-    for matrix in (*model.blocks.parameters(), model.head.weight):
-        matrix.copy_(rounded(matrix, weights))
+@torch.inference_mode()
+def bits_per_byte(model: GPT, weights: WeightsName, windows: Windows, runtime: Runtime) -> float:
+    assert model.backend.code_cache is not None
+    code = native_library(model.backend.code_cache)
+    code.wait()
+    library = code.get()
+    assert library is not None, "the decoder cannot be compiled here: see `nanochat doctor`"
+    cache = RowCache(model.config, 1, model.config.max_seq_len, runtime.device, torch.float32)
+    decoder = NativeDecoder(model, cache, library, weights)
+    nats = 0.0
+    with progress(weights, len(windows.starts), "window") as bar:
+        for done, (start, length) in enumerate(zip(windows.starts, windows.lengths, strict=True)):
+            ids = windows.ids[start : start + length + 1].tolist()
+            logits_TV = decoder.logits(decoder.hidden([Span(0, 0, ids[:-1], 0)]))
+            nats += F.cross_entropy(logits_TV, torch.tensor(ids[1:]), reduction="sum").double().item()
+            bar.update(done + 1)
+    return nats / math.log(2) / windows.bytes
 
 
 def main() -> None:
@@ -33,24 +51,18 @@ def main() -> None:
     parser.add_argument("--dataset", default="builtin")
     parser.add_argument("--max-bytes", type=int, default=1_000_000)
     args = parser.parse_args()
-    with open_runtime() as runtime:
-        dataset = open_dataset(args.dataset, runtime.paths)
-        rows, exact = [], None
-        for weights in WEIGHTS:
-            loaded = load_model(args.run, runtime)
-            round_matrices(loaded.model, weights)
-            context = loaded.model.config.max_seq_len
-            windows = cut(
-                loaded.tokenizer, documents(dataset, "val"), max_seq_len=context, max_bytes=args.max_bytes
-            )
-            bpb = score(loaded.model, windows, runtime, batch_tokens=8192).bpb
-            exact = exact or bpb
-            rows.append((weights, f"{bpb:.5f}", f"{100 * (bpb / exact - 1):+.3f} %"))
-        table(
-            f"{args.run} on {args.dataset}, {windows.bytes:,} bytes",
-            ("weights", "bits per byte", "cost"),
-            rows,
-        )
+    with open_runtime("cpu", "fp32") as runtime:
+        loaded = load_model(args.run, runtime)
+        texts = documents(open_dataset(args.dataset, runtime.paths), "val")
+        context = loaded.model.config.max_seq_len
+        windows = cut(loaded.tokenizer, texts, max_seq_len=context, max_bytes=args.max_bytes)
+        scores = {weights: bits_per_byte(loaded.model, weights, windows, runtime) for weights in WEIGHTS}
+    rows = [
+        (name, f"{bpb:.5f}", f"{100 * (bpb / scores['fp32'] - 1):+.3f} %") for name, bpb in scores.items()
+    ]
+    table(
+        f"{args.run} on {args.dataset}, {windows.bytes:,} bytes", ("weights", "bits per byte", "cost"), rows
+    )
 
 
 if __name__ == "__main__":
