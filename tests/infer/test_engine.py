@@ -168,10 +168,10 @@ def random_requests(chance: random.Random, count: int) -> list[tuple[list[int], 
     return requests
 
 
-def test_requests_that_arrive_share_prefixes_and_are_cancelled_at_random_equal_lone_ones(model, tokenizer):
-    chance = random.Random(0)
-    requests = random_requests(chance, 200)
-    engine = Engine(model, tokenizer, max_rows=5, prefill=PrefillLimit(24, 24))
+def arrive_at_random(
+    engine: Engine, requests: Sequence[tuple[list[int], SamplingParams]], chance: random.Random
+) -> tuple[list[list[Event]], set[int]]:
+    """(each request's events, which requests were cancelled before their end)."""
     answers: list[list[Event]] = [[] for _ in requests]
     index_of: dict[int, int] = {}
     cancelled: set[int] = set()
@@ -185,6 +185,14 @@ def test_requests_that_arrive_share_prefixes_and_are_cancelled_at_random_equal_l
             engine.cancel(request_id)
             if not any(event.finished for event in answers[index_of[request_id]]):
                 cancelled.add(index_of[request_id])
+    return answers, cancelled
+
+
+def test_requests_that_arrive_share_prefixes_and_are_cancelled_at_random_equal_lone_ones(model, tokenizer):
+    chance = random.Random(0)
+    requests = random_requests(chance, 200)
+    engine = Engine(model, tokenizer, max_rows=5, prefill=PrefillLimit(24, 24))
+    answers, cancelled = arrive_at_random(engine, requests, chance)
     assert len(cancelled) > 10
     for index, ((ids, p), events) in enumerate(zip(requests, answers, strict=True)):
         expected = answer_plainly(model, tokenizer, ids, p, [event.token for event in events])

@@ -21,10 +21,12 @@ from nanochat.infer.frozen import WeightsName
 from nanochat.infer.native_decoder import NativeDecoder
 from nanochat.infer.native_library import NativeLibrary, compiler, library_path
 from nanochat.infer.sampler import SamplingParams, sample
+from nanochat.infer.scheduler import PrefillLimit
 from nanochat.infer.torch_decoder import TorchDecoder
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from tests.infer.test_decoder import CHANGES, assert_close, on, plainly, sequences_of
+from tests.infer.test_engine import arrive_at_random, random_requests
 
 pytestmark = [
     pytest.mark.slow,  # the first test waits for the compiler
@@ -172,6 +174,26 @@ def test_an_engine_may_change_decoders_between_any_two_steps(
     chooser = random.Random(1)
     monkeypatch.setattr(Decoders, "best", lambda self: chooser.choice(either))
     assert [c.ids for c in engine.generate(prompts, greedy)] == [c.ids for c in expected]
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
+def test_requests_in_company_have_the_tokens_and_probabilities_of_lone_ones(
+    new_model, large_config, library, code_cache, tokenizer, monkeypatch, weights
+):
+    """Bit for bit: arriving, sharing prefixes, in pieces and cancelled at random."""
+    monkeypatch.setattr("nanochat.infer.decoders._WORTHWHILE_PARAMETERS", 0)
+    model = on(new_model(large_config), replace(REFERENCE, code_cache=code_cache))
+    chance = random.Random(2)
+    requests = random_requests(chance, 200)
+    engine = Engine(model, tokenizer, max_rows=5, prefill=PrefillLimit(24, 7), weights=weights)
+    answers, cancelled = arrive_at_random(engine, requests, chance)
+    assert isinstance(engine._decoders.best(), NativeDecoder)
+    assert len(cancelled) > 10
+    for index, ((ids, params), events) in enumerate(zip(requests, answers, strict=True)):
+        lone = Engine(model, tokenizer, max_rows=1, weights=weights).generate([ids], params)[0]
+        complete = len(events) if index in cancelled else len(lone.ids)
+        assert [event.token for event in events] == lone.ids[:complete]
+        assert [event.logprobs for event in events] == lone.logprobs[:complete]
 
 
 def test_a_forked_process_goes_on_without_its_threads(new_model, large_config, decode):
