@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from nanochat.config import from_json
@@ -80,6 +80,7 @@ class EvalRow(StepRow):
     val_loss: float | None = None
     """Nats per supervised token of held-out conversations."""
     core: float | None = None
+    core_standard_error: float | None = None
     core_partial: bool | None = None
     """Whether some of CORE's tasks were missing."""
 
@@ -106,7 +107,7 @@ class SampleRow(StepRow):
 
 @dataclass(frozen=True)
 class TasksRow(StepRow):
-    """By task: accuracy, number of items, and accuracy of guessing."""
+    """By task: accuracy, number of items, accuracy of guessing, and the accuracy's 95 % interval."""
 
     kind: ClassVar[str] = "tasks"
 
@@ -114,7 +115,9 @@ class TasksRow(StepRow):
     scores: dict[str, float]
     counts: dict[str, int]
     baselines: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     chatcore: float | None = None
+    chatcore_standard_error: float | None = None
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,11 @@ class Paths:
         return self.base / "report"
 
 
+def kept_results(directory: Path, step: int) -> Path:
+    """The evaluations' results beside a checkpoint, wherever it is: one file a task; safe to delete."""
+    return directory / "eval" / f"step_{step:06d}"
+
+
 def default_paths() -> Paths:
     """Below `NANOCHAT_BASE_DIR`, or `~/.cache/nanochat` where that is unset or empty."""
     base = os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat"

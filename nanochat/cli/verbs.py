@@ -78,6 +78,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("eval", "chat"): Verb(
         "task accuracies of a chat model", "nanochat.eval.chat_model", "EvalChatConfig", needs="runtime"
     ),
+    ("eval", "compare"): Verb(
+        "whether one checkpoint answers better than another, item by item",
+        "nanochat.eval.compare",
+        "CompareConfig",
+        "run_compare",
+    ),
     ("chat",): Verb(
         "chat with a model, or ask one question with -p", "nanochat.cli.chat", "ChatConfig", needs="runtime"
     ),

@@ -5,15 +5,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from nanochat.checkpoint.loading import LoadedModel, load_model
+from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.config import from_json, to_json
 from nanochat.console import say, table
 from nanochat.eval.batching import BATCH_TOKENS
-from nanochat.eval.bpb import BpbResult, bits_per_byte
+from nanochat.eval.bpb import BpbResult, bits_per_byte, first_documents
 from nanochat.eval.bundle import fetch_bundle
 from nanochat.eval.core import GPT2_CORE, CoreResult, evaluate_core
+from nanochat.eval.kept import kept_beside, sha256_of_values
 from nanochat.eval.options import require_positive
-from nanochat.eval.samples import PROMPTS, Sample, sample
+from nanochat.eval.samples import PROMPTS, Sample, SampleTexts, sample
+from nanochat.eval.score_table import ScoreLine, show_scores
+from nanochat.eval.subject import Subject, subject_of
 from nanochat.flags import ModelTag, WandbRun
 from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics, open_metrics
@@ -50,6 +53,8 @@ class EvalBaseConfig:
     """Items per CORE task; default: all."""
     batch_tokens: int | None = None
     """Tokens per forward pass; default: depends on the device."""
+    fresh: bool = False
+    """Compute everything again, also results that are kept beside the checkpoint."""
     wandb_run: WandbRun = None
     """Name of the Weights & Biases run; default: WANDB_RUN."""
     device: str = "auto"
@@ -61,7 +66,7 @@ class EvalBaseConfig:
 
 @dataclass(frozen=True)
 class EvalBaseResult:
-    """`core` is None if CORE was not requested or its bundle is missing."""
+    """`core` is None if CORE was not requested or its bundle is missing; `answers` is the folder of all answers."""
 
     model_tag: str
     step: int
@@ -70,23 +75,24 @@ class EvalBaseResult:
     val: BpbResult
     samples: tuple[Sample, ...]
     core: CoreResult | None
+    answers: str
 
 
 def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
     """Run the stage. Raises ValueError for a missing run or dataset, or a context longer than the model's."""
     began = time.monotonic()
-    loaded = load_model(config.model_tag, runtime, config.step)
-    longest = loaded.model.config.max_seq_len
+    checkpoint = open_checkpoint(config.model_tag, runtime, config.step)
+    longest = checkpoint.config.max_seq_len
     if config.max_seq_len is not None and config.max_seq_len > longest:
         raise ValueError(
             f"--max-seq-len {config.max_seq_len} is longer than the model's context of {longest}"
         )
-    metrics_path = runtime.paths.metrics(loaded.directory.resolve().name)
-    dataset = open_shared(_source(config, loaded), runtime.paths, runtime.processes)
+    metrics_path = runtime.paths.metrics(checkpoint.directory.resolve().name)
+    dataset = open_shared(_source(config, checkpoint), runtime.paths, runtime.processes)
     with runtime.processes.together("fetching the CORE bundle"):
         if runtime.is_main:
             _bundle(config, runtime)
-    result = _evaluate(config, loaded, dataset, runtime)
+    result = _evaluate(config, checkpoint, dataset, runtime)
     with open_metrics(
         metrics_path,
         STAGE,
@@ -103,47 +109,63 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
 
 
 def _evaluate(
-    config: EvalBaseConfig, loaded: LoadedModel, dataset: Dataset, runtime: Runtime
+    config: EvalBaseConfig, checkpoint: OpenCheckpoint, dataset: Dataset, runtime: Runtime
 ) -> EvalBaseResult:
-    model, tokenizer = loaded.model, loaded.tokenizer
+    subject = subject_of(checkpoint, runtime)
+    kept = kept_beside(checkpoint, runtime, fresh=config.fresh)
     batch_tokens = config.batch_tokens or BATCH_TOKENS[runtime.device.type]
+    max_seq_len = config.max_seq_len or checkpoint.config.max_seq_len
 
     def bpb(split: Split) -> BpbResult:
-        return bits_per_byte(
-            model,
-            tokenizer,
-            documents(dataset, split),
-            runtime,
-            max_seq_len=config.max_seq_len or model.config.max_seq_len,
-            batch_tokens=batch_tokens,
-            max_bytes=config.max_bytes,
-        )
+        with runtime.processes.together("reading the text"):
+            texts = first_documents(documents(dataset, split), config.max_bytes)
+
+        def score() -> BpbResult:
+            return bits_per_byte(
+                subject.model,
+                subject.tokenizer,
+                texts,
+                runtime,
+                max_seq_len=max_seq_len,
+                batch_tokens=batch_tokens,
+            )
+
+        settings = {"max_seq_len": max_seq_len}
+        return kept.get(f"bpb-{split}", sha256_of_values(texts), settings, BpbResult, score)
 
     def core() -> CoreResult | None:
         bundle = _bundle(config, runtime)
         if bundle is None:
             return None
         return evaluate_core(
-            model, tokenizer, bundle, runtime, max_per_task=config.max_per_task, batch_tokens=batch_tokens
+            subject, bundle, runtime, kept, max_per_task=config.max_per_task, batch_tokens=batch_tokens
         )
 
-    with runtime.processes.together("sampling"):
-        engine = Engine(model, tokenizer, max_rows=len(PROMPTS), tools=None)
-        samples = tuple(sample(engine, tokenizer))
+    samples = kept.get(
+        "samples", sha256_of_values(PROMPTS), {}, SampleTexts, lambda: _sample(subject, runtime)
+    )
     return EvalBaseResult(
-        model_tag=loaded.directory.resolve().name,
-        step=loaded.step,
+        model_tag=checkpoint.directory.resolve().name,
+        step=checkpoint.step,
         dataset=dataset.name,
         train=bpb("train"),
         val=bpb("val"),
-        samples=samples,
+        samples=samples.texts,
         core=core(),
+        answers=str(kept.folder),
     )
 
 
-def _source(config: EvalBaseConfig, loaded: LoadedModel) -> TextSource:
+def _sample(subject: Subject, runtime: Runtime) -> SampleTexts:
+    model = subject.model
+    with runtime.processes.together("sampling"):
+        engine = Engine(model, subject.tokenizer, max_rows=len(PROMPTS), tools=None)
+        return SampleTexts(tuple(sample(engine, subject.tokenizer)))
+
+
+def _source(config: EvalBaseConfig, checkpoint: OpenCheckpoint) -> TextSource:
     """The requested text, else the model's training dataset with the options it was trained with."""
-    trained = loaded.meta.config
+    trained = checkpoint.meta.config
     if config.dataset is not None:
         source = TextSource(config.dataset, config.text_column)
     elif "dataset" in trained:
@@ -170,6 +192,7 @@ def _log(metrics: Metrics, result: EvalBaseResult) -> None:
             val_bpb=result.val.bpb,
             train_bpb=result.train.bpb,
             core=core.core if core else None,
+            core_standard_error=core.standard_error if core else None,
             core_partial=core.partial if core else None,
         )
     )
@@ -182,6 +205,7 @@ def _log(metrics: Metrics, result: EvalBaseResult) -> None:
                 scores={task.label: task.accuracy for task in core.tasks},
                 counts={task.label: task.n for task in core.tasks},
                 baselines={task.label: task.baseline for task in core.tasks},
+                intervals={task.label: (task.interval.low, task.interval.high) for task in core.tasks},
             )
         )
 
@@ -200,13 +224,14 @@ def _show(result: EvalBaseResult) -> None:
     core = result.core
     if core is None:
         return
-    table(
-        f"CORE {core.core:.4f}{' (partial)' if core.partial else ''}; GPT-2 has {GPT2_CORE:.4f}",
-        ("task", "items", "accuracy", "guessing", "centred"),
+    title = f"CORE {core.core:.4f}{' (partial)' if core.partial else ''}, standard error {core.standard_error:.4f}"
+    show_scores(
+        f"{title}; GPT-2 has {GPT2_CORE:.4f}, guessing 0",
         [
-            (task.label, f"{task.n:,}", f"{task.accuracy:.1%}", f"{task.baseline:.1%}", f"{task.centred:.4f}")
+            ScoreLine(task.label, task.accuracy, task.interval, task.n, task.baseline, task.centred)
             for task in core.tasks
         ],
     )
+    say(f"every answer is in {result.answers}")
     if core.missing:
         say(f"missing from the bundle, so this CORE is partial: {', '.join(core.missing)}")

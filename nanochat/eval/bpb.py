@@ -56,7 +56,7 @@ def cut(
     """
     if max_seq_len < 1:
         raise ValueError(f"the context must be at least 1 token, not {max_seq_len}")
-    chosen = _first(documents, max_bytes)
+    chosen = first_documents(documents, max_bytes)
     if not chosen:
         raise ValueError("no text to score: the documents are all empty")
     token_bytes = tokenizer.token_bytes()
@@ -75,7 +75,8 @@ def cut(
     )
 
 
-def _first(documents: Iterable[str], max_bytes: int | None) -> list[str]:
+def first_documents(documents: Iterable[str], max_bytes: int | None) -> list[str]:
+    """The first documents, up to `max_bytes` of UTF-8 but at least one; without empty ones."""
     chosen: list[str] = []
     total = 0
     for document in documents:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import yaml
 
+from nanochat.atomic import sha256_of
 from nanochat.config import from_json, parse_json
 from nanochat.hub import fetch_url
 from nanochat.paths import Paths
@@ -70,6 +71,8 @@ class CoreTask:
     delimiter: str
     baseline: float
     items: Sequence[dict[str, Any]]
+    sha256: str
+    """Of the data's file."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def load_bundle(bundle: Path) -> list[CoreTask]:
                 delimiter=entry.continuation_delimiter,
                 baseline=baselines[entry.label],
                 items=items,
+                sha256=sha256_of(path),
             )
         )
     return tasks

@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from nanochat.checkpoint.loading import LoadedModel, load_model
+from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.config import to_json
-from nanochat.console import say, table, warn
+from nanochat.console import say, warn
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.batching import BATCH_TOKENS
+from nanochat.eval.intervals import mean_standard_error
+from nanochat.eval.kept import KeptResults, kept_beside
 from nanochat.eval.options import require_positive
+from nanochat.eval.score_table import ScoreLine, percentages, show_scores
+from nanochat.eval.subject import subject_of
 from nanochat.eval.task_accuracy import TaskResult, evaluate_task
 from nanochat.flags import ModelTag, WandbRun
-from nanochat.infer.engine import Engine
 from nanochat.infer.frozen import WeightsName
 from nanochat.metrics import open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, TasksRow
@@ -45,6 +48,8 @@ class EvalChatConfig:
     """Tokens per forward pass in multiple-choice tasks; default: depends on the device."""
     wandb_run: WandbRun = None
     """Name of the Weights & Biases run; default: WANDB_RUN."""
+    fresh: bool = False
+    """Answer all tasks again, also those whose results are kept beside the checkpoint."""
     unsafe_sandbox: bool = False
     """Run programs written by the model (humaneval) even if this system cannot fully isolate them."""
     weights: WeightsName = "fp32"
@@ -67,33 +72,40 @@ class Skipped:
 @dataclass(frozen=True)
 class EvalChatResult:
     """`mean` is the mean centred accuracy of all these tasks; `chatcore` that of the ChatCORE tasks, None unless all
-    of them were evaluated."""
+    of them were evaluated. Both have a standard error over items. `answers` is the folder of all items' answers."""
 
     model_tag: str
     step: int
     tasks: tuple[TaskResult, ...]
     skipped: tuple[Skipped, ...]
     mean: float
+    mean_standard_error: float
     chatcore: float | None
+    chatcore_standard_error: float | None
+    answers: str
 
 
 def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
     """Run the stage. Raises ValueError for an unknown run or task, EnvironmentFault if no task is available."""
     began = time.monotonic()
     names = task_names(config.suite)
-    loaded = load_model(config.model_tag, runtime, config.step)
-    name = loaded.directory.resolve().name
+    checkpoint = open_checkpoint(config.model_tag, runtime, config.step)
+    name = checkpoint.directory.resolve().name
     metrics_path = runtime.paths.metrics(name)
-    results, skipped = _answer(config, names, loaded, runtime)
+    kept = kept_beside(checkpoint, runtime, fresh=config.fresh)
+    results, skipped = _answer(config, names, checkpoint, kept, runtime)
     if not results:
         raise EnvironmentFault(f"none of the tasks is available: {skipped[0].reason}")
     result = EvalChatResult(
         model_tag=name,
-        step=loaded.step,
+        step=checkpoint.step,
         tasks=tuple(results),
         skipped=tuple(skipped),
         mean=fmean(task.centred for task in results),
+        mean_standard_error=_standard_error(results),
         chatcore=chatcore(results),
+        chatcore_standard_error=_standard_error(core) if (core := of_chatcore(results)) else None,
+        answers=str(kept.folder),
     )
     with open_metrics(
         metrics_path,
@@ -110,7 +122,9 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
                 scores={task.name: task.accuracy for task in results},
                 counts={task.name: task.n for task in results},
                 baselines={task.name: task.baseline for task in results},
+                intervals={task.name: (task.interval.low, task.interval.high) for task in results},
                 chatcore=result.chatcore,
+                chatcore_standard_error=result.chatcore_standard_error,
             )
         )
         metrics.log(DoneRow(step=result.step, wall_s=time.monotonic() - began))
@@ -119,11 +133,15 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
 
 
 def _answer(
-    config: EvalChatConfig, names: Sequence[str], loaded: LoadedModel, runtime: Runtime
+    config: EvalChatConfig,
+    names: Sequence[str],
+    checkpoint: OpenCheckpoint,
+    kept: KeptResults,
+    runtime: Runtime,
 ) -> tuple[list[TaskResult], list[Skipped]]:
     kind = runtime.device.type
     rows = config.max_rows or _ENGINE_ROWS[kind]
-    engine = Engine(loaded.model, loaded.tokenizer, max_rows=rows, weights=config.weights)
+    subject = subject_of(checkpoint, runtime, rows, config.weights)
     results: list[TaskResult] = []
     skipped: list[Skipped] = []
     for name in names:
@@ -136,16 +154,15 @@ def _answer(
             skipped.append(items)
         else:
             result = evaluate_task(
-                loaded.model,
-                loaded.tokenizer,
-                engine,
+                subject,
                 task,
                 items,
                 runtime,
+                kept,
                 max_items=config.max_items,
                 batch_tokens=config.batch_tokens or BATCH_TOKENS[kind],
             )
-            say(f"{name}: {result.accuracy:.1%} of {result.n:,}")
+            say(f"{name}: {result.accuracy:.1%} of {result.n:,} ({percentages(result.interval)} %)")
             results.append(result)
     return results, skipped
 
@@ -170,10 +187,19 @@ def _open(task: Task, runtime: Runtime, *, unsafe: bool) -> Sequence[Item] | Ski
 
 def chatcore(results: Sequence[TaskResult]) -> float | None:
     """The mean centred accuracy of the ChatCORE tasks, or None if one is missing."""
-    scores = {task.name: task.centred for task in results}
-    if not scores.keys() >= set(SUITES["chatcore"]):
-        return None
-    return fmean(scores[name] for name in SUITES["chatcore"])
+    tasks = of_chatcore(results)
+    return fmean(task.centred for task in tasks) if tasks else None
+
+
+def of_chatcore(results: Sequence[TaskResult]) -> list[TaskResult] | None:
+    """The results of the ChatCORE tasks, or None if one is missing."""
+    by_name = {task.name: task for task in results}
+    names = SUITES["chatcore"]
+    return [by_name[name] for name in names] if by_name.keys() >= set(names) else None
+
+
+def _standard_error(results: Sequence[TaskResult]) -> float:
+    return mean_standard_error([(task.right, task.n, task.baseline) for task in results])
 
 
 def _show(result: EvalChatResult) -> None:
@@ -187,25 +213,15 @@ def _show(result: EvalChatResult) -> None:
         if task.too_long:
             say(f"  {task.name}: {task.too_long:,} prompts are longer than the model's context")
     title = f"{result.model_tag} at step {result.step}: mean centred accuracy {result.mean:.4f}"
+    title += f" ± {result.mean_standard_error:.4f}"
     if result.chatcore is not None:
-        title += f", ChatCORE {result.chatcore:.4f}"
-    table(
-        title,
-        ("task", "items", "accuracy", "guessing", "centred"),
-        [
-            *(
-                (
-                    task.name,
-                    f"{task.n:,}",
-                    f"{task.accuracy:.1%}",
-                    f"{task.baseline:.0%}",
-                    f"{task.centred:.4f}",
-                )
-                for task in result.tasks
-            ),
-            *((skip.name, "skipped", "", "", "") for skip in result.skipped),
-        ],
-    )
+        title += f", ChatCORE {result.chatcore:.4f} ± {result.chatcore_standard_error:.4f}"
+    lines = [
+        ScoreLine(task.name, task.accuracy, task.interval, task.n, task.baseline, task.centred)
+        for task in result.tasks
+    ]
+    show_scores(f"{title} (standard error)", lines, [skip.name for skip in result.skipped])
+    say(f"every answer is in {result.answers}")
 
 
 def _short(text: str) -> str:

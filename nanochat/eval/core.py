@@ -23,6 +23,9 @@ from torch import Tensor
 from nanochat.console import progress
 from nanochat.eval.batching import length_batches, pad_right
 from nanochat.eval.bundle import CORE_TASKS, CoreTask, load_bundle
+from nanochat.eval.intervals import Interval, accuracy_interval, mean_standard_error
+from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord
+from nanochat.eval.subject import Subject
 from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -54,6 +57,7 @@ class CoreTaskResult:
     centred: float
     baseline: float
     n: int
+    interval: Interval
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class CoreResult:
     """`core` is the mean of the centred accuracies of `tasks`; partial if any of the 22 is in `missing`."""
 
     core: float
+    standard_error: float
     partial: bool
     tasks: tuple[CoreTaskResult, ...]
     missing: tuple[str, ...]
@@ -135,51 +140,65 @@ def _cut(ids: list[int], start: int, max_seq_len: int) -> PromptRow:
     return PromptRow(ids[dropped:], max(1, start - dropped), len(ids) - dropped)
 
 
+@dataclass(frozen=True)
+class RowScore:
+    """The mean nats of a row's scored tokens, and the model's own choice at each of their positions."""
+
+    nats: float
+    greedy: tuple[int, ...]
+
+
 @torch.inference_mode()
 def score_rows(
     model: GPT, batch: Sequence[PromptRow], device: torch.device, batch_tokens: int
-) -> list[tuple[float, bool]]:
-    """For each row: the mean nats of its scored tokens, and whether every one of them is the argmax."""
-    scores: list[tuple[float, bool]] = [(0.0, False)] * len(batch)
+) -> list[RowScore]:
+    """Score rows in batches of at most `batch_tokens` tokens."""
+    scores = [RowScore(0.0, ())] * len(batch)
     for chosen in length_batches([len(row.ids) for row in batch], batch_tokens):
         hidden_BTC = model(pad_right([batch[i].ids for i in chosen], 0, device))
         # The head runs only on the scored positions, which are few.
         places = [(b, t) for b, i in enumerate(chosen) for t in range(batch[i].start, batch[i].end)]
         row_S, column_S = torch.tensor(places, device=device).unbind(1)
         targets_S = torch.tensor([batch[chosen[b]].ids[t] for b, t in places], device=device)
-        nats_S, hit_S = _score_positions(model, hidden_BTC[row_S, column_S - 1], targets_S)
+        nats_S, greedy_S = _score_positions(model, hidden_BTC[row_S, column_S - 1], targets_S)
         at = 0
         for i in chosen:
             n = batch[i].end - batch[i].start
-            scores[i] = (nats_S[at : at + n].mean().item(), bool(hit_S[at : at + n].all()))
+            scores[i] = RowScore(nats_S[at : at + n].mean().item(), tuple(greedy_S[at : at + n].tolist()))
             at += n
     return scores
 
 
 def _score_positions(model: GPT, hidden_SC: Tensor, targets_S: Tensor) -> tuple[Tensor, Tensor]:
-    nats, hits = [], []
+    nats, greedy = [], []
     for part_SC, part_S in zip(
         hidden_SC.split(_LOGITS_AT_ONCE), targets_S.split(_LOGITS_AT_ONCE), strict=True
     ):
         logits_SV = model.logits(part_SC)
         nats.append(F.cross_entropy(logits_SV, part_S, reduction="none").cpu().double())
-        hits.append((logits_SV.argmax(dim=-1) == part_S).cpu())
-    return torch.cat(nats), torch.cat(hits)
+        greedy.append(logits_SV.argmax(dim=-1).cpu())
+    return torch.cat(nats), torch.cat(greedy)
 
 
-def is_right(task: CoreTask, index: int, scores: Sequence[tuple[float, bool]]) -> bool:
-    """Whether an item is answered correctly, from the scores of its rows."""
+def item_row(
+    task: CoreTask, index: int, group: Sequence[PromptRow], scores: Sequence[RowScore], tokenizer: Tokenizer
+) -> ItemRow:
+    """An item's answer, from the scores of its rows."""
+    nats = tuple(score.nats for score in scores)
     if task.kind == "language_modeling":
-        return scores[0][1]
-    best = min(range(len(scores)), key=lambda i: scores[i][0])
-    return best == task.items[index]["gold"]
+        [row], [score] = group, scores
+        wanted = row.ids[row.start : row.end]
+        right = list(score.greedy) == wanted
+        return ItemRow(index, tokenizer.decode(score.greedy), tokenizer.decode(wanted), right, nats)
+    best, gold = nats.index(min(nats)), task.items[index]["gold"]
+    return ItemRow(index, str(best), str(gold), best == gold, nats)
 
 
 def evaluate_core(
-    model: GPT,
-    tokenizer: Tokenizer,
+    subject: Subject,
     bundle: Path,
     runtime: Runtime,
+    kept: KeptResults,
     *,
     max_per_task: int | None = None,
     batch_tokens: int = 16_384,
@@ -187,13 +206,12 @@ def evaluate_core(
     """Score a base model on the bundle's tasks; every process gets the same result.
 
     Args:
-        model: uncompiled, since batches differ in shape.
+        kept: where the answers are kept; those of an earlier call are taken from there.
         max_per_task: take only the first items of each shuffled task; their prompts are as in a full run.
         batch_tokens: the most tokens per forward pass.
 
     Raises ValueError if `bundle` is malformed or holds no data.
     """
-    processes = runtime.processes
     tasks = load_bundle(bundle)
     if not tasks:
         raise ValueError(f"the CORE bundle in {bundle} holds none of its tasks' data (eval_data/**.jsonl)")
@@ -201,32 +219,57 @@ def evaluate_core(
     results: list[CoreTaskResult] = []
     with progress("CORE", sum(counts), "item", enabled=runtime.is_main) as bar:
         for task, n in zip(tasks, counts, strict=True):
-            right, done = 0, sum(result.n for result in results)
-            with processes.together(f"CORE, {task.label}"):
-                for start in range(0, n, _ITEMS_AT_ONCE):
-                    mine = range(start + processes.rank, min(start + _ITEMS_AT_ONCE, n), processes.world_size)
-                    right += count_right(model, tokenizer, task, mine, runtime.device, batch_tokens)
-                    bar.update(done + min(start + _ITEMS_AT_ONCE, n), task=task.label)
-            total = sum(processes.gather(right))
-            score = centred(total / n, task.baseline)
-            results.append(CoreTaskResult(task.label, total / n, score, task.baseline, n))
+            done = sum(result.n for result in results)
+
+            def score(task: CoreTask = task, n: int = n, done: int = done) -> TaskRecord:
+                def advance(items: int) -> None:
+                    bar.update(done + items, task=task.label)
+
+                return score_task(subject, task, n, runtime, batch_tokens, advance)
+
+            settings = {"items": n, "kind": task.kind, "shots": task.shots, "delimiter": task.delimiter}
+            record = kept.get(f"core-{task.label}", task.sha256, settings, TaskRecord, score)
+            results.append(_task_result(task, record))
     missing = tuple(label for label in CORE_TASKS if label not in {task.label for task in tasks})
-    mean = sum(result.centred for result in results) / len(results)
-    return CoreResult(mean, bool(missing), tuple(results), missing)
-
-
-def count_right(
-    model: GPT,
-    tokenizer: Tokenizer,
-    task: CoreTask,
-    indices: Sequence[int],
-    device: torch.device,
-    batch_tokens: int,
-) -> int:
-    """How many of these items of a task the model answers correctly."""
-    groups = [rows(task, index, tokenizer, model.config.max_seq_len) for index in indices]
-    scores = iter(score_rows(model, [row for group in groups for row in group], device, batch_tokens))
-    return sum(
-        is_right(task, index, [next(scores) for _ in group])
-        for index, group in zip(indices, groups, strict=True)
+    return CoreResult(
+        core=sum(result.centred for result in results) / len(results),
+        standard_error=mean_standard_error(
+            [(round(result.accuracy * result.n), result.n, result.baseline) for result in results]
+        ),
+        partial=bool(missing),
+        tasks=tuple(results),
+        missing=missing,
     )
+
+
+def _task_result(task: CoreTask, record: TaskRecord) -> CoreTaskResult:
+    interval = accuracy_interval(record.right, record.n)
+    score = centred(record.accuracy, task.baseline)
+    return CoreTaskResult(task.label, record.accuracy, score, task.baseline, record.n, interval)
+
+
+def score_task(
+    subject: Subject,
+    task: CoreTask,
+    n: int,
+    runtime: Runtime,
+    batch_tokens: int,
+    advance: Callable[[int], None] = lambda items: None,
+) -> TaskRecord:
+    """The answers to the first `n` items, split across processes; `advance` receives the number of items done."""
+    processes, model, tokenizer = runtime.processes, subject.model, subject.tokenizer
+    answers: list[ItemRow] = []
+    with processes.together(f"CORE, {task.label}"):
+        for start in range(0, n, _ITEMS_AT_ONCE):
+            mine = range(start + processes.rank, min(start + _ITEMS_AT_ONCE, n), processes.world_size)
+            groups = [rows(task, index, tokenizer, model.config.max_seq_len) for index in mine]
+            scores = iter(
+                score_rows(model, [row for group in groups for row in group], runtime.device, batch_tokens)
+            )
+            answers += [
+                item_row(task, index, group, [next(scores) for _ in group], tokenizer)
+                for index, group in zip(mine, groups, strict=True)
+            ]
+            advance(min(start + _ITEMS_AT_ONCE, n))
+    every = [row for part in processes.gather(answers) for row in part]
+    return TaskRecord(task.baseline, tuple(sorted(every, key=lambda row: row.index)))

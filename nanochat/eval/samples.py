@@ -28,6 +28,13 @@ class Sample:
     text: str
 
 
+@dataclass(frozen=True)
+class SampleTexts:
+    """The continuations of one model."""
+
+    texts: tuple[Sample, ...]
+
+
 def sample(
     engine: Engine,
     tokenizer: Tokenizer,

@@ -7,10 +7,11 @@ import torch
 
 from nanochat.console import ProgressBar, progress
 from nanochat.eval.batching import length_batches, pad_right
-from nanochat.infer.engine import Engine
+from nanochat.eval.intervals import Interval, accuracy_interval
+from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord, sha256_of_values
+from nanochat.eval.subject import Subject
 from nanochat.infer.request import Completion
 from nanochat.infer.sampler import SamplingParams
-from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
 from nanochat.tasks.task import Item, Task
 from nanochat.tokenizer.chat_format import parse_reply, render_prompt
@@ -36,10 +37,16 @@ class TaskResult:
 
     name: str
     accuracy: float
+    interval: Interval
     n: int
     baseline: float
     too_long: int
     failures: tuple[Failure, ...]
+
+    @property
+    def right(self) -> int:
+        """How many items are right."""
+        return round(self.accuracy * self.n)
 
     @property
     def centred(self) -> float:
@@ -47,95 +54,127 @@ class TaskResult:
         return (self.accuracy - self.baseline) / (1 - self.baseline)
 
 
-Answers = tuple[list[str], int]
-"""An answer to each item, and how many items were too long for the context."""
+@dataclass(frozen=True)
+class Answer:
+    """The text of an answer, the option's logits in a multiple-choice task, and whether the prompt was too long."""
+
+    text: str
+    logits: tuple[float, ...] = ()
+    too_long: bool = False
 
 
 @dataclass(frozen=True)
 class _Asker:
     """The model and what it needs to answer items."""
 
-    model: GPT
-    tokenizer: Tokenizer
-    engine: Engine
+    subject: Subject
     device: torch.device
     batch_tokens: int
 
 
 def evaluate_task(
-    model: GPT,
-    tokenizer: Tokenizer,
-    engine: Engine,
+    subject: Subject,
     task: Task,
     items: Sequence[Item],
     runtime: Runtime,
+    kept: KeptResults,
     *,
     max_items: int | None = None,
     batch_tokens: int = 16_384,
 ) -> TaskResult:
-    """Score a chat model on a task, split across processes; every process gets the same result but for `failures`.
+    """Score a chat model on a task, split across processes; every process gets the same result.
 
     Args:
-        model: uncompiled, since batches differ in shape.
-        engine: over the same model, idle.
+        subject: its engine is idle.
         items: of the task's test split.
+        kept: where the answers are kept; those of an earlier call are taken from there.
         max_items: the most items, evenly spaced over all.
         batch_tokens: the most tokens per forward pass of a multiple-choice task.
     """
-    chosen = _spread(items, max_items)
+    chosen = _spread(len(items), max_items)
+    asker = _Asker(subject, runtime.device, batch_tokens)
+    record = kept.get(
+        task.name,
+        sha256_of_values(items[index] for index in chosen),
+        {"kind": task.kind, "max_new_tokens": task.max_new_tokens, "weights": subject.weights},
+        TaskRecord,
+        lambda: _score(asker, task, items, chosen, runtime),
+    )
+    failures = [row for row in record.rows if not row.right][:KEPT_FAILURES]
+    return TaskResult(
+        name=task.name,
+        accuracy=record.accuracy,
+        interval=accuracy_interval(record.right, record.n),
+        n=record.n,
+        baseline=task.baseline,
+        too_long=sum(row.too_long for row in record.rows),
+        failures=tuple(
+            Failure(str(items[row.index].messages[-1]["content"]), row.gold, row.prediction, row.reason)
+            for row in failures
+        ),
+    )
+
+
+def _score(
+    asker: _Asker, task: Task, items: Sequence[Item], chosen: Sequence[int], runtime: Runtime
+) -> TaskRecord:
     processes = runtime.processes
-    mine = chosen[processes.rank :: processes.world_size]
-    asker = _Asker(model, tokenizer, engine, runtime.device, batch_tokens)
+    indices = chosen[processes.rank :: processes.world_size]
+    mine = [items[index] for index in indices]
+    _READY[task.kind](asker.subject)  # what is loaded on all processes together
     with (
         processes.together(task.name),
         progress(task.name, len(mine), "item", enabled=runtime.is_main) as bar,
     ):
-        answers, too_long = _ANSWER[task.kind](asker, task, mine, bar)
-        scores = [task.check(item, answer) for item, answer in zip(mine, answers, strict=True)]
-    mine_right = sum(score.right for score in scores)
-    right, all_too_long = (
-        sum(counts) for counts in zip(*processes.gather((mine_right, too_long)), strict=True)
-    )
-    failures = [
-        Failure(str(item.messages[-1]["content"]), item.answer, answer, score.reason)
-        for item, answer, score in zip(mine, answers, scores, strict=True)
-        if not score.right
-    ]
-    return TaskResult(
-        name=task.name,
-        accuracy=right / len(chosen),
-        n=len(chosen),
-        baseline=task.baseline,
-        too_long=all_too_long,
-        failures=tuple(failures[:KEPT_FAILURES]),
+        answers = _ANSWER[task.kind](asker, task, mine, bar)
+        rows = [
+            _row(task, index, item, answer)
+            for index, item, answer in zip(indices, mine, answers, strict=True)
+        ]
+    every = [row for part in processes.gather(rows) for row in part]
+    return TaskRecord(task.baseline, tuple(sorted(every, key=lambda row: row.index)))
+
+
+def _row(task: Task, index: int, item: Item, answer: Answer) -> ItemRow:
+    score = task.check(item, answer.text)
+    return ItemRow(
+        index,
+        answer.text,
+        item.answer,
+        score.right,
+        answer.logits or (score.value,),
+        score.reason,
+        answer.too_long,
     )
 
 
-def _spread(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """At most `limit` items, evenly spaced because many sets are sorted by subject."""
-    n = min(len(items), limit or len(items))
-    return [items[i * len(items) // n] for i in range(n)]
+def _spread(count: int, limit: int | None) -> list[int]:
+    """At most `limit` of `count` indices, evenly spaced because many sets are sorted by subject."""
+    n = min(count, limit or count)
+    return [i * count // n for i in range(n)]
 
 
 @torch.inference_mode()
-def _choose(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) -> Answers:
+def _choose(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) -> list[Answer]:
     """The letter with the highest logit after the prompt; prompts that are too long are truncated from the left."""
-    max_seq_len = asker.model.config.max_seq_len
-    whole = [render_prompt(asker.tokenizer, item.messages) for item in items]
+    model, tokenizer = asker.subject.model, asker.subject.tokenizer
+    max_seq_len = model.config.max_seq_len
+    whole = [render_prompt(tokenizer, item.messages) for item in items]
     prompts = [p if len(p) <= max_seq_len else [p[0], *p[len(p) - max_seq_len + 1 :]] for p in whole]
-    answers = [""] * len(items)
+    answers = [Answer("")] * len(items)
     done = 0
     for batch in length_batches([len(prompt) for prompt in prompts], asker.batch_tokens):
-        hidden_BTC = asker.model(pad_right([prompts[i] for i in batch], 0, asker.device))
+        hidden_BTC = model(pad_right([prompts[i] for i in batch], 0, asker.device))
         last_B = torch.tensor([len(prompts[i]) - 1 for i in batch], device=asker.device)
         rows_B = torch.arange(len(batch), device=asker.device)
-        logits_BV = asker.model.logits(hidden_BTC[rows_B, last_B]).cpu()
+        logits_BV = model.logits(hidden_BTC[rows_B, last_B]).cpu()
         for i, logits_V in zip(batch, logits_BV, strict=True):
-            best = logits_V[_letter_ids(asker.tokenizer, items[i])].argmax()
-            answers[i] = items[i].choices[int(best)]
+            options_O = logits_V[_letter_ids(tokenizer, items[i])].float()
+            letter = items[i].choices[int(options_O.argmax())]
+            answers[i] = Answer(letter, tuple(options_O.tolist()), len(whole[i]) > max_seq_len)
         done += len(batch)
         bar.update(done)
-    return answers, sum(len(prompt) > max_seq_len for prompt in whole)
+    return answers
 
 
 def _letter_ids(tokenizer: Tokenizer, item: Item) -> list[int]:
@@ -144,19 +183,20 @@ def _letter_ids(tokenizer: Tokenizer, item: Item) -> list[int]:
     return [ids[0] for ids in encoded]
 
 
-def _generate(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) -> Answers:
+def _generate(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) -> list[Answer]:
     """The engine's greedy reply, with tools enabled; no reply to prompts that are too long."""
     params = SamplingParams(temperature=0.0, max_new_tokens=task.max_new_tokens)
-    prompts = [render_prompt(asker.tokenizer, item.messages) for item in items]
-    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < asker.engine.max_seq_len]
-    answers = [""] * len(items)
+    engine, tokenizer = asker.subject.engine, asker.subject.tokenizer
+    prompts = [render_prompt(tokenizer, item.messages) for item in items]
+    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < engine.max_seq_len]
+    answers = [Answer("", too_long=True)] * len(items)
     for start in range(0, len(fitting), _GENERATED_AT_ONCE):
         part = fitting[start : start + _GENERATED_AT_ONCE]
-        completions = asker.engine.generate([prompts[i] for i in part], params)
+        completions = engine.generate([prompts[i] for i in part], params)
         for i, completion in zip(part, completions, strict=True):
-            answers[i] = final_text(asker.tokenizer, completion)
+            answers[i] = Answer(final_text(tokenizer, completion))
         bar.update(start + len(part))
-    return answers, len(items) - len(fitting)
+    return answers
 
 
 def final_text(tokenizer: Tokenizer, completion: Completion) -> str:
@@ -166,7 +206,11 @@ def final_text(tokenizer: Tokenizer, completion: Completion) -> str:
     return "".join(part["text"] for part in parts[last + 1 :] if part["type"] == "text")
 
 
-_ANSWER: dict[str, Callable[[_Asker, Task, Sequence[Item], ProgressBar], Answers]] = {
+_READY: dict[str, Callable[[Subject], object]] = {
+    "choice": lambda subject: subject.model,
+    "generate": lambda subject: subject.engine,
+}
+_ANSWER: dict[str, Callable[[_Asker, Task, Sequence[Item], ProgressBar], list[Answer]]] = {
     "choice": _choose,
     "generate": _generate,
 }

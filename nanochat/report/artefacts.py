@@ -63,11 +63,12 @@ class PlannedModel:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """The accuracy, that of guessing, and the number of items (None if unknown)."""
+    """The accuracy, that of guessing, the number of items and the 95 % interval (None if unknown)."""
 
     score: float
     chance: float
     count: int | None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def _planned(stages: Sequence[StageRows], left_out: list[str]) -> PlannedModel:
 
 def _task_scores(row: TasksRow) -> dict[str, TaskScore]:
     return {
-        task: TaskScore(score, row.baselines.get(task, 0.0), row.counts.get(task))
+        task: TaskScore(score, row.baselines.get(task, 0.0), row.counts.get(task), row.intervals.get(task))
         for task, score in row.scores.items()
     }
 

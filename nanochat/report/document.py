@@ -128,8 +128,11 @@ def _tasks(findings: Findings) -> Iterable[ReportBlock]:
     groups = {
         run: [scores[run][task].score if task in scores[run] else None for task in names] for run in runs
     }
+    intervals = {
+        run: [scores[run][task].interval if task in scores[run] else None for task in names] for run in runs
+    }
     chances = [facts[task].chance for task in names]
-    yield Image(figures.bars("tasks", names, groups, chances), "accuracy by task and run")
+    yield Image(figures.bars("tasks", names, groups, chances, intervals), "accuracy by task and run")
     yield _score_table(scores)
 
 
@@ -150,11 +153,20 @@ def _score_table(scores: dict[str, dict[str, TaskScore]]) -> Table:
             task,
             " / ".join(dict.fromkeys(_count(own[task]) for own in scores.values() if task in own)),
             f"{newest.chance:.0%}",
-            *(f"{own[task].score:.1%}" if task in own else "" for own in scores.values()),
+            *(_accuracy(own[task]) if task in own else "" for own in scores.values()),
         )
         for task, newest in _known_tasks(scores).items()
     )
-    return Table(("task", "items", "guessing", *scores), tuple(rows))
+    known = any(score.interval for own in scores.values() for score in own.values())
+    title = "Accuracies with their 95 % intervals over items" if known else ""
+    return Table(("task", "items", "guessing", *scores), tuple(rows), title)
+
+
+def _accuracy(score: TaskScore) -> str:
+    if score.interval is None:
+        return f"{score.score:.1%}"
+    low, high = (100 * end for end in score.interval)
+    return f"{score.score:.1%} ({low:.1f}–{high:.1f})"
 
 
 def _count(score: TaskScore) -> str:

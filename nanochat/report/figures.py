@@ -87,9 +87,13 @@ def curves(name: str, panels: Sequence[Panel]) -> Plot:
 
 
 def bars(
-    name: str, rows: Sequence[str], groups: Mapping[str, Sequence[float | None]], chance: Sequence[float]
+    name: str,
+    rows: Sequence[str],
+    groups: Mapping[str, Sequence[float | None]],
+    chance: Sequence[float],
+    intervals: Mapping[str, Sequence[tuple[float, float] | None]],
 ) -> Plot:
-    """Shares (0 to 1) by row, one bar per group, and a dotted mark at the score of guessing."""
+    """Shares (0 to 1) by row, one bar per group with its interval, and a dotted mark at the score of guessing."""
     with rc_context({**STYLE, "svg.hashsalt": name}):
         height = 0.8 / len(groups)
         figure = Figure(figsize=(8, 0.7 + len(rows) * (0.18 + 0.2 * len(groups))), layout="constrained")
@@ -99,9 +103,14 @@ def bars(
             lengths = [_share(value or 0.0) for value in values]
             colour = COLOURS[number % len(COLOURS)]
             axes.barh(places, lengths, height * 0.9, color=colour, label=_label(label))
-            for place, length, value in zip(places, lengths, values, strict=True):
+            ends = [
+                tuple(map(_share, interval or (length, length)))
+                for length, interval in zip(lengths, intervals[label], strict=True)
+            ]
+            axes.hlines(places, [low for low, _ in ends], [high for _, high in ends], color=INK, linewidth=1)
+            for place, end, value in zip(places, ends, values, strict=True):
                 text = "not measured" if value is None else f"{value:.0%}"
-                axes.text(length + 0.008, place, _label(text), va="center", fontsize=8)
+                axes.text(end[1] + 0.008, place, _label(text), va="center", fontsize=8)
         middles = range(len(rows))
         lower, upper = ([row + end for row in middles] for end in (-0.45, 0.45))
         axes.vlines(

@@ -84,13 +84,17 @@ def _core_score(findings: Findings) -> str | None:
             from nanochat.eval.core import GPT2_CORE  # loads torch, so only if there is something to compare
 
             partial = ", from a part of its tasks" if row.core_partial else ""
-            return f"{row.core:.4f}{partial} (GPT-2: {GPT2_CORE:.4f})"
+            error = "" if row.core_standard_error is None else f" ± {row.core_standard_error:.4f}"
+            return f"{row.core:.4f}{error}{partial} (GPT-2: {GPT2_CORE:.4f})"
     return None
 
 
 def _chatcore(findings: Findings) -> str | None:
-    known = [row.chatcore for row in findings.every(TasksRow) if row.chatcore is not None]
-    return f"{known[-1]:.4f}" if known else None
+    for row in reversed(findings.every(TasksRow)):
+        if row.chatcore is not None:
+            error = row.chatcore_standard_error
+            return f"{row.chatcore:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    return None
 
 
 def _task_means(findings: Findings) -> str | None:

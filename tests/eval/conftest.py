@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from nanochat.checkpoint import store
+from nanochat.eval.kept import KeptResults
+from nanochat.eval.subject import Subject
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
@@ -54,6 +56,17 @@ def model(tokenizer: Tokenizer) -> GPT:
 @pytest.fixture
 def runtime() -> Runtime:
     return Runtime(Processes(), torch.device("cpu"), torch.float32, default_paths())
+
+
+@pytest.fixture
+def subject(model: GPT, tokenizer: Tokenizer) -> Subject:
+    return Subject(model.config, tokenizer, lambda: model, max_rows=3)
+
+
+@pytest.fixture
+def kept(tmp_path) -> KeptResults:
+    """An empty folder of results."""
+    return KeptResults(tmp_path, 0, "0" * 64, Processes(), {})
 
 
 class Unheard:

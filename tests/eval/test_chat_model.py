@@ -6,11 +6,13 @@ import pytest
 from nanochat.config import from_json, to_json
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.chat_model import EvalChatConfig, EvalChatResult, chatcore, run
+from nanochat.eval.intervals import accuracy_interval
 from nanochat.eval.task_accuracy import TaskResult
 from nanochat.metrics import read_metrics
 from nanochat.metrics_rows import TasksRow
 from nanochat.tasks.registry import SUITES
 
+HALF = accuracy_interval(5, 10)
 CONFIG = EvalChatConfig(model_tag="tiny", suite="builtin-choice,builtin-letters", max_items=5)
 
 
@@ -30,6 +32,7 @@ def test_scores_tasks_and_logs_them(checkpoint, runtime, capsys):
         scores={task.name: task.accuracy for task in result.tasks},
         counts={"builtin-choice": 5, "builtin-letters": 5},
         baselines={"builtin-choice": 0.25, "builtin-letters": 0.0},
+        intervals={task.name: (task.interval.low, task.interval.high) for task in result.tasks},
     )
     shown = capsys.readouterr().err
     assert "tiny at step 7: mean centred accuracy" in shown
@@ -74,8 +77,8 @@ def test_real_tasks(checkpoint, runtime, shared_data):
 
 
 def test_chatcore_needs_all_of_its_tasks():
-    results = [TaskResult(name, 0.5, 10, 0.0, 0, ()) for name in SUITES["chatcore"]]
-    assert chatcore([*results, TaskResult("builtin-facts", 1.0, 10, 0.0, 0, ())]) == 0.5
+    results = [TaskResult(name, 0.5, HALF, 10, 0.0, 0, ()) for name in SUITES["chatcore"]]
+    assert chatcore([*results, TaskResult("builtin-facts", 1.0, HALF, 10, 0.0, 0, ())]) == 0.5
     assert chatcore(results[:-1]) is None
 
 

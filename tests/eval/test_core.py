@@ -119,8 +119,8 @@ def entries(directory):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 100_000])
-def test_equals_the_plain_definition(model, tokenizer, runtime, bundle, batch_tokens):
-    result = evaluate_core(model, tokenizer, bundle, runtime, batch_tokens=batch_tokens)
+def test_equals_the_plain_definition(model, tokenizer, subject, runtime, kept, bundle, batch_tokens):
+    result = evaluate_core(subject, bundle, runtime, kept, batch_tokens=batch_tokens)
     assert [task.label for task in result.tasks] == ["arc_easy", "winograd", "lambada_openai"]
     for task in result.tasks:
         plain = plain_accuracy(model, tokenizer, bundle, entries(bundle)[task.label], task.n, 64)

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from nanochat.eval.intervals import Interval, accuracy_interval
+from nanochat.eval.kept import KeptResults, task_records
 from nanochat.eval.task_accuracy import KEPT_FAILURES, TaskResult, evaluate_task, final_text
-from nanochat.infer.engine import Engine
 from nanochat.infer.request import Completion
 from nanochat.infer.sampler import SamplingParams
 from nanochat.tasks.checks import is_choice
@@ -10,11 +13,6 @@ from nanochat.tasks.task import RIGHT, Score, Task, user_item
 from nanochat.tokenizer.chat_format import render_prompt
 
 QUESTIONS = [f"Which bird is number {n}? " * (1 + 2 * (n % 4)) for n in range(23)]
-
-
-@pytest.fixture
-def engine(model, tokenizer):
-    return Engine(model, tokenizer, max_rows=3)
 
 
 def choice_task():
@@ -48,14 +46,15 @@ def plain_choice(model, tokenizer, item):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 150, 10_000])
-def test_choice_equals_one_item_at_a_time(model, tokenizer, engine, runtime, batch_tokens):
+def test_choice_equals_one_item_at_a_time(model, tokenizer, subject, runtime, kept, batch_tokens):
     task, items = choice_task()
-    result = evaluate_task(model, tokenizer, engine, task, items, runtime, batch_tokens=batch_tokens)
+    result = evaluate_task(subject, task, items, runtime, kept, batch_tokens=batch_tokens)
     plain = [plain_choice(model, tokenizer, item) for item in items]
     right = [answer == item.answer for answer, item in zip(plain, items, strict=True)]
     assert 0 < sum(right) < len(right)
     assert result.accuracy == sum(right) / len(right)
     assert result.n == len(QUESTIONS)
+    assert result.interval == accuracy_interval(sum(right), len(right))
     assert result.too_long == sum(
         len(render_prompt(tokenizer, item.messages)) > model.config.max_seq_len for item in items
     )
@@ -67,40 +66,44 @@ def test_choice_equals_one_item_at_a_time(model, tokenizer, engine, runtime, bat
     ]
 
 
-def test_generate_checks_what_the_engine_answers(model, tokenizer, engine, runtime):
+def test_generate_checks_what_the_engine_answers(tokenizer, subject, runtime, kept):
     params = SamplingParams(temperature=0.0, max_new_tokens=8)
     answers = []
     for item in generate_task()[1]:
-        [completion] = engine.generate([render_prompt(tokenizer, item.messages)], params)
+        [completion] = subject.engine.generate([render_prompt(tokenizer, item.messages)], params)
         answers.append(final_text(tokenizer, completion))
     answers[4] = answers[9] = "something else"
-    result = evaluate_task(model, tokenizer, engine, *generate_task(answers), runtime)
+    result = evaluate_task(subject, *generate_task(answers), runtime, kept)
     assert result.accuracy == (len(QUESTIONS) - 2) / len(QUESTIONS)
     assert [(f.expected, f.reason) for f in result.failures] == [("something else", "another text")] * 2
 
 
-def test_a_prompt_without_room_for_an_answer_is_wrong_and_counted(model, tokenizer, engine, runtime):
+def test_a_prompt_without_room_for_an_answer_is_wrong_and_counted(tokenizer, subject, runtime, kept):
     items = [user_item("word " * 99, "a")]
     task = Task(
         "long", "generate", 0.0, 8, held(items), lambda item, text: RIGHT if text else Score(0.0, "no text")
     )
-    result = evaluate_task(model, tokenizer, engine, task, items, runtime)
+    result = evaluate_task(subject, task, items, runtime, kept)
     assert (result.accuracy, result.too_long) == (0.0, 1)
 
 
 @pytest.mark.parametrize("make", [choice_task, generate_task])
-def test_the_shares_of_two_processes_make_the_whole(model, tokenizer, engine, runtime, members, make):
-    whole = evaluate_task(model, tokenizer, engine, *make(), runtime)
-    runtimes, sums = members(2)
+def test_the_shares_of_two_processes_make_the_whole(subject, runtime, members, kept, tmp_path, make):
+    evaluate_task(subject, *make(), runtime, kept)
+    [(_, _, whole)] = task_records(tmp_path, 0, "0" * 64)
+    runtimes, exchanged = members(2)
     for member in runtimes:
-        evaluate_task(model, tokenizer, engine, *make(), member)
-    assert [sum(column) for column in zip(*sums, strict=True)] == [
-        round(whole.accuracy * whole.n),
-        whole.too_long,
-    ]
+        alone = KeptResults(tmp_path / "other", 0, "0" * 64, member.processes, {})
+        evaluate_task(subject, *make(), member, alone)
+    shares = [value for value in exchanged if isinstance(value, list)]
+    assert len(shares) == 2
+    rows = sorted((row for share in shares for row in share), key=lambda row: row.index)
+    for row, other in zip(rows, whole.rows, strict=True):
+        assert replace(row, scores=()) == replace(other, scores=())
+        assert row.scores == pytest.approx(other.scores, abs=1e-5)
 
 
-def test_a_limit_takes_items_at_even_distances(model, tokenizer, engine, runtime):
+def test_a_limit_takes_items_at_even_distances(tokenizer, subject, runtime, kept):
     seen = []
 
     def check(item, text):
@@ -109,7 +112,7 @@ def test_a_limit_takes_items_at_even_distances(model, tokenizer, engine, runtime
 
     items = choice_task()[1][:20]
     task = Task("birds", "choice", 0.25, 1, held(items), check)
-    result = evaluate_task(model, tokenizer, engine, task, items, runtime, max_items=5)
+    result = evaluate_task(subject, task, items, runtime, kept, max_items=5)
     assert (result.n, result.accuracy) == (5, 1.0)
     assert seen == QUESTIONS[:20:4]
 
@@ -130,5 +133,6 @@ def test_the_answer_is_what_follows_the_last_tool_output(tokenizer):
 
 
 def test_centred():
-    assert TaskResult("t", 0.25, 4, 0.25, 0, ()).centred == 0
-    assert TaskResult("t", 1.0, 4, 0.25, 0, ()).centred == 1
+    unsure = Interval(0.0, 1.0)
+    assert TaskResult("t", 0.25, unsure, 4, 0.25, 0, ()).centred == 0
+    assert TaskResult("t", 1.0, unsure, 4, 0.25, 0, ()).centred == 1

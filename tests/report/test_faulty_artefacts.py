@@ -118,6 +118,9 @@ SHOWN: dict[str, Fault] = {
     "loss at the bounds": _changed(loss=3.4e38, step=2**62, lr=-3.4e38, tok_per_s=0.0),
     "only NaN to plot": _rows(EvalRow(1, val_bpb=float("nan")), run="odd", stage="sft"),
     "a score beyond all shares": _rows(TasksRow(1, {"odd": 3e38, "other": -5.0}, {}, {"odd": -1e30})),
+    "an interval beyond all shares": _rows(
+        TasksRow(1, {"odd": 0.5}, {"odd": 4}, {"odd": 0.1}, {"odd": (-3e38, 3e38), "unknown": (0.1, 0.2)})
+    ),
     "many tasks": _rows(TasksRow(1, {f"task-{number}": 0.5 for number in range(3000)}, {}, {})),
     "many runs": lambda paths: [
         log_rows(paths, f"run-{number}", "eval-chat", [TasksRow(1, {"facts": 0.5}, {}, {})])
@@ -248,7 +251,7 @@ def test_markup_in_a_cell_reads_as_it_was_written(trained: Paths) -> None:
 
 @pytest.mark.parametrize("name", ["$\\foo{$", "$x^2$", "a_b", "<b>&"])
 def test_names_are_drawn_as_they_are(name: str) -> None:
-    plot = figures.bars("tasks", [name], {name: [0.5]}, [0.25])
+    plot = figures.bars("tasks", [name], {name: [0.5]}, [0.25], {name: [None]})
     assert len([text for text in _Texts(plot.svg).found if text == name]) == 2
 
 

@@ -1,0 +1,177 @@
+"""`nanochat eval compare A B`: whether B is better than A, item by item, from the answers kept beside both.
+
+Runs no model. An item counts in a task's comparison if both have answered it, from the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Annotated
+
+import tyro
+
+from nanochat.checkpoint import store
+from nanochat.checkpoint.loading import find_run
+from nanochat.console import say, table
+from nanochat.eval.intervals import (
+    Interval,
+    Pairs,
+    Verdict,
+    difference_interval,
+    mcnemar,
+    mean_difference_interval,
+    pairs_of,
+    verdict,
+)
+from nanochat.eval.kept import ItemRow, task_records
+from nanochat.paths import Paths
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Compare the kept answers of two checkpoints."""
+
+    first: Annotated[str, tyro.conf.Positional]
+    """A run: its model tag, or the path of its checkpoints; RUN@STEP for another checkpoint than the newest."""
+    second: Annotated[str, tyro.conf.Positional]
+    """The run to compare with it."""
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """One task. `difference` is the second's accuracy less the first's, `p` McNemar's."""
+
+    name: str
+    n: int
+    first: float
+    second: float
+    difference: float
+    interval: Interval
+    p: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """`mean_difference` is that of the mean centred accuracies of all tasks."""
+
+    first: str
+    second: str
+    tasks: tuple[TaskComparison, ...]
+    mean_difference: float
+    interval: Interval
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The rows of one task by item."""
+
+    baseline: float
+    rows: dict[int, ItemRow]
+
+
+def run_compare(config: CompareConfig, paths: Paths) -> CompareResult:
+    """Run the verb. Raises ValueError for an unknown run or step, and if both have no task in common."""
+    (first, ours), (second, theirs) = (_kept(name, paths) for name in (config.first, config.second))
+    paired = {
+        name: both for name in ours if name in theirs and (both := _best_pair(ours[name], theirs[name]))
+    }
+    if not paired:
+        raise ValueError(
+            f"no answers of {first} and {second} to the same items: run `nanochat eval chat --model-tag RUN` "
+            "(or eval base) for both, with the same limits of items"
+        )
+    compared = [(name, *_pairs(a, b), a.baseline) for name, (a, b) in paired.items()]
+    interval = mean_difference_interval([(pairs, baseline) for _, pairs, _, baseline in compared])
+    result = CompareResult(
+        first=first,
+        second=second,
+        tasks=tuple(_compare(name, pairs, accuracy) for name, pairs, accuracy, _ in compared),
+        mean_difference=fmean(pairs.difference / (1 - baseline) for _, pairs, _, baseline in compared),
+        interval=interval,
+        verdict=verdict(interval),
+    )
+    _show(result)
+    return result
+
+
+def _kept(name: str, paths: Paths) -> tuple[str, dict[str, dict[str, list[_Answers]]]]:
+    """A checkpoint's name, and its answers by task and by the sha256 of the task's data."""
+    run, _, step_text = name.rpartition("@") if "@" in name else (name, "", "")
+    if step_text and not step_text.isdecimal():
+        raise ValueError(f"{name!r}: after @ comes the number of a step")
+    directory = find_run(run, paths)
+    step = int(step_text) if step_text else store.latest(directory)
+    if step is None:
+        raise ValueError(f"every checkpoint in {directory} is torn: restore the files, or train again")
+    weights = store.load_meta(directory, step).files["model"].sha256
+    answers: dict[str, dict[str, list[_Answers]]] = {}
+    for task, key, record in task_records(directory, step, weights):
+        rows = {row.index: row for row in record.rows}
+        answers.setdefault(task, {}).setdefault(key.data, []).append(_Answers(record.baseline, rows))
+    return f"{directory.resolve().name}@{step}", answers
+
+
+def _best_pair(
+    ours: dict[str, list[_Answers]], theirs: dict[str, list[_Answers]]
+) -> tuple[_Answers, _Answers] | None:
+    """The two records of one task with the most items in common, if they have any."""
+    every = [(a, b) for data in ours for a in ours[data] for b in theirs.get(data, [])]
+    best = max(every, key=_shared, default=None)
+    return best if best and _shared(best) else None
+
+
+def _shared(pair: tuple[_Answers, _Answers]) -> int:
+    return len(pair[0].rows.keys() & pair[1].rows.keys())
+
+
+def _pairs(a: _Answers, b: _Answers) -> tuple[Pairs, tuple[float, float]]:
+    """The counts of pairs, and both accuracies."""
+    both = sorted(a.rows.keys() & b.rows.keys())
+    first, second = ([answers.rows[index].right for index in both] for answers in (a, b))
+    return pairs_of(first, second), (fmean(first), fmean(second))
+
+
+def _compare(name: str, pairs: Pairs, accuracy: tuple[float, float]) -> TaskComparison:
+    interval, p = difference_interval(pairs), mcnemar(pairs)
+    return TaskComparison(name, pairs.n, *accuracy, pairs.difference, interval, p, verdict(interval, p))
+
+
+def _show(result: CompareResult) -> None:
+    rows = [
+        (
+            task.name,
+            f"{task.n:,}",
+            f"{task.first:.1%}",
+            f"{task.second:.1%}",
+            *_signed(task.difference, task.interval),
+            f"{task.p:.2g}",
+            task.verdict,
+        )
+        for task in result.tasks
+    ]
+    mean = (
+        "mean, centred",
+        "",
+        "",
+        "",
+        *_signed(result.mean_difference, result.interval),
+        "",
+        result.verdict,
+    )
+    title = f"A: {result.first}, B: {result.second}, on the same items"
+    columns = ("task", "items", "A", "B", "B - A", "95 %", "p", "B is")
+    table(title, columns, [*rows, mean])
+    if _by_chance(result.tasks):
+        say("of twenty tasks without a difference about one seems to have one: judge by the mean")
+
+
+def _signed(difference: float, interval: Interval) -> Sequence[str]:
+    return f"{100 * difference:+.1f}", f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+
+
+def _by_chance(tasks: Sequence[TaskComparison]) -> bool:
+    return len(tasks) > 1 and any(task.verdict != "noise" for task in tasks)

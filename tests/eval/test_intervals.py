@@ -1,0 +1,116 @@
+import math
+import random
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.eval.intervals import (
+    Interval,
+    Pairs,
+    accuracy_interval,
+    difference_interval,
+    mcnemar,
+    mean_difference_interval,
+    mean_standard_error,
+    pairs_of,
+    verdict,
+    wilson,
+)
+
+counts = st.integers(0, 40)
+
+
+def test_intervals_of_a_biased_coin_cover_its_truth():
+    """The figure of docs/benchmarks.md: at least 17 of 20 intervals of 300 throws."""
+    covered = 0
+    for seed in range(20):
+        rng = random.Random(seed)
+        heads = sum(rng.random() < 0.3 for _ in range(300))
+        interval = accuracy_interval(heads, 300, seed)
+        covered += interval.low <= 0.3 <= interval.high
+    assert covered >= 17
+
+
+def test_the_bootstrap_is_that_of_items():
+    items = np.array([1] * 27 + [0] * 13)
+    drawn = np.random.default_rng(5).choice(items, (10_000, 40)).mean(axis=1)
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    interval = accuracy_interval(27, 40)
+    assert (interval.low, interval.high) == (pytest.approx(low, abs=0.026), pytest.approx(high, abs=0.026))
+
+
+@given(n=st.integers(1, 500), share=st.floats(0, 1))
+def test_an_interval_holds_its_accuracy_and_is_repeatable(n, share):
+    right = round(n * share)
+    interval = accuracy_interval(right, n)
+    assert 0 <= interval.low <= right / n <= interval.high <= 1
+    assert interval == accuracy_interval(right, n)
+
+
+def test_all_right_and_all_wrong_still_have_a_width():
+    """Wilson's interval solves |p - share| = z sqrt(p (1 - p) / n)."""
+    for n in (1, 20, 300):
+        assert accuracy_interval(n, n) == wilson(n, n)
+        low = wilson(n, n).low
+        assert 1 - low == pytest.approx(1.959964 * math.sqrt(low * (1 - low) / n))
+        assert wilson(0, n).high == pytest.approx(1 - low)
+        assert (wilson(0, n).low, wilson(n, n).high) == (0, 1)
+    end = wilson(7, 20).high
+    assert end - 0.35 == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 20))
+
+
+def test_the_standard_error_is_the_spread_of_repeated_evaluations():
+    tasks = [(30, 100, 0.25), (150, 200, 0.0), (9, 20, 0.5)]
+    rng = np.random.default_rng(1)
+    means = np.mean(
+        [(rng.binomial(n, right / n, 40_000) / n - base) / (1 - base) for right, n, base in tasks], axis=0
+    )
+    assert mean_standard_error(tasks) == pytest.approx(means.std(), rel=0.02)
+    assert mean_standard_error([(20, 20, 0.0)]) > 0
+
+
+@given(only_first=st.integers(0, 9), only_second=st.integers(0, 9))
+def test_mcnemar_counts_the_splits_at_least_as_uneven(only_first, only_second):
+    differing = only_first + only_second
+    seen = abs(only_first - only_second)
+    splits = [abs(2 * k - differing) >= seen for k in range(differing + 1)]
+    weights = [math.comb(differing, k) for k in range(differing + 1)]
+    exact = sum(w for w, far in zip(weights, splits, strict=True) if far) / 2**differing
+    assert mcnemar(Pairs(only_first, only_second, 5)) == pytest.approx(exact)
+
+
+def test_pairs_count_each_combination():
+    first, second = zip(*product([False, True], repeat=2), strict=True)
+    pairs = pairs_of(first, second)
+    assert (pairs, pairs.n, pairs.difference) == (Pairs(1, 1, 2), 4, 0.0)
+
+
+@given(a=counts, b=counts, same=st.integers(1, 40))
+def test_the_other_way_round_is_the_opposite(a, b, same):
+    ours, theirs = Pairs(a, b, same), Pairs(b, a, same)
+    assert ours.difference == -theirs.difference
+    assert mcnemar(ours) == mcnemar(theirs)
+    words = {"better": "worse", "worse": "better", "noise": "noise"}
+    sure = [verdict(difference_interval(pairs), mcnemar(pairs)) for pairs in (ours, theirs)]
+    if mcnemar(ours) < 0.01 or mcnemar(ours) > 0.2:  # between, the draws decide
+        assert sure[1] == words[sure[0]]
+
+
+def test_the_verdict_needs_both_the_interval_and_the_p():
+    assert verdict(Interval(0.01, 0.2), 0.01) == "better"
+    assert verdict(Interval(-0.2, -0.01), 0.01) == "worse"
+    assert verdict(Interval(0.01, 0.2), 0.06) == "noise"
+    assert verdict(Interval(-0.01, 0.2), 0.01) == "noise"
+    lucky = Pairs(0, 1, 0)  # the bootstrap of one item never varies
+    assert verdict(difference_interval(lucky), mcnemar(lucky)) == "noise"
+
+
+def test_one_task_s_mean_difference_is_its_own():
+    pairs = Pairs(3, 9, 30)
+    alone, centred = difference_interval(pairs), mean_difference_interval([(pairs, 0.5)])
+    assert (centred.low, centred.high) == (pytest.approx(2 * alone.low), pytest.approx(2 * alone.high))
+    many = mean_difference_interval([(pairs, 0.0)] * 16)
+    assert many.high - many.low < (alone.high - alone.low) / 3
