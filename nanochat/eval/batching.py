@@ -1,9 +1,13 @@
-"""Right-padded batches of rows of different lengths, with a token limit per batch."""
+"""Batches of rows of different lengths, with a token limit per batch, and their making in the background."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 BATCH_TOKENS = {"cuda": 65_536, "mps": 8_192, "cpu": 8_192}
 """Default number of tokens per forward pass, by device type."""
@@ -27,3 +31,14 @@ def pad_right(rows: Sequence[Sequence[int]], fill: int, device: torch.device) ->
     longest = max(len(row) for row in rows)
     padded = [[*row, *([fill] * (longest - len(row)))] for row in rows]
     return torch.tensor(padded, dtype=torch.int64, device=device)
+
+
+def ahead(values: Iterable[T]) -> Iterator[T]:
+    """The same values, each made by a thread while the one before is in use."""
+    source = iter(values)
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, source, end)
+        while (value := coming.result()) is not end:
+            coming = pool.submit(next, source, end)
+            yield value  # type: ignore[misc]

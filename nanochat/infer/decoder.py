@@ -1,6 +1,6 @@
 """What the engine asks of a decoder: run tokens of several rows on the cache, and give logits.
 
-Shapes: N spans, C model width, V vocabulary.
+Shapes: N spans, T tokens, C model width, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,6 +39,10 @@ class Decoder(Protocol):
 
         No two spans have the same row.
         """
+        ...
+
+    def hidden_of(self, spans: Sequence[Span]) -> Tensor:
+        """As `run`, but the hidden states of all tokens, span after span, (T, C)."""
         ...
 
     def logits(self, hidden_NC: Tensor) -> Tensor:

@@ -105,6 +105,10 @@ class GraphDecoder:
         self._captured[rows, slots] = _Captured(static_3N, replay, hidden_NC)
         return self._captured[rows, slots]
 
+    def hidden_of(self, spans: Sequence[Span]) -> Tensor:
+        """See Decoder."""
+        return self._plain.hidden_of(spans)
+
     def logits(self, hidden_NC: Tensor) -> Tensor:
         """See Decoder."""
         return self._plain.logits(hidden_NC)

@@ -110,15 +110,15 @@ class NativeDecoder:
 
     def run(self, spans: Sequence[Span]) -> Tensor:
         """See Decoder."""
-        hidden_TC = self.hidden(spans)
+        hidden_TC = self.hidden_of(spans)
         last, at = [], -1
         for span in spans:
             at += len(span.tokens)
             last.append(at)
         return hidden_TC if len(last) == len(hidden_TC) else hidden_TC[last]
 
-    def hidden(self, spans: Sequence[Span]) -> Tensor:
-        """The hidden states of all tokens, span after span, (T, C)."""
+    def hidden_of(self, spans: Sequence[Span]) -> Tensor:
+        """See Decoder."""
         ids = [token for span in spans for token in span.tokens]
         previous = [token for span in spans for token in (span.previous, *span.tokens[:-1])]
         rows = [span.row for span in spans for _ in span.tokens]

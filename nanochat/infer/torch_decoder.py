@@ -82,8 +82,16 @@ class TorchDecoder:
         if single:
             hidden_NC[single] = self._run_single([spans[at] for at in single])
         if several:
-            hidden_NC[several] = self._run_several([spans[at] for at in several])
+            hidden_NTC = self._run_several([spans[at] for at in several])
+            last_N = torch.tensor([len(spans[at].tokens) - 1 for at in several], device=self.device)
+            hidden_NC[several] = hidden_NTC[torch.arange(len(several), device=self.device), last_N]
         return hidden_NC
+
+    def hidden_of(self, spans: Sequence[Span]) -> Tensor:
+        """See Decoder. The spans run padded to the longest."""
+        hidden_NTC = self._run_several(spans)
+        lengths_N1 = torch.tensor([[len(span.tokens)] for span in spans], device=self.device)
+        return hidden_NTC[torch.arange(hidden_NTC.size(1), device=self.device) < lengths_N1]
 
     def _run_single(self, spans: Sequence[Span]) -> Tensor:
         """Spans of one token each, by row. Rows between them are padding."""
@@ -98,6 +106,7 @@ class TorchDecoder:
         return hidden_NC if len(spans) == rows else hidden_NC[[span.row for span in spans]]
 
     def _run_several(self, spans: Sequence[Span]) -> Tensor:
+        """Hidden states (N, T, C) of spans padded to the longest."""
         longest = max(len(span.tokens) for span in spans)
 
         def padded(values: Iterable[int], fill: int) -> list[int]:
@@ -109,9 +118,7 @@ class TorchDecoder:
         positions = [padded(range(span.start, span.stop), -1) for span in spans]
         ids_NT, previous_NT, positions_NT = torch.tensor([ids, previous, positions], device=self.device)
         rows_N = torch.tensor([span.row for span in spans], device=self.device)
-        last_N = torch.tensor([len(span.tokens) - 1 for span in spans], device=self.device)
-        hidden_NTC = self.hidden(ids_NT, previous_NT, positions_NT, rows_N, self._slots(spans))
-        return hidden_NTC[torch.arange(len(spans), device=self.device), last_N]
+        return self.hidden(ids_NT, previous_NT, positions_NT, rows_N, self._slots(spans))
 
     def _slots(self, spans: Sequence[Span]) -> int:
         needed = max(span.stop for span in spans)

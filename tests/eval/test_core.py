@@ -4,12 +4,20 @@ import random
 import shutil
 
 import pytest
-import torch
-import torch.nn.functional as F
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nanochat.eval.bundle import CORE_TASKS, load_bundle
-from nanochat.eval.core import PromptRow, centred, evaluate_core, prompts, rows, score_rows
+from nanochat.eval.bundle import CORE_TASKS, CoreTask, load_bundle
+from nanochat.eval.core import centred, evaluate_core, score_groups
+from nanochat.eval.core_prompts import TaskPrompts
+from nanochat.eval.intervals import accuracy_interval
+from nanochat.eval.kept import KeptResults, task_records
+from nanochat.eval.prompt_states import PromptRow, PromptStates
+from nanochat.tokenizer.bpe import train_tokenizer
+from nanochat.tokenizer.patterns import SPLIT_PATTERNS
+from tests.eval.conftest import TEXT
+from tests.eval.plain_core import PlainCore, prediction, read
 
 BIRDS = ("penguin", "puffin", "heron", "ostrich", "gull", "owl", "crow")
 BUNDLE = {
@@ -61,154 +69,149 @@ def bundle(tmp_path):
     return directory
 
 
-def plain_accuracy(model, tokenizer, directory, entry, n, context):
-    """The definition in plain code, item by item and option by option."""
-    path = directory / "eval_data" / entry["dataset_uri"]
-    items = [json.loads(line) for line in path.open(encoding="utf-8")]
-    random.Random(1337).shuffle(items)
-    between = entry.get("continuation_delimiter", " ")
-    kind = entry["icl_task_type"]
-
-    def render(item, option):
-        if kind == "multiple_choice":
-            return item["query"] + between + item["choices"][option]
-        if kind == "schema":
-            return item["context_options"][option] + between + item["continuation"]
-        return item["context"].strip() + between + item["continuation"]
-
-    def encode(text):
-        return [tokenizer.bos, *tokenizer.encode(text)]
-
-    def losses(ids, start):
-        """Per-token nats of ids[start:] and whether each is the argmax, after cutting from the left."""
-        scored = len(ids) - start
-        ids = ids[-context:]
-        with torch.no_grad():
-            logits = model.logits(model(torch.tensor([ids[:-1]])))[0]
-        targets = torch.tensor(ids[1:])
-        nats = F.cross_entropy(logits, targets, reduction="none")[-scored:]
-        return nats, (logits.argmax(-1) == targets)[-scored:]
-
-    right = 0
-    for index, item in enumerate(items[:n]):
-        others = [other for i, other in enumerate(items) if i != index]
-        shots = random.Random(1234 + index).sample(others, entry["num_fewshot"][0])
-        before = "".join(render(shot, shot.get("gold")) + "\n\n" for shot in shots)
-        if kind == "language_modeling":
-            ids = encode(before + render(item, None))
-            stem = encode((before + item["context"].strip() + between).rstrip())
-            assert ids[: len(stem)] == stem
-            right += bool(losses(ids, len(stem))[1].all())
-            continue
-        options = range(len(item["choices" if kind == "multiple_choice" else "context_options"]))
-        texts = [encode(before + render(item, option)) for option in options]
-        side = 1 if kind == "multiple_choice" else -1
-        shared = next(
-            i
-            for i, column in enumerate(zip(*(text[::side] for text in texts), strict=False))
-            if len(set(column)) > 1
+@pytest.fixture(scope="session")
+def tokenizers():
+    """One of each split pattern."""
+    return {
+        name: train_tokenizer(
+            [TEXT + " a\n\n.\n\n  \n4\n\nZ -\n\n" * 3] * 4, 330, max_chars=10_000, pattern=name
         )
-        starts = [shared if side == 1 else len(text) - shared for text in texts]
-        means = [losses(text, start)[0].mean() for text, start in zip(texts, starts, strict=True)]
-        right += means.index(min(means)) == item["gold"]
-    return right / n
+        for name in SPLIT_PATTERNS
+    }
 
 
-def entries(directory):
-    return {entry["label"]: entry for entry in yaml.safe_load((directory / "core.yaml").open())["icl_tasks"]}
+def plain_answers(model, tokenizer, directory, label, n, context):
+    """(prediction, right) of the first items of a task."""
+    plain = PlainCore(directory, tokenizer.bos, tokenizer.encode)
+    items, kind = plain.items(label), plain.entries[label]["icl_task_type"]
+    answers = []
+    for index in range(n):
+        readings = [read(model, prompt, context) for prompt in plain.prompts(label, items, index)]
+        chosen = prediction(kind, readings)
+        if kind == "language_modeling":
+            answers.append((tokenizer.decode(chosen), chosen == readings[0][2]))
+        else:
+            answers.append((str(chosen), chosen == items[index]["gold"]))
+    return answers
+
+
+def kept_answers(directory):
+    """By task: the (prediction, right) of its items, in order."""
+    return {
+        name.removeprefix("core-"): [(row.prediction, row.right) for row in record.rows]
+        for name, _, record in task_records(directory, 0, "0" * 64)
+    }
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 100_000])
-def test_equals_the_plain_definition(model, tokenizer, subject, runtime, kept, bundle, batch_tokens):
+def test_equals_the_plain_definition(
+    model, tokenizer, subject, runtime, kept, bundle, tmp_path, batch_tokens
+):
     result = evaluate_core(subject, bundle, runtime, kept, batch_tokens=batch_tokens)
     assert [task.label for task in result.tasks] == ["arc_easy", "winograd", "lambada_openai"]
     for task in result.tasks:
-        plain = plain_accuracy(model, tokenizer, bundle, entries(bundle)[task.label], task.n, 64)
-        assert task.accuracy == plain
-        assert task.n == len(BIRDS)
+        plain = plain_answers(model, tokenizer, bundle, task.label, len(BIRDS), 64)
+        assert kept_answers(tmp_path)[task.label] == plain
+        right = sum(answered for _, answered in plain)
+        assert (task.n, task.accuracy) == (len(BIRDS), right / len(BIRDS))
         assert task.baseline == BUNDLE[task.label][1] / 100
-        assert task.centred == centred(plain, task.baseline)
+        assert task.centred == centred(task.accuracy, task.baseline)
+        assert task.interval == accuracy_interval(right, task.n)
     assert result.core == pytest.approx(sum(task.centred for task in result.tasks) / 3)
+    assert 0 < result.standard_error < 1
     assert result.partial
     assert set(result.missing) == set(CORE_TASKS) - {"arc_easy", "winograd", "lambada_openai"}
 
 
-@pytest.mark.slow
-def test_equals_the_plain_definition_on_the_real_bundle(model, tokenizer, runtime, shared_data):
-    """Real questions, most of them far longer than this model's context."""
-    directory = shared_data / "eval_bundle"
-    result = evaluate_core(model, tokenizer, directory, runtime, max_per_task=6, batch_tokens=2000)
-    assert {task.label for task in result.tasks} | set(result.missing) == set(CORE_TASKS)
-    for task in result.tasks:
-        assert task.n == 6
-        plain = plain_accuracy(model, tokenizer, directory, entries(directory)[task.label], 6, 64)
-        assert task.accuracy == plain, task.label
-
-
-def test_the_shares_of_two_processes_make_the_whole(model, tokenizer, runtime, members, bundle):
-    whole = evaluate_core(model, tokenizer, bundle, runtime)
-    runtimes, rights = members(2)
+def test_the_shares_of_two_processes_make_the_whole(subject, runtime, members, kept, tmp_path, bundle):
+    evaluate_core(subject, bundle, runtime, kept)
+    runtimes, exchanged = members(2)
     for member in runtimes:
-        evaluate_core(model, tokenizer, bundle, member)
-    for first, second, task in zip(rights[:3], rights[3:], whole.tasks, strict=True):
-        assert first + second == round(task.accuracy * task.n)
+        alone = KeptResults(tmp_path / "other", 0, "0" * 64, member.processes, {})
+        evaluate_core(subject, bundle, member, alone)
+    shares = [value for value in exchanged if isinstance(value, list)]
+    assert len(shares) == 6
+    assert [len(share) for share in shares] == [4] * 3 + [3] * 3
+    together = [[*a, *b] for a, b in zip(shares[:3], shares[3:], strict=True)]
+    whole = kept_answers(tmp_path)
+    for rows, label in zip(together, ("arc_easy", "winograd", "lambada_openai"), strict=True):
+        rows.sort(key=lambda row: row.index)
+        assert [(row.prediction, row.right) for row in rows] == whole[label]
 
 
-def test_a_capped_run_asks_the_first_prompts_of_the_whole_run(bundle):
+def test_a_capped_run_asks_the_first_prompts_of_the_whole_run(tokenizer, bundle):
     task = load_bundle(bundle)[0]
+    asked = TaskPrompts(task, tokenizer, 64)
     for index in range(len(task.items)):
-        shots = prompts(task, index)[0].split("\n\n")[:-1]
+        shots = asked.texts(index)[0].split("\n\n")[:-1]
         assert len(shots) == 2
         assert not any(task.items[index]["query"] in shot for shot in shots)
 
 
 def test_too_long_a_prompt_loses_its_beginning_and_keeps_its_span(tokenizer, bundle):
     task = load_bundle(bundle)[0]
-    for whole, short in zip(rows(task, 0, tokenizer, 10_000), rows(task, 0, tokenizer, 16), strict=True):
+    both = (TaskPrompts(task, tokenizer, limit).rows(0) for limit in (10_000, 16))
+    for whole, short in zip(*both, strict=True):
         assert len(short.ids) == 16
         assert short.ids == whole.ids[-16:]
         assert short.ids[short.start : short.end] == whole.ids[whole.start : whole.end]
 
 
-def test_a_continuation_longer_than_the_context_still_scores(model, tokenizer, runtime, bundle):
+@pytest.mark.parametrize("name", SPLIT_PATTERNS)
+@given(
+    parts=st.lists(st.text(st.sampled_from("aZ4 \n\r\t.,'\u00a0\u2028é한ー\x1c-")), min_size=2, max_size=4)
+)
+def test_examples_encoded_apart_are_those_of_the_whole_text(tokenizers, name, parts):
+    tokenizer = tokenizers[name]
+    first, *rest = parts
+    items = [{"query": first, "choices": ["."], "gold": 0}] + [
+        {"query": part, "choices": ["."], "gold": 0} for part in rest
+    ]
+    task = CoreTask("odd", "multiple_choice", len(items) - 1, " ", 0.0, items, "0" * 64)
+    asked = TaskPrompts(task, tokenizer, 10_000)
+    for index in range(len(items)):
+        [row], [text] = asked.rows(index), asked.texts(index)
+        assert row.ids == [tokenizer.bos, *tokenizer.encode(text)]
+
+
+def test_a_continuation_longer_than_the_context_still_scores(model, tokenizer, bundle):
     task = load_bundle(bundle)[2]
-    [row] = rows(task, 0, tokenizer, 2)
+    [row] = TaskPrompts(task, tokenizer, 2).rows(0)
     assert (row.start, row.end) == (1, 2)
-    [(nats, _)] = score_rows(model, [row], runtime.device, 100)
-    assert nats > 0
+    [[score]] = score_groups(PromptStates(model, 100), [[row]])
+    assert score.nats > 0
 
 
-def test_only_a_wholly_greedy_continuation_is_a_hit(model, tokenizer, runtime):
-    batch, expected = [], []
-    for length in (3, 9, 20):
-        ids = list(range(40, 40 + length))
-        for _ in range(4):
-            with torch.no_grad():
-                ids.append(model.logits(model(torch.tensor([ids]))[0, -1]).argmax().item())
-        batch += [PromptRow(ids, length, length + 4), PromptRow([*ids[:-1], ids[-1] ^ 1], length, length + 4)]
-        batch += [PromptRow([*ids[:-1], ids[-1] ^ 1], length, length + 3)]
-        expected += [True, False, True]
-    scores = score_rows(model, batch, runtime.device, 40)
-    assert [hit for _, hit in scores] == expected
-    for row, (nats, _) in zip(batch, scores, strict=True):
-        with torch.no_grad():
-            logits = model.logits(model(torch.tensor([row.ids]))[0])
-        plain = F.cross_entropy(
-            logits[row.start - 1 : row.end - 1], torch.tensor(row.ids[row.start : row.end])
-        )
-        assert nats == pytest.approx(plain.item(), rel=1e-5)
+def test_prompts_are_scored_as_if_alone(model):
+    """Items of one to four prompts with prefixes of any length in common, down to none."""
+    rng = random.Random(3)
+    groups = []
+    for n in range(20):
+        start = [rng.randrange(250) for _ in range(rng.choice((0, 1, 9, 30)))]
+        ends = [[rng.randrange(250) for _ in range(rng.randrange(2, 30))] for _ in range(1 + n % 4)]
+        rows = [start + end for end in ends]
+        scored = [rng.randrange(max(1, len(start)), len(row)) for row in rows]
+        groups.append([PromptRow(row, at, len(row)) for row, at in zip(rows, scored, strict=True)])
+    for batch_tokens in (1, 10_000):
+        for group, scores in zip(
+            groups, score_groups(PromptStates(model, batch_tokens), groups), strict=True
+        ):
+            for row, score in zip(group, scores, strict=True):
+                nats, greedy, _ = read(model, (row.ids, row.start), 64)
+                assert score.nats == pytest.approx(nats, rel=1e-5)
+                assert list(score.greedy) == greedy
 
 
-def test_equal_choices_do_not_break_the_mean(model, tokenizer, runtime, bundle):
+def test_equal_choices_do_not_break_the_mean(tokenizer, bundle):
     path = bundle / "eval_data" / "arc_easy.jsonl"
     same = [{"query": f"q{n}", "choices": ["owl", "owl", "owls"], "gold": 0} for n in range(3)]
     path.write_text("".join(json.dumps(item) + "\n" for item in same))
-    for row in rows(load_bundle(bundle)[0], 0, tokenizer, 64):
+    for row in TaskPrompts(load_bundle(bundle)[0], tokenizer, 64).rows(0):
         assert row.start < row.end
 
 
 @pytest.mark.parametrize("missing", ["core.yaml", "eval_meta_data.csv", "eval_data", None])
-def test_what_is_no_bundle_is_one_clear_line(model, tokenizer, runtime, bundle, missing):
+def test_what_is_no_bundle_is_one_clear_line(subject, runtime, kept, bundle, missing):
     if missing is None:
         shutil.rmtree(bundle)
     elif missing == "eval_data":
@@ -216,4 +219,4 @@ def test_what_is_no_bundle_is_one_clear_line(model, tokenizer, runtime, bundle, 
     else:
         (bundle / missing).unlink()
     with pytest.raises(ValueError, match="CORE bundle in"):
-        evaluate_core(model, tokenizer, bundle, runtime)
+        evaluate_core(subject, bundle, runtime, kept)

@@ -73,7 +73,7 @@ def span(ids: list[int], row: int, start: int, stop: int) -> Span:
 
 
 def logits(decoder: NativeDecoder, spans: list[Span]) -> Iterator[torch.Tensor]:
-    yield from decoder.logits(decoder.hidden(spans)).split([len(one.tokens) for one in spans])
+    yield from decoder.logits(decoder.hidden_of(spans)).split([len(one.tokens) for one in spans])
 
 
 @pytest.mark.parametrize("change", SIZES)
