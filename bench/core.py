@@ -51,10 +51,10 @@ def timed(answer: Callable[[], list[str]]) -> Timed:
 
 def plain_answers(plain: PlainCore, model: GPT, tokenizer: Tokenizer, task: CoreTask, n: int) -> list[str]:
     """One prompt at a time."""
-    items, answers = plain.items(task.label), []
+    items, answers, context = plain.items(task.label), [], model.config.max_seq_len
     for index in range(n):
         prompts = plain.prompts(task.label, items, index)
-        chosen = prediction(task.kind, [read(model, prompt, model.config.max_seq_len) for prompt in prompts])
+        chosen = prediction(task.kind, [read(model, prompt, context, whole=True) for prompt in prompts])
         answers.append(str(chosen) if isinstance(chosen, int) else tokenizer.decode(chosen))
     return answers
 

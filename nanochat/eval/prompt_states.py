@@ -1,12 +1,13 @@
 """What a model makes of prompts, where it is scored: the few positions of each prompt that an evaluation reads.
 
-The prompts of one item mostly begin alike (its few-shot examples and question). Their common prefix runs once: the
-first prompt of each item runs whole on a row of the cache, and the others run from where they differ, on the same row.
+The prompts of one item mostly begin alike (its few-shot examples and question). They run one after another on one row
+of the cache, in alphabetical order, and each only from where it differs from the one before. Many items run at once.
 Shapes: N prompts, S scored positions, C model width, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -35,11 +36,26 @@ class PromptRow:
 
 
 @dataclass(frozen=True)
-class _Item:
-    """Prompts that share their first `shared` tokens, which end before the first position that is read."""
+class _Turn:
+    """A prompt of an item, its place in the group, and how many of its first tokens are on the item's row already."""
 
-    prompts: Sequence[PromptRow]
-    shared: int
+    place: int
+    prompt: PromptRow
+    cached: int
+
+    @property
+    def tokens(self) -> list[int]:
+        """What is still to run; the last scored token is only read."""
+        return self.prompt.ids[self.cached : self.prompt.end - 1]
+
+    def span(self, row: int) -> Span:
+        """The tokens to run, on a row of the cache."""
+        previous = self.prompt.ids[self.cached - 1] if self.cached else 0
+        return Span(row, self.cached, self.tokens, previous)
+
+    def read(self, at: int) -> range:
+        """The places of the positions before the scored tokens, if the span begins at place `at` of a batch."""
+        return range(at + self.prompt.start - 1 - self.cached, at + self.prompt.end - 1 - self.cached)
 
 
 class PromptStates:
@@ -61,14 +77,14 @@ class PromptStates:
 
         The prompts of a group are those of one item, at least one.
         """
-        items = [_Item(prompts, _shared(prompts)) for prompts in groups]
-        states: list[list[Tensor]] = [[] for _ in groups]
+        items = [_turns(prompts) for prompts in groups]
+        states = [list[Tensor]([torch.empty(0)]) * len(prompts) for prompts in groups]
         longest = [max(len(prompt.ids) for prompt in prompts) for prompts in groups]
         for batch in length_batches(longest, self.batch_tokens):
             for start in range(0, len(batch), self._rows):
                 chosen = batch[start : start + self._rows]
-                for at, found in self._run([items[index] for index in chosen]):
-                    states[chosen[at]].append(found)
+                for row, turn, found_SC in self._run([items[index] for index in chosen]):
+                    states[chosen[row]][turn.place] = found_SC
         return states
 
     def logits(self, hidden_SC: Tensor) -> Iterator[Tensor]:
@@ -78,24 +94,30 @@ class PromptStates:
             with threads_beside(decoder), torch.inference_mode():
                 yield decoder.logits(part_SC)
 
-    def _run(self, items: Sequence[_Item]) -> Iterator[tuple[int, Tensor]]:
-        """(item, hidden states of its next prompt): the items' first prompts, then their second ones, …"""
+    def _run(self, items: Sequence[Sequence[_Turn]]) -> Iterator[tuple[int, _Turn, Tensor]]:
+        """(row, turn, hidden states): the first prompts of all items at once, then their second ones, …"""
         decoder = self._decoders.best()
-        for turn in range(max(len(item.prompts) for item in items)):
-            running = [(row, item) for row, item in enumerate(items) if turn < len(item.prompts)]
-            spans = []
-            for row, item in running:
-                ids, start = item.prompts[turn].ids, item.shared if turn else 0
-                stop = item.prompts[turn].end - 1  # the last scored token is read, not run
-                spans.append(Span(row, start, ids[start:stop], ids[start - 1] if start else 0))
+        for number in range(max(map(len, items))):
+            running = [(row, turns[number]) for row, turns in enumerate(items) if number < len(turns)]
+            starts = accumulate((len(turn.tokens) for _, turn in running), initial=0)
+            read = [turn.read(at) for at, (_, turn) in zip(starts, running, strict=False)]
+            spans = [turn.span(row) for row, turn in running]
             with threads_beside(decoder):
-                hidden_TC = decoder.hidden_of(spans)
-            at = 0
-            for (row, item), span in zip(running, spans, strict=True):
-                prompt = item.prompts[turn]
-                first = at + prompt.start - 1 - span.start
-                yield row, hidden_TC[first : first + prompt.end - prompt.start].clone()
-                at += len(span.tokens)
+                hidden_SC = decoder.hidden_of(spans, [place for places in read for place in places])
+            for (row, turn), found_SC in zip(running, hidden_SC.split([len(r) for r in read]), strict=True):
+                yield row, turn, found_SC
+
+
+def _turns(prompts: Sequence[PromptRow]) -> list[_Turn]:
+    """The prompts of an item in alphabetical order, so that neighbours have long common prefixes."""
+    order = sorted(range(len(prompts)), key=lambda place: prompts[place].ids)
+    turns = [_Turn(order[0], prompts[order[0]], 0)]
+    for before, place in pairwise(order):
+        prompt, ran = prompts[place], prompts[before].end - 1
+        # All positions that are read run.
+        common = common_prefix([prompts[before].ids, prompt.ids])
+        turns.append(_Turn(place, prompt, min(common, ran, prompt.start - 1)))
+    return turns
 
 
 def common_prefix(texts: Sequence[list[int]]) -> int:
@@ -103,8 +125,3 @@ def common_prefix(texts: Sequence[list[int]]) -> int:
     first, last = min(texts), max(texts)
     differing = (at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     return next(differing, len(first))
-
-
-def _shared(prompts: Sequence[PromptRow]) -> int:
-    """How many first tokens need not run again: they are common, and all positions read come after them."""
-    return min(common_prefix([prompt.ids for prompt in prompts]), *(prompt.start - 1 for prompt in prompts))

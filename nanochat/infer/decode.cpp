@@ -478,13 +478,15 @@ void start(int32_t threads) { team = new Team(threads); }
 
 int64_t work_floats(const Model* m, int64_t n) { return Work(*m, n, nullptr).floats; }
 
-// Write the keys and values of n tokens to the cache, and their hidden states (n, C). A token sees the tokens of its
-// cache row up to itself, those of this batch included. `previous`: the id before each token; unused at position 0.
+// Write the keys and values of n tokens to the cache, and the hidden states (wanted, C) of those in `which`, ascending.
+// A token sees the tokens of its cache row up to itself, those of this batch included. `previous`: the id before each
+// token; unused at position 0. Of the last layer, the other tokens need keys and values only.
 void hidden_states(const Model* model, int64_t n, const int64_t* ids, const int64_t* previous, const int64_t* rows,
-                   const int64_t* positions, float* work_space, float* hidden) {
+                   const int64_t* positions, int64_t wanted, const int64_t* which, float* work_space, float* hidden) {
   const Model& m = *model;
   const int C = m.width, H = m.heads, K = m.kv_heads, D = m.head_dim, U = m.mlp_width;
   const Work w(m, n, work_space);
+  std::vector<int64_t> kept_rows(wanted), kept_positions(wanted);
   std::lock_guard<std::mutex> alone(team->busy);
 
   team->run(n, [&](int64_t t) {
@@ -514,6 +516,14 @@ void hidden_states(const Model* model, int64_t n, const int64_t* ids, const int6
       for (int i = 0; i < D; i += LANES)
         store(layer.values + slot + i, embedding ? load(v + i) + load(embedding + i) * gate : load(v + i));
     });
+    if (at + 1 == m.n_layer && wanted < n) {
+      for (int64_t t = 0; t < wanted; t++) {
+        kept_rows[t] = rows[which[t]], kept_positions[t] = positions[which[t]];
+        for (float* table : {w.x, w.x0, w.middle}) std::copy_n(table + which[t] * C, C, table + t * C);
+        std::copy_n(w.qkv + which[t] * w.qkv_stride, w.qkv_stride, w.qkv + t * w.qkv_stride);
+      }
+      n = wanted, rows = kept_rows.data(), positions = kept_positions.data();
+    }
     team->run(n * H, [&](int64_t item) {
       const int64_t t = item / H, h = item % H, first = std::max<int64_t>(0, positions[t] + 1 - layer.window);
       const int64_t slot = ((rows[t] * K + h * K / H) * m.slots + first) * D;

@@ -1,6 +1,6 @@
 """What the engine asks of a decoder: run tokens of several rows on the cache, and give logits.
 
-Shapes: N spans, T tokens, C model width, V vocabulary.
+Shapes: N spans, W wanted tokens, C model width, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,8 +41,8 @@ class Decoder(Protocol):
         """
         ...
 
-    def hidden_of(self, spans: Sequence[Span]) -> Tensor:
-        """As `run`, but the hidden states of all tokens, span after span, (T, C)."""
+    def hidden_of(self, spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
+        """As `run`, but the hidden states (W, C) of the wanted tokens: ascending places among all, span after span."""
         ...
 
     def logits(self, hidden_NC: Tensor) -> Tensor:

@@ -105,9 +105,9 @@ class GraphDecoder:
         self._captured[rows, slots] = _Captured(static_3N, replay, hidden_NC)
         return self._captured[rows, slots]
 
-    def hidden_of(self, spans: Sequence[Span]) -> Tensor:
+    def hidden_of(self, spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """See Decoder."""
-        return self._plain.hidden_of(spans)
+        return self._plain.hidden_of(spans, wanted)
 
     def logits(self, hidden_NC: Tensor) -> Tensor:
         """See Decoder."""

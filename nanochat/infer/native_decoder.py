@@ -2,11 +2,12 @@
 
 Attention reads only the slots that a token sees, each weight is read once for six tokens, and nothing is dispatched
 operator by operator. A token's result does not depend on the rest of the batch, bit for bit.
-Shapes: N spans or T tokens, C model width, O outputs and I inputs of a matrix, P panels, V vocabulary.
+Shapes: N spans or T tokens, W wanted tokens, C model width, O outputs and I inputs of a matrix, P panels, V vocabulary.
 """
 
 import ctypes
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -110,14 +111,9 @@ class NativeDecoder:
 
     def run(self, spans: Sequence[Span]) -> Tensor:
         """See Decoder."""
-        hidden_TC = self.hidden_of(spans)
-        last, at = [], -1
-        for span in spans:
-            at += len(span.tokens)
-            last.append(at)
-        return hidden_TC if len(last) == len(hidden_TC) else hidden_TC[last]
+        return self.hidden_of(spans, [end - 1 for end in accumulate(len(span.tokens) for span in spans)])
 
-    def hidden_of(self, spans: Sequence[Span]) -> Tensor:
+    def hidden_of(self, spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """See Decoder."""
         ids = [token for span in spans for token in span.tokens]
         previous = [token for span in spans for token in (span.previous, *span.tokens[:-1])]
@@ -127,11 +123,16 @@ class NativeDecoder:
         count = len(ids)
         columns_4T = torch.tensor([ids, previous, rows, positions])
         work = torch.empty(self._library.work_floats(ctypes.byref(self._model), count))
-        hidden_TC = torch.empty(count, self._config.n_embd)
+        wanted_W = torch.tensor(wanted)
+        hidden_WC = torch.empty(len(wanted), self._config.n_embd)
         self._library.hidden_states(
-            ctypes.byref(self._model), count, *map(_address, columns_4T), _address(work), _address(hidden_TC)
+            ctypes.byref(self._model),
+            count,
+            *map(_address, columns_4T),
+            len(wanted),
+            *map(_address, (wanted_W, work, hidden_WC)),
         )
-        return hidden_TC
+        return hidden_WC
 
     def logits(self, hidden_NC: Tensor) -> Tensor:
         """Soft-capped logits (N, V), fp32."""
@@ -165,7 +166,8 @@ def declare(library: ctypes.CDLL) -> None:
     pointer, size, model = ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(_Model)
     library.start.argtypes, library.start.restype = [ctypes.c_int32], None
     library.work_floats.argtypes, library.work_floats.restype = [model, size], size
-    library.hidden_states.argtypes, library.hidden_states.restype = [model, size, *[pointer] * 6], None
+    library.hidden_states.argtypes = [model, size, *[pointer] * 4, size, *[pointer] * 3]
+    library.hidden_states.restype = None
     library.logits.argtypes, library.logits.restype = [model, size, pointer, pointer], None
     library.choose.argtypes = [size, size, size, pointer, ctypes.POINTER(_Choice), pointer]
     library.choose.restype = None

@@ -158,6 +158,6 @@ def _try(library: ctypes.CDLL) -> None:
         ids = [7 * at % 80 for at in range(20)]
         expected = model.eval().logits(model(torch.tensor([ids])))[0]
         decoder = NativeDecoder(model, RowCache(config, 1, 32, torch.device("cpu"), torch.float32), library)
-        actual = decoder.logits(decoder.hidden_of([Span(0, 0, ids, 0)]))
+        actual = decoder.logits(decoder.hidden_of([Span(0, 0, ids, 0)], range(len(ids))))
     difference = (actual - expected).abs().max().item()
     assert difference < _TOLERANCE, f"its logits differ from PyTorch's by {difference:.1e}"

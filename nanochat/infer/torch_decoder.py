@@ -87,11 +87,12 @@ class TorchDecoder:
             hidden_NC[several] = hidden_NTC[torch.arange(len(several), device=self.device), last_N]
         return hidden_NC
 
-    def hidden_of(self, spans: Sequence[Span]) -> Tensor:
+    def hidden_of(self, spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """See Decoder. The spans run padded to the longest."""
         hidden_NTC = self._run_several(spans)
         lengths_N1 = torch.tensor([[len(span.tokens)] for span in spans], device=self.device)
-        return hidden_NTC[torch.arange(hidden_NTC.size(1), device=self.device) < lengths_N1]
+        hidden_TC = hidden_NTC[torch.arange(hidden_NTC.size(1), device=self.device) < lengths_N1]
+        return hidden_TC[torch.tensor(wanted, device=self.device)]
 
     def _run_single(self, spans: Sequence[Span]) -> Tensor:
         """Spans of one token each, by row. Rows between them are padding."""

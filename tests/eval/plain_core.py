@@ -60,13 +60,16 @@ class PlainCore:
         return [(text, max(1, min(start, len(text) - 1))) for text, start in zip(texts, starts, strict=True)]
 
 
-def read(model, prompt: tuple[list[int], int], context: int) -> tuple[float, list[int], list[int]]:
-    """(mean nats, the model's choices, the wanted tokens) of one prompt's scored positions."""
+def read(
+    model, prompt: tuple[list[int], int], context: int, whole: bool = False
+) -> tuple[float, list[int], list[int]]:
+    """(mean nats, the model's choices, the wanted tokens) of one prompt's scored positions; `whole`: with all logits."""
     ids, start = prompt
     scored = min(len(ids) - start, context - 1)
     ids = ids[-context:]
     with torch.no_grad():
-        logits = model.logits(model(torch.tensor([ids[:-1]])))[0, -scored:]
+        hidden = model(torch.tensor([ids[:-1]]))[0]
+        logits = model.logits(hidden if whole else hidden[-scored:])[-scored:]
     wanted = torch.tensor(ids[-scored:])
     nats = F.cross_entropy(logits, wanted, reduction="none").double().mean().item()
     return nats, logits.argmax(-1).tolist(), wanted.tolist()

@@ -192,6 +192,8 @@ def test_prompts_are_scored_as_if_alone(model):
         rows = [start + end for end in ends]
         scored = [rng.randrange(max(1, len(start)), len(row)) for row in rows]
         groups.append([PromptRow(row, at, len(row)) for row, at in zip(rows, scored, strict=True)])
+    ids = list(range(40, 52))  # one prompt begins another, and is there twice
+    groups.append([PromptRow(ids[:8], 5, 8), PromptRow(ids, 9, 12), PromptRow(ids[:8], 5, 8)])
     for batch_tokens in (1, 10_000):
         for group, scores in zip(
             groups, score_groups(PromptStates(model, batch_tokens), groups), strict=True

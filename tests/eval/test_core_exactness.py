@@ -37,10 +37,10 @@ def test_every_answer_is_that_of_the_plain_definition(shared_data):
     tasks = load_bundle(bundle)
     assert len(tasks) == 14
     texts = (str(item) for task in tasks for item in task.items[:300])
-    tokenizer = train_tokenizer(texts, 2048, max_chars=2_000_000)
+    tokenizer = train_tokenizer(texts, 8192, max_chars=2_000_000)
     plain = PlainCore(bundle, tokenizer.bos, tokenizer.encode)
     models = [model_of(tokenizer.vocab_size, seed) for seed in (0, 1)]
-    states = [PromptStates(model, 8192) for model in models]
+    states = [PromptStates(model, 4096) for model in models]
     compared = 0
     for task in tasks:
         items, kind = plain.items(task.label), plain.entries[task.label]["icl_task_type"]

@@ -73,7 +73,8 @@ def span(ids: list[int], row: int, start: int, stop: int) -> Span:
 
 
 def logits(decoder: NativeDecoder, spans: list[Span]) -> Iterator[torch.Tensor]:
-    yield from decoder.logits(decoder.hidden_of(spans)).split([len(one.tokens) for one in spans])
+    lengths = [len(one.tokens) for one in spans]
+    yield from decoder.logits(decoder.hidden_of(spans, range(sum(lengths)))).split(lengths)
 
 
 @pytest.mark.parametrize("change", SIZES)
@@ -264,3 +265,18 @@ def test_a_process_that_ends_at_once_leaves_the_library_for_the_next(tmp_path):
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert compiling(tmp_path).get() is not None
+
+
+@pytest.mark.parametrize("change", SIZES)
+def test_the_hidden_states_of_some_tokens_are_those_among_all(new_model, large_config, decode, change):
+    """And their last layer's keys and values are there for the tokens that follow."""
+    model = new_model(replace(large_config, **SIZES[change]))
+    ids = [7 * at % 80 for at in range(40)]
+    whole, some = decode(model), decode(model)
+    spans = [span(ids, 0, 0, 20), span(ids, 1, 0, 9), span(ids, 2, 0, 1)]
+    wanted = [0, 3, 19, 20, 28]
+    expected = whole.hidden_of(spans, range(30))
+    assert torch.equal(some.hidden_of(spans, wanted), expected[wanted])
+    following = [span(ids, 0, 20, 40), span(ids, 1, 9, 12)]
+    for one, other in zip(logits(whole, following), logits(some, following), strict=True):
+        assert torch.equal(one, other)
