@@ -19,9 +19,10 @@ def _checked(name: str, what: str) -> str:
 
 @dataclass(frozen=True)
 class Paths:
-    """The location of every artefact below one base directory."""
+    """The location of every artefact below one base directory, but for a user's own task data."""
 
     base: Path
+    own_task_data: Path | None = None
 
     def data(self, dataset: str) -> Path:
         """The parquet shards of a dataset."""
@@ -63,10 +64,14 @@ class Paths:
         """The unpacked CORE evaluation bundle."""
         return self.base / "eval_bundle"
 
+    def own_bundle(self, sha256: str) -> Path:
+        """The unpacked archive of a user's own CORE bundle; safe to delete."""
+        return self.base / "bundles" / sha256[:16]
+
     @property
     def task_data(self) -> Path:
         """Copies of hub datasets for tasks and mixtures."""
-        return self.base / "task_data"
+        return self.own_task_data or self.base / "task_data"
 
     @property
     def identity(self) -> Path:

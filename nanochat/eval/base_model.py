@@ -10,7 +10,7 @@ from nanochat.config import from_json, to_json
 from nanochat.console import say, table
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.bpb import BpbResult, bits_per_byte, first_documents
-from nanochat.eval.bundle import fetch_bundle
+from nanochat.eval.bundle_files import fetch_bundle, own_bundle
 from nanochat.eval.core import GPT2_CORE, CoreResult, evaluate_core
 from nanochat.eval.kept import kept_beside, sha256_of_values
 from nanochat.eval.options import require_positive
@@ -49,6 +49,8 @@ class EvalBaseConfig:
     """Tokens per window; default: the model's context."""
     core: Literal["auto", "on", "off"] = "auto"
     """CORE: auto runs it if its bundle is present, on downloads the bundle."""
+    bundle: str | None = None
+    """Another bundle for CORE: a folder, or a zip archive of one."""
     max_per_task: int | None = None
     """Items per CORE task; default: all."""
     batch_tokens: int | None = None
@@ -178,6 +180,8 @@ def _source(config: EvalBaseConfig, checkpoint: OpenCheckpoint) -> TextSource:
 
 def _bundle(config: EvalBaseConfig, runtime: Runtime) -> Path | None:
     """The CORE bundle's directory, or None if CORE is off or the bundle is missing."""
+    if config.bundle is not None and config.core != "off":
+        return own_bundle(Path(config.bundle).expanduser(), runtime.paths)
     if config.core == "on":
         return fetch_bundle(runtime.paths)
     there = config.core == "auto" and runtime.paths.eval_bundle.is_dir()

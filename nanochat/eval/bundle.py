@@ -1,4 +1,4 @@
-"""The CORE bundle: reads and downloads the tasks' questions.
+"""Reads the questions of a CORE bundle, which is data from outside (bundle_files.py has the download).
 
 A bundle is a directory of `core.yaml` (the tasks), `eval_meta_data.csv` (the score of guessing on each, in percent)
 and `eval_data/**.jsonl`:
@@ -12,9 +12,6 @@ import csv
 import io
 import math
 import random
-import shutil
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from os.path import realpath
@@ -25,10 +22,6 @@ import yaml
 
 from nanochat.atomic import sha256_of
 from nanochat.config import from_json, parse_json
-from nanochat.hub import fetch_url
-from nanochat.paths import Paths
-
-BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 
 CORE_TASKS = (
     "hellaswag_zeroshot",
@@ -211,28 +204,3 @@ def _is_item(item: Any, kind: CoreKind) -> bool:
     return all(isinstance(option, str) for option in options) and (
         "gold" not in wanted or 0 <= item["gold"] < len(options)
     )
-
-
-def fetch_bundle(paths: Paths, url: str = BUNDLE_URL) -> Path:
-    """`paths.eval_bundle`, downloaded and unpacked if missing. Raises EnvironmentFault if that fails."""
-    bundle = paths.eval_bundle
-    if not bundle.is_dir():
-        archive = fetch_url(url, paths.base / "eval_bundle.zip", check=_check_zip)
-        with tempfile.TemporaryDirectory(dir=paths.base) as folder:
-            with zipfile.ZipFile(archive) as file:
-                file.extractall(folder)
-            [core] = Path(folder).rglob("core.yaml")
-            shutil.move(core.parent, bundle)
-        archive.unlink()
-    return bundle
-
-
-def _check_zip(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-            whole = any(Path(name).name == "core.yaml" for name in file.namelist())
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"it is not a zip archive: {error}") from None
-    if damaged or not whole:
-        raise ValueError(f"{damaged} in it is damaged" if damaged else "there is no core.yaml in it")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
@@ -40,6 +41,8 @@ class EvalChatConfig:
     """Which checkpoint; default: the newest."""
     suite: str = "builtin"
     """Suites (builtin, chatcore) and tasks, separated by commas."""
+    data_dir: str | None = None
+    """Folder of the tasks' data as on the hub (OWNER/NAME/CONFIG/SPLIT/*.parquet); missing data is downloaded there."""
     max_items: int | None = None
     """Items per task; default: all."""
     max_rows: int | None = None
@@ -89,6 +92,8 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
     """Run the stage. Raises ValueError for an unknown run or task, EnvironmentFault if no task is available."""
     began = time.monotonic()
     names = task_names(config.suite)
+    if config.data_dir is not None:
+        runtime = _with_data(runtime, Path(config.data_dir).expanduser().absolute())
     checkpoint = open_checkpoint(config.model_tag, runtime, config.step)
     name = checkpoint.directory.resolve().name
     metrics_path = runtime.paths.metrics(name)
@@ -130,6 +135,12 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
         metrics.log(DoneRow(step=result.step, wall_s=time.monotonic() - began))
     _show(result)
     return result
+
+
+def _with_data(runtime: Runtime, folder: Path) -> Runtime:
+    if not folder.is_dir():
+        raise ValueError(f"--data-dir {folder} is not a folder")
+    return replace(runtime, paths=replace(runtime.paths, own_task_data=folder))
 
 
 def _answer(

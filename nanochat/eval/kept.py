@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from nanochat.runtime import Runtime
 SCORER_VERSION = 1
 """A new number for every change that may alter a result: results of other versions are computed again."""
 
+_MOST_OF_A_NAME = 80
 T = TypeVar("T")
 
 
@@ -151,7 +153,8 @@ def kept_beside(checkpoint: OpenCheckpoint, runtime: Runtime, *, fresh: bool) ->
 def file_name(name: str, key: ResultKey) -> str:
     """A file's name: readable, and different for each key."""
     digest = hashlib.sha256(_text(key).encode()).hexdigest()
-    return f"{name}-{digest[:12]}.json"
+    printable = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_MOST_OF_A_NAME]  # a bundle's labels come from outside
+    return f"{printable}-{digest[:12]}.json"
 
 
 def read_result(path: Path, key: ResultKey | None, kind: type[T]) -> T | None:

@@ -63,7 +63,7 @@ class PlainCore:
 def read(
     model, prompt: tuple[list[int], int], context: int, whole: bool = False
 ) -> tuple[float, list[int], list[int]]:
-    """(mean nats, the model's choices, the wanted tokens) of one prompt's scored positions; `whole`: with all logits."""
+    """(mean nats, the model's choices, the wanted tokens) of a prompt's scored positions; `whole`: with all logits."""
     ids, start = prompt
     scored = min(len(ids) - start, context - 1)
     ids = ids[-context:]

@@ -60,6 +60,16 @@ def test_core_is_taken_when_the_bundle_is_there(checkpoint, runtime, shared_data
     assert run(replace(CONFIG, core="off"), runtime).core is None
 
 
+def test_a_bundle_of_one_s_own(checkpoint, runtime, shared_data, tmp_path):
+    link = tmp_path / "mine"
+    link.symlink_to(shared_data / "eval_bundle")
+    result = run(replace(CONFIG, bundle=str(link), max_per_task=1, max_bytes=100), runtime)
+    assert result.core is not None
+    assert result.core.standard_error > 0
+    with pytest.raises(ValueError, match=r"^no CORE bundle at [^\n]+nowhere: name a folder[^\n]+$"):
+        run(replace(CONFIG, bundle=str(tmp_path / "nowhere")), runtime)
+
+
 def test_another_dataset_and_a_shorter_context(checkpoint, runtime, tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"body": f"Another text, {name}. " * 9}) + "\n")

@@ -7,8 +7,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
+from nanochat.atomic import sha256_of
 from nanochat.errors import EnvironmentFault
-from nanochat.eval.bundle import CORE_TASKS, fetch_bundle, load_bundle
+from nanochat.eval.bundle import CORE_TASKS, load_bundle
+from nanochat.eval.bundle_files import fetch_bundle, own_bundle
 from nanochat.paths import default_paths
 
 
@@ -153,3 +155,55 @@ def test_a_link_out_of_the_bundle_is_refused(make_bundle, tmp_path):
 def test_a_bundle_may_itself_be_a_link(make_bundle, tmp_path):
     (tmp_path / "linked").symlink_to(make_bundle())
     assert [task.label for task in load_bundle(tmp_path / "linked")] == ["birds"]
+
+
+def archive_of(folder, path, *, prefix="some/bundle"):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.rglob("*"):
+            archive.write(file, f"{prefix}/{file.relative_to(folder)}")
+    return path
+
+
+def test_an_archive_of_one_s_own_is_unpacked_once(make_bundle, tmp_path, capsys):
+    archive = archive_of(make_bundle(), tmp_path / "mine.zip")
+    folder = own_bundle(archive, default_paths())
+    assert [task.label for task in load_bundle(folder)] == ["birds"]
+    shown = capsys.readouterr().err
+    assert f"mine.zip: sha256 {sha256_of(archive)} (unpinned" in shown
+    assert own_bundle(archive, default_paths()) == folder
+    assert capsys.readouterr().err == ""
+    assert own_bundle(tmp_path / "bundle", default_paths()) == tmp_path / "bundle"
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (
+            ["a/core.yaml", "b/core.yaml"],
+            "a bundle has one core.yaml, and it has 2 of them (a/core.yaml, b/core.yaml)",
+        ),
+        (["a/other.yaml"], "a bundle has one core.yaml, and it has none"),
+        (None, "it is not a zip archive"),
+    ],
+)
+def test_an_archive_that_is_no_bundle_leaves_nothing_behind(tmp_path, names, line):
+    path = tmp_path / "odd.zip"
+    if names is None:
+        path.write_bytes(b"PK\x03\x04 and nothing else")
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, "icl_tasks: []")
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        own_bundle(path, default_paths())
+    assert str(error.value).startswith(f"{path}: {line}")
+    assert not (default_paths().base / "bundles").exists()
+
+
+def test_an_archive_cannot_write_outside_its_folder(make_bundle, tmp_path):
+    archive = archive_of(make_bundle(), tmp_path / "evil.zip")
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("../../../evil.txt", "out")
+        file.writestr("/evil.txt", "out")
+    own_bundle(archive, default_paths())
+    assert not [path for path in tmp_path.rglob("evil.txt") if "bundles" not in path.parts]

@@ -76,6 +76,15 @@ def test_real_tasks(checkpoint, runtime, shared_data):
     assert any(task.too_long for task in result.tasks)
 
 
+def test_data_of_one_s_own_folder(checkpoint, runtime, shared_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = run(replace(CONFIG, suite="mmlu", data_dir=str(shared_data / "hub")), runtime)
+    assert [(task.name, task.n) for task in result.tasks] == [("mmlu", 5)]
+    assert not runtime.paths.task_data.exists()
+    with pytest.raises(ValueError, match=r"^--data-dir [^\n]+nowhere is not a folder$"):
+        run(replace(CONFIG, data_dir=str(tmp_path / "nowhere")), runtime)
+
+
 def test_chatcore_needs_all_of_its_tasks():
     results = [TaskResult(name, 0.5, HALF, 10, 0.0, 0, ()) for name in SUITES["chatcore"]]
     assert chatcore([*results, TaskResult("builtin-facts", 1.0, HALF, 10, 0.0, 0, ())]) == 0.5

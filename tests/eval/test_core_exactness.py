@@ -1,4 +1,9 @@
-"""Every answer on the real tasks is that of the plain definition: 14 tasks, up to 300 items each."""
+"""Every answer on the real tasks is that of the plain definition: 14 tasks, two models, two contexts.
+
+NANOCHAT_CORE_ITEMS=300 compares more items per task, in minutes.
+"""
+
+import os
 
 import pytest
 import torch
@@ -13,7 +18,7 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.tokenizer.bpe import train_tokenizer
 from tests.eval.plain_core import PlainCore, prediction, read
 
-ITEMS = 300
+ITEMS = int(os.environ.get("NANOCHAT_CORE_ITEMS", "60"))
 FITS, SHORT = 4096, 192
 """A context that no prompt exceeds, and one that most do."""
 

@@ -47,6 +47,12 @@ def test_a_result_is_computed_once_for_each_thing_it_depends_on(tmp_path):
             kept.get(*arguments, never)
 
 
+def test_a_name_from_outside_stays_in_the_folder(tmp_path):
+    for name in ("../../out", "/tmp/out", "a" * 999, "\0", ""):
+        folder_of(tmp_path).get(name, "a" * 64, {}, TaskRecord, lambda: RECORD)
+    assert len(list(kept_results(tmp_path, 3).iterdir())) == 5
+
+
 def test_another_version_of_the_scorer_computes_again(tmp_path, monkeypatch):
     arguments = ("birds", "a" * 64, {}, TaskRecord)
     folder_of(tmp_path).get(*arguments, lambda: RECORD)
