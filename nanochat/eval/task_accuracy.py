@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from nanochat.console import ProgressBar, progress
-from nanochat.eval.batching import length_batches, pad_right
+from nanochat.eval.batching import ahead
 from nanochat.eval.intervals import Interval, accuracy_interval
 from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord, sha256_of_values
+from nanochat.eval.prompt_states import PromptRow, PromptStates
 from nanochat.eval.subject import Subject
 from nanochat.infer.request import Completion
 from nanochat.infer.sampler import SamplingParams
@@ -18,6 +19,7 @@ from nanochat.tokenizer.chat_format import parse_reply, render_prompt
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 KEPT_FAILURES = 3
+_CHOSEN_AT_ONCE = 128  # items whose prompts are in memory together, sorted by length
 _GENERATED_AT_ONCE = 256  # items per update of the progress bar
 
 
@@ -68,7 +70,6 @@ class _Asker:
     """The model and what it needs to answer items."""
 
     subject: Subject
-    device: torch.device
     batch_tokens: int
 
 
@@ -92,7 +93,7 @@ def evaluate_task(
         batch_tokens: the most tokens per forward pass of a multiple-choice task.
     """
     chosen = _spread(len(items), max_items)
-    asker = _Asker(subject, runtime.device, batch_tokens)
+    asker = _Asker(subject, batch_tokens)
     record = kept.get(
         task.name,
         sha256_of_values(items[index] for index in chosen),
@@ -154,26 +155,24 @@ def _spread(count: int, limit: int | None) -> list[int]:
     return [i * count // n for i in range(n)]
 
 
-@torch.inference_mode()
 def _choose(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) -> list[Answer]:
     """The letter with the highest logit after the prompt; prompts that are too long are truncated from the left."""
-    model, tokenizer = asker.subject.model, asker.subject.tokenizer
-    max_seq_len = model.config.max_seq_len
-    whole = [render_prompt(tokenizer, item.messages) for item in items]
-    prompts = [p if len(p) <= max_seq_len else [p[0], *p[len(p) - max_seq_len + 1 :]] for p in whole]
-    answers = [Answer("")] * len(items)
-    done = 0
-    for batch in length_batches([len(prompt) for prompt in prompts], asker.batch_tokens):
-        hidden_BTC = model(pad_right([prompts[i] for i in batch], 0, asker.device))
-        last_B = torch.tensor([len(prompts[i]) - 1 for i in batch], device=asker.device)
-        rows_B = torch.arange(len(batch), device=asker.device)
-        logits_BV = model.logits(hidden_BTC[rows_B, last_B]).cpu()
-        for i, logits_V in zip(batch, logits_BV, strict=True):
-            options_O = logits_V[_letter_ids(tokenizer, items[i])].float()
-            letter = items[i].choices[int(options_O.argmax())]
-            answers[i] = Answer(letter, tuple(options_O.tolist()), len(whole[i]) > max_seq_len)
-        done += len(batch)
-        bar.update(done)
+    tokenizer, max_seq_len = asker.subject.tokenizer, asker.subject.config.max_seq_len
+    states = PromptStates(asker.subject.model, asker.batch_tokens)
+    answers: list[Answer] = []
+    chunks = [items[start : start + _CHOSEN_AT_ONCE] for start in range(0, len(items), _CHOSEN_AT_ONCE)]
+    made = ahead([render_prompt(tokenizer, item.messages) for item in chunk] for chunk in chunks)
+    for chunk, whole in zip(chunks, made, strict=True):
+        prompts = [p if len(p) <= max_seq_len else [p[0], *p[len(p) - max_seq_len + 1 :]] for p in whole]
+        # The only position to read is the last token's, so that a letter after it is what is scored.
+        groups = [[PromptRow([*ids, 0], len(ids), len(ids) + 1)] for ids in prompts]
+        hidden_BC = torch.cat([own[0] for own in states.before_scored(groups)])
+        logits_BV = torch.cat([part_BV.cpu() for part_BV in states.logits(hidden_BC)])
+        for item, ids, logits_V in zip(chunk, whole, logits_BV, strict=True):
+            options_O = logits_V[_letter_ids(tokenizer, item)]
+            letter = item.choices[int(options_O.argmax())]
+            answers.append(Answer(letter, tuple(options_O.tolist()), len(ids) > max_seq_len))
+        bar.update(len(answers))
     return answers
 
 
