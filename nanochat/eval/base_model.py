@@ -1,7 +1,9 @@
 """`nanochat eval base`: bits per byte on training and validation text, samples, and CORE."""
 
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +24,9 @@ from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, EvalRow, SampleRow, TasksRow
 from nanochat.runtime import Runtime
-from nanochat.text.datasets import Dataset, Split, TextSource, documents
-from nanochat.text.readers import TEXT_COLUMN
+from nanochat.text.datasets import Dataset, TextSource, documents
+from nanochat.text.own_files import find_files
+from nanochat.text.readers import TEXT_COLUMN, read_documents
 from nanochat.text.shared_dataset import open_shared
 
 STAGE = "eval-base"
@@ -43,8 +46,10 @@ class EvalBaseConfig:
     """The parquet column or jsonl field that holds the text."""
     val_path: str | None = None
     """Validation text; default: what the dataset holds out."""
+    bpb: tuple[str, ...] = ()
+    """More texts to score: files, folders or patterns."""
     max_bytes: int = 500_000
-    """Bytes of text to score per split, from its first documents."""
+    """Bytes to score of each split and text, from its first documents."""
     max_seq_len: int | None = None
     """Tokens per window; default: the model's context."""
     core: Literal["auto", "on", "off"] = "auto"
@@ -67,6 +72,14 @@ class EvalBaseConfig:
 
 
 @dataclass(frozen=True)
+class TextScore:
+    """The bits per byte of a text named with --bpb."""
+
+    name: str
+    score: BpbResult
+
+
+@dataclass(frozen=True)
 class EvalBaseResult:
     """`core` is None if CORE was not requested or its bundle is missing; `answers` is the folder of all answers."""
 
@@ -75,6 +88,7 @@ class EvalBaseResult:
     dataset: str
     train: BpbResult
     val: BpbResult
+    texts: tuple[TextScore, ...]
     samples: tuple[Sample, ...]
     core: CoreResult | None
     answers: str
@@ -91,10 +105,11 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
         )
     metrics_path = runtime.paths.metrics(checkpoint.directory.resolve().name)
     dataset = open_shared(_source(config, checkpoint), runtime.paths, runtime.processes)
+    files = {name: find_files(name) for name in config.bpb}
     with runtime.processes.together("fetching the CORE bundle"):
         if runtime.is_main:
             _bundle(config, runtime)
-    result = _evaluate(config, checkpoint, dataset, runtime)
+    result = _evaluate(config, checkpoint, dataset, files, runtime)
     with open_metrics(
         metrics_path,
         STAGE,
@@ -111,16 +126,22 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
 
 
 def _evaluate(
-    config: EvalBaseConfig, checkpoint: OpenCheckpoint, dataset: Dataset, runtime: Runtime
+    config: EvalBaseConfig,
+    checkpoint: OpenCheckpoint,
+    dataset: Dataset,
+    files: Mapping[str, Sequence[Path]],
+    runtime: Runtime,
 ) -> EvalBaseResult:
     subject = subject_of(checkpoint, runtime)
     kept = kept_beside(checkpoint, runtime, fresh=config.fresh)
     batch_tokens = config.batch_tokens or BATCH_TOKENS[runtime.device.type]
     max_seq_len = config.max_seq_len or checkpoint.config.max_seq_len
 
-    def bpb(split: Split) -> BpbResult:
+    def bpb(name: str, source: Iterable[str]) -> BpbResult:
         with runtime.processes.together("reading the text"):
-            texts = first_documents(documents(dataset, split), config.max_bytes)
+            texts = first_documents(source, config.max_bytes)
+        digest = sha256_of_values(texts)
+        runtime.processes.same(f"the text of {name}", digest)
 
         def score() -> BpbResult:
             return bits_per_byte(
@@ -133,7 +154,10 @@ def _evaluate(
             )
 
         settings = {"max_seq_len": max_seq_len}
-        return kept.get(f"bpb-{split}", sha256_of_values(texts), settings, BpbResult, score)
+        return kept.get(f"bpb-{Path(name).name}", digest, settings, BpbResult, score)
+
+    def read(paths: Sequence[Path]) -> Iterable[str]:
+        return chain.from_iterable(read_documents(path, config.text_column) for path in paths)
 
     def core() -> CoreResult | None:
         bundle = _bundle(config, runtime)
@@ -150,8 +174,9 @@ def _evaluate(
         model_tag=checkpoint.directory.resolve().name,
         step=checkpoint.step,
         dataset=dataset.name,
-        train=bpb("train"),
-        val=bpb("val"),
+        train=bpb("train", documents(dataset, "train")),
+        val=bpb("val", documents(dataset, "val")),
+        texts=tuple(TextScore(name, bpb(name, read(paths))) for name, paths in files.items()),
         samples=samples.texts,
         core=core(),
         answers=str(kept.folder),
@@ -222,7 +247,11 @@ def _show(result: EvalBaseResult) -> None:
         ("text", "bits per byte", "bytes", "documents"),
         [
             (name, f"{bpb.bpb:.4f}", f"{bpb.bytes:,}", f"{bpb.documents:,}")
-            for name, bpb in (("training", result.train), ("validation", result.val))
+            for name, bpb in (
+                ("training", result.train),
+                ("validation", result.val),
+                *((Path(text.name).name, text.score) for text in result.texts),
+            )
         ],
     )
     core = result.core

@@ -17,8 +17,8 @@ from nanochat.checkpoint.loading import find_run
 from nanochat.console import say, table
 from nanochat.eval.intervals import (
     Interval,
+    Judgement,
     Pairs,
-    Verdict,
     difference_interval,
     mcnemar,
     mean_difference_interval,
@@ -50,7 +50,7 @@ class TaskComparison:
     difference: float
     interval: Interval
     p: float
-    verdict: Verdict
+    verdict: Judgement
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class CompareResult:
     tasks: tuple[TaskComparison, ...]
     mean_difference: float
     interval: Interval
-    verdict: Verdict
+    verdict: Judgement
 
 
 @dataclass(frozen=True)

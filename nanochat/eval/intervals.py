@@ -18,7 +18,7 @@ _Z = 1.959964
 _DRAWS = 10_000
 _SEED = 0
 
-Verdict = Literal["better", "worse", "noise"]
+Judgement = Literal["better", "worse", "noise"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def mcnemar(pairs: Pairs) -> float:
     return min(1.0, 2 * tail / 2**differing)
 
 
-def verdict(difference: Interval, p: float = 0.0) -> Verdict:
+def verdict(difference: Interval, p: float = 0.0) -> Judgement:
     """What a paired difference says: noise unless the interval excludes 0 and p is significant."""
     if p >= 1 - LEVEL or difference.low <= 0 <= difference.high:
         return "noise"

@@ -70,6 +70,23 @@ def test_a_bundle_of_one_s_own(checkpoint, runtime, shared_data, tmp_path):
         run(replace(CONFIG, bundle=str(tmp_path / "nowhere")), runtime)
 
 
+def test_bits_per_byte_of_any_texts(checkpoint, model, tokenizer, runtime, tmp_path, capsys):
+    held_out = tmp_path / "held_out.txt"
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps({"text": f"Text {n}."}) + "\n" for n in range(9)))
+    names = (str(held_out), str(tmp_path / "more.jsonl"))
+    result = run(replace(CONFIG, bpb=names), runtime)
+    assert [text.name for text in result.texts] == list(names)
+    assert result.texts[0].score == result.val
+    expected = bits_per_byte(
+        model, tokenizer, [f"Text {n}." for n in range(9)], runtime, max_seq_len=64, batch_tokens=1
+    )
+    assert result.texts[1].score.bpb == pytest.approx(expected.bpb, rel=1e-6)
+    assert result.texts[1].score.documents == 9
+    assert "more.jsonl" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no file or folder 'nowhere'"):
+        run(replace(CONFIG, bpb=("nowhere",)), runtime)
+
+
 def test_another_dataset_and_a_shorter_context(checkpoint, runtime, tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"body": f"Another text, {name}. " * 9}) + "\n")
