@@ -16,9 +16,10 @@ from nanochat.eval.kept import KeptResults, kept_beside
 from nanochat.eval.options import require_positive
 from nanochat.eval.score_table import ScoreLine, percentages, show_scores
 from nanochat.eval.subject import subject_of
-from nanochat.eval.task_accuracy import TaskResult, evaluate_task
+from nanochat.eval.task_accuracy import Sampling, TaskResult, evaluate_task
 from nanochat.flags import ModelTag, WandbRun
 from nanochat.infer.frozen import WeightsName
+from nanochat.infer.sampler import SamplingParams
 from nanochat.metrics import open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, TasksRow
 from nanochat.runtime import Runtime
@@ -45,6 +46,10 @@ class EvalChatConfig:
     """Folder of the tasks' data as on the hub (OWNER/NAME/CONFIG/SPLIT/*.parquet); missing data is downloaded there."""
     max_items: int | None = None
     """Items per task; default: all."""
+    num_samples: int = 1
+    """Free answers sampled per item, for pass@k; more than one need a temperature."""
+    temperature: float = 0.0
+    """Of free answers; 0: greedy."""
     max_rows: int | None = None
     """Answers generated at once; default: depends on the device."""
     batch_tokens: int | None = None
@@ -61,7 +66,13 @@ class EvalChatConfig:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        require_positive(self, "max_items", "max_rows", "batch_tokens")
+        require_positive(self, "max_items", "num_samples", "max_rows", "batch_tokens")
+        SamplingParams(self.temperature)  # which checks it
+        self.sampling()
+
+    def sampling(self) -> Sampling:
+        """How free answers are sampled. Raises ValueError for samples that would all be equal."""
+        return Sampling(self.num_samples, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -172,6 +183,7 @@ def _answer(
                 kept,
                 max_items=config.max_items,
                 batch_tokens=config.batch_tokens or BATCH_TOKENS[kind],
+                sampling=config.sampling(),
             )
             say(f"{name}: {result.accuracy:.1%} of {result.n:,} ({percentages(result.interval)} %)")
             results.append(result)
@@ -221,6 +233,9 @@ def _show(result: EvalChatResult) -> None:
             )
             reason = repr(_short(failure.reason))[1:-1]  # without the control characters of a traceback
             say(f"  {task.name}: {asked}: expected {expected}, got {said} ({reason})")
+        if task.pass_at:
+            shares = ", ".join(f"pass@{k} {share:.1%}" for k, share in task.pass_at.items())
+            say(f"  {task.name}: {shares}")
         if task.too_long:
             say(f"  {task.name}: {task.too_long:,} prompts are longer than the model's context")
     title = f"{result.model_tag} at step {result.step}: mean centred accuracy {result.mean:.4f}"

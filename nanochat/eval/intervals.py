@@ -116,6 +116,11 @@ def verdict(difference: Interval, p: float = 0.0) -> Judgement:
     return "better" if difference.low > 0 else "worse"
 
 
+def pass_at(k: int, samples: int, right: int) -> float:
+    """The probability that k of these samples, drawn without replacement, hold a right one (arXiv:2107.03374)."""
+    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
 def _differences(pairs: Pairs, rng: np.random.Generator) -> np.ndarray:
     shares = np.array([pairs.only_first, pairs.only_second, pairs.same]) / pairs.n
     counts = rng.multinomial(pairs.n, shares, _DRAWS)

@@ -40,7 +40,7 @@ class ItemRow:
     gold: str
     right: bool
     scores: tuple[float | None, ...]
-    """Of the options: mean nats in CORE, logits in a multiple-choice task. Of a free answer: the check's score."""
+    """Of the options: mean nats in CORE, logits in a multiple-choice task. Of free answers: the check's scores."""
     reason: str = ""
     """What is wrong with a free answer."""
     too_long: bool = False

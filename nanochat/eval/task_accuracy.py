@@ -1,13 +1,17 @@
 """A chat model's accuracy on tasks: multiple choice by one forward pass, free answers by the engine."""
 
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
 
 import torch
 
+from nanochat.config import to_json
 from nanochat.console import ProgressBar, progress
 from nanochat.eval.batching import ahead
-from nanochat.eval.intervals import Interval, accuracy_interval
+from nanochat.eval.intervals import Interval, accuracy_interval, pass_at
 from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord, sha256_of_values
 from nanochat.eval.prompt_states import PromptRow, PromptStates
 from nanochat.eval.subject import Subject
@@ -21,6 +25,23 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 KEPT_FAILURES = 3
 _CHOSEN_AT_ONCE = 128  # items whose prompts are in memory together, sorted by length
 _GENERATED_AT_ONCE = 256  # items per update of the progress bar
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How free answers are sampled: without temperature there is one answer."""
+
+    num_samples: int = 1
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_samples > 1 and self.temperature == 0:
+            raise ValueError(
+                "without temperature all samples are equal: give --temperature 0.8, or one sample"
+            )
+
+
+GREEDY_ANSWER = Sampling()
 
 
 @dataclass(frozen=True)
@@ -44,6 +65,8 @@ class TaskResult:
     baseline: float
     too_long: int
     failures: tuple[Failure, ...]
+    pass_at: dict[int, float] = field(default_factory=dict)
+    """If several answers were sampled: the probability that k of them hold a right one, by k."""
 
     @property
     def right(self) -> int:
@@ -58,9 +81,10 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Answer:
-    """The text of an answer, the option's logits in a multiple-choice task, and whether the prompt was too long."""
+    """An answer's text, further samples, the options' logits, and whether the prompt was too long."""
 
     text: str
+    more: tuple[str, ...] = ()
     logits: tuple[float, ...] = ()
     too_long: bool = False
 
@@ -71,6 +95,7 @@ class _Asker:
 
     subject: Subject
     batch_tokens: int
+    sampling: Sampling
 
 
 def evaluate_task(
@@ -82,6 +107,7 @@ def evaluate_task(
     *,
     max_items: int | None = None,
     batch_tokens: int = 16_384,
+    sampling: Sampling = GREEDY_ANSWER,
 ) -> TaskResult:
     """Score a chat model on a task, split across processes; every process gets the same result.
 
@@ -91,13 +117,19 @@ def evaluate_task(
         kept: where the answers are kept; those of an earlier call are taken from there.
         max_items: the most items, evenly spaced over all.
         batch_tokens: the most tokens per forward pass of a multiple-choice task.
+        sampling: of free answers. Accuracy is that of the first one.
     """
     chosen = _spread(len(items), max_items)
-    asker = _Asker(subject, batch_tokens)
+    asker = _Asker(subject, batch_tokens, sampling)
     record = kept.get(
         task.name,
         sha256_of_values(items[index] for index in chosen),
-        {"kind": task.kind, "max_new_tokens": task.max_new_tokens, "weights": subject.weights},
+        {
+            "kind": task.kind,
+            "max_new_tokens": task.max_new_tokens,
+            "weights": subject.weights,
+            **_SETTINGS[task.kind](sampling),
+        },
         TaskRecord,
         lambda: _score(asker, task, items, chosen, runtime),
     )
@@ -113,7 +145,15 @@ def evaluate_task(
             Failure(str(items[row.index].messages[-1]["content"]), row.gold, row.prediction, row.reason)
             for row in failures
         ),
+        pass_at=_pass_at(record, sampling.num_samples) if task.kind == "generate" else {},
     )
+
+
+def _pass_at(record: TaskRecord, samples: int) -> dict[int, float]:
+    """By k = 1, 2, 4, … up to all samples; none for a single one."""
+    right = [sum(score == 1 for score in row.scores) for row in record.rows]
+    ks = {*(2**n for n in range(samples.bit_length()) if 2**n <= samples), samples}
+    return {k: fmean(pass_at(k, samples, n) for n in right) for k in sorted(ks)} if samples > 1 else {}
 
 
 def _score(
@@ -138,12 +178,13 @@ def _score(
 
 def _row(task: Task, index: int, item: Item, answer: Answer) -> ItemRow:
     score = task.check(item, answer.text)
+    values = (score.value, *(task.check(item, text).value for text in answer.more))
     return ItemRow(
         index,
         answer.text,
         item.answer,
         score.right,
-        answer.logits or (score.value,),
+        answer.logits or values,
         score.reason,
         answer.too_long,
     )
@@ -171,7 +212,7 @@ def _choose(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) 
         for item, ids, logits_V in zip(chunk, whole, logits_BV, strict=True):
             options_O = logits_V[_letter_ids(tokenizer, item)]
             letter = item.choices[int(options_O.argmax())]
-            answers.append(Answer(letter, tuple(options_O.tolist()), len(ids) > max_seq_len))
+            answers.append(Answer(letter, (), tuple(options_O.tolist()), len(ids) > max_seq_len))
         bar.update(len(answers))
     return answers
 
@@ -183,19 +224,28 @@ def _letter_ids(tokenizer: Tokenizer, item: Item) -> list[int]:
 
 
 def _generate(asker: _Asker, task: Task, items: Sequence[Item], bar: ProgressBar) -> list[Answer]:
-    """The engine's greedy reply, with tools enabled; no reply to prompts that are too long."""
-    params = SamplingParams(temperature=0.0, max_new_tokens=task.max_new_tokens)
+    """The engine's replies, with tools enabled; none to prompts that are too long."""
+    sampling = asker.sampling
     engine, tokenizer = asker.subject.engine, asker.subject.tokenizer
     prompts = [render_prompt(tokenizer, item.messages) for item in items]
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < engine.max_seq_len]
-    answers = [Answer("", too_long=True)] * len(items)
+    answers = [Answer("", ("",) * (sampling.num_samples - 1), too_long=True)] * len(items)
     for start in range(0, len(fitting), _GENERATED_AT_ONCE):
         part = fitting[start : start + _GENERATED_AT_ONCE]
-        completions = engine.generate([prompts[i] for i in part], params)
-        for i, completion in zip(part, completions, strict=True):
-            answers[i] = Answer(final_text(tokenizer, completion))
+        asked = [(prompts[i], n) for i in part for n in range(sampling.num_samples)]
+        params = [_params(task, sampling, prompt, n) for prompt, n in asked]
+        completions = iter(engine.generate([prompt for prompt, _ in asked], params))
+        for i in part:
+            first, *more = (final_text(tokenizer, next(completions)) for _ in range(sampling.num_samples))
+            answers[i] = Answer(first, tuple(more))
         bar.update(start + len(part))
     return answers
+
+
+def _params(task: Task, sampling: Sampling, prompt: Sequence[int], number: int) -> SamplingParams:
+    """A seed for each prompt and sample, the same on any number of processes."""
+    seed = zlib.crc32(repr(prompt).encode()) + number
+    return SamplingParams(sampling.temperature, max_new_tokens=task.max_new_tokens, seed=seed)
 
 
 def final_text(tokenizer: Tokenizer, completion: Completion) -> str:
@@ -208,6 +258,10 @@ def final_text(tokenizer: Tokenizer, completion: Completion) -> str:
 _READY: dict[str, Callable[[Subject], object]] = {
     "choice": lambda subject: subject.model,
     "generate": lambda subject: subject.engine,
+}
+_SETTINGS: dict[str, Callable[[Sampling], dict[str, Any]]] = {
+    "choice": lambda sampling: {},
+    "generate": to_json,
 }
 _ANSWER: dict[str, Callable[[_Asker, Task, Sequence[Item], ProgressBar], list[Answer]]] = {
     "choice": _choose,

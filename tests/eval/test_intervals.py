@@ -1,10 +1,10 @@
 import math
 import random
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.eval.intervals import (
@@ -16,6 +16,7 @@ from nanochat.eval.intervals import (
     mean_difference_interval,
     mean_standard_error,
     pairs_of,
+    pass_at,
     verdict,
     wilson,
 )
@@ -82,12 +83,20 @@ def test_mcnemar_counts_the_splits_at_least_as_uneven(only_first, only_second):
     assert mcnemar(Pairs(only_first, only_second, 5)) == pytest.approx(exact)
 
 
+def test_pass_at_k_is_the_share_of_draws_with_a_right_one():
+    for samples, right, k in product(range(1, 7), range(7), range(1, 7)):
+        if right <= samples and k <= samples:
+            draws = list(combinations([n < right for n in range(samples)], k))
+            assert pass_at(k, samples, right) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
 def test_pairs_count_each_combination():
     first, second = zip(*product([False, True], repeat=2), strict=True)
     pairs = pairs_of(first, second)
     assert (pairs, pairs.n, pairs.difference) == (Pairs(1, 1, 2), 4, 0.0)
 
 
+@settings(max_examples=30)
 @given(a=counts, b=counts, same=st.integers(1, 40))
 def test_the_other_way_round_is_the_opposite(a, b, same):
     ours, theirs = Pairs(a, b, same), Pairs(b, a, same)

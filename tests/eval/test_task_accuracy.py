@@ -5,7 +5,7 @@ import torch
 
 from nanochat.eval.intervals import Interval, accuracy_interval
 from nanochat.eval.kept import KeptResults, task_records
-from nanochat.eval.task_accuracy import KEPT_FAILURES, TaskResult, evaluate_task, final_text
+from nanochat.eval.task_accuracy import KEPT_FAILURES, Sampling, TaskResult, evaluate_task, final_text
 from nanochat.infer.request import Completion
 from nanochat.infer.sampler import SamplingParams
 from nanochat.tasks.checks import is_choice
@@ -76,6 +76,40 @@ def test_generate_checks_what_the_engine_answers(tokenizer, subject, runtime, ke
     result = evaluate_task(subject, *generate_task(answers), runtime, kept)
     assert result.accuracy == (len(QUESTIONS) - 2) / len(QUESTIONS)
     assert [(f.expected, f.reason) for f in result.failures] == [("something else", "another text")] * 2
+
+
+def test_several_samples_give_pass_at_k(subject, tokenizer, runtime, kept, tmp_path):
+    """Right are the answers with an even number of letters."""
+    seen = []
+
+    def check(item, text):
+        seen.append(text)
+        return RIGHT if len(text) % 2 == 0 else Score(0.0, "odd")
+
+    task, items = generate_task()
+    task = replace(task, check=check)
+    sampling = Sampling(num_samples=3, temperature=1.0)
+    result = evaluate_task(subject, task, items, runtime, kept, sampling=sampling)
+    groups = [seen[at : at + 3] for at in range(0, len(seen), 3)]
+    assert len(groups) == len(items)
+    assert any(len(set(group)) > 1 for group in groups)
+    right = [[len(text) % 2 == 0 for text in group] for group in groups]
+    assert list(result.pass_at) == [1, 2, 3]
+    assert result.pass_at[1] == pytest.approx(sum(map(sum, right)) / (3 * len(items)))
+    assert result.pass_at[3] == pytest.approx(sum(map(any, right)) / len(items))
+    assert result.accuracy == sum(group[0] for group in right) / len(items)
+    other = KeptResults(tmp_path / "other", 0, "", runtime.processes, {})
+    again = evaluate_task(
+        subject,
+        task,
+        items,
+        runtime,
+        other,
+        sampling=sampling,
+    )
+    assert again == result
+    with pytest.raises(ValueError, match="--temperature"):
+        Sampling(num_samples=2)
 
 
 def test_a_prompt_without_room_for_an_answer_is_wrong_and_counted(tokenizer, subject, runtime, kept):
