@@ -14,6 +14,7 @@ import tyro
 
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import find_run
+from nanochat.config import json_line
 from nanochat.console import say, table
 from nanochat.eval.intervals import (
     Interval,
@@ -27,6 +28,9 @@ from nanochat.eval.intervals import (
 )
 from nanochat.eval.kept import ItemRow, task_records
 from nanochat.paths import Paths
+
+_MAY_DIFFER = ("device", "dtype", "weights", "tokenizer", "items")
+"""Settings that may differ between two answers that are compared."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def run_compare(config: CompareConfig, paths: Paths) -> CompareResult:
 
 
 def _kept(name: str, paths: Paths) -> tuple[str, dict[str, dict[str, list[_Answers]]]]:
-    """A checkpoint's name, and its answers by task and by the sha256 of the task's data."""
+    """A checkpoint's name, and its answers by task and by what two answers must have in common to be compared."""
     run, _, step_text = name.rpartition("@") if "@" in name else (name, "", "")
     if step_text and not step_text.isdecimal():
         raise ValueError(f"{name!r}: after @ comes the number of a step")
@@ -111,7 +115,9 @@ def _kept(name: str, paths: Paths) -> tuple[str, dict[str, dict[str, list[_Answe
     answers: dict[str, dict[str, list[_Answers]]] = {}
     for task, key, record in task_records(directory, step, weights):
         rows = {row.index: row for row in record.rows}
-        answers.setdefault(task, {}).setdefault(key.data, []).append(_Answers(record.baseline, rows))
+        alike = {name: value for name, value in key.settings.items() if name not in _MAY_DIFFER}
+        group = json_line([key.data, alike])
+        answers.setdefault(task, {}).setdefault(group, []).append(_Answers(record.baseline, rows))
     return f"{directory.resolve().name}@{step}", answers
 
 
@@ -119,7 +125,7 @@ def _best_pair(
     ours: dict[str, list[_Answers]], theirs: dict[str, list[_Answers]]
 ) -> tuple[_Answers, _Answers] | None:
     """The two records of one task with the most items in common, if they have any."""
-    every = [(a, b) for data in ours for a in ours[data] for b in theirs.get(data, [])]
+    every = [(a, b) for group in ours for a in ours[group] for b in theirs.get(group, [])]
     best = max(every, key=_shared, default=None)
     return best if best and _shared(best) else None
 

@@ -12,7 +12,7 @@ from tests.eval.conftest import random_model, save
 CONFIG = EvalChatConfig(model_tag="tiny", suite="builtin-choice", max_items=40)
 
 
-def answers(runtime, model, tokenizer, run_name, rights, *, data="a" * 64, first=0, task="birds"):
+def answers(runtime, model, tokenizer, run_name, rights, *, data="a" * 64, first=0, **settings):
     """A checkpoint that gave these answers."""
     directory = runtime.paths.checkpoints(run_name)
     if not directory.is_dir():
@@ -22,7 +22,7 @@ def answers(runtime, model, tokenizer, run_name, rights, *, data="a" * 64, first
     weights = store.load_meta(directory, 7).files["model"].sha256
     rows = tuple(ItemRow(first + at, "x", "y", right, (float(right),)) for at, right in enumerate(rights))
     kept = KeptResults(directory, 7, weights, runtime.processes, {}, fresh=True)
-    kept.get(task, data, {"items": len(rights)}, TaskRecord, lambda: TaskRecord(0.25, rows))
+    kept.get("birds", data, {"items": len(rights), **settings}, TaskRecord, lambda: TaskRecord(0.25, rows))
     return run_name
 
 
@@ -68,6 +68,9 @@ def test_other_data_or_other_weights_are_not_compared(keep, runtime, tokenizer, 
     keep("two", [True] * 9, data="b" * 64)
     with pytest.raises(ValueError, match=r"^no answers of one@7 and two@7 to the same items: run `[^\n]+$"):
         run_compare(CompareConfig("one", "two"), runtime.paths)
+    keep("sampled", [True] * 9, temperature=1.0)
+    with pytest.raises(ValueError, match="no answers"):
+        run_compare(CompareConfig("one", "sampled"), runtime.paths)
     keep("three", [True] * 9)
     save("three", random_model(tokenizer, 64, seed=9), tokenizer, {})
     with pytest.raises(ValueError, match="no answers"):

@@ -71,10 +71,10 @@ def bundle(tmp_path):
 
 @pytest.fixture(scope="session")
 def tokenizers():
-    """One of each split pattern."""
+    """One of each split pattern, with tokens of several line ends and blanks."""
     return {
         name: train_tokenizer(
-            [TEXT + " a\n\n.\n\n  \n4\n\nZ -\n\n" * 3] * 4, 330, max_chars=10_000, pattern=name
+            [TEXT + " a\n\n\n.\n\n  \n4\n\n\nZ -\n\n\n" * 60] * 4, 330, max_chars=10_000, pattern=name
         )
         for name in SPLIT_PATTERNS
     }
