@@ -37,7 +37,7 @@ def bits_per_byte(model: GPT, weights: WeightsName, windows: Windows, runtime: R
     with progress(weights, len(windows.starts), "window") as bar:
         for done, (start, length) in enumerate(zip(windows.starts, windows.lengths, strict=True)):
             ids = windows.ids[start : start + length + 1].tolist()
-            logits_TV = decoder.logits(decoder.hidden([Span(0, 0, ids[:-1], 0)]))
+            logits_TV = decoder.logits(decoder.hidden_of([Span(0, 0, ids[:-1], 0)], range(len(ids) - 1)))
             nats += F.cross_entropy(logits_TV, torch.tensor(ids[1:]), reduction="sum").double().item()
             bar.update(done + 1)
     return nats / math.log(2) / windows.bytes
