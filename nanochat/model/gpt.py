@@ -32,11 +32,11 @@ class GPT(nn.Module):
         self.config = config
         self.backend = backend
         C, V = config.n_embd, config.padded_vocab_size
-        self.embedding = nn.Embedding(V, C)
+        self.embedding = _embedding(V, C)
         self.blocks = nn.ModuleList(Block(config, layer, backend) for layer in range(config.n_layer))
         self.value_embeddings = nn.ModuleDict(
             {
-                str(layer): nn.Embedding(V, config.n_kv_head * config.head_dim)
+                str(layer): _embedding(V, config.n_kv_head * config.head_dim)
                 for layer in range(config.n_layer)
                 if config.has_value_embedding(layer)
             }
@@ -180,3 +180,8 @@ class GPT(nn.Module):
             self.head.multiply,
         )
         return nats_N.view_as(targets_BT)
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    """A table without values. PyTorch's own initialisation would be wasted, and imports its compiler on "meta"."""
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))

@@ -1,6 +1,7 @@
 """A meta with any bit flipped, any field missing, ill-typed or out of range gives one clear line at most."""
 
 import copy
+import os
 import random
 import zipfile
 from collections.abc import Iterator
@@ -78,7 +79,8 @@ def test_flipped_bits_of_the_newest_meta_fall_back(run: Path, capsys: pytest.Cap
 
 @pytest.mark.slow
 def test_no_bit_of_the_meta_raises(run: Path, capsys: pytest.CaptureFixture) -> None:
-    assert check_bits(run, iter(range(8 * meta_path(run).stat().st_size))) > 1000
+    bits = range(0, 8 * meta_path(run).stat().st_size, int(os.environ.get("NANOCHAT_EVERY_BIT", 5)))
+    assert check_bits(run, iter(bits)) > 1000
 
 
 def leaves(table: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

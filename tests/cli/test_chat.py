@@ -311,10 +311,11 @@ _PROMPT = [r"\x1b\[\?2004h", "> $"]
 @contextmanager
 def at_terminal(*arguments: str, columns: int = 100, **environment: str) -> Iterator[pexpect.spawn]:
     """A chat at a real terminal, greeted and at its prompt."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     chat = pexpect.spawn(
         _CHAT[0],
         [*_CHAT[1:], *arguments],
-        env={**os.environ, "TERM": "xterm", **environment},
+        env={**inherited, "TERM": "xterm", **environment},
         dimensions=(24, columns),
         encoding="utf-8",
         codec_errors="replace",

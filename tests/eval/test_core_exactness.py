@@ -18,7 +18,7 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.tokenizer.bpe import train_tokenizer
 from tests.eval.plain_core import PlainCore, prediction, read
 
-ITEMS = int(os.environ.get("NANOCHAT_CORE_ITEMS", "60"))
+ITEMS = int(os.environ.get("NANOCHAT_CORE_ITEMS", "20"))
 FITS, SHORT = 4096, 192
 """A context that no prompt exceeds, and one that most do."""
 

@@ -34,7 +34,7 @@ def test_a_bucket_too_large_for_memory_is_shuffled_too(
     assert again == order != other
 
 
-@pytest.mark.parametrize("size", [60, 1_000_000])
+@pytest.mark.parametrize("size", [pytest.param(60, marks=pytest.mark.slow), 1_000_000])
 def test_every_order_is_equally_likely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(buckets, "BUCKET_BYTES", size)
     path, bucket = make_bucket(tmp_path, [b"a", b"b", b"c"])

@@ -24,7 +24,7 @@ from nanochat.atomic import write_text_atomic
 from nanochat.batches.loader import Loader
 from nanochat.checkpoint import store
 from nanochat.cli.main import main
-from nanochat.eval import bpb, conversation_loss, task_accuracy
+from nanochat.eval import bpb, conversation_loss, prompt_states
 from nanochat.infer.engine import Engine
 from nanochat.model.gpt import GPT
 from nanochat.optim.muon_adamw import MuonAdamW
@@ -40,7 +40,7 @@ PLACES = {
     "evaluation": (bpb, "length_batches", torch.OutOfMemoryError("as if")),
     "sampling": (hooks, "sample", torch.OutOfMemoryError("as if")),
     "conversations": (conversation_loss, "length_batches", torch.OutOfMemoryError("as if")),
-    "choices": (task_accuracy, "length_batches", torch.OutOfMemoryError("as if")),
+    "choices": (prompt_states, "length_batches", torch.OutOfMemoryError("as if")),
     "answers": (Engine, "generate", torch.OutOfMemoryError("as if")),
 }
 """Where a fault can be injected, and the error it raises."""

@@ -63,8 +63,15 @@ def command(verb: str, tag: str, corpus: Path, chats: Path) -> list[str]:
     commands = {
         "pretrain": ("pretrain", f"--model-tag={tag}", *pretrain),
         "sft": ("sft", f"--model-tag={tag}", *sft),
-        "eval-base": ("eval", "base", "--model-tag=whole-pretrain", "--max-bytes=2000"),
-        "eval-chat": ("eval", "chat", "--model-tag=whole-sft", "--max-items=6", f"--suite={TASKS}"),
+        "eval-base": ("eval", "base", "--model-tag=whole-pretrain", "--max-bytes=2000", "--fresh"),
+        "eval-chat": (
+            "eval",
+            "chat",
+            "--model-tag=whole-sft",
+            "--max-items=6",
+            "--fresh",
+            f"--suite={TASKS}",
+        ),
     }
     return [*commands[verb], "--device=cpu"]
 
