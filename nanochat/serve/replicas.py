@@ -43,13 +43,16 @@ def run_replicas(config: ServeConfig, paths: Paths, listener: socket.socket) -> 
         try:
             for child in children:
                 child.start()
+            if stopping:  # a child that was not started yet has not been told
+                stop(stopping[0], None)
             running = {child.sentinel: child for child in children}
             failed = []
             while running:
                 for sentinel in wait(list(running)):
                     child = running.pop(sentinel)  # type: ignore[arg-type]
                     child.join()
-                    if child.exitcode:
+                    stopped_early = stopping and child.exitcode == -signal.SIGTERM  # before it was ready
+                    if child.exitcode and not stopped_early:
                         failed.append(child)
                 if failed and not stopping:
                     stop(signal.SIGTERM, None)

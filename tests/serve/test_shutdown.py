@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nanochat.cli.main import main
@@ -102,6 +103,15 @@ def test_replicas_answer_behind_one_port_and_end_together(served_base: Path) -> 
         assert server.wait(60) == 0
         assert server.stderr is not None
         assert "Traceback" not in server.stderr.read()
+
+
+def test_replicas_that_are_stopped_while_they_start_are_no_failure(served_base: Path) -> None:
+    with process(served_base, "--replicas", "2", "--device", "cpu") as (server, _):
+        children = psutil.Process(server.pid).children()
+        while len(children) < 2:
+            children = psutil.Process(server.pid).children()
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
 
 
 def test_a_missing_model_and_a_taken_port_cost_one_line(
