@@ -1,5 +1,6 @@
 """Load a run by name: weights, tokenizer and meta of one checkpoint."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,12 @@ class LoadedModel:
     meta: CheckpointMeta
     step: int
     directory: Path
+
+
+def split_step(model: str) -> tuple[str, int | None]:
+    """(run, step or None for the newest) of `RUN` or `RUN@STEP`; an existing path is a run as a whole."""
+    found = None if Path(model).exists() else re.fullmatch(r"(.+)@(\d+)", model)
+    return (found[1], int(found[2])) if found else (model, None)
 
 
 def find_run(run: str | Path, paths: Paths) -> Path:

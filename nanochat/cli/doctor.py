@@ -20,6 +20,7 @@ from nanochat import hardware
 from nanochat.console import say, table
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.listing import endpoint, is_offline
+from nanochat.infer.native_library import USUAL_COMPILER, compiler
 from nanochat.model.attention import probe_kernels
 from nanochat.model.backend import choose_backend
 from nanochat.model.compilation import probe_compile
@@ -133,13 +134,11 @@ def _backend(visit: _Visit) -> Iterator[Finding]:
 
 
 def _compilation(visit: _Visit) -> Iterator[Finding]:
-    default = "clang++" if sys.platform == "darwin" else "g++"
-    wanted = os.environ.get("CXX", default)
-    path = shutil.which(wanted)
+    path = compiler()
+    wanted = os.environ.get("CXX") or USUAL_COMPILER
     uses = "for torch.compile, and to compile decoding on a CPU"
-    missing = (
-        f"no torch.compile, and slower decoding on a CPU; install {default}, or set CXX to another compiler"
-    )
+    without = "no torch.compile, and slower decoding on a CPU"
+    missing = f"{without}; install {USUAL_COMPILER}, or set CXX to another compiler"
     yield Finding("C++ compiler", path or f"no {wanted}", uses if path else missing, bool(path))
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not headers.exists():

@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from nanochat.checkpoint import store
-from nanochat.checkpoint.loading import find_run
+from nanochat.checkpoint.loading import find_run, split_step
 from nanochat.config import json_line
 from nanochat.console import say, table
 from nanochat.eval.intervals import (
@@ -104,11 +104,12 @@ def run_compare(config: CompareConfig, paths: Paths) -> CompareResult:
 
 def _kept(name: str, paths: Paths) -> tuple[str, dict[str, dict[str, list[_Answers]]]]:
     """A checkpoint's name, and its answers by task and by what two answers must have in common to be compared."""
-    run, _, step_text = name.rpartition("@") if "@" in name else (name, "", "")
-    if step_text and not step_text.isdecimal():
+    run, step = split_step(name)
+    if step is None and "@" in name:
         raise ValueError(f"{name!r}: after @ comes the number of a step")
     directory = find_run(run, paths)
-    step = int(step_text) if step_text else store.latest(directory)
+    if step is None:
+        step = store.latest(directory)
     if step is None:
         raise ValueError(f"every checkpoint in {directory} is torn: restore the files, or train again")
     weights = store.load_meta(directory, step).files["model"].sha256

@@ -401,11 +401,12 @@ void attend(const float* q, const float* k, const float* v, int64_t count, int D
 struct Candidate {
   float value;
   int64_t id;
+  float weight;  // its probability relative to the likeliest token's
 };
 
 // The k likeliest tokens, best first, equal ones by id.
 void find_best(const float* logits, int64_t vocab, int64_t k, std::vector<Candidate>& best) {
-  best.assign(k, {-INFINITY, 0});
+  best.assign(k, {-INFINITY, 0, 0.0f});
   const auto above = [](float value, const Candidate& other) { return value > other.value; };
   for (int64_t block = 0; block < vocab; block += PANEL) {
     const int64_t end = std::min(vocab, block + PANEL);
@@ -414,7 +415,7 @@ void find_best(const float* logits, int64_t vocab, int64_t k, std::vector<Candid
       if (!(logits[id] > best.back().value)) continue;
       const auto place = std::upper_bound(best.begin(), best.end(), logits[id], above);
       std::move_backward(place, best.end() - 1, best.end());
-      *place = {logits[id], id};
+      *place = {logits[id], id, 0.0f};
     }
   }
 }
@@ -430,22 +431,21 @@ int64_t choose_row(const float* logits, int64_t vocab, const Choice& choice) {
 
   float total = 0.0f, before = 0.0f;
   size_t kept = 0;
-  const auto weight = [&](size_t at) { return std::exp((best[at].value - best[0].value) / choice.temperature); };
+  const float highest = best[0].value;
+  for (Candidate& each : best) each.weight = std::exp((each.value - highest) / choice.temperature);
   const size_t limit = std::min<int64_t>(vocab, choice.top_k);
-  for (size_t at = 0; at < limit; at++) total += weight(at);
-  for (; kept < limit && weight(kept) >= choice.min_p; kept++) {
+  for (size_t at = 0; at < limit; at++) total += best[at].weight;
+  for (; kept < limit && best[kept].weight >= choice.min_p; kept++) {
     if (choice.top_p < 1.0f && !(before < choice.top_p * total)) break;
-    before += weight(kept);
+    before += best[kept].weight;
   }
   while (kept < best.size() && best[kept].value == best[std::max<size_t>(kept, 1) - 1].value) kept++;
   best.resize(std::max<size_t>(kept, 1));
 
   std::vector<float> cumulated(best.size());
-  const float highest = best[0].value;
   std::sort(best.begin(), best.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
   float sum = 0.0f;
-  for (size_t at = 0; at < best.size(); at++)
-    cumulated[at] = sum += std::exp((best[at].value - highest) / choice.temperature);
+  for (size_t at = 0; at < best.size(); at++) cumulated[at] = sum += best[at].weight;
   const auto found = std::upper_bound(cumulated.begin(), cumulated.end(), choice.uniform * sum);
   return best[std::min<size_t>(found - cumulated.begin(), best.size() - 1)].id;
 }
@@ -473,8 +473,11 @@ struct Work {
 
 extern "C" {
 
-// Call once, before anything else.
-void start(int32_t threads) { team = new Team(threads); }
+// Call before anything else. Only the first call starts threads, also if several come at once.
+void start(int32_t threads) {
+  static Team* const first = new Team(threads);
+  team = first;
+}
 
 int64_t work_floats(const Model* m, int64_t n) { return Work(*m, n, nullptr).floats; }
 

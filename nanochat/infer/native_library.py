@@ -34,9 +34,12 @@ _DELAY_S = 2.0
 """Before the compiler starts, so that it does not slow down the first answer."""
 
 
+USUAL_COMPILER = "clang++" if sys.platform == "darwin" else "g++"
+
+
 def compiler() -> str | None:
     """The path of the C++ compiler: CXX, or the system's usual one. None if there is none."""
-    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+    return shutil.which(os.environ.get("CXX") or USUAL_COMPILER)
 
 
 def library_path(directory: Path, compiler: str) -> Path:

@@ -109,9 +109,7 @@ class Completions:
     ) -> Response:
         check_ids([token for token, _ in prompts[0][1].logit_bias], served.tokenizer, "logit_bias")
         samples = [
-            (prompt, replace(params, seed=None if params.seed is None else params.seed + sample))
-            for prompt, params in prompts
-            for sample in range(body.n)
+            (prompt, params.for_sample(sample)) for prompt, params in prompts for sample in range(body.n)
         ]
         seconds = self._service.limits.seconds
         channel = served.worker.answer(samples)

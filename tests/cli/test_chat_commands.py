@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from nanochat.checkpoint import store
+from nanochat.checkpoint.loading import split_step
 from nanochat.cli import chat_commands as module
 from nanochat.cli.chat_app import ChatApp
 from nanochat.cli.chat_commands import COMMANDS, complete, handle
-from nanochat.cli.chat_models import split_step
 from nanochat.cli.chat_session import ChatSession
 from nanochat.errors import EnvironmentFault
 from nanochat.infer.sampler import SamplingParams
