@@ -41,6 +41,7 @@ export class Store extends EventTarget {
   #channel = new BroadcastChannel("nanochat");
   #database = null;
   #writes = 0;
+  #unsaved = new Map(); // record id → number of its writes that are not committed yet
 
   static async open() {
     const store = new Store();
@@ -72,15 +73,24 @@ export class Store extends EventTarget {
 
   /** The database may not finish a write while the page closes; this storage does. */
   #leave() {
-    const open = [...this.messages.values()].filter(({ state, tab }) => state === "streaming" && tab === TAB);
-    if (open.length) localStorage.setItem(RESCUE + TAB, JSON.stringify(open));
+    const unsaved = ({ id }) => this.#unsaved.has(id);
+    const streaming = ({ state, tab }) => state === "streaming" && tab === TAB;
+    const conversations = [...this.conversations.values()].filter(unsaved);
+    const messages = [...this.messages.values()].filter((each) => unsaved(each) || streaming(each));
+    if (conversations.length || messages.length)
+      localStorage.setItem(RESCUE + TAB, JSON.stringify({ conversations, messages }));
   }
 
   #rescue() {
     for (const key of Object.keys(localStorage).filter((each) => each.startsWith(RESCUE))) {
-      for (const message of JSON.parse(localStorage.getItem(key))) {
-        if (this.conversations.has(message.conversation))
-          this.putMessage({ ...message, state: "interrupted" });
+      const { conversations, messages } = JSON.parse(localStorage.getItem(key));
+      for (const conversation of conversations) {
+        if (this.conversations.has(conversation.id)) this.patch(conversation.id, conversation);
+        else this.#put(conversation);
+      }
+      for (const message of messages) {
+        const state = message.state === "streaming" ? "interrupted" : message.state;
+        if (this.conversations.has(message.conversation)) this.putMessage({ ...message, state });
       }
       localStorage.removeItem(key);
     }
@@ -99,15 +109,23 @@ export class Store extends EventTarget {
     this.dispatchEvent(new CustomEvent("fault", { detail: { error } }));
   }
 
-  async #write(names, work) {
+  /** Change the database; `ids` are the records that this writes. */
+  async #write(names, ids, work) {
     if (!this.#database) return;
     this.#writes++;
+    const count = (id, by) => this.#unsaved.set(id, (this.#unsaved.get(id) ?? 0) + by);
+    ids.forEach((id) => count(id, 1));
     try {
       const transaction = this.#database.transaction(names, "readwrite");
       work(...names.map((name) => transaction.objectStore(name)));
       await committed(transaction);
     } catch (error) {
       this.#fault(error);
+    } finally {
+      for (const id of ids) {
+        count(id, -1);
+        if (!this.#unsaved.get(id)) this.#unsaved.delete(id);
+      }
     }
   }
 
@@ -203,18 +221,22 @@ export class Store extends EventTarget {
       updated: now,
       ...fields,
     };
-    this.conversations.set(conversation.id, conversation);
     navigator.storage?.persist?.().catch(() => {}); // ask the browser not to evict it when the disk is full
-    await this.#write(["conversations"], (conversations) => conversations.put(conversation));
-    this.#tell(conversation.id);
+    await this.#put(conversation);
     return conversation;
+  }
+
+  async #put(conversation) {
+    this.conversations.set(conversation.id, conversation);
+    await this.#write(["conversations"], [conversation.id], (into) => into.put(conversation));
+    this.#tell(conversation.id);
   }
 
   /** Change some fields; what another tab changed meanwhile is kept. */
   async patch(id, fields) {
     const merge = (known) => ({ ...known, ...fields, chosen: { ...known.chosen, ...fields.chosen } });
     this.conversations.set(id, merge(this.conversations.get(id)));
-    await this.#write(["conversations"], (conversations) => {
+    await this.#write(["conversations"], [id], (conversations) => {
       conversations.get(id).onsuccess = ({ target }) =>
         target.result && conversations.put(merge(target.result));
     });
@@ -233,7 +255,7 @@ export class Store extends EventTarget {
   async putMessage(message) {
     const stamped = { ...message, saved: Date.now(), tab: TAB };
     this.#keep(stamped);
-    await this.#write(["messages"], (messages) => messages.put(stamped));
+    await this.#write(["messages"], [message.id], (messages) => messages.put(stamped));
     this.#tell(message.conversation, message.id);
   }
 
@@ -247,7 +269,7 @@ export class Store extends EventTarget {
   async purge(id) {
     const gone = this.all(id);
     this.#forget(id);
-    await this.#write(["conversations", "messages"], (conversations, messages) => {
+    await this.#write(["conversations", "messages"], [], (conversations, messages) => {
       conversations.delete(id);
       gone.forEach((message) => messages.delete(message.id));
     });
@@ -259,7 +281,8 @@ export class Store extends EventTarget {
     if (this.conversations.has(conversation.id)) return 0;
     this.conversations.set(conversation.id, conversation);
     messages.forEach((message) => this.#keep(message));
-    await this.#write(["conversations", "messages"], (into, rows) => {
+    const ids = [conversation.id, ...messages.map((message) => message.id)];
+    await this.#write(["conversations", "messages"], ids, (into, rows) => {
       into.put(conversation);
       messages.forEach((message) => rows.put(message));
     });

@@ -10,6 +10,16 @@ from tests.serve.page_stub import Stub
 
 pytestmark = pytest.mark.slow
 
+# A transaction that never ends, so that the page's own writes wait until the page closes and are then dropped.
+BUSY_DATABASE = """() => new Promise((resolve) => {
+  indexedDB.open("nanochat").onsuccess = ({ target }) => {
+    const names = ["conversations", "messages"];
+    const store = target.result.transaction(names, "readwrite").objectStore("messages");
+    const again = () => { resolve(); store.count().onsuccess = again; };
+    store.count().onsuccess = again;
+  };
+})"""
+
 
 def test_regenerating_adds_a_version(page: Page, stub: Stub) -> None:
     stub.plan("First.")
@@ -71,6 +81,20 @@ def test_the_chosen_version_is_what_the_model_reads_and_what_a_reload_shows(page
     expect(answers(page).last).to_have_text("You said: Q2.")
     texts = [message["content"] for message in stub.bodies[-1]["messages"]]
     assert texts == ["Q1", "First.", "Q2"]
+
+
+def test_a_choice_that_the_database_had_no_time_to_save_survives_a_reload(page: Page, stub: Stub) -> None:
+    stub.plan("First.")
+    ask(page, "Q1")
+    expect(answers(page)).to_have_text("First.")
+    stub.plan("Second.")
+    page.get_by_role("button", name="Regenerate").click()
+    expect(answers(page)).to_have_text("Second.")
+    page.evaluate(BUSY_DATABASE)
+    page.get_by_role("button", name="Previous version").click()
+    expect(answers(page)).to_have_text("First.")
+    page.reload()
+    expect(answers(page)).to_have_text("First.")
 
 
 def test_escape_leaves_an_edit_without_a_trace(page: Page, stub: Stub) -> None:
