@@ -1,6 +1,8 @@
 // Conversations in this browser: IndexedDB, one record a message, so that two tabs never overwrite each other's.
 // A conversation is a tree: editing and regenerating add a sibling; `chosen` says which child is shown.
 
+import { textOf } from "./message.js";
+
 const TAB = sessionStorage.getItem("nanochat.tab") ?? newId();
 sessionStorage.setItem("nanochat.tab", TAB);
 const RESCUE = "nanochat.rescue.";
@@ -291,21 +293,4 @@ export class Store extends EventTarget {
       this.#channel.postMessage({ conversation: conversation.id, message: message.id });
     return 1;
   }
-}
-
-/** A message's text, with code and outputs. */
-export function textOf(message) {
-  return typeof message.content === "string"
-    ? message.content
-    : message.content.map((part) => part.text).join("");
-}
-
-/** A message's text as a reader would copy it: the answer without tool calls. */
-export function answerOf(message) {
-  if (typeof message.content === "string") return message.content;
-  return message.content
-    .filter((part) => part.type === "text")
-    .map((part) => part.text)
-    .join("")
-    .trim();
 }

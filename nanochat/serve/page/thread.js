@@ -3,7 +3,7 @@
 
 import { button, copyButton, el, growing, perFrame } from "./dom.js";
 import { renderMarkdown } from "./markdown.js";
-import { answerOf } from "./store.js";
+import { answerOf } from "./message.js";
 
 const STATES = {
   stopped: "Stopped",
