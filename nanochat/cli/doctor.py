@@ -88,7 +88,7 @@ def run(config: DoctorConfig, paths: Paths) -> DoctorResult:
 def _software(visit: _Visit) -> Iterator[Finding]:
     found = hardware.software()
     revision = f"commit {found['revision']}" if found["revision"] else "no git checkout"
-    yield Finding("nanochat", str(found["nanochat"]), revision)
+    yield Finding("nanochat", found["nanochat"] or "not installed", revision)
     yield Finding("python", str(found["python"]), sys.executable)
     built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built without CUDA"
     yield Finding("torch", str(found["torch"]), built)
@@ -126,7 +126,8 @@ def _backend(visit: _Visit) -> Iterator[Finding]:
         yield Finding("attention", "none", str(fault), ok=False)
     else:
         used = backend.attention
-        yield from (Finding(*choice) for choice in backend.describe())
+        training = "training steps"  # whether they are compiled depends on the run: see torch.compile below
+        yield from (Finding(*choice) for choice in backend.describe() if choice.what != training)
     for probe in probe_kernels(runtime.device, runtime.compute_dtype):
         if probe.name != used:
             found = f"{probe.name}: {'usable' if probe.usable else 'not usable'}"

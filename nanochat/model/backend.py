@@ -15,6 +15,7 @@ from torch import Tensor
 from nanochat.model.attention import KERNELS, AttentionKernel, KernelName, choose_kernel
 from nanochat.model.compilation import CompileMode, choose_compile
 from nanochat.model.fp8 import choose_fp8, fits_fp8, fp8_linear
+from nanochat.model.loss import ChunkLoss, chunk_loss, fusible_chunk_loss
 from nanochat.model.matmul import (
     FROZEN,
     PRODUCTS,
@@ -47,7 +48,7 @@ class MemoryModel:
 
 
 _MEMORY_MODELS = {
-    "cuda": MemoryModel("compiled", compute_bytes=2, loss_chunk=4096),
+    "cuda": MemoryModel("compiled", compute_bytes=2, loss_chunk=16384),
     "mps": MemoryModel("eager", compute_bytes=2, loss_chunk=4096),
     "cpu": MemoryModel("eager", compute_bytes=4, loss_chunk=1024),
 }
@@ -114,6 +115,11 @@ class Backend:
                 "choose another --head-dim, or omit --fp8"
             )
         return _LINEAR_FUNCTIONS[names[role]]
+
+    @property
+    def chunk_loss(self) -> ChunkLoss:
+        """The loss of a chunk of logits, for training."""
+        return torch.compile(fusible_chunk_loss, dynamic=False) if self.compile else chunk_loss
 
     def frozen(self, weight_OI: Tensor) -> FrozenLinear:
         """How inference multiplies by a weight, in the compute dtype, that no longer changes."""

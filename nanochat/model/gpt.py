@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nanochat.model.backend import Backend
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.layers import GATE_CHANNELS, Block, Linear, norm, rotary_tables
-from nanochat.model.loss import IGNORE, chunk_loss, linear_cross_entropy, softcapped, token_nats
+from nanochat.model.loss import IGNORE, linear_cross_entropy, softcapped, token_nats
 
 BACKOUT_INIT = 0.2
 
@@ -55,7 +55,7 @@ class GPT(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         # One block is compiled and reused by all layers, so that the cold time does not grow with depth.
         self._training_block: Callable[..., Tensor] = backend.compiled(Block.forward)
-        self._chunk_loss = backend.compiled(chunk_loss)
+        self._chunk_loss = backend.chunk_loss
 
     @property
     def compute_dtype(self) -> torch.dtype:

@@ -48,6 +48,24 @@ def chunk_loss(raw_NV: Tensor, targets_N: Tensor, cap: float) -> tuple[Tensor, T
     return nats_N1[:, 0], grad_NV
 
 
+def fusible_chunk_loss(raw_NV: Tensor, targets_N: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """The same for a compiler: it reads the logits twice and writes the gradient once, in the logits' dtype.
+
+    Without in-place operations and scatter, either of which makes the compiler pass over the logits again.
+    """
+    valid_N1 = (targets_N != IGNORE)[:, None]
+    is_target_NV = targets_N[:, None] == torch.arange(raw_NV.size(1), device=raw_NV.device)
+    logits_NV = softcapped(raw_NV.float(), cap)
+    shifted_NV = logits_NV - (cap if cap else logits_NV.amax(dim=1, keepdim=True))
+    total_N1 = shifted_NV.exp().sum(dim=1, keepdim=True)
+    target_N1 = (shifted_NV * is_target_NV).sum(dim=1, keepdim=True)
+    nats_N1 = (total_N1.log() - target_N1) * valid_N1
+    grad_NV = (shifted_NV.exp() / total_N1 - is_target_NV.float()) * valid_N1
+    if cap:  # through the cap: times 1 - tanh²
+        grad_NV = grad_NV * (1 - (logits_NV / cap).square())
+    return nats_N1[:, 0], grad_NV.to(raw_NV.dtype)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 # Odd polynomials a·x + b·x³ + c·x⁵ that, applied in turn, move singular values in (0, 1] to 1: the optimal ones of
 # Polar Express (arXiv:2505.16932, l = 1e-3, five steps), with its safety factor of 2 % against rounding.
@@ -83,3 +84,30 @@ def adamw_step(
     second_moment.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
     denominator = (second_moment / (1 - beta2**step)).sqrt_().add_(eps)
     weights.addcdiv_(first_moment, denominator, value=-lr / (1 - beta1**step))
+
+
+def fused_adamw_step(
+    weights: Tensor,
+    gradients: Tensor,
+    first_moment: Tensor,
+    second_moment: Tensor,
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> None:
+    """The same by PyTorch's fused kernel, which reads and writes each tensor once: for GPUs."""
+    adamw(
+        *([weights], [gradients], [first_moment], [second_moment], []),
+        [torch.full((), step - 1.0, device=weights.device)],
+        fused=True,
+        amsgrad=False,
+        maximize=False,
+        beta1=beta1,
+        beta2=beta2,
+        lr=lr,
+        weight_decay=0.0,
+        eps=eps,
+    )

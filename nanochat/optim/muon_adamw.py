@@ -100,7 +100,8 @@ class MuonAdamW:
             self._step_stack(stack, lr, momentum, weight_decay)
         for entry in self._adamw:
             assert entry.weight.grad is not None, f"{entry.name} has no gradient"
-            kernels.adamw_step(
+            adamw_step = kernels.fused_adamw_step if entry.weight.is_cuda else kernels.adamw_step
+            adamw_step(
                 entry.weight,
                 entry.weight.grad,
                 entry.first_moment,

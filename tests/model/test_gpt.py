@@ -102,7 +102,7 @@ def test_a_kernel_that_fails_or_computes_something_else_is_passed_over(
         return attention.sdpa(q, k, v, window) + 1
 
     device = torch.device("cpu")
-    broken = {"fa3": attention.KernelCandidate(fails), "varlen": attention.KernelCandidate(differs)}
+    broken = {"fa3": attention.KernelCandidate(fails), "flash": attention.KernelCandidate(differs)}
     monkeypatch.setattr(attention, "KERNELS", {**attention.KERNELS, **broken})
     assert attention.choose_kernel(device, torch.float32)[0] == "sdpa"
     reasons = [probe.reason for probe in attention.probe_kernels(device, torch.float32)]

@@ -8,11 +8,19 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.model import gpt
+from nanochat.model import backend
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
-from nanochat.model.loss import IGNORE, chunk_loss, linear_cross_entropy, softcapped, token_nats
+from nanochat.model.loss import (
+    IGNORE,
+    ChunkLoss,
+    chunk_loss,
+    fusible_chunk_loss,
+    linear_cross_entropy,
+    softcapped,
+    token_nats,
+)
 
 
 def plain(x_NC: torch.Tensor, weight_VC: torch.Tensor, targets_N: torch.Tensor, cap: float) -> torch.Tensor:
@@ -21,16 +29,17 @@ def plain(x_NC: torch.Tensor, weight_VC: torch.Tensor, targets_N: torch.Tensor, 
     )
 
 
+@pytest.mark.parametrize("kernel", [chunk_loss, fusible_chunk_loss])
 @settings(max_examples=25, deadline=None)
 @given(
     n=st.integers(1, 20), chunk=st.integers(1, 24), cap=st.sampled_from([0.0, 15.0]), seed=st.integers(0, 99)
 )
-def test_equals_plain_cross_entropy(n: int, chunk: int, cap: float, seed: int) -> None:
+def test_equals_plain_cross_entropy(kernel: ChunkLoss, n: int, chunk: int, cap: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     x = (3 * torch.randn(n, 8, generator=generator, dtype=torch.float64)).float().requires_grad_()
     weight = torch.randn(50, 8, generator=generator).requires_grad_()
     targets = torch.randint(-1, 50, (n,), generator=generator)
-    ours = linear_cross_entropy(x, weight, targets, cap, chunk)
+    ours = linear_cross_entropy(x, weight, targets, cap, chunk, kernel)
     expected = plain(x, weight, targets, cap)
     torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-4)
     ours_grads = torch.autograd.grad(2 * ours, (x, weight))
@@ -41,10 +50,11 @@ def test_equals_plain_cross_entropy(n: int, chunk: int, cap: float, seed: int) -
     )
 
 
-def test_large_uncapped_logits_do_not_overflow() -> None:
+@pytest.mark.parametrize("kernel", [chunk_loss, fusible_chunk_loss])
+def test_large_uncapped_logits_do_not_overflow(kernel: ChunkLoss) -> None:
     x = torch.full((2, 4), 100.0, requires_grad=True)
     weight = torch.full((6, 4), 10.0, requires_grad=True)
-    loss = linear_cross_entropy(x, weight, torch.tensor([0, IGNORE]), 0.0, 8)
+    loss = linear_cross_entropy(x, weight, torch.tensor([0, IGNORE]), 0.0, 8, kernel)
     assert loss.item() == pytest.approx(torch.tensor(6.0).log().item(), rel=1e-4)
 
 
@@ -60,7 +70,7 @@ def test_the_whole_logits_tensor_never_exists(monkeypatch: pytest.MonkeyPatch) -
         seen.append(raw_NV.size(0))
         return chunk_loss(raw_NV, targets_N, cap)
 
-    monkeypatch.setattr(gpt, "chunk_loss", recording)
+    monkeypatch.setattr(backend, "chunk_loss", recording)
     model = GPT(config, replace(REFERENCE, memory=replace(REFERENCE.memory, loss_chunk=16)))
     model.init_weights(0)
     ids = torch.randint(0, 1000, (2, 64))

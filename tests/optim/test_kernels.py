@@ -1,6 +1,7 @@
 """Each kernel against the same arithmetic written plainly in float64."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -83,7 +84,8 @@ def test_cautious_decay_pulls_only_where_it_agrees_with_the_update() -> None:
     torch.testing.assert_close(weights, torch.tensor([1 - 0.25, -1 - 0.05, 1 + 0.05, -1 + 0.25]))
 
 
-def test_adamw_equals_torch() -> None:
+@pytest.mark.parametrize("adamw_step", [kernels.adamw_step, kernels.fused_adamw_step])
+def test_adamw_equals_torch(adamw_step: Callable[..., None]) -> None:
     ours, theirs = random(6).clone(), torch.nn.Parameter(random(6).clone())
     moments = torch.zeros(6), torch.zeros(6)
     reference = torch.optim.AdamW([theirs], lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0)
@@ -91,7 +93,7 @@ def test_adamw_equals_torch() -> None:
         gradient = random(6, seed=step)
         theirs.grad = gradient.clone()
         reference.step()
-        kernels.adamw_step(ours, gradient, *moments, step=step, lr=0.01, beta1=0.8, beta2=0.95, eps=1e-10)
+        adamw_step(ours, gradient, *moments, step=step, lr=0.01, beta1=0.8, beta2=0.95, eps=1e-10)
     torch.testing.assert_close(ours, theirs.data)
 
 
