@@ -51,6 +51,9 @@ def flops_per_token(config: GPTConfig) -> float:
 # Compiled blocks keep less: what was measured on a GPU (docs/benchmarks.md), between 17 and 18.
 _SAVED_PER_LAYER = {"eager": 16 + 3 * 4, "compiled": 18}
 
+# Eager code keeps three fp32 tensors of a chunk's logits, compiled code the logits and their gradient in bf16.
+_BYTES_PER_LOGIT = {"eager": 3 * 4, "compiled": 2 * 2}
+
 
 def training_bytes(config: GPTConfig, device_tokens: int, world_size: int, memory: MemoryModel) -> int:
     """Estimated bytes of one device's memory while training on micro-batches of `device_tokens` tokens."""
@@ -60,5 +63,6 @@ def training_bytes(config: GPTConfig, device_tokens: int, world_size: int, memor
     moments = 4 * counts["matrices"] / world_size + 8 * (total - counts["matrices"])
     saved = _SAVED_PER_LAYER[memory.blocks] * config.n_layer + 8
     activations = device_tokens * config.n_embd * memory.compute_bytes * saved
-    loss = 3 * 4 * min(memory.loss_chunk, device_tokens) * config.padded_vocab_size + 4 * counts["head"]
+    logits = min(memory.loss_chunk, device_tokens) * config.padded_vocab_size
+    loss = _BYTES_PER_LOGIT[memory.blocks] * logits + 4 * counts["head"]
     return int(weights_and_gradients + moments + activations + loss)
