@@ -165,32 +165,34 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             losses.append(train_step(trainer).loss)
             runtime.synchronize()
             seconds.append(time.perf_counter() - began)
-        config = trainer.model.config
-        tokens = trainer.loader.step_tokens
-        flops = flops_per_token(config) * tokens / statistics.median(seconds)
-        gpu = runtime.device.type == "cuda"
-        memory = torch.cuda.max_memory_allocated() if gpu else hardware.peak_rss_bytes()
-        timed = [parts(trainer) for _ in range(3)]
-        result = {
-            "tok_s": tokens / statistics.median(seconds),
-            "range": [tokens / max(seconds), tokens / min(seconds)],
-            "parts_ms": {name: statistics.median(each[name] for each in timed) for name in timed[0]},
-            "tflops": flops / 1e12,
-            "product_tflops": product_flops(runtime, config.n_embd, args.rows * config.max_seq_len) / 1e12,
-            "copy_gb_s": copy_bytes(runtime) / 1e9,
-            "first_s": first_s,
-            "memory_gib": memory / 2**30,
-            "estimate_gib": training_bytes(
-                config, args.rows * config.max_seq_len, 1, trainer.model.backend.memory
-            )
-            / 2**30,
-            "losses": [losses[0], losses[-1]],
-        }
-        if gpu and (peak := hardware.peak_flops(torch.cuda.get_device_name(), "bf16")):
-            result["mfu"] = flops / peak
+        result = figures(args, trainer, seconds) | {"first_s": first_s, "losses": [losses[0], losses[-1]]}
         if args.profile:
             profile(trainer, args.profile)
         return result
+
+
+def figures(args: argparse.Namespace, trainer: Trainer, seconds: list[float]) -> dict[str, Any]:
+    """Speed, memory, the parts of a step, and the ceilings of this machine."""
+    runtime, config = trainer.runtime, trainer.model.config
+    tokens, micro_batch = trainer.loader.step_tokens, args.rows * config.max_seq_len
+    flops = flops_per_token(config) * tokens / statistics.median(seconds)
+    gpu = runtime.device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated() if gpu else hardware.peak_rss_bytes()
+    estimate = training_bytes(config, micro_batch, 1, trainer.model.backend.memory)
+    timed = [parts(trainer) for _ in range(3)]
+    result = {
+        "tok_s": tokens / statistics.median(seconds),
+        "range": [tokens / max(seconds), tokens / min(seconds)],
+        "parts_ms": {name: statistics.median(each[name] for each in timed) for name in timed[0]},
+        "tflops": flops / 1e12,
+        "product_tflops": product_flops(runtime, config.n_embd, micro_batch) / 1e12,
+        "copy_gb_s": copy_bytes(runtime) / 1e9,
+        "memory_gib": memory / 2**30,
+        "estimate_gib": estimate / 2**30,
+    }
+    if gpu and (peak := hardware.peak_flops(torch.cuda.get_device_name(), "bf16")):
+        result["mfu"] = flops / peak
+    return result
 
 
 def show(result: dict[str, Any]) -> None:

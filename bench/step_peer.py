@@ -12,21 +12,10 @@ import time
 import torch
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("depth", "vocab-size", "max-seq-len", "head-dim", "rows", "accumulation", "steps", "warmup"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--window-pattern", required=True)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--fp8", action="store_true")
-    parser.add_argument("--as-json", action="store_true")
-    args = parser.parse_args()
-
-    from nanochat.common import COMPUTE_DTYPE, autodetect_device_type, compute_init
+def make_model(args: argparse.Namespace, device: torch.device) -> torch.nn.Module:
+    """A model as the peer's training script sets it up, before compilation."""
     from nanochat.gpt import GPT, GPTConfig
 
-    kind = autodetect_device_type() if args.device == "auto" else args.device
-    device = compute_init(kind)[-1]
     heads = -(-args.depth * 64 // args.head_dim)
     config = GPTConfig(
         sequence_len=args.max_seq_len,
@@ -52,6 +41,24 @@ def main() -> None:
 
         recipe = Float8LinearConfig.from_recipe_name("tensorwise")
         convert_to_float8_training(model, config=recipe, module_filter_fn=fits)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("depth", "vocab-size", "max-seq-len", "head-dim", "rows", "accumulation", "steps", "warmup"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--window-pattern", required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--fp8", action="store_true")
+    parser.add_argument("--as-json", action="store_true")
+    args = parser.parse_args()
+
+    from nanochat.common import COMPUTE_DTYPE, autodetect_device_type, compute_init
+
+    kind = autodetect_device_type() if args.device == "auto" else args.device
+    device = compute_init(kind)[-1]
+    model = make_model(args, device)
     compiled = torch.compile(model, dynamic=False)
     optimizer = model.setup_optimizer()
     draw = torch.Generator().manual_seed(0)
