@@ -10,7 +10,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from nanochat.infer.request import Event
 
 _PACE_SECONDS = 0.02
-"""Between two batches of a stream: a small model is faster than anyone reads, and a write costs as much as a token."""
+_MOST_WRITES = 320
+
+
+def pace(streams: int) -> float:
+    """Seconds between two writes of a stream, when so many streams run.
+
+    A small model is faster than anyone reads, and a write costs as much as some tokens: at most 50 writes a second for
+    one reader, and for many readers at most `_MOST_WRITES` together, but four for each.
+    """
+    return min(max(_PACE_SECONDS, streams / _MOST_WRITES), 0.25)
 
 
 class SlowReader(Exception):  # noqa: N818 - the client's doing
@@ -24,14 +33,22 @@ class Channel:
         samples: how many answers it receives.
         limit: events that the reader may be behind.
         cancel: called when it is closed or fails.
+        pace: seconds between two batches.
     """
 
-    def __init__(self, samples: int, limit: int, cancel: Callable[[Channel], None]):
+    def __init__(
+        self,
+        samples: int,
+        limit: int,
+        cancel: Callable[[Channel], None],
+        pace: Callable[[], float] = lambda: _PACE_SECONDS,
+    ):
         self.unfinished = samples
         self.overflowed = False
         self.on_overflow: Callable[[], None] = lambda: None
         self._limit: float = limit
         self._cancel = cancel
+        self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._items: deque[tuple[int, Event]] = deque()
         self._wake = asyncio.Event()
@@ -89,7 +106,7 @@ class Channel:
             if self._items:
                 batch = list(self._items)
                 self._items.clear()
-                self._due = max(self._due, self._loop.time() + _PACE_SECONDS)
+                self._due = max(self._due, self._loop.time() + self._pace())
                 yield batch
             if self._fault is not None:
                 raise self._fault

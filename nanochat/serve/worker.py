@@ -1,7 +1,7 @@
 """A loaded model and its engine in one thread, fed through a queue. Everything else happens on the event loop.
 
-The loop puts functions into the thread's inbox; the thread runs them between steps of the engine and sends the new
-tokens of each step back in one call. Requests beyond the engine's rows wait here, so that a stopping server can refuse
+The loop puts functions into the thread's inbox; the thread runs them between steps of the engine and sends new tokens
+back, several steps of a fast model in one call. Requests beyond the engine's rows wait here, so that a stopping server can refuse
 those that have not started.
 """
 
@@ -23,10 +23,12 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.request import Event
 from nanochat.infer.sampler import SamplingParams
 from nanochat.model.gpt import GPT
-from nanochat.serve.channel import Channel
+from nanochat.serve.channel import Channel, pace
 from nanochat.serve.faults import ApiFault, busy, crashed, invalid, stopping
 
 T = TypeVar("T")
+_HELD_SECONDS = 0.01
+"""How long tokens other than an answer's first and last may wait for those of the next steps."""
 _log = logging.getLogger("nanochat.serve")
 
 
@@ -62,7 +64,9 @@ class _Queued:
     channel: Channel
     reply: int
     arrived: float = field(default_factory=time.perf_counter)
-    last_token: float | None = None
+    sent: bool = False
+    """Whether its first token has been sent to the loop, which then has `begun` to answer."""
+    begun: bool = False
     request_id: int | None = None
 
 
@@ -98,6 +102,10 @@ class Worker:
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._waiting: deque[_Queued] = deque()
         self._running: dict[int, _Queued] = {}
+        self._held: dict[_Queued, list[Event]] = {}
+        self._gaps: list[float] = []
+        self._last_step: float | None = None
+        self._last_sent = 0.0
         self._stopped = False
         self._engine: Engine
         self._model: GPT
@@ -117,7 +125,7 @@ class Worker:
         Raises ApiFault if the queue is full or the server is stopping.
         """
         self._claim(len(prompts))
-        channel = Channel(len(prompts), self._buffered, self._cancel)
+        channel = Channel(len(prompts), self._buffered, self._cancel, lambda: pace(self.outstanding))
         queued = [_Queued(index, ids, params, channel, reply) for index, (ids, params) in enumerate(prompts)]
         self._inbox.put(lambda: self._waiting.extend(queued))
         return channel
@@ -165,22 +173,21 @@ class Worker:
     def _cancel(self, channel: Channel) -> None:
         self._inbox.put(lambda: self._drop(channel))
 
-    def _arrive(self, arrived: list[tuple[_Queued, list[Event]]], running: int, waiting: int) -> None:
-        """The new tokens of one step."""
+    def _arrive(
+        self, arrived: dict[_Queued, list[Event]], gaps: Sequence[float], running: int, waiting: int
+    ) -> None:
+        """The new tokens of some steps, so many seconds after the step before each."""
         now = time.perf_counter()
-        gap: float | None = None
-        for queued, events in arrived:
-            if queued.last_token is None:
+        for queued, events in arrived.items():
+            if not queued.begun:
+                queued.begun = True
                 self._observer.first(now - queued.arrived)
-            else:
-                gap = now - queued.last_token
-            queued.last_token = now
             queued.channel.push(queued.index, events)
             if events[-1].finished:
                 self._ended(queued, events[-1].finished)
-        if gap is not None:  # the same for all that ran in the step before
+        for gap in gaps:
             self._observer.gap(gap)
-        self._observer.tokens(sum(len(events) for _, events in arrived))
+        self._observer.tokens(sum(map(len, arrived.values())))
         self._observer.depth(running, waiting)
 
     def _ended(self, queued: _Queued, reason: str) -> None:
@@ -236,16 +243,29 @@ class Worker:
         if started:
             self._post(self._report_started, started, time.perf_counter())
         if not self._running:
+            self._last_step = None
             return
-        arrived: dict[int, list[Event]] = {}
+        urgent = False
         for event in self._engine.step():
-            arrived.setdefault(event.request_id, []).append(event)
-        samples = [(self._running[request_id], events) for request_id, events in arrived.items()]
-        for queued, events in samples:
-            if events[-1].finished:
+            queued = self._running[event.request_id]
+            self._held.setdefault(queued, []).append(event)
+            urgent |= event.finished is not None or not queued.sent
+            if event.finished:
                 self._forget(queued)
-        if samples:
-            self._post(self._arrive, samples, len(self._running), len(self._waiting))
+        now = time.perf_counter()
+        if self._last_step is not None:
+            self._gaps.append(now - self._last_step)
+        self._last_step = now
+        if urgent or now - self._last_sent > _HELD_SECONDS:
+            self._send_held()
+
+    def _send_held(self) -> None:
+        for queued in self._held:
+            queued.sent = True
+        if self._held:
+            self._post(self._arrive, self._held, self._gaps, len(self._running), len(self._waiting))
+            self._held, self._gaps = {}, []
+            self._last_sent = time.perf_counter()
 
     def _report_started(self, started: Sequence[_Queued], now: float) -> None:
         for queued in started:
@@ -268,6 +288,7 @@ class Worker:
             elif queued in self._waiting:
                 self._waiting.remove(queued)
         if ended:
+            self._send_held()
             self._post(self._failed, ended, fault, len(self._running), len(self._waiting))
 
     def _refuse_waiting(self) -> None:
@@ -279,6 +300,7 @@ class Worker:
         ended = [*self._running.values(), *self._waiting]
         self._running.clear()
         self._waiting.clear()
+        self._send_held()
         self._post(self._failed, ended, crashed(), 0, 0)
 
     def _stop(self) -> None:

@@ -88,3 +88,9 @@ def test_a_fault_comes_after_what_has_arrived_and_closing_cancels_once() -> None
         assert cancelled == [failing, left]
 
     asyncio.run(run())
+
+
+def test_many_streams_together_are_written_about_as_often_as_a_few() -> None:
+    assert module.pace(1) == module.pace(6) == 0.02
+    assert [streams / module.pace(streams) for streams in (16, 40, 80)] == pytest.approx([320] * 3)
+    assert module.pace(10_000) == 0.25
