@@ -1,8 +1,8 @@
 """A loaded model and its engine in one thread, fed through a queue. Everything else happens on the event loop.
 
 The loop puts functions into the thread's inbox; the thread runs them between steps of the engine and sends new tokens
-back, several steps of a fast model in one call. Requests beyond the engine's rows wait here, so that a stopping server can refuse
-those that have not started.
+back, several steps of a fast model in one call. Requests beyond the engine's rows wait here, so that a stopping server
+can refuse those that have not started.
 """
 
 from __future__ import annotations
