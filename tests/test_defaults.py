@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,16 +34,16 @@ def test_stages_without_flags_follow_one_another_offline(base_dir: Path, monkeyp
     assert "builtin-small-s0" in capfd.readouterr().err
 
 
-def nanochat(folder: Path, *words: str) -> str:
-    """Run a command in a folder; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "nanochat", *words], cwd=folder, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+def test_a_relative_path_names_the_same_text_from_every_folder(
+    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def nanochat(folder: Path, *words: str) -> str:
+        """Run a command in a folder; what it printed."""
+        monkeypatch.chdir(folder)
+        status, printed = main(words), capfd.readouterr().err
+        assert status == 0, printed
+        return printed
 
-
-def test_a_relative_path_names_the_same_text_from_every_folder(base_dir: Path, tmp_path: Path) -> None:
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere" / "deeper"
     for folder in (here / "texts", here / "held-out", elsewhere):
         folder.mkdir(parents=True)
