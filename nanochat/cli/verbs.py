@@ -69,6 +69,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("sft",): Verb(
         "fine-tune a base model on conversations", "nanochat.train.sft", "SftConfig", needs="runtime"
     ),
+    ("rl",): Verb(
+        "reinforce a chat model on a task with checkable answers",
+        "nanochat.train.rl",
+        "RlConfig",
+        needs="runtime",
+    ),
     ("eval", "base"): Verb(
         "bits per byte, CORE and samples of a base model",
         "nanochat.eval.base_model",
