@@ -92,10 +92,11 @@ class RlConfig(TrainingOptions):
     compile: CompileMode = "off"
 
     def __post_init__(self) -> None:
+        policy = self.policy()
         for name in ("num_iterations", "prompts_per_step", "updates", "eval_items"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if self.samples < 2 and self.policy().baseline == "mean":
+        if self.samples < 2 and policy.baseline == "mean":
             raise ValueError("--samples must be at least 2: a lone sample has nothing to be compared with")
         if self.updates > self.prompts_per_step:
             raise ValueError(f"--updates {self.updates} needs at least as many --prompts-per-step")
