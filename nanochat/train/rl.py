@@ -184,7 +184,7 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
         score=scorer(sampler, held_out[: config.eval_items], config.eval_samples, runtime),
         prompts=(),
         step=step,
-        hooks=lambda metrics: (KeepRollouts(step, kept, metrics),),
+        hooks=lambda metrics: (KeepRollouts(step, kept, metrics, config.eval_every),),
         score_first=True,
     ).execute()
 

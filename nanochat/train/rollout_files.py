@@ -8,10 +8,14 @@ from typing import Any
 from nanochat.atomic import write_text_atomic
 from nanochat.config import json_line
 from nanochat.metrics import Metrics
+from nanochat.metrics_rows import SampleRow
 from nanochat.train.reinforce import ReinforceStep
 from nanochat.train.rollouts import Group
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult
+
+SHOWN = 4
+"""Samples of a prompt in the metrics."""
 
 
 @dataclass
@@ -25,6 +29,8 @@ class KeepRollouts:
     step: ReinforceStep
     path: Path
     metrics: Metrics
+    sample_every: int
+    """Steps between samples in the metrics, which the report shows."""
     _open: bool = field(default=False, init=False)
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
@@ -34,11 +40,24 @@ class KeepRollouts:
         with trainer.runtime.processes.together("writing the rollouts"):
             if trainer.runtime.is_main:
                 self.metrics.log(row)
+                if last or (self.sample_every and row.step % self.sample_every == 0):
+                    self.metrics.log(_sample(row.step, groups[0]))
                 if not self._open:
                     drop_after(self.path, row.step - 1)
                     self._open = True
                 with self.path.open("a", encoding="utf-8") as file:
                     file.writelines(json_line(_line(row.step, group)) + "\n" for group in groups)
+
+
+def _sample(step: int, group: Group) -> SampleRow:
+    """A prompt's samples with their rewards, calls in brackets."""
+    forms = {"text": "{}", "python": "[{} = ", "python_output": "{}] "}
+    texts = [
+        "".join(forms[part["type"]].format(part["text"]) for part in rollout.parts)
+        + f"  (reward {rollout.reward:.2g})"
+        for rollout in group.rollouts[:SHOWN]
+    ]
+    return SampleRow(step, f"{group.prompt} ({group.expected})", "\n".join(texts))
 
 
 def drop_after(path: Path, step: int) -> None:
