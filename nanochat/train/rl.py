@@ -54,10 +54,10 @@ class RlConfig(TrainingOptions):
     task: str = "builtin-thousands"
     """The task whose training items are the prompts and whose check is the reward."""
     model_tag: str = "rl"
-    num_iterations: int = 300
+    num_iterations: int = 100
     """Steps: samples are drawn, scored and learned from once in each."""
     prompts_per_step: int = 16
-    samples: int = 16
+    samples: int = 8
     """Replies to each prompt, which are compared with each other."""
     objective: ObjectiveName = "reinforce"
     baseline: Baseline | None = None
@@ -76,7 +76,7 @@ class RlConfig(TrainingOptions):
     """Optimiser updates per step, each on its part of the prompts; with more than one, clip."""
     max_new_tokens: int | None = None
     """The most tokens of a reply; default: the task's."""
-    lr_fraction: float = 0.05
+    lr_fraction: float = 0.03
     """Fraction of the peak learning rates of the run it starts from."""
     warmdown: float = 1.0
     """Final fraction of the run, over which the learning rate falls to zero."""
