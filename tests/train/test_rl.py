@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +16,10 @@ import torch
 from nanochat.builtin.everyday import number_word
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
+from nanochat.config import to_json
 from nanochat.infer.engine import Engine
 from nanochat.metrics import read_metrics
-from nanochat.metrics_rows import EvalRow, RolloutRow
+from nanochat.metrics_rows import EvalRow, RolloutRow, TrainRow
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
@@ -45,12 +49,14 @@ VOWELS = Task(
 )
 """Any reply with an e is right, which a random model of bytes writes now and then."""
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+
 
 @pytest.fixture
 def model() -> GPT:
     """A random model of bytes, whose head is large enough that replies differ in likelihood."""
     config = GPTConfig(
-        max_seq_len=64, vocab_size=265, n_layer=1, n_head=1, n_kv_head=1, head_dim=16, n_embd=16
+        max_seq_len=96, vocab_size=265, n_layer=1, n_head=1, n_kv_head=1, head_dim=16, n_embd=16
     )
     model = GPT(config, REFERENCE)
     model.init_weights(0)
@@ -271,3 +277,37 @@ def test_a_resumed_run_ends_with_the_same_bits(config: RlConfig, flags: dict) ->
     assert whole_file == broken_file
     with pytest.raises(ValueError, match="--samples was 4 and is now 8"):
         reinforce(replace(config, model_tag="broken", resume="auto", samples=8))
+
+
+@pytest.mark.slow
+def test_two_processes_continue_the_run_of_one(config: RlConfig, tmp_path: Path) -> None:
+    """From the same checkpoint they draw the same samples, compute the same loss."""
+    own = tmp_path / "mine.py"
+    own.write_text("def reward(attempt):\n    return attempt.text.count('e') / 8\n")
+    config = replace(config, task="builtin-thousands", rewards="", reward=str(own), max_new_tokens=8)
+    config = replace(config, num_iterations=3, save_every=2, keep_last=9)
+    reinforce(replace(config, model_tag="one"))
+    shutil.copytree(default_paths().checkpoints("one"), default_paths().checkpoints("two"))
+    shutil.copytree(default_paths().base / "runs/one", default_paths().base / "runs/two")
+    store.remove(default_paths().checkpoints("two"), 3)
+    flags = {**to_json(config), "model_tag": "two", "resume": "auto", "device": "cpu"}
+    words = [
+        f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value not in (None, False)
+    ]
+    words = [word for word in words if not word.startswith("--wandb")]
+    launched = [*TORCHRUN, "--nproc_per_node=2", "-m", "nanochat", "rl", *words]
+    done = subprocess.run(launched, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    one, two = (default_paths().rollouts(tag).read_text() for tag in ("one", "two"))
+    assert one == two
+    rows = [
+        [
+            entry.row
+            for entry in read_metrics(default_paths().metrics(tag))
+            if isinstance(entry.row, TrainRow)
+        ][-1]
+        for tag in ("one", "two")
+    ]
+    assert rows[0].step == rows[1].step == 3
+    assert rows[0].loss == pytest.approx(rows[1].loss, abs=1e-5)
+    assert rows[0].grad_norm == pytest.approx(rows[1].grad_norm, rel=1e-4)
