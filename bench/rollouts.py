@@ -17,7 +17,7 @@ from nanochat.infer.engine import Engine
 from nanochat.runtime import open_runtime
 from nanochat.tasks.registry import TASKS
 from nanochat.train.rewards import parse_rewards
-from nanochat.train.rollouts import Prompts, Sampler, sample_seed
+from nanochat.train.rollouts import Sampler, Shuffled, sample_seed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Options:
 def tokens_per_s(sampler: Sampler, options: Options, seed: int) -> float:
     """Of all samples of the prompts that a seed draws."""
     items = sampler.task.items(None, "train", 0)  # type: ignore[arg-type]
-    drawn = list(islice(Prompts(items, seed), options.prompts))
+    drawn = list(islice(Shuffled(items, seed), options.prompts))
     asked = [(index, item, sampler.prompt_ids(item) or []) for _, index, item in drawn]
     began = time.perf_counter()
     groups = sampler.groups(asked, options.samples, [sample_seed(seed, place) for place, _, _ in drawn])

@@ -91,6 +91,8 @@ class EvalRow(StepRow):
     pass_at_4: float | None = None
     pass_at_8: float | None = None
     pass_at_16: float | None = None
+    preferred: float | None = None
+    """Share of held-out pairs whose chosen answer gained more on the reference than the rejected one."""
 
     @classmethod
     def of(cls, step: int, figures: Mapping[str, float]) -> EvalRow:

@@ -141,6 +141,22 @@ def divergence(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, sampled_BT: T
     return difference_BT.exp() - difference_BT - 1
 
 
+def preference_loss(
+    chosen_B: Tensor,
+    rejected_B: Tensor,
+    reference_chosen_B: Tensor,
+    reference_rejected_B: Tensor,
+    beta: float,
+) -> tuple[Tensor, Tensor]:
+    """(loss of each pair, its margin) by direct preference optimisation (arXiv:2305.18290).
+
+    The arguments are log-probabilities of whole answers, summed over their tokens. The margin is how much more the
+    chosen answer gained on the reference than the rejected one, times beta; the loss is -log sigmoid of it.
+    """
+    margin_B = beta * ((chosen_B - reference_chosen_B) - (rejected_B - reference_rejected_B))
+    return -torch.nn.functional.logsigmoid(margin_B), margin_B
+
+
 def with_switches(name: ObjectiveName, **switches: object) -> PolicyObjective:
     """The named objective with the switches that are not None in place of its own."""
     given = {switch: value for switch, value in switches.items() if value is not None}

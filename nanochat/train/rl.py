@@ -31,7 +31,7 @@ from nanochat.train.reinforce import ReinforceStep
 from nanochat.train.rewards import parse_rewards, rewards_digest
 from nanochat.train.rl_start import ENGINE_ROWS, PASS_KS, plan_memory, scorer, try_out
 from nanochat.train.rollout_files import KeepRollouts
-from nanochat.train.rollouts import Prompts, RolloutSource, Sampler
+from nanochat.train.rollouts import RolloutSource, Sampler, Shuffled
 from nanochat.train.session import (
     Session,
     TrainingOptions,
@@ -162,7 +162,7 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     step = ReinforceStep(
         RolloutSource(
             sampler,
-            Prompts(items, config.seed, taken),
+            Shuffled(items, config.seed, taken),
             runtime.processes,
             config.prompts_per_step,
             config.samples,

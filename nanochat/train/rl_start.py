@@ -13,7 +13,7 @@ from nanochat.model.cost import parameter_counts, training_bytes
 from nanochat.runtime import Runtime
 from nanochat.tasks.task import Item
 from nanochat.train.plan import device_memory
-from nanochat.train.rollouts import Group, Prompts, Sampler, held_out_groups, pass_rates
+from nanochat.train.rollouts import Group, Sampler, Shuffled, held_out_groups, pass_rates
 from nanochat.train.state import Trainer
 
 ENGINE_ROWS = {"cuda": 256, "mps": 32, "cpu": 64}
@@ -64,7 +64,7 @@ def try_out(sampler: Sampler, items: Sequence[Item], samples: int, seed: int, ru
 
     Raises ValueError if no sample is right and rewards do not differ: then no gradient ever comes.
     """
-    prompts = [item for _, _, item in islice(Prompts(items, seed), min(TRIED_PROMPTS, len(items)))]
+    prompts = [item for _, _, item in islice(Shuffled(items, seed), min(TRIED_PROMPTS, len(items)))]
     groups = held_out_groups(sampler, prompts, samples, runtime.processes, seed=seed)
     right = [rollout.right for group in groups for rollout in group.rollouts]
     informative = fmean(group.informative for group in groups)

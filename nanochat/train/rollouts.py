@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
 from statistics import fmean
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from nanochat.tasks.task import Item, Task
 from nanochat.tokenizer.chat_format import parse_reply, render_prompt
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.rewards import Attempt, Rewards
+
+T = TypeVar("T")
 
 MOST_ROUNDS = 4
 """Of dynamic sampling: how often a step draws further prompts before it takes what it has."""
@@ -155,18 +158,18 @@ class Sampler:
 
 
 @dataclass
-class Prompts:
-    """The endless order of a split's items: every pass is shuffled by the seed and its number."""
+class Shuffled(Generic[T]):
+    """The endless order of training items: every pass is shuffled by the seed and its number."""
 
-    items: Sequence[Item]
+    items: Sequence[T]
     seed: int
     taken: int = 0
     _order: tuple[int, np.ndarray] = field(default=(-1, np.empty(0)))
 
-    def __iter__(self) -> Iterator[tuple[int, int, Item]]:
+    def __iter__(self) -> Iterator[tuple[int, int, T]]:
         return self
 
-    def __next__(self) -> tuple[int, int, Item]:
+    def __next__(self) -> tuple[int, int, T]:
         """(place in the order, index of the item, the item)."""
         epoch, offset = divmod(self.taken, len(self.items))
         if self._order[0] != epoch:
@@ -182,7 +185,7 @@ class RolloutSource:
     """Groups for a step, the same on every process."""
 
     sampler: Sampler
-    prompts: Prompts
+    prompts: Shuffled[Item]
     processes: Processes
     prompts_per_step: int
     samples: int

@@ -35,7 +35,7 @@ from nanochat.train.reinforce import Tally, backward, lessons
 from nanochat.train.rewards import parse_rewards
 from nanochat.train.rl import RlConfig
 from nanochat.train.rollout_files import drop_after
-from nanochat.train.rollouts import Group, Prompts, Rollout, RolloutSource, Sampler, pass_rates
+from nanochat.train.rollouts import Group, Rollout, RolloutSource, Sampler, Shuffled, pass_rates
 from nanochat.train.session import TrainingResult
 from tests.conftest import made_up_meta
 
@@ -75,7 +75,7 @@ def source(
 ) -> RolloutSource:
     items = VOWELS.items(default_paths(), "train", 0)
     dynamic = more.get("dynamic", False)
-    return RolloutSource(sampler, Prompts(items, 3, taken), processes or Processes(), 4, 4, dynamic)
+    return RolloutSource(sampler, Shuffled(items, 3, taken), processes or Processes(), 4, 4, dynamic)
 
 
 def test_the_engines_logprobs_are_the_trainers(sampler: Sampler) -> None:
