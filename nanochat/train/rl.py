@@ -57,17 +57,25 @@ class RlConfig(TrainingOptions):
     num_iterations: int = 100
     """Steps: samples are drawn, scored and learned from once in each."""
     prompts_per_step: int = 16
+    """Questions in a step, over all processes."""
     samples: int = 8
     """Replies to each prompt, which are compared with each other."""
     objective: ObjectiveName = "reinforce"
+    """reinforce, grpo, dr-grpo or dapo; the seven switches below override its own."""
     baseline: Baseline | None = None
-    """Overrides of the objective's switches; default: its own."""
+    """Subtract the mean reward of the prompt's samples, or nothing."""
     scale: Scale | None = None
+    """Divide by their standard deviation, or by nothing."""
     normalise: Normalise | None = None
+    """Weigh all tokens alike, all samples alike, or by a constant."""
     clip_low: float | None = None
+    """How far a token's probability may fall, as a share of what it was when sampled, and still be pushed on."""
     clip_high: float | None = None
+    """How far it may rise."""
     kl: float | None = None
+    """Weight of the divergence from the run it starts from."""
     dynamic: bool | None = None
+    """Draw further prompts in place of those whose samples earn the same."""
     rewards: str = "answer"
     """Sum of answer, right, format, tool and length, for instance answer+tool*0.1."""
     reward: str | None = None
