@@ -139,23 +139,12 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     _check_course(config, saved)
     items, held_out = (_items(task, split, config.seed, runtime) for split in ("train", "val"))
     meta = begin_or_resume(_planned(config, source), saved, config.model_tag)
-    policy, context = config.policy(), source.config.max_seq_len
-    asked = config.max_rows or ENGINE_ROWS[runtime.device.type]
-    memory = plan_memory(
-        source,
-        runtime,
-        min(asked, -(-config.prompts_per_step // runtime.processes.world_size) * config.samples),
-        meta.plan.device_batch_size,
-        models=2 if policy.kl else 1,
-    )
-    identity = DataIdentity(
-        max_seq_len=context,
-        policy="rollouts",
-        seed=config.seed,
-        tokenizer=source.tokenizer.hash,
-        data=_digest(task, len(items), rewards_digest(config.rewards, config.reward)),
-    )
+    identity = _identity(config, source, len(items))
     check_identity(identity, meta.progress.position)
+    policy, context, world_size = config.policy(), source.config.max_seq_len, runtime.processes.world_size
+    samples = -(-config.prompts_per_step // world_size) * config.samples
+    rows = min(config.max_rows or ENGINE_ROWS[runtime.device.type], samples)
+    memory = plan_memory(source, runtime, rows, meta.plan.device_batch_size, models=2 if policy.kl else 1)
     backend = choose_backend(runtime)
     model = source.load(backend).train()
     trainer = make_trainer(meta, directory, model, source.tokenizer, None, runtime)
@@ -167,14 +156,10 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     if not meta.step:
         try_out(sampler, items, config.samples, config.seed, runtime)
     taken = meta.progress.position.row.place[0] if meta.progress.position else 0
+    prompts = Shuffled(items, config.seed, taken)
     step = ReinforceStep(
         RolloutSource(
-            sampler,
-            Shuffled(items, config.seed, taken),
-            runtime.processes,
-            config.prompts_per_step,
-            config.samples,
-            policy.dynamic,
+            sampler, prompts, runtime.processes, config.prompts_per_step, config.samples, policy.dynamic
         ),
         policy,
         source.load(backend).eval() if policy.kl else None,
@@ -197,6 +182,17 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     ).execute()
 
 
+def _identity(config: RlConfig, source: OpenCheckpoint, items: int) -> DataIdentity:
+    parts = f"{config.task}:{items}:{rewards_digest(config.rewards, config.reward)}"
+    return DataIdentity(
+        max_seq_len=source.config.max_seq_len,
+        policy="rollouts",
+        seed=config.seed,
+        tokenizer=source.tokenizer.hash,
+        data=hashlib.sha256(parts.encode()).hexdigest()[:16],
+    )
+
+
 def _check_course(config: RlConfig, saved: CheckpointMeta | None) -> None:
     now = to_json(config)
     for name in _COURSE if saved else ():
@@ -216,10 +212,6 @@ def _items(task: Task, split: ItemSplit, seed: int, runtime: Runtime) -> Sequenc
     return items
 
 
-def _digest(task: Task, count: int, rewards: str) -> str:
-    return hashlib.sha256(f"{task.name}:{count}:{rewards}".encode()).hexdigest()[:16]
-
-
 def _planned(config: RlConfig, source: OpenCheckpoint) -> CheckpointMeta:
     before = source.meta.plan
     schedule = Schedule(
@@ -234,7 +226,9 @@ def _planned(config: RlConfig, source: OpenCheckpoint) -> CheckpointMeta:
     )
     plan = TrainingPlan(
         schedule=schedule,
-        rates=replace(before.rates.scaled(config.lr_fraction), weight_decay=0.0),
+        rates=replace(
+            before.rates.scaled(0.0), matrix=before.rates.matrix * config.lr_fraction, weight_decay=0.0
+        ),
         muon_per_head=before.muon_per_head,
         batch_tokens=config.prompts_per_step * config.samples * source.config.max_seq_len,
         device_batch_size=config.device_batch_size or before.device_batch_size,

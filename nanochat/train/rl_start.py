@@ -24,7 +24,7 @@ PASS_KS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
-class Memory:
+class StepMemory:
     """What one device holds during a step."""
 
     engine_rows: int
@@ -34,7 +34,9 @@ class Memory:
     bytes: int
 
 
-def plan_memory(source: OpenCheckpoint, runtime: Runtime, rows: int, micro_rows: int, models: int) -> Memory:
+def plan_memory(
+    source: OpenCheckpoint, runtime: Runtime, rows: int, micro_rows: int, models: int
+) -> StepMemory:
     """As many of `rows` samples at once as fit beside training on `micro_rows` rows, and print what it takes.
 
     `models`: copies of the weights besides the one in training: the engine's, and the reference's.
@@ -51,7 +53,7 @@ def plan_memory(source: OpenCheckpoint, runtime: Runtime, rows: int, micro_rows:
             f"training needs {fixed / 1e9:.2f} GB and each sample {one / 1e6:.1f} MB, but there are "
             f"{limit / 1e9:.2f} GB on each device: choose a smaller --device-batch-size or model"
         )
-    planned = Memory(fitting, micro_rows, fixed + (fitting + 1) * one)
+    planned = StepMemory(fitting, micro_rows, fixed + (fitting + 1) * one)
     say(
         f"memory: about {planned.bytes / 1e9:.2f} GB per device, {fitting} samples at once; micro-batches of "
         f"{micro_rows * config.max_seq_len:,} tokens"
