@@ -1,9 +1,9 @@
 """Reinforcement learning: a chat model learns from the rewards of its own answers, in the house's loop."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from nanochat import hardware
 from nanochat.batches.position import DataIdentity, check_identity
@@ -14,6 +14,7 @@ from nanochat.infer.engine import Engine
 from nanochat.model.backend import choose_backend
 from nanochat.model.compilation import CompileMode
 from nanochat.model.cost import parameter_counts
+from nanochat.optim.groups import LearningRates
 from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
 from nanochat.tasks.registry import TASKS
@@ -43,6 +44,12 @@ from nanochat.train.session import (
 
 _MOMENTUM = 0.9
 """Of Muon: a policy changes too fast for the longer average of pretraining."""
+
+Learn = Literal["matrices", "all"]
+_LEARN: Mapping[Learn, Callable[[LearningRates], LearningRates]] = {
+    "matrices": lambda rates: replace(rates.scaled(0.0), matrix=rates.matrix, weight_decay=0.0),
+    "all": lambda rates: replace(rates, weight_decay=0.0),
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ class RlConfig(TrainingOptions):
     """The most tokens of a reply; default: the task's."""
     lr_fraction: float = 0.03
     """Fraction of the peak learning rates of the run it starts from."""
+    learn: Learn = "matrices"
+    """What changes: the blocks' matrices, or all weights, which learns faster and moves answers to other questions."""
     warmdown: float = 1.0
     """Final fraction of the run, over which the learning rate falls to zero."""
     device_batch_size: int | None = None
@@ -226,9 +235,7 @@ def _planned(config: RlConfig, source: OpenCheckpoint) -> CheckpointMeta:
     )
     plan = TrainingPlan(
         schedule=schedule,
-        rates=replace(
-            before.rates.scaled(0.0), matrix=before.rates.matrix * config.lr_fraction, weight_decay=0.0
-        ),
+        rates=_LEARN[config.learn](before.rates.scaled(config.lr_fraction)),
         muon_per_head=before.muon_per_head,
         batch_tokens=config.prompts_per_step * config.samples * source.config.max_seq_len,
         device_batch_size=config.device_batch_size or before.device_batch_size,

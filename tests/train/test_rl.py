@@ -227,6 +227,7 @@ def config(model: GPT, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) ->
         prompts_per_step=4,
         samples=4,
         lr_fraction=0.2,
+        learn="all",
         eval_every=0,
         eval_items=4,
         eval_samples=2,
@@ -255,6 +256,17 @@ def test_it_learns_and_shows_what_it_did(config: RlConfig) -> None:
     with open_runtime("cpu") as runtime:
         assert load_model("rl", runtime).meta.stage == "rl"
     assert result.figures["pass_at_1"] == evaluations[1].pass_at_1
+
+
+@pytest.mark.slow
+def test_only_the_blocks_matrices_change_unless_all_are_asked_for(config: RlConfig) -> None:
+    reinforce(replace(config, num_iterations=2, learn="matrices"))
+    before, after = (
+        store.load_model_state(default_paths().checkpoints(t), s) for t, s in (("sft", 0), ("rl", 2))
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("blocks.") for name in changed)
 
 
 @pytest.mark.slow
