@@ -61,7 +61,7 @@ class RlConfig(TrainingOptions):
     task: str = "builtin-thousands"
     """The task whose training items are the prompts and whose check is the reward."""
     model_tag: str = "rl"
-    num_iterations: int = 100
+    num_iterations: int = 60
     """Steps: samples are drawn, scored and learned from once in each."""
     prompts_per_step: int = 16
     """Questions in a step, over all processes."""
@@ -91,7 +91,7 @@ class RlConfig(TrainingOptions):
     """Optimiser updates per step, each on its part of the prompts; with more than one, clip."""
     max_new_tokens: int | None = None
     """The most tokens of a reply; default: the task's."""
-    lr_fraction: float = 0.03
+    lr_fraction: float = 0.15
     """Fraction of the peak learning rates of the run it starts from."""
     learn: Learn = "matrices"
     """What changes: the blocks' matrices, or all weights, which learns faster and moves answers to other questions."""
@@ -101,7 +101,7 @@ class RlConfig(TrainingOptions):
     """Rows of the context's length per micro-batch; default: as in the run it starts from."""
     max_rows: int | None = None
     """Samples that are generated at once on one process; default: depends on the device."""
-    eval_every: int = 50
+    eval_every: int = 30
     eval_items: int = 100
     """Held-out items sampled at each evaluation."""
     eval_samples: int = 8
