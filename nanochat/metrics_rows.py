@@ -83,11 +83,63 @@ class EvalRow(StepRow):
     core_standard_error: float | None = None
     core_partial: bool | None = None
     """Whether some of CORE's tasks were missing."""
+    accuracy: float | None = None
+    """Of greedy answers to held-out items of the task that reinforcement trains."""
+    pass_at_1: float | None = None
+    """The probability that one sample at temperature 1, two, … hold a right one."""
+    pass_at_2: float | None = None
+    pass_at_4: float | None = None
+    pass_at_8: float | None = None
+    pass_at_16: float | None = None
+    preferred: float | None = None
+    """Share of held-out pairs whose chosen answer gained more on the reference than the rejected one."""
 
     @classmethod
     def of(cls, step: int, figures: Mapping[str, float]) -> EvalRow:
         """A row of named figures. Raises ValueError for an unknown name."""
         return from_json(cls, {"step": step, **figures})
+
+
+@dataclass(frozen=True)
+class RolloutRow(StepRow):
+    """The samples of one step of reinforcement, over all processes."""
+
+    kind: ClassVar[str] = "rollouts"
+
+    step: int
+    prompts: int
+    samples: int
+    """Of all prompts together."""
+    reward: float
+    """Mean of the samples, the sum of `rewards`."""
+    rewards: dict[str, float]
+    """Mean by name, weighted."""
+    right: float
+    """Share of right answers."""
+    informative: float
+    """Share of prompts whose samples differ in reward: the others teach nothing."""
+    length: float
+    """Mean tokens that the model sampled."""
+    cut: float
+    """Share of samples that the token limit ended."""
+    tool_calls: float
+    """Mean per sample."""
+    nats: float
+    """Mean of -log p of the sampled tokens, an estimate of the policy's entropy."""
+    logprob_gap: float
+    """Mean absolute difference between the engine's log-probabilities and the trainer's."""
+    logprob_gap_max: float
+    clipped: float
+    """Share of tokens whose gradient was clipped away."""
+    kl: float | None
+    """Mean nats per token from the reference policy; None if it is not measured."""
+    rollout_tok_per_s: float
+    rollout_s: float
+    gradient_s: float
+    optimizer_s: float
+    refresh_s: float
+    """To give the engine the new weights."""
+    other_s: float
 
 
 @dataclass(frozen=True)
@@ -212,6 +264,7 @@ KINDS: Mapping[str, type[Row]] = {
         ConfigRow,
         TrainRow,
         EvalRow,
+        RolloutRow,
         SampleRow,
         TasksRow,
         PackingRow,

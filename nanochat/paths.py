@@ -54,6 +54,10 @@ class Paths:
         """The metrics file of a run."""
         return self.base / "runs" / _checked(run, "run") / "metrics.jsonl"
 
+    def rollouts(self, run: str) -> Path:
+        """The samples that a run of reinforcement learned from, one prompt a line."""
+        return self.metrics(run).with_name("rollouts.jsonl")
+
     def recipe(self, recipe: str, model_tag: str) -> Path:
         """What a recipe keeps about the models that it makes under one name: its record, and logs."""
         name = f"{_checked(recipe, 'recipe')}-{_checked(model_tag, 'run')}"

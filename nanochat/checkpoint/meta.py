@@ -131,7 +131,7 @@ class CheckpointMeta:
     """The content of a meta file. Raises ValueError for inconsistent parts."""
 
     stage: str
-    """"pretrain" or "sft"."""
+    """"pretrain", "sft", "rl" or "dpo"."""
     model: GPTConfig
     tokenizer: str
     """Hash of the vocabulary that the model was trained on."""

@@ -52,6 +52,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("data", "info"): Verb(
         "count the documents and characters of a dataset", "nanochat.cli.data", "InfoConfig", "run_info"
     ),
+    ("data", "preferences"): Verb(
+        "pairs for `nanochat dpo` from the rollouts of `nanochat rl`",
+        "nanochat.train.preferences",
+        "PreferencesConfig",
+        "run_preferences",
+    ),
     ("tokenizer", "train"): Verb(
         "train a tokenizer on a dataset", "nanochat.train.vocabulary", "TokenizerTrainConfig"
     ),
@@ -68,6 +74,18 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ),
     ("sft",): Verb(
         "fine-tune a base model on conversations", "nanochat.train.sft", "SftConfig", needs="runtime"
+    ),
+    ("rl",): Verb(
+        "reinforce a chat model on a task with checkable answers",
+        "nanochat.train.rl",
+        "RlConfig",
+        needs="runtime",
+    ),
+    ("dpo",): Verb(
+        "tune a chat model on pairs of a chosen and a rejected answer",
+        "nanochat.train.dpo",
+        "DpoConfig",
+        needs="runtime",
     ),
     ("eval", "base"): Verb(
         "bits per byte, CORE and samples of a base model",

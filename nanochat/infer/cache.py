@@ -16,16 +16,18 @@ class RowCache:
     """
 
     def __init__(self, config: GPTConfig, rows: int, slots: int, device: torch.device, dtype: torch.dtype):
-        shape = (rows + 1, config.n_kv_head, slots + 1, config.head_dim)
+        shape = (2 * config.n_layer, rows + 1, config.n_kv_head, slots + 1, config.head_dim)
         self.slots = slots
-        self.k_RKSD = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
-        self.v_RKSD = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
+        self._all = torch.zeros(
+            shape, device=device, dtype=dtype
+        )  # one tensor, so that a row moves in one operation
+        self.k_RKSD = list(self._all[: config.n_layer])
+        self.v_RKSD = list(self._all[config.n_layer :])
         self._scratch = rows
 
     def copy(self, source: int, destination: int, length: int) -> None:
         """Copy the first `length` tokens of row `source` over those of row `destination`."""
-        for tensor in (*self.k_RKSD, *self.v_RKSD):
-            tensor[destination, :, :length] = tensor[source, :, :length]
+        self._all[:, destination, :, :length] = self._all[:, source, :, :length]
 
     def swap(self, a: int, b: int, length: int) -> None:
         """Exchange the first `length` tokens of two rows."""

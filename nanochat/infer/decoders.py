@@ -35,6 +35,12 @@ class Decoders:
         self._torch: TorchDecoder | GraphDecoder | None = None
         self.best()  # copies the weights as they are now
 
+    def settle(self) -> None:
+        """Wait for compiled code, so that from now on `best` is the same one."""
+        if self._library is not None:
+            self._library.wait()
+        self.best()
+
     def best(self) -> Decoder:
         """The fastest decoder that is ready. Any step may use another one: they share the cache."""
         if self._native is None and self._library is not None:

@@ -81,6 +81,10 @@ class Engine:
         """Whether any request is waiting or running."""
         return self._scheduler.busy
 
+    def settle(self) -> None:
+        """Wait for compiled code: from now on the same requests give the same bits."""
+        self._decoders.settle()
+
     def reload(self, model: GPT) -> None:
         """Use another state of the same model from now on. Drops all cached tokens. The engine must be idle."""
         assert not self.busy, "requests that run cannot change to other weights"

@@ -205,12 +205,16 @@ def logprobs_of(
     """The log-probabilities that each row asks for, of its chosen token and the likeliest ones."""
     reported: list[TokenLogprobs | None] = [None] * len(params)
     rows = [row for row, p in enumerate(params) if p.logprobs is not None]
-    if rows:
-        logprobs_NV = logits_NV[rows].log_softmax(dim=-1)
-        top = logprobs_NV.topk(min(MAX_LOGPROBS, logits_NV.size(1)), dim=-1)
-        for row, own_V, values, ids in zip(
-            rows, logprobs_NV, top.values.tolist(), top.indices.tolist(), strict=True
-        ):
-            pairs = list(zip(ids, values, strict=True))[: params[row].logprobs]
-            reported[row] = TokenLogprobs(own_V[tokens[row]].item(), tuple(pairs))
+    if not rows:
+        return reported
+    logprobs_NV = (logits_NV[rows] if len(rows) < len(params) else logits_NV).log_softmax(dim=-1)
+    own_N1 = torch.tensor([tokens[row] for row in rows], device=logits_NV.device)[:, None]
+    own = logprobs_NV.gather(1, own_N1)[:, 0].tolist()
+    asked = any(params[row].logprobs for row in rows)
+    top = logprobs_NV.topk(min(MAX_LOGPROBS, logits_NV.size(1)), dim=-1) if asked else None
+    values = top.values.tolist() if top else [()] * len(rows)
+    ids = top.indices.tolist() if top else [()] * len(rows)
+    for at, row in enumerate(rows):
+        pairs = tuple(zip(ids[at], values[at], strict=True))[: params[row].logprobs]
+        reported[row] = TokenLogprobs(own[at], pairs)
     return reported

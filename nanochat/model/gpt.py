@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nanochat.model.backend import Backend
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.layers import GATE_CHANNELS, Block, Linear, norm, rotary_tables
-from nanochat.model.loss import IGNORE, linear_cross_entropy, softcapped, token_nats
+from nanochat.model.loss import IGNORE, linear_cross_entropy, linear_token_nats, softcapped, token_nats
 
 BACKOUT_INIT = 0.2
 
@@ -168,6 +168,19 @@ class GPT(nn.Module):
             self.backend.matmul,
         )
         return nats, (targets_BT != IGNORE).sum()
+
+    def token_logprobs(self, hidden_BTC: Tensor, targets_BT: Tensor) -> Tensor:
+        """Log-probability of each target (B, T), fp32 with gradients, 0 where it is IGNORE."""
+        nats_N = linear_token_nats(
+            hidden_BTC.flatten(0, 1),
+            self._head_weight(),
+            targets_BT.flatten(),
+            self.config.softcap,
+            self.backend.memory.loss_chunk,
+            self._chunk_loss,
+            self.backend.matmul,
+        )
+        return -nats_N.view_as(targets_BT)
 
     def token_losses(self, hidden_BTC: Tensor, targets_BT: Tensor) -> Tensor:
         """Nats of each target (B, T), fp32, 0 where it is IGNORE; without gradients."""

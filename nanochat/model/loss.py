@@ -111,6 +111,58 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, cap, chunk, kernel, product)
 
 
+class _LinearTokenNats(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_NC: Tensor,
+        weight_VC: Tensor,
+        targets_N: Tensor,
+        cap: float,
+        chunk: int,
+        kernel: ChunkLoss,
+        product: Product,
+    ) -> Tensor:
+        ctx.save_for_backward(x_NC, weight_VC, targets_N)
+        ctx.settings = cap, chunk, kernel, product
+        weight = weight_VC.to(x_NC.dtype)
+        nats = [
+            kernel(product(x_NC[start : start + chunk], weight), targets_N[start : start + chunk], cap)[0]
+            for start in range(0, x_NC.size(0), chunk)
+        ]
+        return torch.cat(nats)
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x_NC, weight_VC, targets_N = ctx.saved_tensors
+        cap, chunk, kernel, product = ctx.settings
+        weight = weight_VC.to(x_NC.dtype)
+        grad_x_NC, grad_weight_VC = torch.empty_like(x_NC), torch.zeros_like(weight_VC)
+        for start in range(0, x_NC.size(0), chunk):
+            rows = slice(start, start + chunk)
+            _, grad_NV = kernel(product(x_NC[rows], weight), targets_N[rows], cap)
+            grad_NV = grad_NV.mul_(grad_N[rows, None]).to(x_NC.dtype)
+            grad_x_NC[rows] = product(grad_NV, weight.t())
+            grad_weight_VC += weight_gradient(product, grad_NV, x_NC[rows])
+        return grad_x_NC, grad_weight_VC, None, None, None, None, None
+
+
+def linear_token_nats(
+    x_NC: Tensor,
+    weight_VC: Tensor,
+    targets_N: Tensor,
+    cap: float,
+    chunk: int,
+    kernel: ChunkLoss = chunk_loss,
+    product: Product = blas_product,
+) -> Tensor:
+    """Nats of each target (N,) in fp32, 0 for IGNORE, for losses that are functions of them.
+
+    The logits are computed twice, chunk by chunk: an unknown function's gradient is known only backward.
+    """
+    return _LinearTokenNats.apply(x_NC, weight_VC, targets_N, cap, chunk, kernel, product)
+
+
 @torch.no_grad()
 def token_nats(
     x_NC: Tensor,

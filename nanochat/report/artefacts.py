@@ -28,7 +28,7 @@ R = TypeVar("R", bound=Row)
 S = TypeVar("S", bound=StepRow)
 T = TypeVar("T")
 
-TRAINING = ("pretrain", "sft", "rl")  # stages that train, in pipeline order
+TRAINING = ("pretrain", "sft", "rl", "dpo")  # stages that train, in pipeline order
 CORE_STAGE = "eval-base"  # its tasks are those of CORE
 
 

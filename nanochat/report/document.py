@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from nanochat.config import json_line
 from nanochat.console import amount, duration
@@ -14,22 +14,27 @@ from nanochat.metrics_rows import (
     ConfigRow,
     EvalRow,
     PackingRow,
+    RolloutRow,
     SampleRow,
-    StepRow,
     TokenizerRow,
     TrainRow,
 )
 from nanochat.report import figures
 from nanochat.report.artefacts import Findings, StageRows, TaskScore
 from nanochat.report.blocks import Image, ReportBlock, SampleBlock, Section, Table
-from nanochat.report.figures import Curve, Panel
+from nanochat.report.curves import curve
+from nanochat.report.figures import Panel
+from nanochat.report.reinforcement import reinforcement_panels, reinforcement_tables
 from nanochat.report.summary import summarise
-
-S = TypeVar("S", bound=StepRow)
 
 SAMPLES_SHOWN = 12  # the newest of each run
 TASKS_DRAWN, RUNS_DRAWN = 60, 8  # in the plot, the newest runs; the table has all of them
-TITLES = {"pretrain": "Pretraining", "sft": "Supervised fine-tuning", "rl": "Reinforcement learning"}
+TITLES = {
+    "pretrain": "Pretraining",
+    "sft": "Supervised fine-tuning",
+    "rl": "Reinforcement learning",
+    "dpo": "Preference tuning",
+}
 
 
 def compose(findings: Findings, dollars_per_hour: float | None = None) -> list[Section]:
@@ -75,14 +80,16 @@ def _tokenizer(findings: Findings) -> Iterable[ReportBlock]:
 
 
 def _training(stage: StageRows) -> Iterable[ReportBlock]:
-    loss = _curve(stage, TrainRow, "training", lambda row: row.loss, smooth=True)
-    val_loss = _curve(stage, EvalRow, "validation", lambda row: row.val_loss)
-    val_bpb = _curve(stage, EvalRow, "validation", lambda row: row.val_bpb)
-    train_bpb = _curve(stage, EvalRow, "training", lambda row: row.train_bpb)
-    lr = _curve(stage, TrainRow, "lr", lambda row: row.lr)
-    tok_per_s = _curve(stage, TrainRow, "tok/s", lambda row: row.tok_per_s, smooth=True)
+    loss = curve(stage, TrainRow, "training", lambda row: row.loss, smooth=True)
+    val_loss = curve(stage, EvalRow, "validation", lambda row: row.val_loss)
+    val_bpb = curve(stage, EvalRow, "validation", lambda row: row.val_bpb)
+    train_bpb = curve(stage, EvalRow, "training", lambda row: row.train_bpb)
+    lr = curve(stage, TrainRow, "lr", lambda row: row.lr)
+    tok_per_s = curve(stage, TrainRow, "tok/s", lambda row: row.tok_per_s, smooth=True)
+    sampled = stage.last(RolloutRow) is not None
     panels = [
-        Panel("loss (nats per token)", loss + val_loss),
+        *reinforcement_panels(stage),
+        Panel("loss" if sampled else "loss (nats per token)", loss + val_loss),
         Panel("bits per byte", val_bpb + train_bpb),
         Panel("learning rate (share of its peak)", lr, from_zero=True),
         Panel("tokens per second", tok_per_s, from_zero=True),
@@ -90,6 +97,7 @@ def _training(stage: StageRows) -> Iterable[ReportBlock]:
     drawn = [panel for panel in panels if panel.curves]
     alt = f"{TITLES[stage.stage]}: {', '.join(panel.title for panel in drawn)} over the steps"
     yield Image(figures.curves(f"{stage.run}-{stage.stage}", drawn), alt)
+    yield from reinforcement_tables(stage)
     packing = stage.last(PackingRow)
     if packing:
         yield _packing(packing)
@@ -98,14 +106,6 @@ def _training(stage: StageRows) -> Iterable[ReportBlock]:
         yield Table(("setting", "value"), _flat(config.config), "Settings", folded=True)
         if config.plan:
             yield Table(("decided by the plan", "value"), _flat(config.plan), "Plan", folded=True)
-
-
-def _curve(
-    stage: StageRows, kind: type[S], label: str, figure: Callable[[S], float | None], smooth: bool = False
-) -> tuple[Curve, ...]:
-    """The curve of a figure; none if it was never measured."""
-    steps, values = stage.series(kind, figure)
-    return (Curve(label, steps, values, smooth),) if steps else ()
 
 
 def _packing(row: PackingRow) -> Table:

@@ -9,14 +9,16 @@ from nanochat.tasks.humaneval import HUMANEVAL
 from nanochat.tasks.mmlu import MMLU
 from nanochat.tasks.spellingbee import SPELLINGBEE
 from nanochat.tasks.task import Task
+from nanochat.tasks.thousands import THOUSANDS
 
 CHATCORE_TASKS = (ARC_EASY, ARC_CHALLENGE, MMLU, GSM8K, HUMANEVAL, SPELLINGBEE)
 
-TASKS: dict[str, Task] = {task.name: task for task in (*BUILTIN_TASKS, *CHATCORE_TASKS)}
+TASKS: dict[str, Task] = {task.name: task for task in (*BUILTIN_TASKS, THOUSANDS, *CHATCORE_TASKS)}
 
 SUITES: dict[str, tuple[str, ...]] = {
     "builtin": tuple(task.name for task in BUILTIN_TASKS),
     "chatcore": tuple(task.name for task in CHATCORE_TASKS),
+    "reinforcement": (THOUSANDS.name,),
 }
 
 

@@ -179,6 +179,7 @@ class Log:
         )
         shown = {
             "loss": f"{result.loss if self.smooth_loss is None else self.smooth_loss:.3f}",
+            **result.shown,
             "tok/s": amount(rate),
         }
         if mfu is not None:

@@ -22,12 +22,16 @@ class Hook(Protocol):
         """Called after each step. `last`: no step follows, because the run is complete or must stop."""
 
 
-def train(trainer: Trainer, hooks: Sequence[Hook]) -> bool:
+Step = Callable[[Trainer], StepResult]
+"""Updates the model once and advances `trainer.progress`."""
+
+
+def train(trainer: Trainer, hooks: Sequence[Hook], step: Step = train_step) -> bool:
     """Train to the end of the schedule. Returns False if a signal stopped the run earlier."""
     processes = trainer.runtime.processes
     with _stop_signals(processes) as stop_requested:
         while not trainer.finished:
-            result = train_step(trainer)
+            result = step(trainer)
             stopping = processes.any(stop_requested())
             for hook in hooks:
                 hook.after_step(trainer, result, last=stopping or trainer.finished)

@@ -31,9 +31,9 @@ from nanochat.processes import Processes, launcher
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.hooks import Evaluate, Log, SampleText, Save
-from nanochat.train.loop import train
+from nanochat.train.loop import Hook, Step, train
 from nanochat.train.state import Trainer
-from nanochat.train.step import warm_up
+from nanochat.train.step import train_step, warm_up
 
 _CHECKPOINT_BYTES_PER_PARAMETER = 12  # weights and at most two moments
 
@@ -136,7 +136,7 @@ def make_trainer(
     directory: Path,
     model: GPT,
     tokenizer: Tokenizer,
-    loader: Loader,
+    loader: Loader | None,
     runtime: Runtime,
 ) -> Trainer:
     """A trainer; past step 0, model and optimiser are restored from the checkpoint of `meta` in `directory`.
@@ -174,6 +174,11 @@ class Session:
     """Further fields of the metrics' first row."""
     score: Callable[[Trainer], dict[str, float]]
     prompts: Sequence[str]
+    step: Step = train_step
+    hooks: Callable[[Metrics], Sequence[Hook]] = lambda metrics: ()
+    """The stage's own, which run before the shared ones."""
+    score_first: bool = False
+    """Also evaluate before the first step."""
 
     @property
     def directory(self) -> Path:
@@ -204,7 +209,8 @@ class Session:
                 wall_s=time.monotonic() - began,
                 peak_rss_bytes=hardware.peak_rss_bytes(),
             )
-            metrics.log(PackingRow(**to_json(packing)))
+            if packing is not None:
+                metrics.log(PackingRow(**to_json(packing)))
             if result.finished:  # only for its timings: the checkpoint says that the run is finished
                 metrics.log(
                     DoneRow(
@@ -247,23 +253,28 @@ class Session:
         )
         return metrics
 
-    def _train(self, metrics: Metrics, evaluate: Evaluate) -> tuple[Log, PackingReport]:
+    def _train(self, metrics: Metrics, evaluate: Evaluate) -> tuple[Log, PackingReport | None]:
         trainer, options = self.trainer, self.options
         save = Save(self.directory, options.save_every, options.save_minutes, options.keep_last, self.meta)
         samples = SampleText(options.sample_every, self.prompts, metrics)
         total, shown = trainer.schedule.total_steps, trainer.runtime.is_main
         with progress_bar(self.meta.stage, total, "steps", enabled=shown) as bar:
             log = Log(metrics, bar, flops_per_token(self.meta.model), self._peak_flops())
+            hooks = (*self.hooks(metrics), save, log, evaluate, samples)
+            if self.score_first and not trainer.progress.step:
+                evaluate.evaluate(trainer)
+            packing = None
             try:
-                train(trainer, (save, log, evaluate, samples))
+                train(trainer, hooks, self.step)
             finally:
-                packing = trainer.loader.report()
-                trainer.loader.close()
+                if trainer.loader is not None:
+                    packing = trainer.loader.report()
+                    trainer.loader.close()
         return log, packing
 
     def _peak_flops(self) -> float | None:
         runtime = self.trainer.runtime
-        if runtime.device.type != "cuda":
+        if runtime.device.type != "cuda" or self.trainer.loader is None:  # sampling is no training FLOP
             return None
         precision: hardware.Precision = "fp32" if runtime.compute_dtype == torch.float32 else "bf16"
         peak = hardware.peak_flops(torch.cuda.get_device_name(runtime.device), precision)

@@ -19,7 +19,8 @@ class Trainer:
     tokenizer: Tokenizer
     optimizer: MuonAdamW
     schedule: Schedule
-    loader: Loader
+    loader: Loader | None
+    """None if the stage's own step makes its data."""
     runtime: Runtime
     progress: Progress = field(default_factory=Progress)
 

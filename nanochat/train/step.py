@@ -1,7 +1,8 @@
 """One optimiser step: gradients over micro-batches and processes, then the update, skipped if they are not finite."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -24,29 +25,46 @@ class StepResult:
     seconds: float
     lr: float
     """Multiplier of the learning rates."""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """More figures for the progress line."""
 
 
 def train_step(trainer: Trainer) -> StepResult:
     """Draw the step's micro-batches, step the optimiser and advance `trainer.progress`."""
     began = time.perf_counter()
-    progress, processes, schedule = trainer.progress, trainer.runtime.processes, trainer.schedule
-    with processes.together("reading the data"):
-        batches, position = next(trainer.loader)
+    loader = trainer.loader
+    assert loader is not None, "this stage has a step of its own"
+    with trainer.runtime.processes.together("reading the data"):
+        batches, position = next(loader)
+    update = apply_gradients(trainer, accumulate_gradients(trainer, batches))
+    tokens, seconds = loader.step_tokens, time.perf_counter() - began
+    trainer.progress = trainer.progress.after_step(tokens, update.skipped, seconds, position)
+    return StepResult(update.loss, update.grad_norm, update.skipped, tokens, seconds, update.lr)
 
-    nats = accumulate_gradients(trainer, batches)
+
+@dataclass(frozen=True)
+class Update:
+    """What became of an optimiser step; fields as in StepResult."""
+
+    loss: float
+    grad_norm: float
+    skipped: bool
+    lr: float
+
+
+def apply_gradients(trainer: Trainer, nats: Tensor) -> Update:
+    """Sum the gradients over processes and step the optimiser, unless they or the loss `nats` are not finite."""
+    step, schedule = trainer.progress.step, trainer.schedule
     gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
-    processes.sum_each(gradients)
+    trainer.runtime.processes.sum_each(gradients)
     grad_norm = nn.utils.get_total_norm(gradients)
     loss, norm = torch.stack((nats, grad_norm.to(nats.dtype))).tolist()  # the step's only wait for the device
     skipped = not (_finite(loss) and _finite(norm))
-    lr = schedule.lr(progress.step)
+    lr = schedule.lr(step)
     if not skipped:
-        trainer.optimizer.step(lr, schedule.momentum(progress.step), schedule.weight_decay(progress.step))
+        trainer.optimizer.step(lr, schedule.momentum(step), schedule.weight_decay(step))
     trainer.optimizer.zero_grad()
-
-    tokens, seconds = trainer.loader.step_tokens, time.perf_counter() - began
-    trainer.progress = progress.after_step(tokens, skipped, seconds, position)
-    return StepResult(loss, norm, skipped, tokens, seconds, lr)
+    return Update(loss, norm, skipped, lr)
 
 
 def accumulate_gradients(trainer: Trainer, batches: list[Batch]) -> Tensor:

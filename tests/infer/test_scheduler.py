@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanochat.infer.request import Request
 from nanochat.infer.sampler import SamplingParams
-from nanochat.infer.scheduler import Copy, EngineStep, PrefillLimit, Scheduler, Swap
+from nanochat.infer.scheduler import Copy, EngineStep, PrefillLimit, Scheduler, Swap, shared
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +177,11 @@ def test_running_requests_limit_what_a_prompt_may_run_beside_them(new_request):
     planned = scheduler.schedule()
     assert [request.id for _, request in planned.decoding] == [0]
     assert pieces_of(planned) == [(1, 16)]
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=20), st.lists(st.integers(1, 3), max_size=20))
+def test_what_is_shared_is_the_common_prefix_without_the_last_token(new_request, prompt, cached):
+    common = 0
+    while common < min(len(prompt) - 1, len(cached)) and prompt[common] == cached[common]:
+        common += 1
+    assert shared(new_request(0, prompt), cached) == common

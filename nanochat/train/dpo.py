@@ -1,0 +1,228 @@
+"""Preference tuning (DPO): a chat model learns which of two answers is better, in the house's loop."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanochat import hardware
+from nanochat.batches.position import DataIdentity, DataPosition, RowPosition, check_identity
+from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
+from nanochat.checkpoint.meta import CheckpointMeta, Progress, SourceRun, TrainingPlan
+from nanochat.config import to_json
+from nanochat.console import say
+from nanochat.eval.batching import length_batches, pad_right
+from nanochat.model.backend import choose_backend
+from nanochat.model.compilation import CompileMode
+from nanochat.model.cost import parameter_counts
+from nanochat.model.gpt import GPT
+from nanochat.model.loss import IGNORE
+from nanochat.optim.schedule import Schedule
+from nanochat.runtime import Runtime
+from nanochat.text.own_files import absolute
+from nanochat.train.objective import preference_loss
+from nanochat.train.preferences import PreferencePair, read_pairs, split_pairs
+from nanochat.train.rollouts import Shuffled
+from nanochat.train.session import (
+    Session,
+    TrainingOptions,
+    TrainingResult,
+    begin_or_resume,
+    make_trainer,
+    saved_run,
+)
+from nanochat.train.state import Trainer
+from nanochat.train.step import StepResult, apply_gradients
+
+_MOMENTUM = 0.9
+_ROUNDING = 1e-5
+"""A smaller margin is none: before the first step, all are rounding errors."""
+
+
+@dataclass(frozen=True)
+class DpoConfig(TrainingOptions):
+    """Tune a chat model on pairs of a chosen and a rejected answer (docs/rl.md)."""
+
+    pairs: str = "pairs.jsonl"
+    """A .jsonl of prompt, chosen and rejected (nanochat/train/preferences.py); every 20th pair is held out."""
+    from_tag: str = "sft"
+    """Run to start from, which is also the reference: its model tag, or the path of its checkpoints."""
+    model_tag: str = "dpo"
+    epochs: float = 1.0
+    num_iterations: int | None = None
+    """Optimiser steps, instead of epochs."""
+    pairs_per_step: int = 32
+    beta: float = 0.1
+    """How strongly the model is held to the reference: a margin of m nats counts as beta · m."""
+    lr_fraction: float = 0.02
+    """Fraction of the peak learning rates of the run it starts from."""
+    warmdown: float = 1.0
+    """Final fraction of the run, over which the learning rate falls to zero."""
+    device_batch_size: int | None = None
+    """Rows of the context's length per micro-batch; default: as in the run it starts from."""
+    compile: CompileMode = "off"
+
+    def __post_init__(self) -> None:
+        if self.pairs_per_step < 1 or self.beta <= 0:
+            raise ValueError("--pairs-per-step must be at least 1, and --beta more than 0")
+        if self.fp8 or self.compile == "on":
+            raise ValueError("dpo trains without --fp8 and --compile: answers differ in length at every step")
+
+
+def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
+    """Run preference tuning. Raises ValueError for unusable pairs or flags."""
+    config = replace(config, pairs=absolute(config.pairs))
+    source = open_checkpoint(config.from_tag, runtime)
+    context = source.config.max_seq_len
+    directory = runtime.paths.checkpoints(config.model_tag)
+    saved = saved_run(directory, config, runtime.processes)
+    if saved is not None and saved.config.get("beta") != config.beta:
+        raise ValueError(f"cannot resume: --beta was {saved.config.get('beta')} and is now {config.beta}")
+    training, held_out = split_pairs(read_pairs(Path(config.pairs), source.tokenizer, context))
+    meta = begin_or_resume(_planned(config, source, len(training)), saved, config.model_tag)
+    identity = DataIdentity(
+        max_seq_len=context,
+        policy="pairs",
+        seed=config.seed,
+        tokenizer=source.tokenizer.hash,
+        data=hashlib.sha256(Path(config.pairs).read_bytes()).hexdigest()[:16],
+    )
+    check_identity(identity, meta.progress.position)
+    runtime.processes.same("the file of pairs", identity.data)
+    say(f"{len(training):,} pairs for training, {len(held_out):,} held out; {meta.plan.total_steps:,} steps")
+    backend = choose_backend(runtime)
+    model, reference = source.load(backend).train(), source.load(backend).eval()
+    taken = meta.progress.position.row.place[0] if meta.progress.position else 0
+    tokens = meta.plan.device_batch_size * context
+    return Session(
+        model_tag=config.model_tag,
+        options=config,
+        trainer=make_trainer(meta, directory, model, source.tokenizer, None, runtime),
+        meta=meta,
+        facts={"plan": _described(meta), "dataset": config.pairs},
+        score=_scorer(held_out, reference, config.beta, tokens, runtime),
+        prompts=(),
+        step=PreferenceStep(
+            Shuffled(training, config.seed, taken),
+            reference,
+            config.beta,
+            config.pairs_per_step,
+            tokens,
+            identity,
+        ),
+        score_first=True,
+    ).execute()
+
+
+@dataclass
+class PreferenceStep:
+    """The step of `nanochat dpo`, called with the trainer."""
+
+    pairs: Shuffled[PreferencePair]
+    reference: GPT
+    beta: float
+    pairs_per_step: int
+    micro_tokens: int
+    """Most tokens of a micro-batch, padding included."""
+    identity: DataIdentity
+
+    def __call__(self, trainer: Trainer) -> StepResult:
+        """Learn from the next pairs and advance `trainer.progress`."""
+        began, processes, progress = time.perf_counter(), trainer.runtime.processes, trainer.progress
+        drawn = [next(self.pairs)[2] for _ in range(self.pairs_per_step)]
+        mine = processes.share(len(drawn))
+        own = drawn[mine.start : mine.stop]
+        total = torch.zeros(2, device=trainer.runtime.device)
+        with processes.together("the gradients"):
+            for lot in _micro_batches(own, self.micro_tokens):
+                losses_B, margins_B = losses(trainer.model, self.reference, lot, self.beta)
+                (losses_B.sum() / len(drawn)).backward()
+                total += torch.stack((losses_B.detach().sum(), (margins_B > _ROUNDING).sum())) / len(drawn)
+        for parameter in trainer.model.parameters():
+            if parameter.grad is None:  # more processes than pairs
+                parameter.grad = torch.zeros_like(parameter)
+        loss, preferred = processes.sum(total)
+        update = apply_gradients(trainer, loss)
+        tokens = sum(len(pair.chosen) + len(pair.rejected) - 2 for pair in drawn)
+        seconds = time.perf_counter() - began
+        rows = (progress.position.row.rows if progress.position else 0) + len(drawn)
+        position = DataPosition(self.identity, RowPosition((self.pairs.taken,), rows=rows))
+        trainer.progress = progress.after_step(tokens, update.skipped, seconds, position)
+        shown = {"preferred": f"{preferred.item():.0%}"}
+        return StepResult(update.loss, update.grad_norm, update.skipped, tokens, seconds, update.lr, shown)
+
+
+def losses(model: GPT, reference: GPT, pairs: Sequence[PreferencePair], beta: float) -> tuple[Tensor, Tensor]:
+    """(loss, margin) of each pair."""
+    ids = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    masks = [pair.chosen_mask for pair in pairs] + [pair.rejected_mask for pair in pairs]
+    device = model.head.weight.device
+    inputs_BT = pad_right([row[:-1] for row in ids], 0, device)
+    learned = [
+        [token if learn else IGNORE for token, learn in zip(row[1:], mask[1:], strict=True)]
+        for row, mask in zip(ids, masks, strict=True)
+    ]
+    targets_BT = pad_right(learned, IGNORE, device)
+    with torch.no_grad():
+        reference_B = -reference.token_losses(reference(inputs_BT), targets_BT).sum(dim=1)
+    logprobs_B = model.token_logprobs(model(inputs_BT), targets_BT).sum(dim=1)
+    chosen_B, rejected_B = logprobs_B.chunk(2)
+    before_chosen_B, before_rejected_B = reference_B.chunk(2)
+    return preference_loss(chosen_B, rejected_B, before_chosen_B, before_rejected_B, beta)
+
+
+def _micro_batches(pairs: Sequence[PreferencePair], tokens: int) -> list[list[PreferencePair]]:
+    return [[pairs[i] for i in lot] for lot in length_batches([2 * pair.length for pair in pairs], tokens)]
+
+
+def _scorer(
+    pairs: Sequence[PreferencePair], reference: GPT, beta: float, tokens: int, runtime: Runtime
+) -> Callable[[Trainer], dict[str, float]]:
+    """A function that scores held-out pairs."""
+
+    @torch.no_grad()
+    def score(trainer: Trainer) -> dict[str, float]:
+        processes = runtime.processes
+        mine = processes.share(len(pairs))
+        total = [0.0, 0.0]
+        with processes.together("scoring held-out pairs"):
+            for lot in _micro_batches(pairs[mine.start : mine.stop], tokens):
+                losses_B, margins_B = losses(trainer.model, reference, lot, beta)
+                total[0] += losses_B.sum().item()
+                total[1] += (margins_B > _ROUNDING).sum().item()
+        loss, preferred = (sum(part) / len(pairs) for part in zip(*processes.gather(total), strict=True))
+        return {"val_loss": loss, "preferred": preferred}
+
+    return score
+
+
+def _planned(config: DpoConfig, source: OpenCheckpoint, training: int) -> CheckpointMeta:
+    before = source.meta.plan
+    steps = config.num_iterations or max(1, round(config.epochs * training / config.pairs_per_step))
+    momentum = dict.fromkeys(("momentum_start", "momentum_peak", "momentum_final"), _MOMENTUM)
+    plan = TrainingPlan(
+        schedule=Schedule(steps, 0, config.warmdown, 0.0, 0, **momentum),
+        rates=replace(before.rates.scaled(config.lr_fraction), weight_decay=0.0),
+        muon_per_head=before.muon_per_head,
+        batch_tokens=2 * config.pairs_per_step * source.config.max_seq_len,
+        device_batch_size=config.device_batch_size or before.device_batch_size,
+        seed=config.seed,
+    )
+    return CheckpointMeta(
+        stage="dpo",
+        model=source.config,
+        tokenizer=source.tokenizer.hash,
+        plan=plan,
+        progress=Progress(),
+        source=SourceRun(config.from_tag, source.step, source.meta.files["model"].sha256),
+        config=to_json(config),
+        software=hardware.software(),
+    )
+
+
+def _described(meta: CheckpointMeta) -> dict[str, object]:
+    return {"model": to_json(meta.model), "parameters": parameter_counts(meta.model), **to_json(meta.plan)}

@@ -1,0 +1,257 @@
+"""Reinforcement learning: a chat model learns from the rewards of its own answers, in the house's loop."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from nanochat import hardware
+from nanochat.batches.position import DataIdentity, check_identity
+from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
+from nanochat.checkpoint.meta import CheckpointMeta, Progress, SourceRun, TrainingPlan
+from nanochat.config import to_json
+from nanochat.infer.engine import Engine
+from nanochat.model.backend import choose_backend
+from nanochat.model.compilation import CompileMode
+from nanochat.model.cost import parameter_counts
+from nanochat.optim.groups import LearningRates
+from nanochat.optim.schedule import Schedule
+from nanochat.runtime import Runtime
+from nanochat.tasks.registry import TASKS
+from nanochat.tasks.task import Item, ItemSplit, Task
+from nanochat.text.own_files import absolute
+from nanochat.train.objective import (
+    Baseline,
+    Normalise,
+    ObjectiveName,
+    PolicyObjective,
+    Scale,
+    with_switches,
+)
+from nanochat.train.reinforce import ReinforceStep
+from nanochat.train.rewards import parse_rewards, rewards_digest
+from nanochat.train.rl_start import ENGINE_ROWS, PASS_KS, plan_memory, scorer, try_out
+from nanochat.train.rollout_files import KeepRollouts
+from nanochat.train.rollouts import RolloutSource, Sampler, Shuffled
+from nanochat.train.session import (
+    Session,
+    TrainingOptions,
+    TrainingResult,
+    begin_or_resume,
+    make_trainer,
+    saved_run,
+)
+
+_MOMENTUM = 0.9
+"""Of Muon: a policy changes too fast for the longer average of pretraining."""
+
+Learn = Literal["matrices", "all"]
+_LEARN: Mapping[Learn, Callable[[LearningRates], LearningRates]] = {
+    "matrices": lambda rates: replace(rates.scaled(0.0), matrix=rates.matrix, weight_decay=0.0),
+    "all": lambda rates: replace(rates, weight_decay=0.0),
+}
+
+
+@dataclass(frozen=True)
+class RlConfig(TrainingOptions):
+    """Reinforce what earns a reward: on-policy REINFORCE, or another --objective (docs/rl.md)."""
+
+    from_tag: str = "sft"
+    """Run to start from: its model tag, or the path of its checkpoints."""
+    task: str = "builtin-thousands"
+    """The task whose training items are the prompts and whose check is the reward."""
+    model_tag: str = "rl"
+    num_iterations: int = 60
+    """Steps: samples are drawn, scored and learned from once in each."""
+    prompts_per_step: int = 16
+    """Questions in a step, over all processes."""
+    samples: int = 8
+    """Replies to each prompt, which are compared with each other."""
+    objective: ObjectiveName = "reinforce"
+    """reinforce, grpo, dr-grpo or dapo; the seven switches below override its own."""
+    baseline: Baseline | None = None
+    """Subtract the mean reward of the prompt's samples, or nothing."""
+    scale: Scale | None = None
+    """Divide by their standard deviation, or by nothing."""
+    normalise: Normalise | None = None
+    """Weigh all tokens alike, all samples alike, or by a constant."""
+    clip_low: float | None = None
+    """How far a token's probability may fall, as a share of what it was when sampled, and still be pushed on."""
+    clip_high: float | None = None
+    """How far it may rise."""
+    kl: float | None = None
+    """Weight of the divergence from the run it starts from."""
+    dynamic: bool | None = None
+    """Draw further prompts in place of those whose samples earn the same."""
+    rewards: str = "answer"
+    """Sum of answer, right, format, tool and length, for instance answer+tool*0.1."""
+    reward: str | None = None
+    """A Python file whose function reward(attempt) returns a number, added to --rewards (which may be empty)."""
+    updates: int = 1
+    """Optimiser updates per step, each on its part of the prompts; with more than one, clip."""
+    max_new_tokens: int | None = None
+    """The most tokens of a reply; default: the task's."""
+    lr_fraction: float = 0.15
+    """Fraction of the peak learning rates of the run it starts from."""
+    learn: Learn = "matrices"
+    """What changes: the blocks' matrices, or all weights, which learns faster and moves answers to other questions."""
+    warmdown: float = 1.0
+    """Final fraction of the run, over which the learning rate falls to zero."""
+    device_batch_size: int | None = None
+    """Rows of the context's length per micro-batch; default: as in the run it starts from."""
+    max_rows: int | None = None
+    """Samples that are generated at once on one process; default: depends on the device."""
+    eval_every: int = 30
+    eval_items: int = 100
+    """Held-out items sampled at each evaluation."""
+    eval_samples: int = 8
+    """Samples of each, for pass@1 up to pass@8: 1, 2, 4, 8 or 16."""
+    compile: CompileMode = "off"
+
+    def __post_init__(self) -> None:
+        policy = self.policy()
+        for name in ("num_iterations", "prompts_per_step", "updates", "eval_items"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.samples < 2 and policy.baseline == "mean":
+            raise ValueError("--samples must be at least 2: a lone sample has nothing to be compared with")
+        if self.updates > self.prompts_per_step:
+            raise ValueError(f"--updates {self.updates} needs at least as many --prompts-per-step")
+        if self.eval_samples not in PASS_KS:
+            raise ValueError(f"--eval-samples must be one of {', '.join(map(str, PASS_KS))}")
+        if self.task not in TASKS:
+            raise ValueError(f"unknown task {self.task!r}: choose from {', '.join(TASKS)}")
+        if self.fp8 or self.compile == "on":
+            raise ValueError("rl trains without --fp8 and --compile: replies differ in length at every step")
+
+    def policy(self) -> PolicyObjective:
+        """The objective with its overrides. Raises ValueError for values out of range."""
+        names = ("baseline", "scale", "normalise", "clip_low", "clip_high", "kl", "dynamic")
+        return with_switches(self.objective, **{name: getattr(self, name) for name in names})
+
+
+# What, besides the plan, decides the course of a run.
+_COURSE = (
+    *("task", "prompts_per_step", "samples", "objective", "baseline", "scale", "normalise", "clip_low"),
+    *("clip_high", "kl", "dynamic", "rewards", "updates", "max_new_tokens"),
+)
+
+
+def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
+    """Run reinforcement. Raises ValueError for a bad request, also one in which nothing could be learned."""
+    if config.reward is not None:
+        config = replace(config, reward=absolute(config.reward))
+    rewards = parse_rewards(config.rewards, config.reward)
+    source, task = open_checkpoint(config.from_tag, runtime), TASKS[config.task]
+    directory = runtime.paths.checkpoints(config.model_tag)
+    saved = saved_run(directory, config, runtime.processes)
+    _check_course(config, saved)
+    items, held_out = (_items(task, split, config.seed, runtime) for split in ("train", "val"))
+    meta = begin_or_resume(_planned(config, source), saved, config.model_tag)
+    identity = _identity(config, source, len(items))
+    check_identity(identity, meta.progress.position)
+    policy, context, world_size = config.policy(), source.config.max_seq_len, runtime.processes.world_size
+    samples = -(-config.prompts_per_step // world_size) * config.samples
+    rows = min(config.max_rows or ENGINE_ROWS[runtime.device.type], samples)
+    memory = plan_memory(source, runtime, rows, meta.plan.device_batch_size, models=2 if policy.kl else 1)
+    backend = choose_backend(runtime)
+    model = source.load(backend).train()
+    trainer = make_trainer(meta, directory, model, source.tokenizer, None, runtime)
+    with runtime.processes.together("making the engine"):
+        engine = Engine(model, source.tokenizer, max_rows=memory.engine_rows)
+        engine.settle()
+    limit = min(config.max_new_tokens or task.max_new_tokens, context // 2)
+    sampler = Sampler(model, engine, source.tokenizer, task, rewards, limit)
+    if not meta.step:
+        try_out(sampler, items, config.samples, config.seed, runtime)
+    taken = meta.progress.position.row.place[0] if meta.progress.position else 0
+    prompts = Shuffled(items, config.seed, taken)
+    step = ReinforceStep(
+        RolloutSource(
+            sampler, prompts, runtime.processes, config.prompts_per_step, config.samples, policy.dynamic
+        ),
+        policy,
+        source.load(backend).eval() if policy.kl else None,
+        config.updates,
+        memory.micro_rows * context,
+        identity,
+    )
+    kept = runtime.paths.rollouts(config.model_tag)
+    return Session(
+        model_tag=config.model_tag,
+        options=config,
+        trainer=trainer,
+        meta=meta,
+        facts={"plan": _described(meta), "dataset": config.task},
+        score=scorer(sampler, held_out[: config.eval_items], config.eval_samples, runtime),
+        prompts=(),
+        step=step,
+        hooks=lambda metrics: (KeepRollouts(step, kept, metrics, config.eval_every),),
+        score_first=True,
+    ).execute()
+
+
+def _identity(config: RlConfig, source: OpenCheckpoint, items: int) -> DataIdentity:
+    parts = f"{config.task}:{items}:{rewards_digest(config.rewards, config.reward)}"
+    return DataIdentity(
+        max_seq_len=source.config.max_seq_len,
+        policy="rollouts",
+        seed=config.seed,
+        tokenizer=source.tokenizer.hash,
+        data=hashlib.sha256(parts.encode()).hexdigest()[:16],
+    )
+
+
+def _check_course(config: RlConfig, saved: CheckpointMeta | None) -> None:
+    now = to_json(config)
+    for name in _COURSE if saved else ():
+        assert saved is not None
+        if saved.config.get(name) != now[name]:
+            raise ValueError(
+                f"cannot resume: --{name.replace('_', '-')} was {saved.config.get(name)!r} and is now {now[name]!r}; "
+                "use the same flags, or another --model-tag"
+            )
+
+
+def _items(task: Task, split: ItemSplit, seed: int, runtime: Runtime) -> Sequence[Item]:
+    """A split's items; the first process downloads them before the others read them."""
+    runtime.processes.decide(lambda: len(task.items(runtime.paths, split, seed)))
+    items = task.items(runtime.paths, split, seed)
+    runtime.processes.same(f"the number of {task.name}'s {split} items", len(items))
+    return items
+
+
+def _planned(config: RlConfig, source: OpenCheckpoint) -> CheckpointMeta:
+    before = source.meta.plan
+    schedule = Schedule(
+        total_steps=config.num_iterations,
+        warmup_steps=0,
+        warmdown_fraction=config.warmdown,
+        final_lr=0.0,
+        momentum_warmup_steps=0,
+        momentum_start=_MOMENTUM,
+        momentum_peak=_MOMENTUM,
+        momentum_final=_MOMENTUM,
+    )
+    plan = TrainingPlan(
+        schedule=schedule,
+        rates=_LEARN[config.learn](before.rates.scaled(config.lr_fraction)),
+        muon_per_head=before.muon_per_head,
+        batch_tokens=config.prompts_per_step * config.samples * source.config.max_seq_len,
+        device_batch_size=config.device_batch_size or before.device_batch_size,
+        seed=config.seed,
+    )
+    return CheckpointMeta(
+        stage="rl",
+        model=source.config,
+        tokenizer=source.tokenizer.hash,
+        plan=plan,
+        progress=Progress(),
+        source=SourceRun(config.from_tag, source.step, source.meta.files["model"].sha256),
+        config=to_json(config),
+        software=hardware.software(),
+    )
+
+
+def _described(meta: CheckpointMeta) -> dict[str, Any]:
+    return {"model": to_json(meta.model), "parameters": parameter_counts(meta.model), **to_json(meta.plan)}

@@ -1,0 +1,96 @@
+"""The file of a run's rollouts: one JSON line a prompt and step, with its samples, rewards and tool calls."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanochat.atomic import write_text_atomic
+from nanochat.config import json_line
+from nanochat.metrics import Metrics
+from nanochat.metrics_rows import SampleRow
+from nanochat.train.reinforce import ReinforceStep
+from nanochat.train.rollouts import Group
+from nanochat.train.state import Trainer
+from nanochat.train.step import StepResult
+
+SHOWN = 4
+"""Samples of a prompt in the metrics."""
+
+
+@dataclass
+class KeepRollouts:
+    """Logs each step's figures and appends its groups to the file.
+
+    Runs before saving, so that no checkpoint is ahead of the file; a resumed run first drops what comes after its
+    checkpoint.
+    """
+
+    step: ReinforceStep
+    path: Path
+    metrics: Metrics
+    sample_every: int
+    """Steps between samples in the metrics, which the report shows."""
+    _open: bool = field(default=False, init=False)
+
+    def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
+        """Write the step."""
+        assert self.step.latest is not None
+        groups, row = self.step.latest
+        with trainer.runtime.processes.together("writing the rollouts"):
+            if trainer.runtime.is_main:
+                self.metrics.log(row)
+                if last or (self.sample_every and row.step % self.sample_every == 0):
+                    self.metrics.log(_sample(row.step, groups[0]))
+                if not self._open:
+                    drop_after(self.path, row.step - 1)
+                    self._open = True
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.writelines(json_line(_line(row.step, group)) + "\n" for group in groups)
+
+
+def _sample(step: int, group: Group) -> SampleRow:
+    """A prompt's samples with their rewards, calls in brackets."""
+    forms = {"text": "{}", "python": "[{} = ", "python_output": "{}] "}
+    texts = [
+        "".join(forms[part["type"]].format(part["text"]) for part in rollout.parts)
+        + f"  (reward {rollout.reward:.2g})"
+        for rollout in group.rollouts[:SHOWN]
+    ]
+    return SampleRow(step, f"{group.prompt} ({group.expected})", "\n".join(texts))
+
+
+def drop_after(path: Path, step: int) -> None:
+    """Keep only the lines up to a step: the later ones, and a torn one, are written again."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    write_text_atomic(path, "".join(kept))
+
+
+def _line(step: int, group: Group) -> dict[str, Any]:
+    """A group as a line of the file."""
+    return {
+        "step": step,
+        "item": group.index,
+        "prompt": group.prompt,
+        "expected": group.expected,
+        "samples": [
+            {
+                "reward": rollout.reward,
+                "rewards": rollout.rewards,
+                "right": rollout.right,
+                "reason": rollout.reason,
+                "parts": rollout.parts,
+                "tool_calls": rollout.tool_calls,
+                "tokens": rollout.length,
+                "ended": rollout.ended,
+            }
+            for rollout in group.rollouts
+        ],
+    }
