@@ -11,7 +11,7 @@ from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.config import from_json, to_json
 from nanochat.console import say, table
 from nanochat.eval.batching import BATCH_TOKENS
-from nanochat.eval.bpb import BpbResult, bits_per_byte, first_documents
+from nanochat.eval.bpb import BpbResult, SourceBpb, bits_per_byte, first_documents
 from nanochat.eval.bundle_files import fetch_bundle, own_bundle
 from nanochat.eval.core import GPT2_CORE, CoreResult, evaluate_core
 from nanochat.eval.kept import kept_beside, sha256_of_values
@@ -26,7 +26,7 @@ from nanochat.metrics_rows import ConfigRow, DoneRow, EvalRow, SampleRow, TasksR
 from nanochat.runtime import Runtime
 from nanochat.text.datasets import Dataset, TextSource, documents
 from nanochat.text.own_files import find_files
-from nanochat.text.readers import TEXT_COLUMN, read_documents
+from nanochat.text.readers import SOURCE_COLUMN, TEXT_COLUMN, Document, read_with_sources
 from nanochat.text.shared_dataset import open_shared
 
 STAGE = "eval-base"
@@ -48,10 +48,14 @@ class EvalBaseConfig:
     """Validation text; default: what the dataset holds out."""
     bpb: tuple[str, ...] = ()
     """More texts to score: files, folders or patterns."""
+    source_column: str = SOURCE_COLUMN
+    """In texts of --bpb, the column or field that names a document's source; each source is scored apart too."""
     max_bytes: int = 500_000
     """Bytes to score of each split and text, from its first documents."""
     max_seq_len: int | None = None
     """Tokens per window; default: the model's context."""
+    stride: int | None = None
+    """Tokens scored per window, the rest being context; default: all of them, so that windows do not overlap."""
     core: Literal["auto", "on", "off"] = "auto"
     """CORE: auto runs it if its bundle is present, on downloads the bundle."""
     bundle: str | None = None
@@ -68,7 +72,7 @@ class EvalBaseConfig:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        require_positive(self, "max_bytes", "max_seq_len", "max_per_task", "batch_tokens")
+        require_positive(self, "max_bytes", "max_seq_len", "stride", "max_per_task", "batch_tokens")
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,10 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
     if config.max_seq_len is not None and config.max_seq_len > longest:
         raise ValueError(
             f"--max-seq-len {config.max_seq_len} is longer than the model's context of {longest}"
+        )
+    if config.stride is not None and config.stride > (config.max_seq_len or longest):
+        raise ValueError(
+            f"--stride {config.stride} is longer than a window of {config.max_seq_len or longest} tokens"
         )
     metrics_path = runtime.paths.metrics(checkpoint.directory.resolve().name)
     dataset = open_shared(_source(config, checkpoint), runtime.paths, runtime.processes)
@@ -137,7 +145,9 @@ def _evaluate(
     batch_tokens = config.batch_tokens or BATCH_TOKENS[runtime.device.type]
     max_seq_len = config.max_seq_len or checkpoint.config.max_seq_len
 
-    def bpb(name: str, source: Iterable[str]) -> BpbResult:
+    stride = config.stride or max_seq_len
+
+    def bpb(name: str, source: Iterable[Document]) -> BpbResult:
         with runtime.processes.together("reading the text"):
             texts = first_documents(source, config.max_bytes)
         digest = sha256_of_values(texts)
@@ -151,13 +161,16 @@ def _evaluate(
                 runtime,
                 max_seq_len=max_seq_len,
                 batch_tokens=batch_tokens,
+                stride=stride,
             )
 
-        settings = {"max_seq_len": max_seq_len}
+        settings = {"max_seq_len": max_seq_len, "stride": stride}
         return kept.get(f"bpb-{Path(name).name}", digest, settings, BpbResult, score)
 
-    def read(paths: Sequence[Path]) -> Iterable[str]:
-        return chain.from_iterable(read_documents(path, config.text_column) for path in paths)
+    def read(paths: Sequence[Path]) -> Iterable[Document]:
+        return chain.from_iterable(
+            read_with_sources(path, config.text_column, config.source_column) for path in paths
+        )
 
     def core() -> CoreResult | None:
         bundle = _bundle(config, runtime)
@@ -174,8 +187,8 @@ def _evaluate(
         model_tag=checkpoint.directory.resolve().name,
         step=checkpoint.step,
         dataset=dataset.name,
-        train=bpb("train", documents(dataset, "train")),
-        val=bpb("val", documents(dataset, "val")),
+        train=bpb("train", map(Document, documents(dataset, "train"))),
+        val=bpb("val", map(Document, documents(dataset, "val"))),
         texts=tuple(TextScore(name, bpb(name, read(paths))) for name, paths in files.items()),
         samples=samples.texts,
         core=core(),
@@ -246,14 +259,18 @@ def _show(result: EvalBaseResult) -> None:
         f"{result.model_tag} at step {result.step} on {result.dataset}",
         ("text", "bits per byte", "bytes", "documents"),
         [
-            (name, f"{bpb.bpb:.4f}", f"{bpb.bytes:,}", f"{bpb.documents:,}")
+            line
             for name, bpb in (
                 ("training", result.train),
                 ("validation", result.val),
                 *((Path(text.name).name, text.score) for text in result.texts),
             )
+            for line in _bpb_lines(name, bpb)
         ],
     )
+    context, stride = result.val.context, result.val.stride
+    overlap = f", of which the last {stride:,} are scored" if stride < context else ""
+    say(f"windows of {context:,} tokens{overlap}")
     core = result.core
     if core is None:
         return
@@ -268,3 +285,9 @@ def _show(result: EvalBaseResult) -> None:
     say(f"every answer is in {result.answers}")
     if core.missing:
         say(f"missing from the bundle, so this CORE is partial: {', '.join(core.missing)}")
+
+
+def _bpb_lines(name: str, score: BpbResult) -> list[tuple[str, ...]]:
+    parts: list[tuple[str, BpbResult | SourceBpb]] = [(name, score)]
+    parts += [(f"  {part.source or '(no source)'}", part) for part in score.sources]
+    return [(title, f"{part.bpb:.4f}", f"{part.bytes:,}", f"{part.documents:,}") for title, part in parts]
