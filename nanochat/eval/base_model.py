@@ -9,15 +9,15 @@ from typing import Literal
 
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.config import from_json, to_json
-from nanochat.console import say, table
+from nanochat.eval.base_result import EvalBaseResult, TextScore, csv_lines, show
 from nanochat.eval.batching import BATCH_TOKENS
-from nanochat.eval.bpb import BpbResult, SourceBpb, bits_per_byte, first_documents
+from nanochat.eval.bpb import BpbResult, bits_per_byte, first_documents
 from nanochat.eval.bundle_files import fetch_bundle, own_bundle
-from nanochat.eval.core import GPT2_CORE, CoreResult, evaluate_core
+from nanochat.eval.core import CoreResult, evaluate_core
 from nanochat.eval.kept import kept_beside, sha256_of_values
 from nanochat.eval.options import require_positive
-from nanochat.eval.samples import PROMPTS, Sample, SampleTexts, sample
-from nanochat.eval.score_table import ScoreLine, show_scores
+from nanochat.eval.samples import PROMPTS, SampleTexts, sample
+from nanochat.eval.score_csv import write_scores
 from nanochat.eval.subject import Subject, subject_of
 from nanochat.flags import ModelTag, WandbRun
 from nanochat.infer.engine import Engine
@@ -75,29 +75,6 @@ class EvalBaseConfig:
         require_positive(self, "max_bytes", "max_seq_len", "stride", "max_per_task", "batch_tokens")
 
 
-@dataclass(frozen=True)
-class TextScore:
-    """The bits per byte of a text named with --bpb."""
-
-    name: str
-    score: BpbResult
-
-
-@dataclass(frozen=True)
-class EvalBaseResult:
-    """`core` is None if CORE was not requested or its bundle is missing; `answers` is the folder of all answers."""
-
-    model_tag: str
-    step: int
-    dataset: str
-    train: BpbResult
-    val: BpbResult
-    texts: tuple[TextScore, ...]
-    samples: tuple[Sample, ...]
-    core: CoreResult | None
-    answers: str
-
-
 def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
     """Run the stage. Raises ValueError for a missing run or dataset, or a context longer than the model's."""
     began = time.monotonic()
@@ -129,7 +106,9 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
         metrics.log(ConfigRow(to_json(config)))
         _log(metrics, result)
         metrics.log(DoneRow(step=result.step, wall_s=time.monotonic() - began))
-    _show(result)
+    if runtime.is_main:
+        write_scores(Path(result.answers) / f"{STAGE}.csv", csv_lines(result))
+    show(result)
     return result
 
 
@@ -250,44 +229,3 @@ def _log(metrics: Metrics, result: EvalBaseResult) -> None:
                 intervals={task.label: (task.interval.low, task.interval.high) for task in core.tasks},
             )
         )
-
-
-def _show(result: EvalBaseResult) -> None:
-    for text in result.samples:
-        say(f"  {text.prompt}|{text.text}")
-    table(
-        f"{result.model_tag} at step {result.step} on {result.dataset}",
-        ("text", "bits per byte", "bytes", "documents"),
-        [
-            line
-            for name, bpb in (
-                ("training", result.train),
-                ("validation", result.val),
-                *((Path(text.name).name, text.score) for text in result.texts),
-            )
-            for line in _bpb_lines(name, bpb)
-        ],
-    )
-    context, stride = result.val.context, result.val.stride
-    overlap = f", of which the last {stride:,} are scored" if stride < context else ""
-    say(f"windows of {context:,} tokens{overlap}")
-    core = result.core
-    if core is None:
-        return
-    title = f"CORE {core.core:.4f}{' (partial)' if core.partial else ''}, standard error {core.standard_error:.4f}"
-    show_scores(
-        f"{title}; GPT-2 has {GPT2_CORE:.4f}, guessing 0",
-        [
-            ScoreLine(task.label, task.accuracy, task.interval, task.n, task.baseline, task.centred)
-            for task in core.tasks
-        ],
-    )
-    say(f"every answer is in {result.answers}")
-    if core.missing:
-        say(f"missing from the bundle, so this CORE is partial: {', '.join(core.missing)}")
-
-
-def _bpb_lines(name: str, score: BpbResult) -> list[tuple[str, ...]]:
-    parts: list[tuple[str, BpbResult | SourceBpb]] = [(name, score)]
-    parts += [(f"  {part.source or '(no source)'}", part) for part in score.sources]
-    return [(title, f"{part.bpb:.4f}", f"{part.bytes:,}", f"{part.documents:,}") for title, part in parts]

@@ -55,6 +55,16 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class PartScore:
+    """The accuracy on one part of a task."""
+
+    name: str
+    accuracy: float
+    interval: Interval
+    n: int
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """`baseline` is the accuracy of guessing; `too_long` counts items whose prompt exceeds the context."""
 
@@ -67,6 +77,8 @@ class TaskResult:
     failures: tuple[Failure, ...]
     pass_at: dict[int, float] = field(default_factory=dict)
     """If several answers were sampled: the probability that k of them hold a right one, by k."""
+    parts: tuple[PartScore, ...] = ()
+    """By name, if the task has parts."""
 
     @property
     def right(self) -> int:
@@ -146,6 +158,18 @@ def evaluate_task(
             for row in failures
         ),
         pass_at=_pass_at(record, sampling.num_samples) if task.kind == "generate" else {},
+        parts=_parts(record, task.part, items) if task.part else (),
+    )
+
+
+def _parts(record: TaskRecord, part: Callable[[Item], str], items: Sequence[Item]) -> tuple[PartScore, ...]:
+    """Of a record's rows."""
+    right: dict[str, list[bool]] = {}
+    for row in record.rows:
+        right.setdefault(part(items[row.index]), []).append(row.right)
+    return tuple(
+        PartScore(name, fmean(answers), accuracy_interval(sum(answers), len(answers)), len(answers))
+        for name, answers in sorted(right.items())
     )
 
 

@@ -1,11 +1,14 @@
+import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from nanochat.config import from_json, to_json
 from nanochat.eval.base_model import EvalBaseConfig, EvalBaseResult, run
 from nanochat.eval.bpb import bits_per_byte
+from nanochat.eval.core import GPT2_CORE
 from nanochat.eval.samples import PROMPTS
 from nanochat.metrics import read_metrics, rows_of
 from nanochat.metrics_rows import EvalRow, TasksRow, WandbRow
@@ -61,6 +64,12 @@ def test_core_is_taken_when_the_bundle_is_there(checkpoint, runtime, shared_data
     [row] = rows_of(runtime.paths.metrics("tiny"), TasksRow)
     assert row.scores == {task.label: task.accuracy for task in result.core.tasks}
     assert set(row.counts.values()) == {2}
+    lines = list(csv.DictReader((Path(result.answers) / "eval-base.csv").read_text().splitlines()))
+    values = {line["name"]: float(line["value"]) for line in lines}
+    assert values["validation"] == result.val.bpb
+    assert values["CORE (partial)"] == result.core.core
+    assert values["GPT-2"] == GPT2_CORE
+    assert values["copa"] == row.scores["copa"]
     shown = capsys.readouterr().err
     assert "(partial)" in shown
     assert "missing from the bundle" in shown

@@ -166,6 +166,19 @@ def test_the_answer_is_what_follows_the_last_tool_output(tokenizer):
     assert final_text(tokenizer, ids("So ", "<|python_start|>", "1+1")) == "So "
 
 
+def test_each_part_of_a_task_is_scored_apart(subject, runtime, kept):
+    task, items = choice_task()
+    items = [replace(item, meta={"subject": "ab"[n % 3 == 0]}) for n, item in enumerate(items)]
+    task = replace(task, part=lambda item: item.meta["subject"])
+    result = evaluate_task(subject, task, items, runtime, kept)
+    [(_, _, record)] = task_records(kept.folder.parent.parent, 0, "0" * 64)
+    for part in result.parts:
+        answers = [row.right for row in record.rows if items[row.index].meta["subject"] == part.name]
+        assert (part.n, part.accuracy) == (len(answers), sum(answers) / len(answers))
+        assert part.interval == accuracy_interval(sum(answers), len(answers))
+    assert [(part.name, part.n) for part in result.parts] == [("a", 15), ("b", 8)]
+
+
 def test_centred():
     unsure = Interval(0.0, 1.0)
     assert TaskResult("t", 0.25, unsure, 4, 0.25, 0, ()).centred == 0
