@@ -18,7 +18,8 @@ from nanochat.eval.options import require_positive
 from nanochat.eval.score_csv import CsvLine, accuracy_line, write_scores
 from nanochat.eval.score_table import ScoreLine, percentages, show_scores
 from nanochat.eval.subject import subject_of
-from nanochat.eval.task_accuracy import PartScore, Sampling, TaskResult, evaluate_task
+from nanochat.eval.task_accuracy import Sampling, evaluate_task
+from nanochat.eval.task_result import PartScore, TaskResult
 from nanochat.flags import ModelTag, WandbRun
 from nanochat.infer.frozen import WeightsName
 from nanochat.infer.sampler import SamplingParams

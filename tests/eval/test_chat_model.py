@@ -9,7 +9,7 @@ from nanochat.config import from_json, to_json
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.chat_model import EvalChatConfig, EvalChatResult, chatcore, run
 from nanochat.eval.intervals import accuracy_interval
-from nanochat.eval.task_accuracy import TaskResult
+from nanochat.eval.task_result import TaskResult
 from nanochat.metrics import read_metrics
 from nanochat.metrics_rows import TasksRow
 from nanochat.tasks.registry import SUITES
