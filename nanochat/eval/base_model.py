@@ -146,11 +146,6 @@ def _evaluate(
         settings = {"max_seq_len": max_seq_len, "stride": stride}
         return kept.get(f"bpb-{Path(name).name}", digest, settings, BpbResult, score)
 
-    def read(paths: Sequence[Path]) -> Iterable[Document]:
-        return chain.from_iterable(
-            read_with_sources(path, config.text_column, config.source_column) for path in paths
-        )
-
     def core() -> CoreResult | None:
         bundle = _bundle(config, runtime)
         if bundle is None:
@@ -168,10 +163,16 @@ def _evaluate(
         dataset=dataset.name,
         train=bpb("train", map(Document, documents(dataset, "train"))),
         val=bpb("val", map(Document, documents(dataset, "val"))),
-        texts=tuple(TextScore(name, bpb(name, read(paths))) for name, paths in files.items()),
+        texts=tuple(TextScore(name, bpb(name, _read(config, paths))) for name, paths in files.items()),
         samples=samples.texts,
         core=core(),
         answers=str(kept.folder),
+    )
+
+
+def _read(config: EvalBaseConfig, paths: Sequence[Path]) -> Iterable[Document]:
+    return chain.from_iterable(
+        read_with_sources(path, config.text_column, config.source_column) for path in paths
     )
 
 
