@@ -3,6 +3,7 @@
     python bench/decode.py                        # d4: width 256, vocabulary 8,192, batch 1, 8 and 32
     python bench/decode.py --weights bf16 --peer ../peer     # in turn with a working tree of karpathy/nanochat
     python bench/decode.py --sampled --batches 1,64 --device cuda --dtype bf16 --depth 12
+    python bench/decode.py --gsm8k HUB --max-seq-len 1024    # 64 problems, 256 new tokens: together and one at a time
 
 Each figure is the median of several runs, with their range; prefill is excluded. With --peer, both sides run in turn,
 each time as a new process, and the ratio is the median over the pairs.
@@ -15,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -26,6 +29,8 @@ from nanochat.model.backend import choose_backend
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.runtime import Runtime, open_runtime
+from nanochat.tasks.gsm8k import GSM8K
+from nanochat.tokenizer.chat_format import render_prompt
 from nanochat.tokenizer.patterns import split_pattern
 from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -145,6 +150,34 @@ def compare(args: argparse.Namespace, batch: int) -> str:
     )
 
 
+def answer_gsm8k(args: argparse.Namespace) -> str:
+    """Greedy answers of 256 tokens to 64 problems, in batches and one at a time, in turn: seconds and their ratio."""
+    params = SamplingParams(temperature=0.0, max_new_tokens=256)
+    with open_runtime(args.device, args.dtype) as runtime:
+        model = random_model(args.depth, args.head_dim, args.vocab_size, args.max_seq_len, runtime)
+        tokenizer = tokenizer_of(args.vocab_size)
+        items = GSM8K.items(replace(runtime.paths, own_task_data=args.gsm8k.absolute()), "test", 0)
+        prompts = [render_prompt(tokenizer, item.messages) for item in islice(items, 64)]
+        together, alone = (
+            Engine(model, tokenizer, max_rows=rows, tools=None, weights=args.weights) for rows in (32, 1)
+        )
+        ratios, differing = [], 0
+        for _ in range(args.runs):
+            began = time.perf_counter()
+            batched = together.generate(prompts, params)
+            middle = time.perf_counter()
+            single = [alone.generate([prompt], params)[0] for prompt in prompts]
+            ended = time.perf_counter()
+            assert all(len(answer.ids) == params.max_new_tokens for answer in batched)
+            differing = sum(a.ids != b.ids for a, b in zip(batched, single, strict=True))
+            ratios.append((ended - middle) / (middle - began))
+    return (
+        f"{len(prompts)} problems of {statistics.median(map(len, prompts)):.0f} tokens: together "
+        f"{middle - began:.1f} s, one at a time {ended - middle:.1f} s (last run): {statistics.median(ratios):.2f} × "
+        f"({min(ratios):.2f} to {max(ratios):.2f}), {differing} answers differ"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -164,11 +197,17 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, help="a working tree of karpathy/nanochat to compare with")
     parser.add_argument("--peer-dtype", default="float32", help="its NANOCHAT_DTYPE")
     parser.add_argument("--pairs", type=int, default=5, help="with --peer: processes of each side")
+    parser.add_argument(
+        "--gsm8k", type=Path, help="a folder with the data of GSM8K as on the hub: time its answers"
+    )
     parser.add_argument("--as-json", action="store_true", help="print the seconds per step of each run")
     args = parser.parse_args()
 
     how = f"{'sampled' if args.sampled else 'greedy'}, weights {args.weights}"
     print(f"d{args.depth}, V {args.vocab_size}, T {args.max_seq_len}, {how}, load {os.getloadavg()[0]:.1f}")
+    if args.gsm8k:
+        print(answer_gsm8k(args))
+        return
     for batch in map(int, args.batches.split(",")):
         if args.peer:
             print(compare(args, batch))

@@ -20,6 +20,7 @@ from nanochat.infer.native_library import native_library
 from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime, open_runtime
 from nanochat.text.datasets import documents, open_dataset
+from nanochat.text.readers import Document
 
 WEIGHTS: tuple[WeightsName, ...] = ("fp32", "bf16", "int8")
 
@@ -53,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     with open_runtime("cpu", "fp32") as runtime:
         loaded = load_model(args.run, runtime)
-        texts = documents(open_dataset(args.dataset, runtime.paths), "val")
+        texts = map(Document, documents(open_dataset(args.dataset, runtime.paths), "val"))
         context = loaded.model.config.max_seq_len
         windows = cut(loaded.tokenizer, texts, max_seq_len=context, max_bytes=args.max_bytes)
         scores = {weights: bits_per_byte(loaded.model, weights, windows, runtime) for weights in WEIGHTS}

@@ -102,6 +102,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "CompareConfig",
         "run_compare",
     ),
+    ("eval", "lm-eval"): Verb(
+        "scores on tasks of lm-evaluation-harness",
+        "nanochat.eval.harness",
+        "HarnessConfig",
+        needs="runtime",
+    ),
     ("chat",): Verb(
         "chat with a model, or ask one question with -p", "nanochat.cli.chat", "ChatConfig", needs="runtime"
     ),

@@ -9,15 +9,15 @@ from typing import Literal
 
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.config import from_json, to_json
-from nanochat.console import say, table
+from nanochat.eval.base_result import EvalBaseResult, TextScore, csv_lines, show
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.bpb import BpbResult, bits_per_byte, first_documents
 from nanochat.eval.bundle_files import fetch_bundle, own_bundle
-from nanochat.eval.core import GPT2_CORE, CoreResult, evaluate_core
+from nanochat.eval.core import CoreResult, evaluate_core
 from nanochat.eval.kept import kept_beside, sha256_of_values
 from nanochat.eval.options import require_positive
-from nanochat.eval.samples import PROMPTS, Sample, SampleTexts, sample
-from nanochat.eval.score_table import ScoreLine, show_scores
+from nanochat.eval.samples import PROMPTS, SampleTexts, sample
+from nanochat.eval.score_csv import write_scores
 from nanochat.eval.subject import Subject, subject_of
 from nanochat.flags import ModelTag, WandbRun
 from nanochat.infer.engine import Engine
@@ -26,7 +26,7 @@ from nanochat.metrics_rows import ConfigRow, DoneRow, EvalRow, SampleRow, TasksR
 from nanochat.runtime import Runtime
 from nanochat.text.datasets import Dataset, TextSource, documents
 from nanochat.text.own_files import find_files
-from nanochat.text.readers import TEXT_COLUMN, read_documents
+from nanochat.text.readers import SOURCE_COLUMN, TEXT_COLUMN, Document, read_with_sources
 from nanochat.text.shared_dataset import open_shared
 
 STAGE = "eval-base"
@@ -48,10 +48,14 @@ class EvalBaseConfig:
     """Validation text; default: what the dataset holds out."""
     bpb: tuple[str, ...] = ()
     """More texts to score: files, folders or patterns."""
+    source_column: str = SOURCE_COLUMN
+    """In texts of --bpb, the column or field that names a document's source; each source is scored apart too."""
     max_bytes: int = 500_000
     """Bytes to score of each split and text, from its first documents."""
     max_seq_len: int | None = None
     """Tokens per window; default: the model's context."""
+    stride: int | None = None
+    """Tokens scored per window, the rest being context; default: all of them, so that windows do not overlap."""
     core: Literal["auto", "on", "off"] = "auto"
     """CORE: auto runs it if its bundle is present, on downloads the bundle."""
     bundle: str | None = None
@@ -68,30 +72,7 @@ class EvalBaseConfig:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        require_positive(self, "max_bytes", "max_seq_len", "max_per_task", "batch_tokens")
-
-
-@dataclass(frozen=True)
-class TextScore:
-    """The bits per byte of a text named with --bpb."""
-
-    name: str
-    score: BpbResult
-
-
-@dataclass(frozen=True)
-class EvalBaseResult:
-    """`core` is None if CORE was not requested or its bundle is missing; `answers` is the folder of all answers."""
-
-    model_tag: str
-    step: int
-    dataset: str
-    train: BpbResult
-    val: BpbResult
-    texts: tuple[TextScore, ...]
-    samples: tuple[Sample, ...]
-    core: CoreResult | None
-    answers: str
+        require_positive(self, "max_bytes", "max_seq_len", "stride", "max_per_task", "batch_tokens")
 
 
 def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
@@ -102,6 +83,10 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
     if config.max_seq_len is not None and config.max_seq_len > longest:
         raise ValueError(
             f"--max-seq-len {config.max_seq_len} is longer than the model's context of {longest}"
+        )
+    if config.stride is not None and config.stride > (config.max_seq_len or longest):
+        raise ValueError(
+            f"--stride {config.stride} is longer than a window of {config.max_seq_len or longest} tokens"
         )
     metrics_path = runtime.paths.metrics(checkpoint.directory.resolve().name)
     dataset = open_shared(_source(config, checkpoint), runtime.paths, runtime.processes)
@@ -121,7 +106,9 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
         metrics.log(ConfigRow(to_json(config)))
         _log(metrics, result)
         metrics.log(DoneRow(step=result.step, wall_s=time.monotonic() - began))
-    _show(result)
+    if runtime.is_main:
+        write_scores(Path(result.answers) / f"{STAGE}.csv", csv_lines(result))
+    show(result)
     return result
 
 
@@ -137,7 +124,9 @@ def _evaluate(
     batch_tokens = config.batch_tokens or BATCH_TOKENS[runtime.device.type]
     max_seq_len = config.max_seq_len or checkpoint.config.max_seq_len
 
-    def bpb(name: str, source: Iterable[str]) -> BpbResult:
+    stride = config.stride or max_seq_len
+
+    def bpb(name: str, source: Iterable[Document]) -> BpbResult:
         with runtime.processes.together("reading the text"):
             texts = first_documents(source, config.max_bytes)
         digest = sha256_of_values(texts)
@@ -151,13 +140,11 @@ def _evaluate(
                 runtime,
                 max_seq_len=max_seq_len,
                 batch_tokens=batch_tokens,
+                stride=stride,
             )
 
-        settings = {"max_seq_len": max_seq_len}
+        settings = {"max_seq_len": max_seq_len, "stride": stride}
         return kept.get(f"bpb-{Path(name).name}", digest, settings, BpbResult, score)
-
-    def read(paths: Sequence[Path]) -> Iterable[str]:
-        return chain.from_iterable(read_documents(path, config.text_column) for path in paths)
 
     def core() -> CoreResult | None:
         bundle = _bundle(config, runtime)
@@ -174,12 +161,18 @@ def _evaluate(
         model_tag=checkpoint.directory.resolve().name,
         step=checkpoint.step,
         dataset=dataset.name,
-        train=bpb("train", documents(dataset, "train")),
-        val=bpb("val", documents(dataset, "val")),
-        texts=tuple(TextScore(name, bpb(name, read(paths))) for name, paths in files.items()),
+        train=bpb("train", map(Document, documents(dataset, "train"))),
+        val=bpb("val", map(Document, documents(dataset, "val"))),
+        texts=tuple(TextScore(name, bpb(name, _read(config, paths))) for name, paths in files.items()),
         samples=samples.texts,
         core=core(),
         answers=str(kept.folder),
+    )
+
+
+def _read(config: EvalBaseConfig, paths: Sequence[Path]) -> Iterable[Document]:
+    return chain.from_iterable(
+        read_with_sources(path, config.text_column, config.source_column) for path in paths
     )
 
 
@@ -237,34 +230,3 @@ def _log(metrics: Metrics, result: EvalBaseResult) -> None:
                 intervals={task.label: (task.interval.low, task.interval.high) for task in core.tasks},
             )
         )
-
-
-def _show(result: EvalBaseResult) -> None:
-    for text in result.samples:
-        say(f"  {text.prompt}|{text.text}")
-    table(
-        f"{result.model_tag} at step {result.step} on {result.dataset}",
-        ("text", "bits per byte", "bytes", "documents"),
-        [
-            (name, f"{bpb.bpb:.4f}", f"{bpb.bytes:,}", f"{bpb.documents:,}")
-            for name, bpb in (
-                ("training", result.train),
-                ("validation", result.val),
-                *((Path(text.name).name, text.score) for text in result.texts),
-            )
-        ],
-    )
-    core = result.core
-    if core is None:
-        return
-    title = f"CORE {core.core:.4f}{' (partial)' if core.partial else ''}, standard error {core.standard_error:.4f}"
-    show_scores(
-        f"{title}; GPT-2 has {GPT2_CORE:.4f}, guessing 0",
-        [
-            ScoreLine(task.label, task.accuracy, task.interval, task.n, task.baseline, task.centred)
-            for task in core.tasks
-        ],
-    )
-    say(f"every answer is in {result.answers}")
-    if core.missing:
-        say(f"missing from the bundle, so this CORE is partial: {', '.join(core.missing)}")

@@ -1,7 +1,7 @@
 """`nanochat eval chat`: a chat model's scores on tasks, and ChatCORE, the mean of the six public ones."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -11,12 +11,15 @@ from nanochat.config import to_json
 from nanochat.console import say, warn
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.batching import BATCH_TOKENS
+from nanochat.eval.core import centred
 from nanochat.eval.intervals import mean_standard_error
 from nanochat.eval.kept import KeptResults, kept_beside
 from nanochat.eval.options import require_positive
+from nanochat.eval.score_csv import CsvLine, accuracy_line, write_scores
 from nanochat.eval.score_table import ScoreLine, percentages, show_scores
 from nanochat.eval.subject import subject_of
-from nanochat.eval.task_accuracy import Sampling, TaskResult, evaluate_task
+from nanochat.eval.task_accuracy import Sampling, evaluate_task
+from nanochat.eval.task_result import PartScore, TaskResult
 from nanochat.flags import ModelTag, WandbRun
 from nanochat.infer.frozen import WeightsName
 from nanochat.infer.sampler import SamplingParams
@@ -144,6 +147,8 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
             )
         )
         metrics.log(DoneRow(step=result.step, wall_s=time.monotonic() - began))
+    if runtime.is_main:
+        write_scores(kept.folder / f"{STAGE}.csv", _csv_lines(result))
     _show(result)
     return result
 
@@ -247,7 +252,28 @@ def _show(result: EvalChatResult) -> None:
         for task in result.tasks
     ]
     show_scores(f"{title} (standard error)", lines, [skip.name for skip in result.skipped])
+    for task in result.tasks:
+        if task.parts:
+            show_scores(f"{task.name} by part", [_part_line(task, part) for part in task.parts])
     say(f"every answer is in {result.answers}")
+
+
+def _part_line(task: TaskResult, part: PartScore) -> ScoreLine:
+    share = centred(part.accuracy, task.baseline)
+    return ScoreLine(part.name, part.accuracy, part.interval, part.n, task.baseline, share)
+
+
+def _csv_lines(result: EvalChatResult) -> Iterator[CsvLine]:
+    for task in result.tasks:
+        yield accuracy_line(task.name, task.accuracy, task.interval, task.n, task.baseline)
+        for part in task.parts:
+            yield accuracy_line(task.name, part.accuracy, part.interval, part.n, task.baseline, part.name)
+        for k, share in task.pass_at.items():
+            yield CsvLine(task.name, "", f"pass@{k}", share, items=task.n)
+    measure = "mean centred accuracy"
+    yield CsvLine("all tasks", "", measure, result.mean, standard_error=result.mean_standard_error)
+    if result.chatcore is not None:
+        yield CsvLine("ChatCORE", "", measure, result.chatcore, standard_error=result.chatcore_standard_error)
 
 
 def _short(text: str) -> str:

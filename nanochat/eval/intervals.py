@@ -86,6 +86,11 @@ def mean_standard_error(tasks: Sequence[tuple[int, int, float]]) -> float:
     return math.sqrt(total) / len(tasks)
 
 
+def normal_interval(mean: float, standard_error: float) -> Interval:
+    """Of a mean of many items."""
+    return Interval(mean - _Z * standard_error, mean + _Z * standard_error)
+
+
 def difference_interval(pairs: Pairs, seed: int = _SEED) -> Interval:
     """Of the difference in accuracy, by bootstrap over pairs of answers."""
     return _percentiles(_differences(pairs, np.random.default_rng(seed)))

@@ -21,6 +21,8 @@ class ScoreLine:
     n: int
     baseline: float
     centred: float
+    rival: float | None = None
+    """Another model's score, a mark (◇) in the bar."""
 
 
 def show_scores(title: str, lines: Sequence[ScoreLine], skipped: Sequence[str] = ()) -> None:
@@ -33,7 +35,7 @@ def show_scores(title: str, lines: Sequence[ScoreLine], skipped: Sequence[str] =
             percentages(line.interval),
             f"{line.baseline:.1%}",
             f"{line.centred:.4f}",
-            bar(line.accuracy, line.interval, line.baseline),
+            bar(line.accuracy, line.interval, line.baseline, line.rival),
         )
         for line in lines
     ]
@@ -47,14 +49,18 @@ def percentages(interval: Interval) -> str:
     return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
 
 
-def bar(accuracy: float, interval: Interval, baseline: float) -> str:
-    """An accuracy (●) with its interval (━) between 0 and 1, and guessing (┊)."""
+def bar(accuracy: float, interval: Interval, baseline: float, rival: float | None = None) -> str:
+    """An accuracy (●) with its interval (━) between 0 and 1, guessing (┊), and another model's (◇)."""
     cells = ["·"] * _WIDTH
-    low, high, guess, middle = (
-        min(int(max(share, 0.0) * _WIDTH), _WIDTH - 1)
-        for share in (interval.low, interval.high, baseline, accuracy)
+    cells[_cell(interval.low) : _cell(interval.high) + 1] = "━" * (
+        _cell(interval.high) + 1 - _cell(interval.low)
     )
-    cells[low : high + 1] = "━" * (high + 1 - low)
-    cells[guess] = "┊"
-    cells[middle] = "●"
+    cells[_cell(baseline)] = "┊"
+    if rival is not None:
+        cells[_cell(rival)] = "◇"
+    cells[_cell(accuracy)] = "●"
     return "".join(cells)
+
+
+def _cell(share: float) -> int:
+    return min(int(max(share, 0.0) * _WIDTH), _WIDTH - 1)

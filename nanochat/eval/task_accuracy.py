@@ -2,19 +2,21 @@
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from nanochat import hardware
 from nanochat.config import to_json
 from nanochat.console import ProgressBar, progress
 from nanochat.eval.batching import ahead
-from nanochat.eval.intervals import Interval, accuracy_interval, pass_at
 from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord, sha256_of_values
 from nanochat.eval.prompt_states import PromptRow, PromptStates
 from nanochat.eval.subject import Subject
+from nanochat.eval.task_result import TaskResult, result_of
 from nanochat.infer.request import Completion
 from nanochat.infer.sampler import SamplingParams
 from nanochat.runtime import Runtime
@@ -22,7 +24,6 @@ from nanochat.tasks.task import Item, Task
 from nanochat.tokenizer.chat_format import parse_reply, render_prompt
 from nanochat.tokenizer.tokenizer import Tokenizer
 
-KEPT_FAILURES = 3
 _CHOSEN_AT_ONCE = 128  # items whose prompts are in memory together, sorted by length
 _GENERATED_AT_ONCE = 256  # items per update of the progress bar
 
@@ -42,41 +43,6 @@ class Sampling:
 
 
 GREEDY_ANSWER = Sampling()
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A wrong answer, and what is wrong with it."""
-
-    prompt: str
-    expected: str
-    answer: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """`baseline` is the accuracy of guessing; `too_long` counts items whose prompt exceeds the context."""
-
-    name: str
-    accuracy: float
-    interval: Interval
-    n: int
-    baseline: float
-    too_long: int
-    failures: tuple[Failure, ...]
-    pass_at: dict[int, float] = field(default_factory=dict)
-    """If several answers were sampled: the probability that k of them hold a right one, by k."""
-
-    @property
-    def right(self) -> int:
-        """How many items are right."""
-        return round(self.accuracy * self.n)
-
-    @property
-    def centred(self) -> float:
-        """The accuracy rescaled to 0 for guessing and 1 for all right."""
-        return (self.accuracy - self.baseline) / (1 - self.baseline)
 
 
 @dataclass(frozen=True)
@@ -133,27 +99,7 @@ def evaluate_task(
         TaskRecord,
         lambda: _score(asker, task, items, chosen, runtime),
     )
-    failures = [row for row in record.rows if not row.right][:KEPT_FAILURES]
-    return TaskResult(
-        name=task.name,
-        accuracy=record.accuracy,
-        interval=accuracy_interval(record.right, record.n),
-        n=record.n,
-        baseline=task.baseline,
-        too_long=sum(row.too_long for row in record.rows),
-        failures=tuple(
-            Failure(str(items[row.index].messages[-1]["content"]), row.gold, row.prediction, row.reason)
-            for row in failures
-        ),
-        pass_at=_pass_at(record, sampling.num_samples) if task.kind == "generate" else {},
-    )
-
-
-def _pass_at(record: TaskRecord, samples: int) -> dict[int, float]:
-    """By k = 1, 2, 4, … up to all samples; none for a single one."""
-    right = [sum(score == 1 for score in row.scores) for row in record.rows]
-    ks = {*(2**n for n in range(samples.bit_length()) if 2**n <= samples), samples}
-    return {k: fmean(pass_at(k, samples, n) for n in right) for k in sorted(ks)} if samples > 1 else {}
+    return result_of(task, items, record, sampling.num_samples if task.kind == "generate" else 1)
 
 
 def _score(
@@ -168,12 +114,18 @@ def _score(
         progress(task.name, len(mine), "item", enabled=runtime.is_main) as bar,
     ):
         answers = _ANSWER[task.kind](asker, task, mine, bar)
-        rows = [
-            _row(task, index, item, answer)
-            for index, item, answer in zip(indices, mine, answers, strict=True)
-        ]
+        rows = _checked(task, indices, mine, answers, runtime)
     every = [row for part in processes.gather(rows) for row in part]
     return TaskRecord(task.baseline, tuple(sorted(every, key=lambda row: row.index)))
+
+
+def _checked(
+    task: Task, indices: Sequence[int], items: Sequence[Item], answers: Sequence[Answer], runtime: Runtime
+) -> list[ItemRow]:
+    """The items' rows. Programs run in processes of their own: as many at once as this process has cores."""
+    judges = max(1, hardware.usable_cores() // runtime.processes.world_size) if task.unsafe_check else 1
+    with ThreadPoolExecutor(judges) as pool:
+        return list(pool.map(partial(_row, task), indices, items, answers))
 
 
 def _row(task: Task, index: int, item: Item, answer: Answer) -> ItemRow:

@@ -10,6 +10,11 @@ from nanochat.tasks.hub_items import HubItems
 from nanochat.tasks.task import Item, Task, answered_by_letter, user_item
 
 
+def subject(item: Item) -> str:
+    """The subject of a question, such as `high_school_physics`."""
+    return item.meta["subject"]
+
+
 def _item(row: dict[str, Any]) -> Item:
     return user_item(
         choice_prompt(row["question"], row["choices"]),
@@ -33,4 +38,5 @@ MMLU = Task(
     ),
     check=is_choice,
     conversation=answered_by_letter,
+    part=subject,
 )

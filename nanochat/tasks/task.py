@@ -65,6 +65,7 @@ class Task:
             Its docstring states the partial credit.
         unsafe_check: for tasks that run the model's programs: `check` with a possibly incomplete sandbox.
         conversation: an item's training conversation; None if the benchmark has no training data.
+        part: the part of the benchmark that an item belongs to, as MMLU's subject; each is scored apart too.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Task:
     check: Callable[[Item, str], Score]
     conversation: Callable[[Item], Conversation] | None = None
     unsafe_check: Callable[[Item, str], Score] | None = None
+    part: Callable[[Item], str] | None = None
 
 
 def user_item(

@@ -21,8 +21,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import repeat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +33,8 @@ from nanochat.errors import EnvironmentFault
 
 TEXT_COLUMN = "text"
 """Default text column of parquet and jsonl files."""
+SOURCE_COLUMN = "source"
+"""The column that names a document's source, where there is one."""
 MAX_DOCUMENT_CHARS = 1_000_000
 MAX_TEXT_CHARS = 16_384
 MAX_LINE_BYTES = 256 << 20  # a longer jsonl line counts as malformed
@@ -43,6 +46,13 @@ _SEPARATORS = ("\n\n", "\r\n\r\n", "\n", " ")
 _TEXT_TYPES = {
     pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()
 }  # fmt: skip
+
+
+class Document(NamedTuple):
+    """A text, and the source that its row or line names ("" if none)."""
+
+    text: str
+    source: str = ""
 
 
 class DamagedFile(ValueError):  # noqa: N818
@@ -75,11 +85,19 @@ class Counts:
 
 
 def read_documents(path: Path, column: str = TEXT_COLUMN, counts: Counts | None = None) -> Iterator[str]:
-    """The documents of one file in order, never empty, always encodable as UTF-8.
+    """The texts of one file's documents in order, never empty, always encodable as UTF-8.
 
     Raises ValueError for an unknown format and for a parquet or jsonl file without `column`, DamagedFile for a
     damaged file, EnvironmentFault for an unreadable one.
     """
+    for document in read_with_sources(path, column, None, counts):
+        yield document.text
+
+
+def read_with_sources(
+    path: Path, column: str, source_column: str | None, counts: Counts | None = None
+) -> Iterator[Document]:
+    """As `read_documents`, with the value of `source_column` where the file has one. Raises as that does."""
     counts = Counts() if counts is None else counts
     kind = format_of(path)
     if kind is None:
@@ -87,7 +105,7 @@ def read_documents(path: Path, column: str = TEXT_COLUMN, counts: Counts | None 
             f"{path}: unknown format; use {', '.join(FORMATS)} (the text ones also as .gz or .zst)"
         )
     with _one_line(path):
-        yield from _FORMATS[kind](path, column, counts)
+        yield from _FORMATS[kind](path, column, source_column, counts)
 
 
 def format_of(path: Path) -> str | None:
@@ -136,16 +154,23 @@ def _one_line(path: Path) -> Iterator[None]:
         raise DamagedFile(f"{path} is damaged ({reason}): replace or remove it") from error
 
 
-def _parquet(path: Path, column: str, counts: Counts) -> Iterator[str]:
+def _parquet(path: Path, column: str, source_column: str | None, counts: Counts) -> Iterator[Document]:
     with parquet_file(path, column) as file:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column]):
+        sourced = source_column != column and file.schema_arrow.names.count(source_column) == 1
+        columns = [column, source_column] if sourced else [column]
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+            sources = batch[source_column].to_pylist() if sourced else repeat(None)
             # via bytes, because Arrow does not check that strings are UTF-8
-            for raw in batch.column(0).cast(pa.large_binary()).to_pylist():
+            for raw, source in zip(batch[column].cast(pa.large_binary()).to_pylist(), sources, strict=False):
                 text = (raw or b"").decode("utf-8", "surrogateescape")
-                yield from _cleaned(text, MAX_DOCUMENT_CHARS, counts)
+                yield from _cleaned(text, MAX_DOCUMENT_CHARS, counts, _source(source))
 
 
-def _jsonl(path: Path, column: str, counts: Counts) -> Iterator[str]:
+def _source(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _jsonl(path: Path, column: str, source_column: str | None, counts: Counts) -> Iterator[Document]:
     usable = malformed = first_malformed = 0
     with _open(path) as stream:
         for number, raw in enumerate(_lines(stream), start=1):
@@ -153,12 +178,13 @@ def _jsonl(path: Path, column: str, counts: Counts) -> Iterator[str]:
             if not line.strip():
                 continue
             try:
-                text = parse_json(line)[column]
+                row = parse_json(line)
+                text = row[column]
             except (ValueError, KeyError, TypeError):
                 text = False
             if text is None or isinstance(text, str):
                 usable += 1
-                yield from _cleaned(text or "", MAX_DOCUMENT_CHARS, counts)
+                yield from _cleaned(text or "", MAX_DOCUMENT_CHARS, counts, _source(row.get(source_column)))
                 continue
             counts.malformed += 1
             malformed += 1
@@ -180,7 +206,7 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
             pass
 
 
-def _text(path: Path, column: str, counts: Counts) -> Iterator[str]:
+def _text(path: Path, column: str, source_column: str | None, counts: Counts) -> Iterator[Document]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
     buffer = ""
     with _open(path) as stream:
@@ -195,7 +221,7 @@ def _text(path: Path, column: str, counts: Counts) -> Iterator[str]:
     yield from _cleaned(buffer + decoder.decode(b"", final=True), MAX_TEXT_CHARS, counts)
 
 
-def _cleaned(text: str, limit: int, counts: Counts) -> Iterator[str]:
+def _cleaned(text: str, limit: int, counts: Counts, source: str = "") -> Iterator[Document]:
     """`text` as documents: split at `limit`, surrogates replaced, empty parts dropped; updates `counts`."""
     if len(text) > limit:
         counts.cut += 1
@@ -212,7 +238,7 @@ def _cleaned(text: str, limit: int, counts: Counts) -> Iterator[str]:
             counts.invalid += replaced > 0
         counts.documents += 1
         counts.characters += len(part)
-        yield part
+        yield Document(part, source)
 
 
 def _cut(text: str, start: int, limit: int) -> int:
@@ -237,7 +263,7 @@ _OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
     ".gz": gzip.open,  # type: ignore[dict-item]
     ".zst": _open_zstd,
 }
-_FORMATS: dict[str, Callable[[Path, str, Counts], Iterator[str]]] = {
+_FORMATS: dict[str, Callable[[Path, str, str | None, Counts], Iterator[Document]]] = {
     ".parquet": _parquet,
     ".jsonl": _jsonl,
     ".txt": _text,

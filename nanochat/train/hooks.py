@@ -92,29 +92,52 @@ def _aside(trainer: Trainer, what: str) -> Iterator[None]:
 
 @dataclass
 class Evaluate:
-    """Validation bits per byte every `every` steps and at the end of the schedule. A failure is only a warning."""
+    """Validation bits per byte every `every` steps and at the end of the schedule. A failure is only a warning.
+
+    Evaluations before the end take at most `share` of the time since the run started or resumed: one that would take
+    more is put off. The first, whose cost nobody knows, is never put off.
+    """
 
     every: int
     score: Callable[[Trainer], dict[str, float]]
     """Named figures, for instance {"val_bpb": 1.2}; the same on every process. Parts that may fail must run
     inside `Processes.together`."""
     metrics: Metrics
+    share: float = 1.0
     latest: dict[str, float] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
+    _began: float = field(init=False)
+    _due: bool = False
+    _spent_s: float = 0.0
+    _last_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
-        """Evaluate if due."""
-        if _every(self.every, trainer.progress.step) or trainer.finished:
+        """Evaluate if due and within the share of the time."""
+        self._due |= _every(self.every, trainer.progress.step)
+        if trainer.finished or (self._due and self._within_share(trainer)):
             self.evaluate(trainer)
+
+    def _within_share(self, trainer: Trainer) -> bool:
+        """Whether another evaluation like the last one keeps to the share, by the clock of process 0."""
+        return self.share == 1 or trainer.runtime.processes.decide(
+            lambda: self._spent_s + self._last_s <= self.share * (self.clock() - self._began + self._last_s)
+        )
 
     def evaluate(self, trainer: Trainer) -> None:
         """Score, log and print; a failure on any process causes one warning."""
-        step = trainer.progress.step
+        step, began = trainer.progress.step, self.clock()
+        self._due = False
         with _aside(trainer, "evaluation"):
             self.latest = self.score(trainer)
             with trainer.runtime.processes.together("logging the evaluation"):
                 self.metrics.log(EvalRow.of(step, self.latest))
             figures = ", ".join(f"{name} {value:.4f}" for name, value in self.latest.items())
             say(f"step {step}: {figures}")
+        self._last_s = self.clock() - began
+        self._spent_s += self._last_s
 
 
 @dataclass

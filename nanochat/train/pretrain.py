@@ -17,6 +17,7 @@ from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
 from nanochat.text.dataset_tokenizer import TokenizedText
 from nanochat.text.datasets import Dataset, documents
+from nanochat.text.readers import Document
 from nanochat.text.shared_dataset import open_shared
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.plan import describe_duration, describe_plan, device_memory
@@ -117,7 +118,7 @@ def _scorer(
     def score(trainer: Trainer) -> dict[str, float]:
         if not windows:
             with runtime.processes.together("reading validation text"):
-                held_out = documents(dataset, "val")
+                held_out = map(Document, documents(dataset, "val"))
                 windows.append(bpb.cut(tokenizer, held_out, max_seq_len=max_seq_len, max_bytes=max_bytes))
         batch_tokens = BATCH_TOKENS[runtime.device.type]
         return {"val_bpb": bpb.score(trainer.model, windows[0], runtime, batch_tokens=batch_tokens).bpb}

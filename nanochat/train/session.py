@@ -54,6 +54,8 @@ class TrainingOptions:
     """Number of checkpoints to keep."""
     eval_every: int = 250
     """Steps between evaluations; 0 evaluates only at the end."""
+    eval_share: float = 1.0
+    """The most of the time that evaluations before the end may take; by their measured cost, others are put off."""
     eval_bytes: int = 500_000
     """Bytes of validation text scored at each evaluation."""
     sample_every: int = 0
@@ -64,6 +66,10 @@ class TrainingOptions:
     seed: int = 42
     device: str = "auto"
     dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eval_share <= 1:
+            raise ValueError(f"--eval-share must be above 0 and at most 1, not {self.eval_share:g}")
 
 
 @dataclass(frozen=True)
@@ -195,7 +201,7 @@ class Session:
                 say(str(choice))
             rows = self.meta.plan.device_batch_size
             compile_s = warm_up(trainer, rows) if trainer.model.backend.compile else None
-            evaluate = Evaluate(self.options.eval_every, self.score, metrics)
+            evaluate = Evaluate(self.options.eval_every, self.score, metrics, self.options.eval_share)
             log, packing = self._train(metrics, evaluate)
             result = TrainingResult(
                 finished=trainer.finished,

@@ -1,15 +1,19 @@
+import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from nanochat.config import from_json, to_json
 from nanochat.eval.base_model import EvalBaseConfig, EvalBaseResult, run
 from nanochat.eval.bpb import bits_per_byte
+from nanochat.eval.core import GPT2_CORE
 from nanochat.eval.samples import PROMPTS
 from nanochat.metrics import read_metrics, rows_of
 from nanochat.metrics_rows import EvalRow, TasksRow, WandbRow
 from nanochat.text.datasets import TextSource, documents
+from nanochat.text.readers import Document
 from tests.eval.conftest import save
 
 CONFIG = EvalBaseConfig(model_tag="tiny")
@@ -21,7 +25,13 @@ def test_scores_what_the_model_was_trained_on(checkpoint, model, tokenizer, runt
     assert (result.model_tag, result.step, result.core) == ("tiny", 7, None)
     held_out = runtime.paths.base.parent / "held_out.txt"
     expected = bits_per_byte(
-        model, tokenizer, [held_out.read_text()], runtime, max_seq_len=64, batch_tokens=99, max_bytes=None
+        model,
+        tokenizer,
+        [Document(held_out.read_text())],
+        runtime,
+        max_seq_len=64,
+        batch_tokens=99,
+        max_bytes=None,
     )
     assert result.val.bpb == pytest.approx(expected.bpb)
     assert result.train.documents == 4
@@ -54,6 +64,12 @@ def test_core_is_taken_when_the_bundle_is_there(checkpoint, runtime, shared_data
     [row] = rows_of(runtime.paths.metrics("tiny"), TasksRow)
     assert row.scores == {task.label: task.accuracy for task in result.core.tasks}
     assert set(row.counts.values()) == {2}
+    lines = list(csv.DictReader((Path(result.answers) / "eval-base.csv").read_text().splitlines()))
+    values = {line["name"]: float(line["value"]) for line in lines}
+    assert values["validation"] == result.val.bpb
+    assert values["CORE (partial)"] == result.core.core
+    assert values["GPT-2"] == GPT2_CORE
+    assert values["copa"] == row.scores["copa"]
     shown = capsys.readouterr().err
     assert "(partial)" in shown
     assert "missing from the bundle" in shown
@@ -78,13 +94,27 @@ def test_bits_per_byte_of_any_texts(checkpoint, model, tokenizer, runtime, tmp_p
     assert [text.name for text in result.texts] == list(names)
     assert result.texts[0].score == result.val
     expected = bits_per_byte(
-        model, tokenizer, [f"Text {n}." for n in range(9)], runtime, max_seq_len=64, batch_tokens=1
+        model, tokenizer, [Document(f"Text {n}.") for n in range(9)], runtime, max_seq_len=64, batch_tokens=1
     )
     assert result.texts[1].score.bpb == pytest.approx(expected.bpb, rel=1e-6)
     assert result.texts[1].score.documents == 9
     assert "more.jsonl" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no file or folder 'nowhere'"):
         run(replace(CONFIG, bpb=("nowhere",)), runtime)
+
+
+def test_overlapping_windows_and_sources(checkpoint, runtime, tmp_path, capsys):
+    rows = [{"text": f"Text {n}. " * 9, "source": ("web", "books")[n % 2]} for n in range(5)]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = replace(CONFIG, bpb=(str(tmp_path / "more.jsonl"),), max_seq_len=32, stride=8)
+    result = run(config, runtime)
+    assert (result.val.context, result.val.stride) == (32, 8)
+    [text] = result.texts
+    assert [(part.source, part.documents) for part in text.score.sources] == [("books", 2), ("web", 3)]
+    shown = capsys.readouterr().err
+    assert "windows of 32 tokens, of which the last 8 are scored" in shown
+    assert "books" in shown
+    assert run(replace(config, stride=None), runtime).val.bpb != result.val.bpb  # kept under another key
 
 
 def test_another_dataset_and_a_shorter_context(checkpoint, runtime, tmp_path):
@@ -122,6 +152,8 @@ def test_a_checkpoint_may_be_named_by_its_path(checkpoint, runtime):
         ({"model_tag": "nothing"}, "nothing"),
         ({"step": 3}, "3"),
         ({"max_seq_len": 65}, "--max-seq-len 65 is longer than the model's context of 64"),
+        ({"stride": 65}, "--stride 65 is longer than a window of 64 tokens"),
+        ({"stride": 9, "max_seq_len": 8}, "--stride 9 is longer than a window of 8 tokens"),
         ({"max_seq_len": -1}, "--max-seq-len must be at least 1, not -1"),
         ({"max_bytes": 0}, "--max-bytes must be at least 1"),
         ({"dataset": "no/such/place"}, "no/such/place"),

@@ -1,5 +1,7 @@
+import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -7,13 +9,14 @@ from nanochat.config import from_json, to_json
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.chat_model import EvalChatConfig, EvalChatResult, chatcore, run
 from nanochat.eval.intervals import accuracy_interval
-from nanochat.eval.task_accuracy import TaskResult
+from nanochat.eval.task_result import TaskResult
 from nanochat.metrics import read_metrics
 from nanochat.metrics_rows import TasksRow
 from nanochat.tasks.registry import SUITES
 
 HALF = accuracy_interval(5, 10)
-CONFIG = EvalChatConfig(model_tag="tiny", suite="builtin-choice,builtin-letters", max_items=5)
+SCORED = ("builtin-choice", "builtin-letters")
+CONFIG = EvalChatConfig(model_tag="tiny", suite=",".join(SCORED), max_items=5)
 
 
 def test_scores_tasks_and_logs_them(checkpoint, runtime, capsys):
@@ -34,6 +37,12 @@ def test_scores_tasks_and_logs_them(checkpoint, runtime, capsys):
         baselines={"builtin-choice": 0.25, "builtin-letters": 0.0},
         intervals={task.name: (task.interval.low, task.interval.high) for task in result.tasks},
     )
+    lines = list(csv.DictReader((Path(result.answers) / "eval-chat.csv").read_text().splitlines()))
+    assert [line["name"] for line in lines] == [*SCORED, "all tasks"]
+    assert [float(line["value"]) for line in lines] == [
+        *(task.accuracy for task in result.tasks),
+        result.mean,
+    ]
     shown = capsys.readouterr().err
     assert "tiny at step 7: mean centred accuracy" in shown
     [task, *_] = [task for task in result.tasks if task.failures]

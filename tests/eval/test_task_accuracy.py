@@ -1,11 +1,14 @@
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
 
+from nanochat.errors import EnvironmentFault
 from nanochat.eval.intervals import Interval, accuracy_interval
 from nanochat.eval.kept import KeptResults, task_records
-from nanochat.eval.task_accuracy import KEPT_FAILURES, Sampling, TaskResult, evaluate_task, final_text
+from nanochat.eval.task_accuracy import Sampling, evaluate_task, final_text
+from nanochat.eval.task_result import KEPT_FAILURES, TaskResult
 from nanochat.infer.request import Completion
 from nanochat.infer.sampler import SamplingParams
 from nanochat.tasks.checks import is_choice
@@ -137,6 +140,33 @@ def test_the_shares_of_two_processes_make_the_whole(subject, runtime, members, k
         assert row.scores == pytest.approx(other.scores, abs=1e-5)
 
 
+def test_programs_are_judged_in_parallel_and_stay_in_order(subject, runtime, kept, monkeypatch):
+    """The check passes only when three are under way."""
+    monkeypatch.setattr("nanochat.hardware.usable_cores", lambda: 3)
+    together = threading.Barrier(3)
+
+    def check(item, text):
+        together.wait(timeout=60)
+        return Score(0.0, item.answer)
+
+    task, items = generate_task()
+    task = replace(task, check=check, unsafe_check=check)
+    evaluate_task(subject, task, items[:21], runtime, kept)
+    [(_, _, record)] = task_records(kept.folder.parent.parent, 0, "0" * 64)
+    assert [(row.index, row.reason) for row in record.rows] == list(enumerate(QUESTIONS[:21]))
+
+
+def test_a_judge_that_is_refused_isolation_gives_no_score(subject, runtime, kept):
+    def refuse(item, text):
+        raise EnvironmentFault("programs cannot be isolated here")
+
+    task, items = generate_task()
+    task = replace(task, check=refuse, unsafe_check=refuse)
+    with pytest.raises(EnvironmentFault, match="cannot be isolated"):
+        evaluate_task(subject, task, items, runtime, kept)
+    assert list(task_records(kept.folder.parent.parent, 0, "0" * 64)) == []
+
+
 def test_a_limit_takes_items_at_even_distances(tokenizer, subject, runtime, kept):
     seen = []
 
@@ -164,6 +194,19 @@ def test_the_answer_is_what_follows_the_last_tool_output(tokenizer):
     assert final_text(tokenizer, ids(*call, "and ", *call, "end")) == "end"
     assert final_text(tokenizer, ids(*call, "<|assistant_end|>")) == ""
     assert final_text(tokenizer, ids("So ", "<|python_start|>", "1+1")) == "So "
+
+
+def test_each_part_of_a_task_is_scored_apart(subject, runtime, kept):
+    task, items = choice_task()
+    items = [replace(item, meta={"subject": "ab"[n % 3 == 0]}) for n, item in enumerate(items)]
+    task = replace(task, part=lambda item: item.meta["subject"])
+    result = evaluate_task(subject, task, items, runtime, kept)
+    [(_, _, record)] = task_records(kept.folder.parent.parent, 0, "0" * 64)
+    for part in result.parts:
+        answers = [row.right for row in record.rows if items[row.index].meta["subject"] == part.name]
+        assert (part.n, part.accuracy) == (len(answers), sum(answers) / len(answers))
+        assert part.interval == accuracy_interval(sum(answers), len(answers))
+    assert [(part.name, part.n) for part in result.parts] == [("a", 15), ("b", 8)]
 
 
 def test_centred():

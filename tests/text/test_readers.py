@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nanochat.errors import EnvironmentFault
 from nanochat.text import readers
-from nanochat.text.readers import MAX_TEXT_CHARS, Counts, format_of, read_documents
+from nanochat.text.readers import MAX_TEXT_CHARS, Counts, format_of, read_documents, read_with_sources
 from tests.conftest import traced
 
 
@@ -39,6 +39,19 @@ def test_reads_text_formats_compressed_or_not(tmp_path: Path, kind: str, ending:
     path = tmp_path / f"file{kind}{ending}"
     path.write_bytes(COMPRESSIONS[ending](raw))
     assert read(path)[0] == [text]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_a_row_s_source_where_it_names_one(tmp_path: Path, ending: str) -> None:
+    rows = [{"text": "a", "from": "web"}, {"text": "b", "from": None}, {"text": "c", "from": "books"}]
+    path = tmp_path / f"file{ending}"
+    if ending == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    expected = [("a", "web"), ("b", ""), ("c", "books")]
+    assert list(read_with_sources(path, "text", "from")) == expected
+    assert list(read_with_sources(path, "text", "elsewhere")) == [(text, "") for text, _ in expected]
 
 
 def test_reads_several_zstd_frames(tmp_path: Path) -> None:
@@ -194,7 +207,7 @@ def test_parts_of_a_long_text_are_bounded_and_concatenate_to_it(
     limit = 40
     text = "".join(word + separator for word, separator in zip(words, separators, strict=False))
     counts = Counts()
-    parts = list(readers._cleaned(text, limit, counts))
+    parts = [part.text for part in readers._cleaned(text, limit, counts)]
     assert all(len(part) <= limit for part in parts)
     blank_free = "".join(text.split())
     assert "".join("".join(parts).split()) == blank_free

@@ -5,6 +5,8 @@ import random
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
+from itertools import count
 
 import numpy as np
 import pytest
@@ -13,11 +15,11 @@ import torch
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
 from nanochat.metrics import read_metrics, rows_of
-from nanochat.metrics_rows import TrainRow
+from nanochat.metrics_rows import EvalRow, TrainRow
 from nanochat.model import backend
 from nanochat.paths import default_paths
 from nanochat.runtime import open_runtime
-from nanochat.train import hooks, step
+from nanochat.train import hooks, session, step
 from nanochat.train.pretrain import PretrainConfig, run
 from nanochat.train.session import TrainingResult
 
@@ -83,6 +85,22 @@ def test_a_signal_saves_and_the_resumed_run_ends_with_the_same_bits(
     assert (resumed.finished, resumed.step) == (True, 12)
     assert hashes("broken", 12) == hashes("whole", 12)
     assert losses("broken") == losses("whole")
+
+
+def test_evaluations_leave_the_weights_alone(tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether every step is evaluated, or those that the share of the time allows, or only the last."""
+    tiny, evaluated, ends = replace(tiny, num_iterations=8), {}, set()
+    for name, (every, share) in {"none": (0, 1.0), "all": (1, 1.0), "some": (1, 0.3)}.items():
+        ticks = count()  # each reading of the clock is a second later: an evaluation takes one
+        monkeypatch.setattr(
+            session, "Evaluate", partial(hooks.Evaluate, clock=lambda t=ticks: float(next(t)))
+        )
+        pretrain(replace(tiny, model_tag=name, eval_every=every, eval_share=share))
+        evaluated[name] = [row.step for row in rows_of(default_paths().metrics(name), EvalRow)]
+        ends.add(tuple(hashes(name, 8).items()))
+    assert len(ends) == 1
+    assert (evaluated["none"], evaluated["all"]) == ([8], list(range(1, 9)))
+    assert 2 < len(evaluated["some"]) < 8
 
 
 def test_resuming_a_finished_run_changes_nothing(tiny: PretrainConfig) -> None:
@@ -206,6 +224,7 @@ def test_training_and_loading_choose_one_backend_once_each(
         ({"total_batch_size": 100}, "--total-batch-size"),
         ({"device_batch_size": 0}, "--device-batch-size"),
         ({"depth": 0}, "--depth"),
+        ({"eval_share": 0}, "--eval-share"),
         ({"depth": 300}, "GB"),
         ({"fp8": True}, "fp8"),
     ],
