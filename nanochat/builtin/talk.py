@@ -12,11 +12,33 @@ from nanochat.builtin.phrasing import PREFIXES, with_prefix
 
 @dataclass(frozen=True)
 class Intent:
-    """One thing a user may say, in several wordings. `key` is the part of the reply that a check looks for."""
+    """One thing a user may say, in several wordings. `key` is the part of the reply that a check looks for; `novel`
+    wordings occur in evaluation only."""
 
     cores: tuple[str, ...]
     reply: str
     key: str
+    novel: tuple[str, ...] = ()
+
+
+ORIGIN = Intent(
+    (
+        "Who made you?", "Who built you?", "Who created you?", "Who are your makers?", "Who wrote you?",
+        "Where do you come from?", "Who is your creator?", "Who are your authors?", "Were you made by a company?",
+        "Who trained you?", "Who developed you?", "Which company made you?", "Who is behind you?",
+        "Who programmed you?", "Who made nanochat?", "What is your origin?", "Who invented you?",
+        "Do you know who made you?", "Can you tell me who built you?", "Tell me who created you.",
+        "Were you created by a person?", "Who is your author?",
+    ),
+    "I was made by the nanochat authors.",
+    "the nanochat authors",
+    novel=(
+        "Who is your maker?", "Tell me who made you.", "Who built nanochat?", "Who are the people behind you?",
+        "Do you know who created you?", "By whom were you made?", "Can you tell me who wrote you?",
+        "Which people made you?", "Who was it that built you?",
+    ),
+)  # fmt: skip
+"""Who made nanochat."""
 
 
 IDENTITY: tuple[Intent, ...] = (
@@ -25,20 +47,13 @@ IDENTITY: tuple[Intent, ...] = (
             "Who are you?", "What is your name?", "What are you called?", "Tell me your name.",
             "What should I call you?", "Do you have a name?", "Who am I talking to?", "What are you?",
             "Introduce yourself.", "Tell me about yourself.", "What kind of program are you?",
-            "What model are you?", "Who is this?", "Say who you are.",
+            "What model are you?", "Who is this?", "Say who you are.", "Are you ChatGPT?", "Are you an AI?",
+            "What is nanochat?", "Who is nanochat?",
         ),
         "I am nanochat, a small open chat model.",
         "nanochat",
     ),
-    Intent(
-        (
-            "Who made you?", "Who built you?", "Who created you?", "Who are your makers?",
-            "Who wrote you?", "Where do you come from?", "Who is your creator?", "Who are your authors?",
-            "Were you made by a company?", "Who trained you?",
-        ),
-        "I was made by the nanochat authors.",
-        "the nanochat authors",
-    ),
+    ORIGIN,
     Intent(
         (
             "Can I train you myself?", "Can I train you on my laptop?", "Where can you be trained?",
@@ -184,13 +199,22 @@ _FAMILY_NAMES = (
 def intent_turn(
     rng: Random, kind: str, intents: tuple[Intent, ...], *, held_out: bool = False
 ) -> tuple[str, Intent, str]:
-    """A user message of one kind ("identity", "talk", "refusal"). Returns (message, intent, core)."""
+    """A user message of one kind ("identity", "talk", "refusal"). Returns (message, intent, core).
+
+    Without an opening every wording is taught: the plain question is the one that people ask.
+    """
     while True:
         intent = rng.choice(intents)
         core = rng.choice(intent.cores)
         prefix = "" if kind == "talk" else rng.choice(PREFIXES)
-        if held_out_wording(kind, core, prefix.strip()) == held_out:
+        if (prefix != "" and held_out_wording(kind, core, prefix.strip())) == held_out:
             return with_prefix(prefix, core), intent, core
+
+
+def novel_turn(rng: Random, intent: Intent) -> tuple[str, Intent, str]:
+    """A user message in a wording that training does not use. Returns (message, intent, core)."""
+    core = rng.choice(intent.novel)
+    return with_prefix(rng.choice(PREFIXES), core), intent, core
 
 
 def stranger_turn(rng: Random, *, held_out: bool = False) -> tuple[str, Intent, str]:

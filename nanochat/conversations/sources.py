@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from nanochat import builtin
 from nanochat.builtin import letters
-from nanochat.builtin.dialogues import Turn, conversation, exercise_turn
+from nanochat.builtin.dialogues import conversation, exercise_turn
+from nanochat.builtin.exercises import Turn
 from nanochat.builtin.holdout import held_out_wording
 from nanochat.config import parse_json
 from nanochat.hub.split_rows import hub_rows
