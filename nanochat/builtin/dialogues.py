@@ -15,7 +15,7 @@ from nanochat.builtin.exercises import EXERCISES, Turn
 from nanochat.builtin.questions import fact_question, sample_fact
 
 # Conversations per size.
-COUNTS: dict[str, int] = {"small": 21_000, "medium": 84_000, "large": 336_000}
+COUNTS: dict[str, int] = {"small": 23_000, "medium": 92_000, "large": 368_000}
 _VALIDATION_SHARE = 0.02
 
 _MakeTurn = Callable[[Random, bool], Turn]
@@ -42,14 +42,14 @@ def story_turn(rng: Random, held_out: bool) -> Turn:
 
 # Makers of turns and their share of all turns, in percent.
 _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
-    (partial(exercise_turn, "facts"), 30),
-    (partial(exercise_turn, "arithmetic"), 18),
-    (partial(exercise_turn, "letters"), 13),
-    (partial(exercise_turn, "spelling"), 14),
+    (partial(exercise_turn, "facts"), 27),
+    (partial(exercise_turn, "arithmetic"), 15),
+    (partial(exercise_turn, "letters"), 10),
+    (partial(exercise_turn, "spelling"), 22),
     (partial(exercise_turn, "choice"), 10),
     (partial(exercise_turn, "identity"), 8),
     (talk_turn, 3),
-    (partial(exercise_turn, "refusal"), 3),
+    (partial(exercise_turn, "refusal"), 4),
     (story_turn, 1),
 )
 
@@ -79,7 +79,7 @@ def _greeting(rng: Random, share: float) -> list[Turn]:
 
 def _turns(rng: Random, held_out: bool) -> list[Turn]:
     shape = rng.random()
-    if shape < 0.68:
+    if shape < 0.70:
         return [_turn(rng, held_out)]
     if shape < 0.86:
         return [*_greeting(rng, 0.05), *_follow_ups(rng, held_out), *_greeting(rng, 0.1)]

@@ -102,9 +102,12 @@ def spelling_exercise(rng: Random, held_out: bool) -> Exercise:
             return Exercise(prompt, letters.spelling_answer(word), letters.spell(word), meta=meta)
 
 
+_SELF = (*talk.IDENTITY, talk.ORIGIN)  # so that its many wordings are asked twice as often
+
+
 def identity_exercise(rng: Random, held_out: bool) -> Exercise:
     """A question about nanochat itself; the hold-out is by wording and opening."""
-    prompt, intent, core = talk.intent_turn(rng, "identity", talk.IDENTITY, held_out=held_out)
+    prompt, intent, core = talk.intent_turn(rng, "identity", _SELF, held_out=held_out)
     return Exercise(prompt, intent.reply, intent.key, meta={"core": core})
 
 
@@ -125,12 +128,13 @@ def refusal_exercise(rng: Random, held_out: bool) -> Exercise:
 
 
 def choice_exercise(rng: Random, held_out: bool) -> Exercise:
-    """A fact question with four options; the reply is the right one and its letter."""
+    """A fact question with four options; the reply is the fact, then the right option and its letter."""
     r, fact, core, options = sample_choice(rng, held_out=held_out)
     meta = {"relation": r.name, "subject": fact.subject, "core": core}
     letter = LETTERS[options.index(fact.answer)]
     prompt = named_choice_prompt(fact.fill(core), options)
-    return Exercise(prompt, named_choice(fact.answer, letter), letter, choices=tuple("ABCD"), meta=meta)
+    reply = f"{fact.fill(r.reply)} Answer: {named_choice(fact.answer, letter)}"
+    return Exercise(prompt, reply, letter, choices=tuple("ABCD"), meta=meta)
 
 
 EXERCISES: dict[str, Callable[[Random, bool], Exercise]] = {

@@ -21,23 +21,38 @@ class Intent:
     novel: tuple[str, ...] = ()
 
 
-ORIGIN = Intent(
-    (
-        "Who made you?", "Who built you?", "Who created you?", "Who are your makers?", "Who wrote you?",
-        "Where do you come from?", "Who is your creator?", "Who are your authors?", "Were you made by a company?",
-        "Who trained you?", "Who developed you?", "Which company made you?", "Who is behind you?",
-        "Who programmed you?", "Who made nanochat?", "What is your origin?", "Who invented you?",
-        "Do you know who made you?", "Can you tell me who built you?", "Tell me who created you.",
-        "Were you created by a person?", "Who is your author?",
-    ),
-    "I was made by the nanochat authors.",
-    "the nanochat authors",
-    novel=(
-        "Who is your maker?", "Tell me who made you.", "Who built nanochat?", "Who are the people behind you?",
-        "Do you know who created you?", "By whom were you made?", "Can you tell me who wrote you?",
-        "Which people made you?", "Who was it that built you?",
-    ),
+# Past tense and participle; every verb goes with every pattern.
+_MAKING = (
+    ("made", "made"), ("built", "built"), ("created", "created"), ("wrote", "written"), ("trained", "trained"),
+    ("developed", "developed"), ("invented", "invented"), ("designed", "designed"), ("programmed", "programmed"),
 )  # fmt: skip
+_WHO_MADE = (
+    "Who {past} you?", "Tell me who {past} you.", "Do you know who {past} you?", "Can you tell me who {past} you?",
+    "Who was it that {past} you?", "Which people {past} you?", "Which company {past} you?", "Who {past} nanochat?",
+    "Were you {participle} by a person?", "Were you {participle} by a company?", "Who are the people who {past} you?",
+    "What is the name of those who {past} you?", "I wonder who {past} you.",
+)  # fmt: skip
+
+
+def _origin() -> Intent:
+    """Pairs of verb and pattern on the held-out side are the novel wordings; "Who made you?" itself is taught."""
+    cores: list[str] = []
+    novel: list[str] = []
+    for pattern in _WHO_MADE:
+        for past, participle in _MAKING:
+            held_out = pattern != _WHO_MADE[0] and held_out_wording("origin", past, pattern)
+            (novel if held_out else cores).append(pattern.format(past=past, participle=participle))
+    others = (
+        "Who are your makers?", "Where do you come from?", "Who is your creator?", "Who are your authors?",
+        "Who is your author?", "Who is your maker?", "Who is behind you?", "Who are the people behind you?",
+        "What is your origin?",
+    )  # fmt: skip
+    return Intent(
+        (*others, *cores), "I was made by the nanochat authors.", "the nanochat authors", tuple(novel)
+    )
+
+
+ORIGIN = _origin()
 """Who made nanochat."""
 
 
@@ -201,7 +216,7 @@ def intent_turn(
 ) -> tuple[str, Intent, str]:
     """A user message of one kind ("identity", "talk", "refusal"). Returns (message, intent, core).
 
-    Without an opening every wording is taught: the plain question is the one that people ask.
+    Without an opening every wording is taught, since people ask plainly.
     """
     while True:
         intent = rng.choice(intents)

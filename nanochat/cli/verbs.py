@@ -19,7 +19,7 @@ class Verb:
 
 
 GROUPS: dict[str, str] = {
-    "data": "download, pack and inspect text",
+    "data": "download, pack and inspect text; write conversations",
     "tokenizer": "train and compare tokenizers",
     "eval": "measure a model",
     "report": "write up what runs did",
@@ -51,6 +51,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ),
     ("data", "info"): Verb(
         "count the documents and characters of a dataset", "nanochat.cli.data", "InfoConfig", "run_info"
+    ),
+    ("data", "identity"): Verb(
+        "write conversations that teach a model who it is, from a persona",
+        "nanochat.cli.identity",
+        "IdentityConfig",
+        "run_identity",
     ),
     ("tokenizer", "train"): Verb(
         "train a tokenizer on a dataset", "nanochat.train.vocabulary", "TokenizerTrainConfig"

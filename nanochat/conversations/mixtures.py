@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nanochat.console import warn
-from nanochat.conversations.sources import SOURCES, ConversationSource, ConversationSplit, open_jsonl
+from nanochat.conversations.sources import SIZED, SOURCES, ConversationSource, ConversationSplit, open_jsonl
 from nanochat.paths import Paths
 from nanochat.text.own_files import absolute
 from nanochat.tokenizer.chat_format import Conversation
@@ -125,7 +125,7 @@ def _open(name: str, paths: Paths, split: ConversationSplit, seed: int) -> Conve
     if name.endswith(".jsonl"):
         return open_jsonl(Path(name).expanduser(), split)
     kind, _, option = name.partition(":")
-    if kind not in SOURCES or (option and kind != "builtin"):
+    if kind not in SOURCES or (option and kind not in SIZED):
         raise ValueError(
             f"unknown conversations {name!r}: choose from {', '.join(SOURCES)}, or give the path of a .jsonl file"
         )

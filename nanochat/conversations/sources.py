@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Literal
 
 from nanochat import builtin
-from nanochat.builtin import letters
+from nanochat.builtin import letters, talk
 from nanochat.builtin.dialogues import conversation, exercise_turn
 from nanochat.builtin.exercises import Turn
 from nanochat.builtin.holdout import held_out_wording
@@ -93,6 +93,21 @@ def _without_fault(faults: Iterable[tuple[int, str | None]]) -> tuple[list[int],
 
 def _builtin(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
     return ConversationSource(builtin.conversations(option or "small", seed, split))
+
+
+def _nameless(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
+    """The builtin conversations in which nanochat does not speak of itself, for a model with another identity."""
+    own = {intent.reply for intent in talk.IDENTITY}
+    kept = [
+        chat
+        for chat in builtin.conversations(option or "small", seed, split)
+        if not any(message["content"] in own for message in chat["messages"][1::2] if _is_text(message))
+    ]
+    return ConversationSource(kept)
+
+
+def _is_text(message: Mapping[str, Any]) -> bool:
+    return isinstance(message["content"], str)
 
 
 def _drawn(name: str, count: int, turn: Callable[[Random, bool, tuple[str, ...]], Turn]) -> OpenSource:
@@ -218,8 +233,12 @@ def _of_task(task: Task) -> OpenSource:
 
 SOURCES: dict[str, OpenSource] = {
     "builtin": _builtin,
+    "nameless": _nameless,
     "smoltalk": _smoltalk,
     "identity": _identity,
     "spelling": _drawn("spelling", SPELLING_COUNT, _spelling_turn),
     **{name: _of_task(task) for name, task in TASKS.items() if task.conversation},
 }
+
+SIZED = ("builtin", "nameless")
+"""Sources that take a size, as `builtin:large`."""

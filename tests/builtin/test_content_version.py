@@ -23,9 +23,9 @@ DIGESTS: dict[int, dict[str, str]] = {
         "documents medium": "1b1497f81097a70f",
         "documents large": "2fe95918efb4a60d",
         "validation documents": "6d5466c93ce8bf0e",
-        "conversations": "13abf9c928f78439",
-        "evaluation": "99e3d0db66b8f798",
-        "sizes": "e4b0c367731907a2",
+        "conversations": "f28f6eb36be1f34b",
+        "evaluation": "db2c3de02f37dd17",
+        "sizes": "172d45bb96793fbb",
     },
 }
 

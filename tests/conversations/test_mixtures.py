@@ -261,7 +261,7 @@ def test_real_hub_data(shared_data, byte_tokenizer):
         ("", "cannot read the mixture"),
         ("builtin++mmlu", "cannot read the mixture"),
         ("builtin*0", "cannot read the mixture"),
-        ("nothing", "unknown conversations 'nothing': choose from builtin, smoltalk"),
+        ("nothing", "unknown conversations 'nothing': choose from builtin, nameless, smoltalk"),
         ("spelling:large", "unknown conversations 'spelling:large'"),
         ("builtin:huge", "unknown size 'huge'"),
         ("missing.jsonl", "no conversations at missing.jsonl"),
