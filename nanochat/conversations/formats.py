@@ -28,10 +28,10 @@ _SHAREGPT_ROLES = {
 }
 _PART_TYPES = ("text", "python", "python_output")
 
-Message = dict[str, Any]
+_Message = dict[str, Any]
 
 
-def messages_of(value: object) -> list[Message]:
+def messages_of(value: object) -> list[_Message]:
     """The messages of a conversation in any of the formats, in ours. Raises ValueError with the reason if it is none.
 
     They are an optional system message, then user and assistant in turn, the assistant last, none empty.
@@ -59,7 +59,7 @@ def fault(messages: object) -> str | None:
     return None if all(text and text.strip() for text in texts) else "empty message"
 
 
-def _all_text(message: Message) -> str | None:
+def _all_text(message: _Message) -> str | None:
     """All the text of a message; None if it does not follow the chat format."""
     content = message.get("content")
     if isinstance(content, list) and message["role"] == "assistant":
@@ -70,7 +70,7 @@ def _all_text(message: Message) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _from_sharegpt(turns: object) -> list[Message]:
+def _from_sharegpt(turns: object) -> list[_Message]:
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ValueError("not a list of messages")
     messages = []
@@ -82,11 +82,11 @@ def _from_sharegpt(turns: object) -> list[Message]:
     return messages
 
 
-def _from_openai(messages: object) -> list[Message]:
+def _from_openai(messages: object) -> list[_Message]:
     """OpenAI's messages in our format; messages that are in ours already stay as they are."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError("not a list of messages")
-    result: list[Message] = []
+    result: list[_Message] = []
     at = 0
     while at < len(messages):
         message = messages[at]
@@ -104,13 +104,13 @@ def _from_openai(messages: object) -> list[Message]:
     return result
 
 
-def _continues_a_reply(before: Message, message: Message) -> bool:
+def _continues_a_reply(before: _Message, message: _Message) -> bool:
     """Whether a message is a tool's output, or what the assistant writes after one."""
     role = message.get("role")
     return role == "tool" or (role == "assistant" and before.get("role") == "tool")
 
 
-def _reply(messages: Sequence[Message]) -> Any:
+def _reply(messages: Sequence[_Message]) -> Any:
     """The content of one reply, from the assistant's messages and the outputs of the tools that it called."""
     first = messages[0]
     if "function_call" in first:
