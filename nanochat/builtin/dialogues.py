@@ -42,11 +42,11 @@ def story_turn(rng: Random, held_out: bool) -> Turn:
 
 # Makers of turns and their share of all turns, in percent.
 _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
-    (partial(exercise_turn, "facts"), 27),
-    (partial(exercise_turn, "arithmetic"), 15),
-    (partial(exercise_turn, "letters"), 10),
+    (partial(exercise_turn, "facts"), 24),
+    (partial(exercise_turn, "arithmetic"), 18),
+    (partial(exercise_turn, "letters"), 9),
     (partial(exercise_turn, "spelling"), 22),
-    (partial(exercise_turn, "choice"), 10),
+    (partial(exercise_turn, "choice"), 11),
     (partial(exercise_turn, "identity"), 8),
     (talk_turn, 3),
     (partial(exercise_turn, "refusal"), 4),

@@ -128,12 +128,13 @@ def refusal_exercise(rng: Random, held_out: bool) -> Exercise:
 
 
 def choice_exercise(rng: Random, held_out: bool) -> Exercise:
-    """A fact question with four options; the reply is the fact, then the right option and its letter."""
+    """A fact question with four options; the reply is the fact, with the letter after the right option."""
     r, fact, core, options = sample_choice(rng, held_out=held_out)
     meta = {"relation": r.name, "subject": fact.subject, "core": core}
     letter = LETTERS[options.index(fact.answer)]
     prompt = named_choice_prompt(fact.fill(core), options)
-    reply = f"{fact.fill(r.reply)} Answer: {named_choice(fact.answer, letter)}"
+    named = Fact(fact.subject, named_choice(fact.answer, letter), fact.slots)
+    reply = named.fill(r.reply.replace("{an_a}", named_choice("{an_a}", letter)))
     return Exercise(prompt, reply, letter, choices=tuple("ABCD"), meta=meta)
 
 

@@ -29,6 +29,7 @@ MISSPELLED = 0.5
 _TEST_SEED = 0
 _DRAWN_ITEMS: dict[ItemSplit, int] = {"train": 10_000, "val": 250}
 _MAX_NEW_TOKENS = 64
+_OPTION_LETTER = re.compile(r"(?<=\s)[A-D](?!\w)")
 _SPELLED = re.compile(r"\w(?:-\w)+")
 
 
@@ -65,9 +66,12 @@ def check_phrase(item: Item, text: str) -> Score:
 
 
 def check_named_choice(item: Item, text: str) -> Score:
-    """Right if the text ends with the letter of the right option; WELL_FORMED for the letter of another."""
-    words = text.strip().rstrip(".").split()
-    return is_choice(item, words[-1] if words else "")
+    """Right if the last letter of an option in the text is the right one's; WELL_FORMED for the letter of another.
+
+    A letter stands alone, and not at the start, where A is a word.
+    """
+    letters = _OPTION_LETTER.findall(" " + text if len(text.strip(" .")) == 1 else text)
+    return is_choice(item, letters[-1] if letters else "")
 
 
 @cache

@@ -23,8 +23,8 @@ DIGESTS: dict[int, dict[str, str]] = {
         "documents medium": "1b1497f81097a70f",
         "documents large": "2fe95918efb4a60d",
         "validation documents": "6d5466c93ce8bf0e",
-        "conversations": "f28f6eb36be1f34b",
-        "evaluation": "db2c3de02f37dd17",
+        "conversations": "a831d03bd7e7ff25",
+        "evaluation": "11be8d87242ec2d2",
         "sizes": "172d45bb96793fbb",
     },
 }

@@ -97,14 +97,17 @@ def test_a_choice_is_the_letter_alone(text, score):
     ("text", "score"),
     [
         ("Paris B", RIGHT),
-        ("The answer is Paris B.", RIGHT),
+        ("The capital of France is Paris B.", RIGHT),
+        ("Jupiter B is the largest planet.", RIGHT),
+        ("The symbol of carbon is C B.", RIGHT),
         ("B", RIGHT),
         ("Rome A", Score(WELL_FORMED, "another option")),
+        ("A giraffe eats leaves.", Score(0.0, "not an option")),
         ("B Paris", Score(0.0, "not an option")),
         (".", Score(0.0, "not an option")),
     ],
 )
-def test_a_named_choice_ends_with_the_letter(text, score):
+def test_the_letter_of_a_named_choice_comes_after_its_option(text, score):
     assert check_named_choice(user_item("q", "B", tuple("ABCD")), text) == score
 
 
