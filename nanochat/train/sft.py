@@ -8,6 +8,7 @@ from typing import Any
 
 from nanochat import hardware
 from nanochat.batches.loader import sft_loader
+from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.checkpoint.meta import CheckpointMeta, Progress, SourceRun, TrainingPlan
 from nanochat.config import to_json
@@ -56,6 +57,8 @@ class SftConfig(TrainingOptions):
     """Fraction of the peak learning rates of the run it starts from."""
     warmdown: float = 0.5
     """Final fraction of the run, over which the learning rate falls to zero."""
+    warm_optimizer: bool = False
+    """Start from the optimiser's state of the run it starts from, instead of an empty one."""
     eval_conversations: int = 500
     """Held-out conversations scored at each evaluation."""
 
@@ -99,10 +102,13 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         f"{len(conversations):,} conversations in {loader.rows_per_epoch:,} rows of {max_seq_len} tokens; "
         f"{plan.total_steps:,} steps of {plan.batch_tokens // max_seq_len} rows"
     )
+    trainer = make_trainer(meta, directory, model, source.tokenizer, loader, runtime)
+    if config.warm_optimizer and not meta.step:
+        trainer.optimizer.load_state_dict(store.load_optimizer_state(source.directory, source.step))
     return Session(
         model_tag=config.model_tag,
         options=config,
-        trainer=make_trainer(meta, directory, model, source.tokenizer, loader, runtime),
+        trainer=trainer,
         meta=meta,
         facts={"plan": _described(meta), "dataset": config.mixture},
         score=_scorer(config, source.tokenizer, max_seq_len, runtime),
