@@ -14,15 +14,12 @@ def choice_prompt(question: str, choices: Sequence[str]) -> str:
 
 
 def named_choice_prompt(question: str, choices: Sequence[str]) -> str:
-    """The user message for a question that is answered in a sentence, with its letter after the option.
+    """The user message for a question whose reply is the right option and its letter (`named_choice`).
 
-    In the question, too, a letter stands right after its option. A model of three layers learns this form: the sentence
-    recalls the fact, and the letter is the token that followed the same words before (with a space before them, as in
-    a sentence, since a word after a line break has other tokens). It does not learn `choice_prompt`
-    (docs/log.md).
+    A letter stands right after its option. A model of three layers learns to copy the two, and does not learn
+    `choice_prompt` (docs/log.md).
     """
-    options = zip(LETTERS, choices, strict=False)
-    lines = [question, *(f"- {named_choice(text, letter)}" for letter, text in options)]
+    lines = [question, *(named_choice(text, letter) for letter, text in zip(LETTERS, choices, strict=False))]
     return "\n".join([*lines, "Answer with the option and its letter."])
 
 

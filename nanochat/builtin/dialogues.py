@@ -15,7 +15,7 @@ from nanochat.builtin.exercises import EXERCISES, Turn
 from nanochat.builtin.questions import fact_question, sample_fact
 
 # Conversations per size.
-COUNTS: dict[str, int] = {"small": 23_000, "medium": 92_000, "large": 368_000}
+COUNTS: dict[str, int] = {"small": 22_000, "medium": 88_000, "large": 352_000}
 _VALIDATION_SHARE = 0.02
 
 _MakeTurn = Callable[[Random, bool], Turn]
@@ -42,11 +42,11 @@ def story_turn(rng: Random, held_out: bool) -> Turn:
 
 # Makers of turns and their share of all turns, in percent.
 _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
-    (partial(exercise_turn, "facts"), 24),
+    (partial(exercise_turn, "facts"), 21),
     (partial(exercise_turn, "arithmetic"), 18),
-    (partial(exercise_turn, "letters"), 9),
+    (partial(exercise_turn, "letters"), 8),
     (partial(exercise_turn, "spelling"), 22),
-    (partial(exercise_turn, "choice"), 11),
+    (partial(exercise_turn, "choice"), 15),
     (partial(exercise_turn, "identity"), 8),
     (talk_turn, 3),
     (partial(exercise_turn, "refusal"), 4),

@@ -128,14 +128,12 @@ def refusal_exercise(rng: Random, held_out: bool) -> Exercise:
 
 
 def choice_exercise(rng: Random, held_out: bool) -> Exercise:
-    """A fact question with four options; the reply is the fact, with the letter after the right option."""
+    """A fact question with four options; the reply is the right one and its letter."""
     r, fact, core, options = sample_choice(rng, held_out=held_out)
     meta = {"relation": r.name, "subject": fact.subject, "core": core}
     letter = LETTERS[options.index(fact.answer)]
     prompt = named_choice_prompt(fact.fill(core), options)
-    named = Fact(fact.subject, named_choice(fact.answer, letter), fact.slots)
-    reply = named.fill(r.reply.replace("{an_a}", named_choice("{an_a}", letter)))
-    return Exercise(prompt, reply, letter, choices=tuple("ABCD"), meta=meta)
+    return Exercise(prompt, named_choice(fact.answer, letter), letter, choices=tuple("ABCD"), meta=meta)
 
 
 EXERCISES: dict[str, Callable[[Random, bool], Exercise]] = {
