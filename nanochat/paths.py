@@ -83,6 +83,11 @@ class Paths:
         return self.base / "identity_conversations.jsonl"
 
     @property
+    def persona(self) -> Path:
+        """The persona of the user's identity conversations."""
+        return self.base / "identity_persona.json"
+
+    @property
     def code_cache(self) -> Path:
         """Code compiled for this machine; safe to delete."""
         return self.base / "code_cache"

@@ -191,8 +191,9 @@ def sft_loader(
 ) -> Loader:
     """Conversations packed by bestfit-pad. Only tokens that the assistant must learn to write are targets.
 
-    A conversation longer than the context is truncated, and skipped if that leaves nothing to learn, so that every row
-    has a target. Conversations attend to earlier ones in the same row. `rows_per_epoch` is the length of one pass.
+    A conversation longer than the context is cut, after a turn if one fits, and skipped if that leaves nothing to
+    learn, so that every row has a target. Conversations attend to earlier ones in the same row. `rows_per_epoch` is the
+    length of one pass.
 
     Raises ValueError for a conversation that cannot be rendered, if no conversation is left, or for a position from
     other data or settings.

@@ -1,4 +1,4 @@
-"""SFT conversations: short questions with uniform answers, one to four turns.
+"""SFT conversations: short questions with uniform answers, one to five turns.
 
 `split="val"` draws from the held-out combinations, so that the validation loss measures generalisation.
 """
@@ -10,15 +10,14 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from nanochat.builtin import stories, talk
-from nanochat.builtin.exercises import EXERCISES, Content
+from nanochat.builtin import follow_ups, stories, talk
+from nanochat.builtin.exercises import EXERCISES, Turn
 from nanochat.builtin.questions import fact_question, sample_fact
 
 # Conversations per size.
-COUNTS: dict[str, int] = {"small": 25_000, "medium": 100_000, "large": 400_000}
+COUNTS: dict[str, int] = {"small": 22_000, "medium": 88_000, "large": 352_000}
 _VALIDATION_SHARE = 0.02
 
-Turn = tuple[str, Content]
 _MakeTurn = Callable[[Random, bool], Turn]
 
 
@@ -43,14 +42,14 @@ def story_turn(rng: Random, held_out: bool) -> Turn:
 
 # Makers of turns and their share of all turns, in percent.
 _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
-    (partial(exercise_turn, "facts"), 31),
-    (partial(exercise_turn, "arithmetic"), 24),
-    (partial(exercise_turn, "letters"), 16),
-    (partial(exercise_turn, "spelling"), 9),
-    (partial(exercise_turn, "choice"), 8),
-    (partial(exercise_turn, "identity"), 5),
+    (partial(exercise_turn, "facts"), 21),
+    (partial(exercise_turn, "arithmetic"), 18),
+    (partial(exercise_turn, "letters"), 8),
+    (partial(exercise_turn, "spelling"), 22),
+    (partial(exercise_turn, "choice"), 15),
+    (partial(exercise_turn, "identity"), 8),
     (talk_turn, 3),
-    (partial(exercise_turn, "refusal"), 3),
+    (partial(exercise_turn, "refusal"), 4),
     (story_turn, 1),
 )
 
@@ -61,25 +60,32 @@ def _turn(rng: Random, held_out: bool) -> Turn:
 
 
 def _follow_ups(rng: Random, held_out: bool) -> list[Turn]:
-    """A fact question, then one or two shortened questions about other facts of the same kind."""
+    """A fact question, then one to three questions that only the turns before explain, or a doubt."""
     r, fact, core = sample_fact(rng, held_out=held_out)
     turns: list[Turn] = [(fact_question(rng, fact, core), fact.fill(r.reply))]
-    for other in rng.sample(r.facts, rng.randint(1, 2)):
-        if other != fact:
-            turns.append((other.fill(r.follow_up), other.fill(r.reply)))
+    for _ in range(rng.randint(1, 3)):
+        if rng.random() < 0.15:
+            turns.append(follow_ups.doubt_turn(rng, r, fact))
+        else:
+            asked = follow_ups.follow_up(rng, r, fact, held_out=held_out)
+            r, fact = asked.relation, asked.fact
+            turns.append((asked.prompt, asked.reply))
     return turns
+
+
+def _greeting(rng: Random, share: float) -> list[Turn]:
+    return [talk_turn(rng, False)] if rng.random() < share else []
 
 
 def _turns(rng: Random, held_out: bool) -> list[Turn]:
     shape = rng.random()
-    if shape < 0.80:
+    if shape < 0.70:
         return [_turn(rng, held_out)]
-    if shape < 0.85:
-        return _follow_ups(rng, held_out)
-    if shape < 0.87:
+    if shape < 0.86:
+        return [*_greeting(rng, 0.05), *_follow_ups(rng, held_out), *_greeting(rng, 0.1)]
+    if shape < 0.88:
         return [*talk.name_turns(rng), _turn(rng, held_out)]
-    opening = [talk_turn(rng, held_out)] if rng.random() < 0.3 else []
-    return [*opening, *(_turn(rng, held_out) for _ in range(rng.randint(2, 3)))]
+    return [*_greeting(rng, 0.3), *(_turn(rng, held_out) for _ in range(rng.randint(2, 3)))]
 
 
 def conversation(turns: list[Turn]) -> dict[str, Any]:

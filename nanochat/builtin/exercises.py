@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from nanochat.builtin import arithmetic, letters, talk
-from nanochat.builtin.choice import LETTERS, choice_prompt
+from nanochat.builtin import arithmetic, follow_ups, letters, talk
+from nanochat.builtin.choice import LETTERS, named_choice, named_choice_prompt
 from nanochat.builtin.holdout import held_out_wording
 from nanochat.builtin.lexicon import WORDS
 from nanochat.builtin.phrasing import PREFIXES, with_prefix
@@ -20,6 +20,8 @@ from nanochat.builtin.world import question_weights, relations
 
 Content = str | list[dict[str, str]]
 """An assistant's message: text, or parts with calls of the Python tool."""
+Turn = tuple[str, Content]
+"""A user's message and the reply."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Exercise:
     """One question, with the `reply` that training teaches and the `answer` that a right reply contains.
 
     `others` are wrong answers of the same kind, which a right reply does not contain; `choices` are the option
-    letters of a multiple-choice question; `meta` identifies the combination.
+    letters of a multiple-choice question; `meta` identifies the combination; `history` are the turns before.
     """
 
     prompt: str
@@ -36,6 +38,7 @@ class Exercise:
     others: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     meta: dict[str, str] = field(default_factory=dict)
+    history: tuple[Turn, ...] = ()
 
 
 def fact_exercise(rng: Random, held_out: bool) -> Exercise:
@@ -51,9 +54,26 @@ def novel_fact_exercise(rng: Random) -> Exercise:
 
 
 def _about_fact(rng: Random, r: Relation, fact: Fact, core: str) -> Exercise:
-    others = tuple(answer for answer in r.answers if answer not in (fact.answer, fact.subject))
     meta = {"relation": r.name, "subject": fact.subject, "core": core}
-    return Exercise(fact_question(rng, fact, core), fact.fill(r.reply), fact.answer, others, meta=meta)
+    prompt = fact_question(rng, fact, core)
+    return Exercise(prompt, fact.fill(r.reply), fact.answer, _other_answers(r, fact), meta=meta)
+
+
+def _other_answers(r: Relation, fact: Fact) -> tuple[str, ...]:
+    return tuple(answer for answer in r.answers if answer not in (fact.answer, fact.subject))
+
+
+def follow_up_exercise(rng: Random, held_out: bool) -> Exercise:
+    """A question that only the turns before it explain; the hold-out is by fact and wording."""
+    r, fact, history = follow_ups.opening(rng)
+    if rng.random() < 0.3:
+        before = follow_ups.follow_up(rng, r, fact, held_out=False)
+        r, fact = before.relation, before.fact
+        history.append((before.prompt, before.reply))
+    asked = follow_ups.follow_up(rng, r, fact, held_out=held_out)
+    others = _other_answers(asked.relation, asked.fact)
+    meta = {"relation": asked.relation.name, "subject": asked.fact.subject, "core": asked.core}
+    return Exercise(asked.prompt, asked.reply, asked.fact.answer, others, meta=meta, history=tuple(history))
 
 
 def arithmetic_exercise(rng: Random, held_out: bool) -> Exercise:
@@ -82,10 +102,23 @@ def spelling_exercise(rng: Random, held_out: bool) -> Exercise:
             return Exercise(prompt, letters.spelling_answer(word), letters.spell(word), meta=meta)
 
 
+_SELF = (*talk.IDENTITY, talk.ORIGIN)  # so that its many wordings are asked twice as often
+
+
 def identity_exercise(rng: Random, held_out: bool) -> Exercise:
     """A question about nanochat itself; the hold-out is by wording and opening."""
-    prompt, intent, core = talk.intent_turn(rng, "identity", talk.IDENTITY, held_out=held_out)
+    prompt, intent, core = talk.intent_turn(rng, "identity", _SELF, held_out=held_out)
     return Exercise(prompt, intent.reply, intent.key, meta={"core": core})
+
+
+def novel_origin_exercise(rng: Random) -> Exercise:
+    """Who made nanochat, in a wording that occurs in no training text, at the start or after other turns."""
+    prompt, intent, core = talk.novel_turn(rng, talk.ORIGIN)
+    history: list[Turn] = []
+    if rng.random() < 0.5:
+        r, fact, asked = follow_ups.opening(rng)
+        history = [*asked, *([follow_ups.doubt_turn(rng, r, fact)] if rng.random() < 0.3 else [])]
+    return Exercise(prompt, intent.reply, intent.key, meta={"core": core}, history=tuple(history))
 
 
 def refusal_exercise(rng: Random, held_out: bool) -> Exercise:
@@ -95,15 +128,17 @@ def refusal_exercise(rng: Random, held_out: bool) -> Exercise:
 
 
 def choice_exercise(rng: Random, held_out: bool) -> Exercise:
-    """A fact question with four options; the reply is the letter of the right one."""
+    """A fact question with four options; the reply is the right one and its letter."""
     r, fact, core, options = sample_choice(rng, held_out=held_out)
     meta = {"relation": r.name, "subject": fact.subject, "core": core}
     letter = LETTERS[options.index(fact.answer)]
-    return Exercise(choice_prompt(fact.fill(core), options), letter, letter, choices=tuple("ABCD"), meta=meta)
+    prompt = named_choice_prompt(fact.fill(core), options)
+    return Exercise(prompt, named_choice(fact.answer, letter), letter, choices=tuple("ABCD"), meta=meta)
 
 
 EXERCISES: dict[str, Callable[[Random, bool], Exercise]] = {
     "facts": fact_exercise,
+    "follow-ups": follow_up_exercise,
     "arithmetic": arithmetic_exercise,
     "letters": letters_exercise,
     "spelling": spelling_exercise,

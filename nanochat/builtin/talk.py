@@ -12,11 +12,48 @@ from nanochat.builtin.phrasing import PREFIXES, with_prefix
 
 @dataclass(frozen=True)
 class Intent:
-    """One thing a user may say, in several wordings. `key` is the part of the reply that a check looks for."""
+    """One thing a user may say, in several wordings. `key` is the part of the reply that a check looks for; `novel`
+    wordings occur in evaluation only."""
 
     cores: tuple[str, ...]
     reply: str
     key: str
+    novel: tuple[str, ...] = ()
+
+
+# Past tense and participle; every verb goes with every pattern.
+_MAKING = (
+    ("made", "made"), ("built", "built"), ("created", "created"), ("wrote", "written"), ("trained", "trained"),
+    ("developed", "developed"), ("invented", "invented"), ("designed", "designed"), ("programmed", "programmed"),
+)  # fmt: skip
+_WHO_MADE = (
+    "Who {past} you?", "Tell me who {past} you.", "Do you know who {past} you?", "Can you tell me who {past} you?",
+    "Who was it that {past} you?", "Which people {past} you?", "Which company {past} you?", "Who {past} nanochat?",
+    "Were you {participle} by a person?", "Were you {participle} by a company?", "Who are the people who {past} you?",
+    "What is the name of those who {past} you?", "I wonder who {past} you.",
+)  # fmt: skip
+
+
+def _origin() -> Intent:
+    """Pairs of verb and pattern on the held-out side are the novel wordings; "Who made you?" itself is taught."""
+    cores: list[str] = []
+    novel: list[str] = []
+    for pattern in _WHO_MADE:
+        for past, participle in _MAKING:
+            held_out = pattern != _WHO_MADE[0] and held_out_wording("origin", past, pattern)
+            (novel if held_out else cores).append(pattern.format(past=past, participle=participle))
+    others = (
+        "Who are your makers?", "Where do you come from?", "Who is your creator?", "Who are your authors?",
+        "Who is your author?", "Who is your maker?", "Who is behind you?", "Who are the people behind you?",
+        "What is your origin?",
+    )  # fmt: skip
+    return Intent(
+        (*others, *cores), "I was made by the nanochat authors.", "the nanochat authors", tuple(novel)
+    )
+
+
+ORIGIN = _origin()
+"""Who made nanochat."""
 
 
 IDENTITY: tuple[Intent, ...] = (
@@ -25,20 +62,13 @@ IDENTITY: tuple[Intent, ...] = (
             "Who are you?", "What is your name?", "What are you called?", "Tell me your name.",
             "What should I call you?", "Do you have a name?", "Who am I talking to?", "What are you?",
             "Introduce yourself.", "Tell me about yourself.", "What kind of program are you?",
-            "What model are you?", "Who is this?", "Say who you are.",
+            "What model are you?", "Who is this?", "Say who you are.", "Are you ChatGPT?", "Are you an AI?",
+            "What is nanochat?", "Who is nanochat?",
         ),
         "I am nanochat, a small open chat model.",
         "nanochat",
     ),
-    Intent(
-        (
-            "Who made you?", "Who built you?", "Who created you?", "Who are your makers?",
-            "Who wrote you?", "Where do you come from?", "Who is your creator?", "Who are your authors?",
-            "Were you made by a company?", "Who trained you?",
-        ),
-        "I was made by the nanochat authors.",
-        "the nanochat authors",
-    ),
+    ORIGIN,
     Intent(
         (
             "Can I train you myself?", "Can I train you on my laptop?", "Where can you be trained?",
@@ -184,13 +214,22 @@ _FAMILY_NAMES = (
 def intent_turn(
     rng: Random, kind: str, intents: tuple[Intent, ...], *, held_out: bool = False
 ) -> tuple[str, Intent, str]:
-    """A user message of one kind ("identity", "talk", "refusal"). Returns (message, intent, core)."""
+    """A user message of one kind ("identity", "talk", "refusal"). Returns (message, intent, core).
+
+    Without an opening every wording is taught, since people ask plainly.
+    """
     while True:
         intent = rng.choice(intents)
         core = rng.choice(intent.cores)
         prefix = "" if kind == "talk" else rng.choice(PREFIXES)
-        if held_out_wording(kind, core, prefix.strip()) == held_out:
+        if (prefix != "" and held_out_wording(kind, core, prefix.strip())) == held_out:
             return with_prefix(prefix, core), intent, core
+
+
+def novel_turn(rng: Random, intent: Intent) -> tuple[str, Intent, str]:
+    """A user message in a wording that training does not use. Returns (message, intent, core)."""
+    core = rng.choice(intent.novel)
+    return with_prefix(rng.choice(PREFIXES), core), intent, core
 
 
 def stranger_turn(rng: Random, *, held_out: bool = False) -> tuple[str, Intent, str]:

@@ -19,7 +19,7 @@ class Verb:
 
 
 GROUPS: dict[str, str] = {
-    "data": "download, pack and inspect text",
+    "data": "download, pack and inspect text; write conversations",
     "tokenizer": "train and compare tokenizers",
     "eval": "measure a model",
     "report": "write up what runs did",
@@ -57,6 +57,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "nanochat.train.preferences",
         "PreferencesConfig",
         "run_preferences",
+    ),
+    ("data", "identity"): Verb(
+        "write conversations that teach a model who it is, from a persona",
+        "nanochat.cli.identity",
+        "IdentityConfig",
+        "run_identity",
     ),
     ("tokenizer", "train"): Verb(
         "train a tokenizer on a dataset", "nanochat.train.vocabulary", "TokenizerTrainConfig"

@@ -1,4 +1,4 @@
-"""SFT mixtures such as "smoltalk+mmlu*3+gsm8k*4+identity", shuffled, with items made on access."""
+"""SFT mixtures such as "smoltalk*0.5+mmlu*3+gsm8k*4+identity", shuffled, with items made on access."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.console import warn
-from nanochat.conversations.sources import SOURCES, ConversationSource, ConversationSplit, open_jsonl
+from nanochat.console import table, warn
+from nanochat.conversations.sources import SIZED, SOURCES, ConversationSource, ConversationSplit, open_jsonl
 from nanochat.paths import Paths
 from nanochat.text.own_files import absolute
 from nanochat.tokenizer.chat_format import Conversation
@@ -20,22 +20,30 @@ from nanochat.tokenizer.chat_format import Conversation
 MAX_CONVERSATIONS = 100_000_000
 """The limit of a mixture, repeats included. Its order alone takes four bytes per conversation, its tokens hundreds."""
 
-_PART = re.compile(r"(?P<name>.+?)(?:\*(?P<repeats>\d+))?")
+_PART = re.compile(r"(?P<name>.+?)(?:\*(?P<repeats>\d+(?:\.\d+)?))?")
 
 
 @dataclass(frozen=True)
 class MixturePart:
-    """One term of a mixture: a source's `conversations`, `repeats` times."""
+    """One term of a mixture: a source's `conversations`, `repeats` times; the fraction is an even share of them."""
 
     name: str
-    repeats: int
+    repeats: float
     conversations: Sequence[Conversation]
     dropped: Mapping[str, int]
 
     @property
     def size(self) -> int:
         """Conversations, repeats included."""
-        return len(self.conversations) * self.repeats
+        return round(len(self.conversations) * self.repeats)
+
+    def __getitem__(self, place: int) -> Conversation:
+        """The conversation at a place, 0 to `size` - 1."""
+        count = len(self.conversations)
+        whole = count * int(self.repeats)
+        if place < whole:
+            return self.conversations[place % count]
+        return self.conversations[(place - whole) * count // (self.size - whole)]
 
 
 class Mixture(Sequence[Conversation]):
@@ -66,8 +74,7 @@ class Mixture(Sequence[Conversation]):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = int(self._order[index])
         part = int(np.searchsorted(self._ends, place, side="right"))
-        conversations = self.parts[part].conversations
-        return conversations[(place - int(self._ends[part])) % len(conversations)]
+        return self.parts[part][place - int(self._ends[part]) + self.parts[part].size]
 
 
 def load_conversations(
@@ -77,7 +84,7 @@ def load_conversations(
 
     Args:
         mixture: terms joined by `+`, each a name in SOURCES (`builtin:large` for another size) or the path of a
-            .jsonl file of conversations, with `*n` to take it n times.
+            .jsonl file of conversations, with `*n` to take it n times (`*0.25`: a quarter of it).
 
     Raises ValueError for an unknown name, a malformed mixture, or one with no or too many conversations;
     EnvironmentFault if the hub cannot be reached.
@@ -88,12 +95,21 @@ def load_conversations(
     for name, repeats in _parse(mixture):
         source = _open(name, paths, split, seed)
         if source.dropped:
-            reasons = ", ".join(f"{reason}: {count:,}" for reason, count in source.dropped.items())
-            warn(f"{name}: {sum(source.dropped.values()):,} conversations dropped ({reasons})")
+            warn(f"{name}: {sum(source.dropped.values()):,} conversations dropped: {source.complaint()}")
         parts.append(MixturePart(name, repeats, source.conversations, source.dropped))
-    if not any(len(part.conversations) for part in parts):
+    if not any(part.size for part in parts):
         raise ValueError(f"the mixture {mixture!r} holds no conversation for the split {split!r}")
     return Mixture(parts, seed)
+
+
+def show_mixture(mixture: Mixture) -> None:
+    """The parts of a mixture as a table on stderr."""
+    rows = [
+        [part.name, f"{len(part.conversations):,}", f"{part.repeats:g}", f"{part.size:,}",
+         f"{part.size / len(mixture):.1%}", f"{sum(part.dropped.values()):,}"]
+        for part in mixture.parts
+    ]  # fmt: skip
+    table("the mixture", ("source", "conversations", "times", "taken", "share", "dropped"), rows)
 
 
 def absolute_mixture(mixture: str) -> str:
@@ -113,19 +129,23 @@ def absolute_mixture(mixture: str) -> str:
     return "+".join(terms)
 
 
-def _parse(mixture: str) -> list[tuple[str, int]]:
+def _parse(mixture: str) -> list[tuple[str, float]]:
     matches = [_PART.fullmatch(term.strip()) for term in mixture.split("+")]
-    terms = [(match["name"], int(match["repeats"] or 1)) for match in matches if match]
+    terms = [(match["name"], _number(match["repeats"] or "1")) for match in matches if match]
     if len(terms) < len(matches) or not all(repeats for _, repeats in terms):
         raise ValueError(f"cannot read the mixture {mixture!r}: write it as smoltalk+mmlu*3+my/chats.jsonl")
     return terms
+
+
+def _number(text: str) -> int | float:
+    return float(text) if "." in text else int(text)
 
 
 def _open(name: str, paths: Paths, split: ConversationSplit, seed: int) -> ConversationSource:
     if name.endswith(".jsonl"):
         return open_jsonl(Path(name).expanduser(), split)
     kind, _, option = name.partition(":")
-    if kind not in SOURCES or (option and kind != "builtin"):
+    if kind not in SOURCES or (option and kind not in SIZED):
         raise ValueError(
             f"unknown conversations {name!r}: choose from {', '.join(SOURCES)}, or give the path of a .jsonl file"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from nanochat.console import progress, say
 from nanochat.tokenizer.chat_format import Conversation, render
+from nanochat.tokenizer.special import ASSISTANT_END
 from nanochat.tokenizer.tokenizer import Tokenizer, token_dtype
 
 
@@ -28,14 +30,24 @@ class RenderedConversations:
 def render_conversations(
     conversations: Sequence[Conversation], tokenizer: Tokenizer, max_seq_len: int
 ) -> RenderedConversations:
-    """Conversations with a supervised token among their first `max_seq_len` targets, whole and in order.
+    """Conversations with a supervised token among their first `max_seq_len` targets, in order.
+
+    A conversation that fits a row is whole. A longer one ends after its last reply that fits, so that it is cut between
+    turns; if none fits, the packer cuts it within its first reply. Both are counted.
 
     Raises ValueError for a conversation that cannot be rendered, or if none has a supervised token.
     """
     ids, mask, lengths = array("I"), bytearray(), []
+    turn_end = tokenizer.special(ASSISTANT_END)
+    cut = Counter[str]()
     with progress("render conversations", len(conversations), "conversations") as shown:
         for number, conversation in enumerate(conversations):
             tokens, learn = render(tokenizer, conversation)
+            if len(tokens) > max_seq_len + 1 and any(learn[1 : max_seq_len + 1]):
+                ends = [at + 1 for at in range(max_seq_len + 1) if tokens[at] == turn_end]
+                cut["after a turn" if ends else "within a reply"] += 1
+                tokens = tokens[: ends[-1]] if ends else tokens
+                learn = learn[: len(tokens)]
             if any(learn[1 : max_seq_len + 1]):
                 ids.fromlist(tokens)
                 mask.extend(learn)
@@ -51,6 +63,9 @@ def render_conversations(
             f"{skipped:,} of {len(conversations):,} conversations skipped: "
             f"nothing to learn within {max_seq_len} tokens"
         )
+    if cut:
+        ways = ", ".join(f"{count:,} {where}" for where, count in cut.items())
+        say(f"{cut.total():,} of {len(conversations):,} conversations cut to {max_seq_len} tokens: {ways}")
     return RenderedConversations(
         np.frombuffer(ids, dtype=np.uint32).astype(token_dtype(tokenizer.vocab_size)),
         np.frombuffer(mask, dtype=np.uint8).astype(bool),

@@ -15,10 +15,12 @@ from random import Random
 from typing import Any, Literal
 
 from nanochat import builtin
-from nanochat.builtin import letters
-from nanochat.builtin.dialogues import Turn, conversation, exercise_turn
+from nanochat.builtin import letters, talk
+from nanochat.builtin.dialogues import conversation, exercise_turn
+from nanochat.builtin.exercises import Turn
 from nanochat.builtin.holdout import held_out_wording
 from nanochat.config import parse_json
+from nanochat.conversations.formats import fault, messages_of
 from nanochat.hub.split_rows import hub_rows
 from nanochat.paths import Paths
 from nanochat.tasks.on_demand import OnDemand
@@ -34,46 +36,26 @@ SPELLING_COUNT = 200_000
 VAL_EVERY = 32
 """Every n-th conversation is held out if a source has no validation split."""
 
-_PART_TYPES = ("text", "python", "python_output")
-
 
 @dataclass(frozen=True)
 class ConversationSource:
-    """A source's usable conversations; `dropped` counts the others by reason."""
+    """A source's usable conversations; `dropped` counts the others by reason, `first_lines` says where in a file the
+    first of each is."""
 
     conversations: Sequence[Conversation]
     dropped: Mapping[str, int] = field(default_factory=dict)
+    first_lines: Mapping[str, int] = field(default_factory=dict)
+
+    def complaint(self) -> str:
+        """The reasons for what was dropped, in one line; empty if nothing was."""
+        return ", ".join(
+            f"{count:,} x {reason}"
+            + (f" (line {self.first_lines[reason]})" if reason in self.first_lines else "")
+            for reason, count in self.dropped.items()
+        )
 
 
 OpenSource = Callable[[Paths, ConversationSplit, int, str], ConversationSource]
-
-
-def fault(messages: object) -> str | None:
-    """Why these messages are not a usable conversation; None if they are.
-
-    Usable: an optional system message, then user and assistant in turn, the assistant last, none empty.
-    """
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        return "not a list of messages"
-    roles = [message.get("role") for message in messages]
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
-        return "roles out of turn"
-    texts = [_text(message) for message in messages]
-    if None in texts:
-        return "content that is not text"
-    return None if all(text and text.strip() for text in texts) else "empty message"
-
-
-def _text(message: Mapping[str, Any]) -> str | None:
-    """All the text of a message; None if it does not follow the chat format."""
-    content = message.get("content")
-    if isinstance(content, list) and message["role"] == "assistant":
-        if not all(isinstance(part, dict) and part.get("type") in _PART_TYPES for part in content):
-            return None
-        texts = [part.get("text") for part in content]
-        return "".join(texts) if all(isinstance(text, str) for text in texts) else None
-    return content if isinstance(content, str) else None
 
 
 def _without_fault(faults: Iterable[tuple[int, str | None]]) -> tuple[list[int], Counter[str]]:
@@ -92,6 +74,21 @@ def _without_fault(faults: Iterable[tuple[int, str | None]]) -> tuple[list[int],
 
 def _builtin(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
     return ConversationSource(builtin.conversations(option or "small", seed, split))
+
+
+def _nameless(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
+    """The builtin conversations in which nanochat does not speak of itself, for a model with another identity."""
+    own = {intent.reply for intent in talk.IDENTITY}
+    kept = [
+        chat
+        for chat in builtin.conversations(option or "small", seed, split)
+        if not any(message["content"] in own for message in chat["messages"][1::2] if _is_text(message))
+    ]
+    return ConversationSource(kept)
+
+
+def _is_text(message: Mapping[str, Any]) -> bool:
+    return isinstance(message["content"], str)
 
 
 def _drawn(name: str, count: int, turn: Callable[[Random, bool, tuple[str, ...]], Turn]) -> OpenSource:
@@ -134,19 +131,29 @@ def _spelling_turn(rng: Random, held_out: bool, words: tuple[str, ...]) -> Turn:
 
 
 def open_jsonl(path: Path, split: ConversationSplit) -> ConversationSource:
-    """Conversations of a file, one per line, as `{"messages": [...]}` or just the list.
+    """Conversations of a file, one per line, in any format of nanochat.conversations.formats.
 
     Keeps only the lines' offsets in memory. Raises ValueError if the file is missing or holds none.
     """
     if not path.is_file():
         raise ValueError(f"no conversations at {path}: give the path of a .jsonl file")
-    keys, dropped = _without_fault(_line_faults(path))
-    if not keys:
+    offsets: list[int] = []
+    dropped, first_lines = Counter[str](), dict[str, int]()
+    for number, offset, reason in _lines(path):
+        if reason is None:
+            offsets.append(offset)
+        else:
+            dropped[reason] += 1
+            first_lines.setdefault(reason, number)
+    source = ConversationSource(
+        OnDemand(_share(offsets, split), partial(_read_line, path)), dropped, first_lines
+    )
+    if not offsets:
         raise ValueError(
-            f"no conversation in {path} ({_counts(dropped)}): each line must be "
+            f"no conversation in {path} ({source.complaint() or 'it is empty'}): each line must be "
             '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
         )
-    return ConversationSource(OnDemand(_share(keys, split), partial(_read_line, path)), dropped)
+    return source
 
 
 def _share(keys: Sequence[int], split: ConversationSplit) -> Sequence[int]:
@@ -155,36 +162,32 @@ def _share(keys: Sequence[int], split: ConversationSplit) -> Sequence[int]:
     return [key for i, key in enumerate(keys, start=1) if (i % every == 0) == (split == "val")]
 
 
-def _counts(dropped: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} x {reason}" for reason, count in dropped.items()) or "it is empty"
-
-
-def _line_faults(path: Path) -> Iterator[tuple[int, str | None]]:
-    """(offset, fault or None) of every line that is not blank."""
+def _lines(path: Path) -> Iterator[tuple[int, int, str | None]]:
+    """(number, offset, what is wrong or None) of every line that is not blank."""
     with open(path, "rb") as file:
         offset = 0
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if line.strip():
-                yield offset, _line_fault(line)
+                yield number, offset, _line_fault(line)
             offset += len(line)
 
 
 def _line_fault(line: bytes) -> str | None:
     try:
-        return fault(_messages(line))
+        value = parse_json(line)
     except ValueError:
         return "malformed line"
+    try:
+        messages_of(value)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _read_line(path: Path, offset: int) -> Conversation:
     with open(path, "rb") as file:
         file.seek(offset)
-        return {"messages": _messages(file.readline())}
-
-
-def _messages(line: bytes) -> object:
-    value = parse_json(line)
-    return value.get("messages") if isinstance(value, dict) else value
+        return {"messages": messages_of(parse_json(file.readline()))}
 
 
 def _identity(paths: Paths, split: ConversationSplit, seed: int, option: str) -> ConversationSource:
@@ -217,8 +220,12 @@ def _of_task(task: Task) -> OpenSource:
 
 SOURCES: dict[str, OpenSource] = {
     "builtin": _builtin,
+    "nameless": _nameless,
     "smoltalk": _smoltalk,
     "identity": _identity,
     "spelling": _drawn("spelling", SPELLING_COUNT, _spelling_turn),
     **{name: _of_task(task) for name, task in TASKS.items() if task.conversation},
 }
+
+SIZED = ("builtin", "nameless")
+"""Sources that take a size, as `builtin:large`."""

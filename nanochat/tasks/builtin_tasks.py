@@ -9,6 +9,7 @@ from itertools import takewhile
 from random import Random
 
 from nanochat.builtin import EXERCISES, Exercise, evaluation
+from nanochat.builtin.dialogues import conversation
 from nanochat.paths import Paths
 from nanochat.tasks.checks import contains_phrase, first_number, is_choice, is_number, last_number, names_only
 from nanochat.tasks.on_demand import OnDemand
@@ -19,8 +20,6 @@ from nanochat.tasks.task import (
     Score,
     Task,
     answered,
-    answered_by_letter,
-    user_item,
 )
 from nanochat.tokenizer.chat_format import Conversation
 
@@ -30,6 +29,7 @@ MISSPELLED = 0.5
 _TEST_SEED = 0
 _DRAWN_ITEMS: dict[ItemSplit, int] = {"train": 10_000, "val": 250}
 _MAX_NEW_TOKENS = 64
+_OPTION_LETTER = re.compile(r"(?<=\s)[A-D](?!\w)")
 _SPELLED = re.compile(r"\w(?:-\w)+")
 
 
@@ -65,6 +65,15 @@ def check_phrase(item: Item, text: str) -> Score:
     return RIGHT if item.answer in text else Score(0.0, f"without {item.answer!r}")
 
 
+def check_named_choice(item: Item, text: str) -> Score:
+    """Right if the last letter of an option in the text is the right one's; WELL_FORMED for the letter of another.
+
+    A letter stands alone, and not at the start, where A is a word.
+    """
+    letters = _OPTION_LETTER.findall(" " + text if len(text.strip(" .")) == 1 else text)
+    return is_choice(item, letters[-1] if letters else "")
+
+
 @cache
 def _evaluation() -> dict[str, list[Exercise]]:
     return evaluation(_TEST_SEED)
@@ -72,7 +81,8 @@ def _evaluation() -> dict[str, list[Exercise]]:
 
 def _item(exercise: Exercise) -> Item:
     meta = {**exercise.meta, "others": exercise.others, "reply": exercise.reply}
-    return user_item(exercise.prompt, exercise.answer, exercise.choices, meta)
+    messages = conversation([*exercise.history, (exercise.prompt, exercise.reply)])["messages"][:-1]
+    return Item(tuple(messages), exercise.answer, exercise.choices, meta)
 
 
 def _test_items(name: str, paths: Paths, split: ItemSplit, seed: int) -> Sequence[Item]:
@@ -95,20 +105,24 @@ def _conversation(item: Item) -> Conversation:
     return answered(item, item.meta["reply"])
 
 
-def _generated(kind: str, check: Callable[[Item, str], Score]) -> Task:
+def _generated(kind: str, check: Callable[[Item, str], Score], baseline: float = 0.0) -> Task:
     items = partial(_items, kind)
-    return Task(f"builtin-{kind}", "generate", 0.0, _MAX_NEW_TOKENS, items, check, _conversation)
+    return Task(f"builtin-{kind}", "generate", baseline, _MAX_NEW_TOKENS, items, check, _conversation)
 
 
-_NOVEL = "builtin-facts-novel"
+def _novel(name: str, check: Callable[[Item, str], Score]) -> Task:
+    return Task(name, "generate", 0.0, _MAX_NEW_TOKENS, partial(_test_items, name), check)
+
 
 BUILTIN_TASKS = (
     _generated("facts", check_fact),
-    Task(_NOVEL, "generate", 0.0, _MAX_NEW_TOKENS, partial(_test_items, _NOVEL), check_fact),
+    _novel("builtin-facts-novel", check_fact),
+    _generated("follow-ups", check_fact),
     _generated("arithmetic", check_number),
     _generated("letters", check_letter_count),
     _generated("spelling", check_spelling),
     _generated("identity", check_phrase),
+    _novel("builtin-origin", check_phrase),
     _generated("refusal", check_phrase),
-    Task("builtin-choice", "choice", 0.25, 1, partial(_items, "choice"), is_choice, answered_by_letter),
+    _generated("choice", check_named_choice, baseline=0.25),
 )

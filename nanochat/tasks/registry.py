@@ -7,13 +7,14 @@ from nanochat.tasks.builtin_tasks import BUILTIN_TASKS
 from nanochat.tasks.gsm8k import GSM8K
 from nanochat.tasks.humaneval import HUMANEVAL
 from nanochat.tasks.mmlu import MMLU
+from nanochat.tasks.persona_questions import IDENTITY
 from nanochat.tasks.spellingbee import SPELLINGBEE
 from nanochat.tasks.task import Task
 from nanochat.tasks.thousands import THOUSANDS
 
 CHATCORE_TASKS = (ARC_EASY, ARC_CHALLENGE, MMLU, GSM8K, HUMANEVAL, SPELLINGBEE)
 
-TASKS: dict[str, Task] = {task.name: task for task in (*BUILTIN_TASKS, THOUSANDS, *CHATCORE_TASKS)}
+TASKS: dict[str, Task] = {task.name: task for task in (*BUILTIN_TASKS, THOUSANDS, *CHATCORE_TASKS, IDENTITY)}
 
 SUITES: dict[str, tuple[str, ...]] = {
     "builtin": tuple(task.name for task in BUILTIN_TASKS),

@@ -8,11 +8,12 @@ from typing import Any
 
 from nanochat import hardware
 from nanochat.batches.loader import sft_loader
+from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.checkpoint.meta import CheckpointMeta, Progress, SourceRun, TrainingPlan
 from nanochat.config import to_json
 from nanochat.console import say
-from nanochat.conversations.mixtures import absolute_mixture, load_conversations
+from nanochat.conversations.mixtures import absolute_mixture, load_conversations, show_mixture
 from nanochat.conversations.rendering import RenderedConversations, render_conversations
 from nanochat.eval.conversation_loss import mean_loss
 from nanochat.model.backend import choose_backend
@@ -42,8 +43,8 @@ class SftConfig(TrainingOptions):
     from_tag: str = "baserun"
     """Run to start from: its model tag, or the path of its checkpoints."""
     mixture: str = "builtin"
-    """Conversations: names joined by + (*n for n times), or a .jsonl; see nanochat.conversations.sources. The default
-    needs no network, whatever the base was trained on."""
+    """Conversations: names joined by +, *n for n times (*0.5: half of it), or a .jsonl, also in OpenAI's or
+    ShareGPT's format; see docs/data.md. The default needs no network, whatever the base was trained on."""
     model_tag: str = "sft"
     epochs: float = 1.0
     num_iterations: int | None = None
@@ -56,6 +57,8 @@ class SftConfig(TrainingOptions):
     """Fraction of the peak learning rates of the run it starts from."""
     warmdown: float = 0.5
     """Final fraction of the run, over which the learning rate falls to zero."""
+    warm_optimizer: bool = False
+    """Start from the optimiser's state of the run it starts from, instead of an empty one."""
     eval_conversations: int = 500
     """Held-out conversations scored at each evaluation."""
 
@@ -93,14 +96,19 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     )
     meta = begin_or_resume(planned, saved, config.model_tag)
     model = _model(config, source, plan, runtime)
+    if runtime.is_main:
+        show_mixture(conversations)
     say(
         f"{len(conversations):,} conversations in {loader.rows_per_epoch:,} rows of {max_seq_len} tokens; "
         f"{plan.total_steps:,} steps of {plan.batch_tokens // max_seq_len} rows"
     )
+    trainer = make_trainer(meta, directory, model, source.tokenizer, loader, runtime)
+    if config.warm_optimizer and not meta.step:
+        trainer.optimizer.load_state_dict(store.load_optimizer_state(source.directory, source.step))
     return Session(
         model_tag=config.model_tag,
         options=config,
-        trainer=make_trainer(meta, directory, model, source.tokenizer, loader, runtime),
+        trainer=trainer,
         meta=meta,
         facts={"plan": _described(meta), "dataset": config.mixture},
         score=_scorer(config, source.tokenizer, max_seq_len, runtime),

@@ -2,12 +2,15 @@
 
 import re
 from itertools import islice
+from random import Random
 
 import pytest
 
 from nanochat.builtin import conversations, documents, evaluation, val_documents
 from nanochat.builtin.documents import SIZES
+from nanochat.builtin.exercises import follow_up_exercise
 from nanochat.builtin.holdout import held_out_letter, held_out_sum
+from nanochat.builtin.talk import ORIGIN
 from nanochat.builtin.world import relations
 from nanochat.sandbox.calculator import evaluate
 
@@ -56,7 +59,7 @@ def test_seeds_and_sizes_differ():
 
 def test_size_of_small(train_documents, train_conversations):
     assert 10e6 < sum(map(len, train_documents)) < 12e6
-    assert len(train_conversations) == 25_000
+    assert len(train_conversations) == 22_000
 
 
 def test_validation_documents_are_disjoint_and_enough(train_documents):
@@ -128,8 +131,27 @@ def test_no_evaluation_prompt_in_training_conversations(items, train_conversatio
     asked = {text.casefold() for c in train_conversations for role, text in texts(c) if role == "user"}
     for tasks in items.values():
         for task, questions in tasks.items():
-            leaked = [item.prompt for item in questions if item.prompt.casefold() in asked]
-            assert not leaked, (task, leaked)
+            if task != "builtin-follow-ups":  # "And Italy?" follows many questions
+                leaked = [item.prompt for item in questions if item.prompt.casefold() in asked]
+                assert not leaked, (task, leaked)
+
+
+def test_no_held_out_follow_up_in_training_conversations(items, train_conversations):
+    """Question and reply together tell a combination: the reply names fact and relation, the question the wording."""
+    pairs = {
+        (question["content"].casefold(), str(reply["content"]))
+        for c in train_conversations
+        for question, reply in zip(c["messages"][::2], c["messages"][1::2], strict=True)
+    }
+    held_out = {
+        (item.prompt.casefold(), item.reply) for seed in SEEDS for item in items[seed]["builtin-follow-ups"]
+    }
+    assert not held_out & pairs
+    rng = Random(0)
+    taught = [follow_up_exercise(rng, False) for _ in range(3000)]
+    assert (
+        sum((item.prompt.casefold(), item.reply) in pairs for item in taught) > 400
+    )  # the search does find them
 
 
 def questions_of(items, *tasks):
@@ -182,16 +204,27 @@ def test_novel_wordings_occur_nowhere_in_training(train_documents, train_convers
             assert not any(pattern.search(text) for text in asked), core
 
 
+def test_novel_origin_wordings_occur_nowhere_in_training(train_conversations):
+    asked = "\n".join(
+        text for c in train_conversations for role, text in texts(c) if role == "user"
+    ).casefold()
+    for wording in ORIGIN.novel:
+        assert wording.casefold() not in asked
+    assert sum(wording.casefold() in asked for wording in ORIGIN.cores) > 0.9 * len(ORIGIN.cores)
+
+
 def test_evaluation_items(items):
     for tasks in items.values():
         assert set(tasks) == {
             f"builtin-{name}"
             for name in (
-                "facts", "facts-novel", "arithmetic", "letters", "spelling", "identity", "refusal", "choice",
+                "facts", "facts-novel", "follow-ups", "arithmetic", "letters", "spelling", "identity", "origin",
+                "refusal", "choice",
             )
         }  # fmt: skip
         for questions in tasks.values():
-            assert len({item.prompt for item in questions}) == len(questions)
+            asked = {(*(question for question, _ in item.history), item.prompt) for item in questions}
+            assert len(asked) == len(questions)
             assert 150 <= len(questions) <= 250
         for item in tasks["builtin-arithmetic"]:
             assert item.answer == evaluate("{a}{op}{b}".format(**item.meta))

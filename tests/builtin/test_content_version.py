@@ -18,6 +18,15 @@ DIGESTS: dict[int, dict[str, str]] = {
         "evaluation": "5780ffa6998f0dbb",
         "sizes": "0b9446c3cf014b8f",
     },
+    2: {
+        "documents small": "ee90d6efb27862cb",
+        "documents medium": "1b1497f81097a70f",
+        "documents large": "2fe95918efb4a60d",
+        "validation documents": "6d5466c93ce8bf0e",
+        "conversations": "3e07f8cabbea08a2",
+        "evaluation": "db2c3de02f37dd17",
+        "sizes": "50c951ae281113b1",
+    },
 }
 
 
@@ -30,7 +39,7 @@ def test_a_text_that_changes_is_another_content_version() -> None:
     found["validation documents"] = digest(islice(val_documents("small", 3), 30))
     found["conversations"] = digest(conversations("small", 0, "val"))
     questions = {
-        name: [(item.prompt, item.answer, item.others, item.choices) for item in items]
+        name: [(item.history, item.prompt, item.answer, item.others, item.choices) for item in items]
         for name, items in evaluation(0).items()
     }
     found["evaluation"] = digest(sorted(questions.items()))

@@ -1,5 +1,6 @@
 import json
 import pickle
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -7,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.builtin.holdout import held_out_letter
-from nanochat.conversations.mixtures import load_conversations
-from nanochat.conversations.sources import fault, open_jsonl
+from nanochat.conversations.formats import fault
+from nanochat.conversations.mixtures import load_conversations, show_mixture
+from nanochat.conversations.sources import open_jsonl
 from nanochat.paths import default_paths
 from nanochat.tasks.spellingbee import word_list
 from nanochat.tokenizer.chat_format import render
@@ -62,6 +64,22 @@ def test_a_mixture_holds_every_part_as_often_as_it_says(tmp_path):
     assert len(mixture) == len(ours)
     assert texts(mixture) == texts(ours)
     assert [(part.repeats, len(part.conversations)) for part in mixture.parts] == [(1, 68), (3, 4)]
+
+
+@pytest.mark.parametrize("times", ["0.25", "2.5", "1.0", "0.99"])
+def test_a_fraction_is_an_even_share(tmp_path, capsys, times):
+    path = write_jsonl(tmp_path / "chats.jsonl", chats(102))
+    mixture = load_conversations(f"{path}*{times}", default_paths())
+    [part] = mixture.parts
+    assert len(mixture) == part.size == round(len(part.conversations) * float(times))
+    counts = Counter(texts(mixture))
+    assert set(counts.values()) <= {int(float(times)), int(float(times)) + 1}
+    places = sorted(int(json.loads(text)["messages"][0]["content"].split()[-1]) for text in set(counts))
+    assert places[-1] > 102 * 0.9  # also of the file's end
+    show_mixture(mixture)
+    shown = capsys.readouterr().err
+    assert f"{part.size}" in shown
+    assert "100.0%" in shown
 
 
 def test_order_is_a_function_of_the_seed(tmp_path):
@@ -133,7 +151,10 @@ def test_faulty_lines_are_dropped_and_counted(tmp_path, capsys):
         "content that is not text": 1,
         "malformed line": 2,
     }
-    assert "8 conversations dropped" in capsys.readouterr().err
+    complaint = capsys.readouterr().err
+    assert "8 conversations dropped" in complaint
+    assert "2 x malformed line (line 48)" in complaint
+    assert "1 x not a list of messages (line 5)" in complaint
     assert texts(mixture) == texts(open_jsonl(path, "train").conversations)
 
 
@@ -261,7 +282,9 @@ def test_real_hub_data(shared_data, byte_tokenizer):
         ("", "cannot read the mixture"),
         ("builtin++mmlu", "cannot read the mixture"),
         ("builtin*0", "cannot read the mixture"),
-        ("nothing", "unknown conversations 'nothing': choose from builtin, smoltalk"),
+        ("builtin*0.0", "cannot read the mixture"),
+        ("identity*0.0001", "holds no conversation"),
+        ("nothing", "unknown conversations 'nothing': choose from builtin, nameless, smoltalk"),
         ("spelling:large", "unknown conversations 'spelling:large'"),
         ("builtin:huge", "unknown size 'huge'"),
         ("missing.jsonl", "no conversations at missing.jsonl"),

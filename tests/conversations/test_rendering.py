@@ -23,7 +23,9 @@ def test_conversations_stay_whole_and_in_order_and_those_with_nothing_to_learn_g
 ) -> None:
     rendered = render_conversations(CHATS, tokenizer, max_seq_len)
     plain = [render(tokenizer, each) for each in CHATS]
-    plain = [(ids, mask) for ids, mask in plain if any(mask[1 : max_seq_len + 1])]
+    plain = [
+        (ids, mask) for ids, mask in plain if any(mask[1 : max_seq_len + 1])
+    ]  # of one turn: none is cut here
     assert rendered.ids.dtype == np.uint16
     assert [
         (rendered.ids[a:b].tolist(), rendered.mask[a:b].tolist()) for a, b in pairwise(rendered.offsets)
@@ -32,6 +34,27 @@ def test_conversations_stay_whole_and_in_order_and_those_with_nothing_to_learn_g
     skipped = len(CHATS) - len(plain)
     assert (skipped > 0) == (max_seq_len == 20)
     assert (f"{skipped} of 40 conversations skipped" in capsys.readouterr().err) == (skipped > 0)
+
+
+def test_a_long_conversation_is_cut_after_its_last_reply_that_fits(
+    tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [message for n in range(3) for message in chat("q" * 5, f"answer {n}")["messages"]]
+    whole, _ = render(tokenizer, {"messages": turns})
+    ends = [len(render(tokenizer, {"messages": turns[:n]})[0]) for n in (2, 4, 6)]
+    for max_seq_len in range(5, len(whole) + 2):
+        if max_seq_len < 9:  # BOS, question in its tokens, the reply's first token
+            with pytest.raises(ValueError, match="anything to learn"):
+                render_conversations([{"messages": turns}], tokenizer, max_seq_len)
+            continue
+        rendered = render_conversations([{"messages": turns}], tokenizer, max_seq_len)
+        fitting = [end for end in ends if end <= max_seq_len + 1]
+        assert len(rendered.ids) == (fitting[-1] if fitting else len(whole))
+        assert rendered.ids.tolist() == whole[: len(rendered.ids)]
+        where = "1 after a turn" if fitting else "1 within a reply"
+        assert (f"1 of 1 conversations cut to {max_seq_len} tokens: {where}" in capsys.readouterr().err) == (
+            len(whole) > max_seq_len + 1
+        )
 
 
 def test_a_large_vocabulary_takes_four_bytes_an_id(tokenizer: Tokenizer) -> None:

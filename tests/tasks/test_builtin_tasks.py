@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.paths import default_paths
-from nanochat.tasks.builtin_tasks import BUILTIN_TASKS, MISSPELLED, check_spelling
+from nanochat.tasks.builtin_tasks import BUILTIN_TASKS, MISSPELLED, check_named_choice, check_spelling
 from nanochat.tasks.checks import contains_phrase, first_number, is_choice, is_number, last_number, names_only
 from nanochat.tasks.task import RIGHT, WELL_FORMED, Score, user_item
 
@@ -94,6 +94,24 @@ def test_a_choice_is_the_letter_alone(text, score):
 
 
 @pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("Paris B", RIGHT),
+        ("The capital of France is Paris B.", RIGHT),
+        ("Jupiter B is the largest planet.", RIGHT),
+        ("The symbol of carbon is C B.", RIGHT),
+        ("B", RIGHT),
+        ("Rome A", Score(WELL_FORMED, "another option")),
+        ("A giraffe eats leaves.", Score(0.0, "not an option")),
+        ("B Paris", Score(0.0, "not an option")),
+        (".", Score(0.0, "not an option")),
+    ],
+)
+def test_the_letter_of_a_named_choice_comes_after_its_option(text, score):
+    assert check_named_choice(user_item("q", "B", tuple("ABCD")), text) == score
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ('"harbour" is spelled h-a-r-b-o-u-r.', 1.0),
@@ -113,11 +131,13 @@ def test_a_spelling_earns_the_share_of_its_right_beginning(text, value):
 @pytest.mark.parametrize("task", BUILTIN_TASKS, ids=lambda task: task.name)
 def test_task(task):
     items = task.items(default_paths(), "test", 0)
-    assert task.kind == ("choice" if task.name == "builtin-choice" else "generate")
-    assert task.baseline == (0.25 if task.kind == "choice" else 0.0)
+    assert task.kind == "generate"
+    assert task.baseline == (0.25 if task.name == "builtin-choice" else 0.0)
     assert len(items) >= 150
     for item in items:
-        assert [message["role"] for message in item.messages] == ["user"]
+        turns = len(item.messages) // 2
+        assert [message["role"] for message in item.messages] == [*("user", "assistant") * turns, "user"]
+        assert turns == 0 or task.name in ("builtin-follow-ups", "builtin-origin")
         assert task.check(item, "").value == 0
         assert not task.check(item, "I do not know.").right or task.name == "builtin-refusal"
 

@@ -1,8 +1,9 @@
 """What training computes equals a record: weights and optimiser state bit for bit, and the models' answers.
 
-`sameness.json` was recorded by revision 0c775be: pretraining (d2, 60 steps) and SFT (30 steps) on the builtin text in
-fp32 on one thread, the greedy answers of that model (token ids) and of the quickstart's (text). Bits depend on the
-processor and on torch, so they are compared on the recorded kind of machine only; elsewhere losses must be close.
+`sameness.json` was recorded by revision 0c775be, and its SFT for content version 2 of builtin: pretraining (d2, 60
+steps) and SFT (30 steps) on the builtin text in fp32 on one thread, the greedy answers of that model (token ids) and
+of the quickstart's (text). Bits depend on the processor and on torch, so they are compared on the recorded kind of
+machine only; elsewhere losses must be close.
 """
 
 import hashlib

@@ -84,6 +84,18 @@ def test_a_resumed_run_ends_with_the_same_bits(config: SftConfig) -> None:
     assert whole == broken
 
 
+@pytest.mark.parametrize(("warm", "steps"), [(False, 2), (True, 12 + 2)])
+def test_a_warm_optimiser_goes_on_from_the_base_runs_state(config: SftConfig, warm: bool, steps: int) -> None:
+    short = replace(config, num_iterations=2, save_every=1, keep_last=9, warm_optimizer=warm)
+    fine_tune(short)
+    directory = default_paths().checkpoints("sft")
+    whole = store.load_meta(directory, 2).files
+    assert store.load_optimizer_state(directory, 2)["steps"] == steps
+    store.remove(directory, 2)
+    fine_tune(replace(short, resume="auto"))
+    assert store.load_meta(directory, 2).files == whole
+
+
 def test_the_base_model_stays(config: SftConfig) -> None:
     directory = default_paths().checkpoints("baserun")
     before = store.load_meta(directory, 12).files

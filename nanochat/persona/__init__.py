@@ -1,0 +1,1 @@
+"""A persona, and the conversations that teach a model to be it."""
