@@ -22,6 +22,7 @@ GROUPS: dict[str, str] = {
     "data": "download, pack and inspect text",
     "tokenizer": "train and compare tokenizers",
     "eval": "measure a model",
+    "export": "models for other people's tools",
     "report": "write up what runs did",
 }
 
@@ -89,6 +90,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ),
     ("serve",): Verb(
         "serve models: an OpenAI-compatible API and a web page", "nanochat.serve.server", "ServeConfig"
+    ),
+    ("export", "hf"): Verb(
+        "write a checkpoint as a folder that transformers loads",
+        "nanochat.export.hf_export",
+        "ExportHfConfig",
+        "run_hf",
     ),
     ("report", "reset"): Verb("start a new report", "nanochat.report.generate", "ResetConfig", "run_reset"),
     ("report", "generate"): Verb(
