@@ -192,13 +192,13 @@ def from_plain(content: Any) -> CheckpointMeta:
     if missing := sorted(_flat(to_json(meta)).keys() - _flat(fields).keys()):
         # Even if the dataclass has a default: the file may have meant another value.
         raise ValueError(f"CheckpointMeta: missing {', '.join(missing)}")
-    _check_model(meta.model)
+    check_shape(meta.model)
     if "model" not in meta.files:
         raise ValueError("CheckpointMeta.files: lacks the model file")
     return meta
 
 
-def _check_model(config: GPTConfig) -> None:
+def check_shape(config: GPTConfig) -> None:
     """Raise ValueError for shapes that no machine could hold."""
     limits = dict.fromkeys(
         ("n_head", "n_kv_head", "head_dim", "n_embd", "mlp_ratio", *_GATES), _MOST_CHANNELS

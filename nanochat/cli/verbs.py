@@ -91,6 +91,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("serve",): Verb(
         "serve models: an OpenAI-compatible API and a web page", "nanochat.serve.server", "ServeConfig"
     ),
+    ("import",): Verb(
+        "read a checkpoint of karpathy/nanochat or a transformers folder as a run",
+        "nanochat.export.import_model",
+        "ImportConfig",
+        "run_import",
+    ),
     ("export", "hf"): Verb(
         "write a checkpoint as a folder that transformers loads",
         "nanochat.export.hf_export",

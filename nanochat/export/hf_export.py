@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,12 +18,12 @@ from torch import Tensor
 from nanochat.atomic import write_fault
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import check_weights, find_run, load_run_tokenizer, split_step
-from nanochat.checkpoint.meta import CheckpointMeta
-from nanochat.config import to_json
+from nanochat.checkpoint.meta import CheckpointMeta, Progress, to_plain
 from nanochat.console import amount, say
 from nanochat.errors import EnvironmentFault
 from nanochat.export.hf_config import REMOTE_MODULE, beyond_stock, hf_config
 from nanochat.export.hf_tokenizer import save_hf_tokenizer
+from nanochat.export.libraries import require
 from nanochat.export.model_card import model_card
 from nanochat.export.names import cropped, renamed, turned
 from nanochat.model.cost import meta_model
@@ -69,9 +68,7 @@ class ExportResult:
 
 def run_hf(config: ExportHfConfig, paths: Paths) -> ExportResult:
     """Run the verb. Raises ValueError for an unknown run, a flavour that cannot run it, or a folder that exists."""
-    missing = [name for name in ("transformers", "safetensors") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EnvironmentFault(f"export needs {' and '.join(missing)}: install the extra `export`")
+    require("transformers", "safetensors")
     run, step = split_step(config.run)
     source = find_run(run, paths)
     step = store.latest(source) if step is None else step
@@ -174,11 +171,6 @@ def _tensors(meta: CheckpointMeta, state: dict[str, Tensor], flavour: Flavour) -
 
 
 def _facts(meta: CheckpointMeta) -> dict[str, Any]:
-    """What `nanochat import` needs to continue: no flags, which may hold paths of this machine."""
-    return {
-        "model": to_json(meta.model),
-        "stage": meta.stage,
-        "plan": to_json(meta.plan),
-        "step": meta.step,
-        "tokens": meta.progress.tokens,
-    }
+    """The meta for `nanochat import`, without what may name paths of this machine: flags, source, data."""
+    progress = Progress(meta.step, meta.progress.tokens)
+    return to_plain(replace(meta, progress=progress, source=None, config={}, software={}))

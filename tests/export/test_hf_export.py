@@ -255,7 +255,7 @@ def test_the_card_and_the_config_hold_no_path_of_this_machine(
     card = (directory / "README.md").read_text()
     assert "letters.parquet" in card
     assert "not in fp16" in card or "fp16 is no substitute" in card
-    assert json.loads((directory / "config.json").read_text())["nanochat"]["step"] == 7
+    assert json.loads((directory / "config.json").read_text())["nanochat"]["progress"]["step"] == 7
     assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o644}
 
 
