@@ -82,7 +82,8 @@ def run_hf(config: ExportHfConfig, paths: Paths) -> ExportResult:
     _check_flavour(config.flavour, meta)
     state = store.load_model_state(source, step)
     check_weights(meta_model(meta.model), state, source)
-    card = model_card(config.directory.name, meta, paths.metrics(source.name), config.weights)
+    mlx = config.flavour == "mlx"
+    card = model_card(config.directory.name, meta, paths.metrics(source.name), config.weights, mlx)
     table = _write(config, meta, tokenizer, state, card)
     result = ExportResult(
         config.directory,

@@ -14,15 +14,14 @@ from nanochat.model.cost import parameter_counts
 _BUILTIN = "builtin"
 
 
-def model_card(name: str, meta: CheckpointMeta, metrics: Path, weights: str) -> str:
-    """The text of README.md. `metrics`: the file of the run, which may be missing."""
+def model_card(name: str, meta: CheckpointMeta, metrics: Path, weights: str, mlx: bool = False) -> str:
+    """The text of README.md. `metrics`: the file of the run, which may be missing. `mlx`: for mlx-lm."""
     config, plan = meta.model, meta.plan
     remote = beyond_stock(config)
-    load = ", trust_remote_code=True" if remote else ""
     tags = ["nanochat", *(["custom_code"] if remote else [])]
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {'mlx' if mlx else 'transformers'}",
         "pipeline_tag: text-generation",
         f"tags: [{', '.join(tags)}]",
         "---",
@@ -34,15 +33,7 @@ def model_card(name: str, meta: CheckpointMeta, metrics: Path, weights: str) -> 
         f"a context of {config.max_seq_len:,}.",
         "",
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}"{load})',
-        f'model = AutoModelForCausalLM.from_pretrained("{name}"{load})',
-        'chat = [{"role": "user", "content": "What is the capital of France?"}]',
-        "prompt = tokenizer.apply_chat_template(",
-        '    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
-        ")",
-        "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0]))",
+        *(_MLX_USE if mlx else _use(name, remote)),
         "```",
         "",
         "## Training",
@@ -62,6 +53,25 @@ def model_card(name: str, meta: CheckpointMeta, metrics: Path, weights: str) -> 
         *_limits(meta, remote, weights),
     ]
     return "\n".join(lines) + "\n"
+
+
+_MLX_USE = (
+    "# The tensors have the names of mlx-lm's nanochat. This renaming was not tried on a Mac.",
+    "from mlx_lm import generate, load",
+)
+
+
+def _use(name: str, remote: list[str]) -> Iterator[str]:
+    load = ", trust_remote_code=True" if remote else ""
+    yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    yield ""
+    yield f'tokenizer = AutoTokenizer.from_pretrained("{name}"{load})'
+    yield f'model = AutoModelForCausalLM.from_pretrained("{name}"{load})'
+    yield 'chat = [{"role": "user", "content": "What is the capital of France?"}]'
+    yield "prompt = tokenizer.apply_chat_template("
+    yield '    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"'
+    yield ")"
+    yield "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0]))"
 
 
 def _data(meta: CheckpointMeta, metrics: Path) -> str:
