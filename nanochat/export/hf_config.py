@@ -7,6 +7,8 @@ import torch
 
 from nanochat.model.gpt_config import GPTConfig
 
+FACTS = "nanochat"
+"""The key of config.json with what only our import reads."""
 REMOTE_MODULE = "modeling_nanochat_gpt"
 """The file of remote code in `nanochat/export/remote/`."""
 

@@ -21,8 +21,9 @@ from nanochat.checkpoint.loading import check_weights, find_run, load_run_tokeni
 from nanochat.checkpoint.meta import CheckpointMeta, Progress, to_plain
 from nanochat.console import amount, say
 from nanochat.errors import EnvironmentFault
-from nanochat.export.hf_config import REMOTE_MODULE, beyond_stock, hf_config
+from nanochat.export.hf_config import FACTS, REMOTE_MODULE, beyond_stock, hf_config
 from nanochat.export.hf_tokenizer import save_hf_tokenizer
+from nanochat.export.hub_models import check_repo, push
 from nanochat.export.libraries import require
 from nanochat.export.model_card import model_card
 from nanochat.export.names import cropped, renamed, turned
@@ -34,8 +35,6 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 Flavour = Literal["transformers", "vllm", "mlx"]
 WeightsDtype = Literal["bf16", "fp32"]
 DTYPES: dict[WeightsDtype, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
-FACTS = "nanochat"
-"""The key of config.json with what only our import reads."""
 _SAMPLING = {"do_sample": True, "temperature": 0.6, "top_k": 50}
 
 
@@ -51,6 +50,8 @@ class ExportHfConfig:
     """bf16 halves the size; fp32 is exact, and what `nanochat import` reads back bit by bit."""
     flavour: Flavour = "transformers"
     """vllm: refuse a model that vLLM and SGLang would run wrongly. mlx: mlx-lm's names of the tensors (not tried)."""
+    push: str | None = None
+    """Publish the folder as this repository of the hub, OWNER/NAME: private until you change that."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class ExportResult:
 def run_hf(config: ExportHfConfig, paths: Paths) -> ExportResult:
     """Run the verb. Raises ValueError for an unknown run, a flavour that cannot run it, or a folder that exists."""
     require("transformers", "safetensors")
+    if config.push is not None:
+        check_repo(config.push)
     run, step = split_step(config.run)
     source = find_run(run, paths)
     step = store.latest(source) if step is None else step
@@ -83,7 +86,9 @@ def run_hf(config: ExportHfConfig, paths: Paths) -> ExportResult:
     state = store.load_model_state(source, step)
     check_weights(meta_model(meta.model), state, source)
     mlx = config.flavour == "mlx"
-    card = model_card(config.directory.name, meta, paths.metrics(source.name), config.weights, mlx)
+    card = model_card(
+        config.push or config.directory.name, meta, paths.metrics(source.name), config.weights, mlx
+    )
     table = _write(config, meta, tokenizer, state, card)
     result = ExportResult(
         config.directory,
@@ -98,6 +103,8 @@ def run_hf(config: ExportHfConfig, paths: Paths) -> ExportResult:
         f"{source.name} step {step} → {config.directory}: {result.architecture} ({code}), "
         f"{amount(result.parameters)} parameters in {config.weights}, {result.bytes / 1e6:.1f} MB"
     )
+    if config.push is not None:
+        say(f"published at {push(config.directory, config.push)}")
     return result
 
 

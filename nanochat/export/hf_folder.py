@@ -8,8 +8,7 @@ from torch import Tensor
 
 from nanochat.checkpoint.meta import check_shape, from_plain
 from nanochat.config import parse_json
-from nanochat.export.hf_config import beyond_stock, stock_shape
-from nanochat.export.hf_export import FACTS
+from nanochat.export.hf_config import FACTS, beyond_stock, stock_shape
 from nanochat.export.hf_tokenizer import read_hf_tokenizer
 from nanochat.export.incoming import Incoming, made_up_meta_of, one_line
 from nanochat.export.libraries import require
