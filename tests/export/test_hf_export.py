@@ -264,3 +264,30 @@ def test_a_folder_that_exists_is_not_touched(make_run: MakeRun, paths: Paths, tm
     (tmp_path / "exported").mkdir()
     with pytest.raises(ValueError, match="exists: choose another folder"):
         export(paths, tmp_path)
+
+
+@pytest.mark.slow
+def test_an_engine_can_put_its_own_attention_in(make_run: MakeRun, paths: Paths, tmp_path: Path) -> None:
+    """As vLLM's and SGLang's transformers backends do: by name, with arguments of their own handed down."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    seen: list[tuple[int, float, int | None, str]] = []
+
+    def recording(module: Any, *inputs: Any, own: str, **options: Any) -> Any:
+        seen.append((module.layer_idx, options["scaling"], options["sliding_window"], own))
+        return sdpa_attention_forward(module, *inputs, **options)
+
+    ours = make_run(smear=False)
+    theirs = load(export(paths, tmp_path, weights="fp32"))
+    AttentionInterface.register("recording", recording)
+    AttentionMaskInterface.register("recording", sdpa_mask)
+    theirs.set_attn_implementation("recording")
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids, own="x").logits, ours.logits(ours(ids)), atol=1e-5, rtol=0)
+    scale = 1.2**2 / 8**0.5
+    assert seen == [
+        (layer, pytest.approx(scale), window, "x") for layer, window in enumerate((16, 16, None, None))
+    ]
