@@ -86,6 +86,11 @@ def test_logits_and_greedy_answers_are_those_of_the_engine(
     pad = tokenizer.special(ASSISTANT_END)
     padded = torch.tensor([[pad] * (24 - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (24 - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    with torch.no_grad():  # positions follow from the mask
+        logits = theirs(padded, attention_mask=mask).logits
+        for row, prompt in enumerate(prompts):
+            alone = ours.logits(ours(torch.tensor([prompt])))[0]
+            torch.testing.assert_close(logits[row, 24 - len(prompt) :], alone, atol=2e-5, rtol=0)
     for cached in (True, False) if not changes else (True,):
         out = theirs.generate(
             padded, attention_mask=mask, max_new_tokens=40, do_sample=False, use_cache=cached
