@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nanochat.config import parse_json
 from nanochat.tokenizer.chat_format import Message
 
 TOOL = "python"
@@ -143,7 +144,7 @@ def _code(function: Any) -> str:
     name, arguments = function["name"], function.get("arguments")
     if isinstance(arguments, str):
         try:
-            parsed = json.loads(arguments)
+            parsed = parse_json(arguments)
         except ValueError:
             parsed = None
         arguments = parsed if isinstance(parsed, dict) else arguments
