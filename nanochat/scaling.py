@@ -5,6 +5,7 @@ Pure functions, every formula with its source; the measured values that they sca
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
@@ -16,6 +17,21 @@ from nanochat.optim.schedule import Schedule
 from nanochat.regimes import REFERENCE_DEPTH, REGIME_OF_DEVICE, REGIMES, Regime
 
 WIDTH_PER_LAYER = 64
+
+ShapeName = Literal["full", "servable", "portable"]
+
+SHAPES: dict[ShapeName, dict[str, Any]] = {
+    "full": {},
+    # Engines for many users flatten their requests into one row, in which smear would read another's token.
+    "servable": {"smear": False},
+    # What transformers' own class, vLLM's and mlx-lm's have.
+    "portable": {
+        "window_pattern": "L",
+        "qk_gain": 1.0,
+        **dict.fromkeys(("value_embeddings", "residual_scales", "smear", "backout"), False),
+    },
+}
+"""What each shape fixes of GPTConfig."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,9 @@ class Dial:
     """Context length in tokens."""
     head_dim: int | None = None
     window_pattern: str | None = None
+    shape: ShapeName = "full"
+    """Which other programs can run the model: full: with remote code; servable: vLLM and SGLang too (no smear);
+    portable: without remote code, mlx-lm too (no windows, gain, value embeddings, scales, smear, backout)."""
     lr_scale: float = 1.0
     """Multiplies every learning rate."""
 
@@ -74,11 +93,20 @@ class RunPlan:
 
 
 def model_config(dial: Dial, vocab_size: int, regime: Regime) -> GPTConfig:
-    """The model's shape: width = 64 · depth, rounded up to whole heads. Raises ValueError for a depth below 1."""
+    """The model's shape: width = 64 · depth, rounded up to whole heads.
+
+    Raises ValueError for a depth below 1, and for windows in a shape that has none.
+    """
     if dial.depth < 1:
         raise ValueError(f"--depth must be at least 1, not {dial.depth}")
     head_dim = dial.head_dim or regime.head_dim
     heads = -(-dial.depth * WIDTH_PER_LAYER // head_dim)
+    fixed = SHAPES[dial.shape]
+    windows = fixed.get("window_pattern", dial.window_pattern)
+    if dial.window_pattern not in (None, windows):
+        raise ValueError(
+            f"--shape {dial.shape} has no windows: leave out --window-pattern {dial.window_pattern}"
+        )
     return GPTConfig(
         max_seq_len=dial.max_seq_len or regime.max_seq_len,
         vocab_size=vocab_size,
@@ -87,7 +115,7 @@ def model_config(dial: Dial, vocab_size: int, regime: Regime) -> GPTConfig:
         n_kv_head=heads,
         head_dim=head_dim,
         n_embd=heads * head_dim,
-        window_pattern=dial.window_pattern or regime.window_pattern,
+        **{**fixed, "window_pattern": windows or regime.window_pattern},
     )
 
 

@@ -1,8 +1,8 @@
 """A loopback Hugging Face hub over real HTTP, with injectable faults.
 
-It implements what huggingface_hub and `nanochat.hub` request: the paged list of a repository's files, and HEAD and
-GET of a file, redirected to another origin like the hub's content network. `/plain/NAME` serves the files of the
-repository "plain" like an ordinary web server.
+It implements what huggingface_hub and `nanochat.hub` request: the paged list of a dataset's files, the files of a
+model, publishing a model, and HEAD and GET of a file, redirected to another origin like the hub's content network.
+`/plain/NAME` serves the files of the repository "plain" like an ordinary web server.
 
     with loopback_hub(monkeypatch) as hub:
         hub.add("owner/name", "shard_00000.parquet", data)
@@ -12,6 +12,7 @@ repository "plain" like an ordinary web server.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import random
@@ -58,6 +59,7 @@ class LoopbackHub:
     faults: dict[str, str] = field(default_factory=dict)  # what every path that begins so is answered with
     brake: dict[str, str] = field(default_factory=dict)  # headers sent with 429 and 503
     requests: list[Request] = field(default_factory=list)
+    made: list[dict] = field(default_factory=list)  # what repositories were asked to be made
     vanished: threading.Event = field(default_factory=threading.Event)
     _files: dict[tuple[str, str, str], bytes] = field(default_factory=dict)
     _stated: dict[str, dict] = field(default_factory=dict)
@@ -150,10 +152,11 @@ class LoopbackHub:
             return None
 
     def find(self, repo: str, revision: str, filename: str) -> bytes | None:
-        return self._files.get((repo, revision, filename))
+        return self._files.get((repo, "main" if revision == COMMIT else revision, filename))
 
     def listing(self, repo: str, revision: str, folder: str) -> list[dict] | None:
         """The entries of a repository, or None if it does not exist."""
+        revision = "main" if revision == COMMIT else revision
         if not any((repo, revision) == key[:2] for key in self._files):
             return None
         entries = []
@@ -200,8 +203,10 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         routes = (
-            (re.compile(r"/api/datasets/(.+)/tree/([^/]+)/?(.*)"), "_list"),
+            (re.compile(r"/api/(?:datasets|models)/(.+)/tree/([^/]+)/?(.*)"), "_list"),
             (re.compile(r"/datasets/(.+)/resolve/([^/]+)/(.+)"), "_resolve"),
+            (re.compile(r"/api/models/(.+)/revision/([^/]+)"), "_model"),
+            (re.compile(r"/(?!datasets/|api/|content/)(.+)/resolve/([^/]+)/(.+)"), "_resolve"),
             (re.compile(r"/content/(.+)@([^/]+)/(.+)"), "_content"),
             (re.compile(r"/(plain)/(.+)"), "_plain"),
         )
@@ -241,6 +246,48 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             self._answer(404, b"")
 
         do_HEAD = do_GET
+
+        def do_POST(self) -> None:
+            """Publishing a model: make the repository, ask how to send files, send them all in one commit."""
+            path = urlsplit(self.path).path
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            token = self.headers.get("Authorization")
+            self.fault = hub.next_fault(path, False)
+            hub.requests.append(Request("POST", path, None, token, self.fault))
+            if self.fault is not None and self.fault.isdigit():
+                self._answer(int(self.fault), b"")
+            elif path == "/api/repos/create":
+                asked = json.loads(body)
+                hub.made.append(asked)
+                name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+                self._json({"url": f"{hub.url}/{name}", "id": name})
+            elif path == "/api/validate-yaml":
+                self._json({"errors": [], "warnings": []})
+            elif path.endswith("/preupload/main"):
+                files = [
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for file in json.loads(body)["files"]
+                ]
+                self._json({"files": files})
+            elif found := re.fullmatch(r"/api/models/(.+)/commit/main", path):
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        data = base64.b64decode(line["value"]["content"])
+                        hub.add(found[1], line["value"]["path"], data)
+                self._json({"commitUrl": f"{hub.url}/{found[1]}/commit/{COMMIT}", "commitOid": COMMIT})
+            else:
+                self._answer(404, b"")
+
+        def _json(self, content: object) -> None:
+            self._answer(200, json.dumps(content).encode(), **{"Content-Type": "application/json"})
+
+        def _model(self, repo: str, revision: str) -> None:
+            names = [name for owner, _, name in hub._files if owner == repo]
+            if not names:
+                self._answer(404, b"", **{"X-Error-Code": "RepoNotFound"})
+                return
+            siblings = [{"rfilename": name} for name in names]
+            self._json({"id": repo, "sha": COMMIT, "siblings": siblings, "private": False})
 
         def _list(self, repo: str, revision: str, folder: str) -> None:
             entries = hub.listing(repo, revision, folder) if hub.lists else None

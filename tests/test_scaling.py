@@ -1,6 +1,6 @@
 """The dial: a golden table of plans by depth, and properties that hold for any depth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -143,3 +143,20 @@ def test_rows_of_a_micro_batch(share: int, limit: int, rows: int) -> None:
 def test_what_cannot_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="smaller depth"):
         make_plan(Dial(40), V, "cuda", 1, memory_limit=24 * 10**9)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_shape_leaves_parts_out_and_changes_nothing_else(device: str) -> None:
+    full, servable, portable = (
+        make_plan(Dial(4, shape=shape), 4096, device).model for shape in ("full", "servable", "portable")
+    )
+    assert full == make_plan(Dial(4), 4096, device).model
+    assert servable == replace(full, smear=False)
+    switches = dict.fromkeys(("value_embeddings", "residual_scales", "smear", "backout"), False)
+    assert portable == replace(full, **switches, window_pattern="L", qk_gain=1.0)
+
+
+def test_a_shape_without_windows_refuses_them() -> None:
+    with pytest.raises(ValueError, match="--shape portable has no windows"):
+        make_plan(Dial(4, shape="portable", window_pattern="SL"), 4096, "cpu")
+    assert make_plan(Dial(4, shape="portable", window_pattern="L"), 4096, "cpu").model.window_pattern == "L"

@@ -27,6 +27,7 @@ Part = Literal["model", "optim"]
 _MOST_LAYERS = 2**12
 _MOST_TOKENS = 2**24
 _MOST_CHANNELS = 2**20
+_GATES = ("gate_channels", "smear_channels")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -191,20 +192,22 @@ def from_plain(content: Any) -> CheckpointMeta:
     if missing := sorted(_flat(to_json(meta)).keys() - _flat(fields).keys()):
         # Even if the dataclass has a default: the file may have meant another value.
         raise ValueError(f"CheckpointMeta: missing {', '.join(missing)}")
-    _check_model(meta.model)
+    check_shape(meta.model)
     if "model" not in meta.files:
         raise ValueError("CheckpointMeta.files: lacks the model file")
     return meta
 
 
-def _check_model(config: GPTConfig) -> None:
+def check_shape(config: GPTConfig) -> None:
     """Raise ValueError for shapes that no machine could hold."""
-    limits = dict.fromkeys(("n_head", "n_kv_head", "head_dim", "n_embd", "mlp_ratio"), _MOST_CHANNELS)
+    limits = dict.fromkeys(
+        ("n_head", "n_kv_head", "head_dim", "n_embd", "mlp_ratio", *_GATES), _MOST_CHANNELS
+    )
     limits |= {"n_layer": _MOST_LAYERS, "max_seq_len": _MOST_TOKENS, "vocab_size": _MOST_TOKENS}
     for name, most in limits.items():
         value = getattr(config, name)
         _require(1 <= value <= most, f"model.{name}", value, f"between 1 and {most}")
-    for name in ("rope_base", "qk_gain", "softcap"):
+    for name in ("rope_base", "qk_gain", "gate_scale", "softcap"):
         _require(math.isfinite(getattr(config, name)), f"model.{name}", getattr(config, name), "finite")
 
 

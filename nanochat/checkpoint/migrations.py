@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
 """The layout written now."""
 
 Plain = dict[str, Any]
@@ -74,9 +74,16 @@ def _from_1(old: Plain) -> Plain:
     }
 
 
+def _from_2(old: Plain) -> Plain:
+    """Format 3: sizes that the model had as constants are fields of its shape."""
+    sizes = {"short_window": None, "gate_channels": 12, "gate_scale": 3.0}
+    sizes |= {"smear_channels": 12, "backout_layer": None}
+    return {**old, "format": 3, "model": {**old["model"], **sizes}}
+
+
 def _renamed(table: Plain, names: dict[str, str]) -> Plain:
     return {names.get(name, name): value for name, value in table.items()}
 
 
-MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _from_1}
+MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _from_1, 2: _from_2}
 """From each earlier format to the next. Never change an entry once its format has been in use."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model, split_step
+from nanochat.export.hub_models import local_run
 from nanochat.infer.engine import Engine
 from nanochat.infer.frozen import WeightsName
 from nanochat.paths import Paths
@@ -27,8 +28,11 @@ class Speaker:
 
 
 def open_speaker(model: str, runtime: Runtime, weights: WeightsName = "fp32") -> Speaker:
-    """Load the model `RUN` or `RUN@STEP` and make its engine. Raises as `load_model` and `Engine`."""
-    run, step = split_step(model)
+    """Load the model `RUN`, `RUN@STEP` or `hf:OWNER/NAME` and make its engine.
+
+    Raises as `local_run`, `load_model` and `Engine`.
+    """
+    run, step = split_step(local_run(model, runtime.paths))
     loaded = load_model(run, runtime, step)
     engine = Engine(loaded.model, loaded.tokenizer, max_rows=1, weights=weights)
     return Speaker(run, loaded.step, engine, weights)

@@ -22,6 +22,7 @@ GROUPS: dict[str, str] = {
     "data": "download, pack and inspect text; write conversations",
     "tokenizer": "train and compare tokenizers",
     "eval": "measure a model",
+    "export": "models for other people's tools",
     "report": "write up what runs did",
 }
 
@@ -119,6 +120,18 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ),
     ("serve",): Verb(
         "serve models: an OpenAI-compatible API and a web page", "nanochat.serve.server", "ServeConfig"
+    ),
+    ("import",): Verb(
+        "read a checkpoint of karpathy/nanochat or a transformers folder as a run",
+        "nanochat.export.import_model",
+        "ImportConfig",
+        "run_import",
+    ),
+    ("export", "hf"): Verb(
+        "write a checkpoint as a folder that transformers loads",
+        "nanochat.export.hf_export",
+        "ExportHfConfig",
+        "run_hf",
     ),
     ("report", "reset"): Verb("start a new report", "nanochat.report.generate", "ResetConfig", "run_reset"),
     ("report", "generate"): Verb(

@@ -70,8 +70,8 @@ struct Model {
   const Layer* layers;
   Matrix head;
   const float *embeddings, *smear, *cos, *sin;  // (V, C), (V) or null, (positions, D), (positions, D)
-  int32_t n_layer, width, heads, kv_heads, head_dim, mlp_width, slots;
-  float attention_scale, backout, softcap;
+  int32_t n_layer, width, heads, kv_heads, head_dim, mlp_width, middle_layer, slots;
+  float attention_scale, gate_scale, backout, softcap;
 };
 }
 
@@ -515,7 +515,7 @@ void hidden_states(const Model* model, int64_t n, const int64_t* ids, const int6
       rotate(qkv + (H + h) * D, layer.keys + slot, cos, sin, D);
       const float* v = qkv + (H + K + h) * D;
       const float* embedding = layer.value_embeddings ? layer.value_embeddings + (ids[t] * K + h) * D : nullptr;
-      const float gate = embedding ? 3.0f / (1.0f + std::exp(-qkv[(H + 2 * K) * D + h])) : 0.0f;
+      const float gate = embedding ? m.gate_scale / (1.0f + std::exp(-qkv[(H + 2 * K) * D + h])) : 0.0f;
       for (int i = 0; i < D; i += LANES)
         store(layer.values + slot + i, embedding ? load(v + i) + load(embedding + i) * gate : load(v + i));
     });
@@ -540,7 +540,7 @@ void hidden_states(const Model* model, int64_t n, const int64_t* ids, const int6
       y = y > 0.0f ? y : vec{};
       store(w.up + t * U + o, y * y);
     });
-    const bool last = at + 1 == m.n_layer, at_middle = at + 1 == m.n_layer / 2;
+    const bool last = at + 1 == m.n_layer, at_middle = at + 1 == m.middle_layer;
     const float stream = last ? 1.0f : m.layers[at + 1].stream_scale;
     const float embedding = last ? 0.0f : m.layers[at + 1].embedding_scale;
     multiply(w.up, n, layer.down, false, [&](int64_t t, int64_t o, vec y) {

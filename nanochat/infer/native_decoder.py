@@ -52,7 +52,7 @@ class _Choice(ctypes.Structure):
     )
 
 
-_SIZES = ("n_layer", "width", "heads", "kv_heads", "head_dim", "mlp_width", "slots")
+_SIZES = ("n_layer", "width", "heads", "kv_heads", "head_dim", "mlp_width", "middle_layer", "slots")
 
 
 class _Model(ctypes.Structure):
@@ -61,7 +61,7 @@ class _Model(ctypes.Structure):
         ("head", _Matrix),
         *((name, ctypes.c_void_p) for name in ("embeddings", "smear", "cos", "sin")),
         *((name, ctypes.c_int32) for name in _SIZES),
-        *((name, ctypes.c_float) for name in ("attention_scale", "backout", "softcap")),
+        *((name, ctypes.c_float) for name in ("attention_scale", "gate_scale", "backout", "softcap")),
     )
 
 
@@ -104,9 +104,15 @@ class NativeDecoder:
         tables = (frozen.table_VC, frozen.smear_V1, frozen.cos_SD, frozen.sin_SD)
         mlp_width = config.mlp_ratio * config.n_embd
         sizes = (config.n_layer, config.n_embd, config.n_head, config.n_kv_head, config.head_dim, mlp_width)
-        scalars = (frozen.attention_scale, frozen.backout, config.softcap)
+        scalars = (frozen.attention_scale, config.gate_scale, frozen.backout, config.softcap)
         self._model = _Model(
-            self._layers, matrix(frozen.head_VC), *map(_address, tables), *sizes, cache.slots + 1, *scalars
+            self._layers,
+            matrix(frozen.head_VC),
+            *map(_address, tables),
+            *sizes,
+            config.middle_layer,
+            cache.slots + 1,
+            *scalars,
         )
 
     def run(self, spans: Sequence[Span]) -> Tensor:

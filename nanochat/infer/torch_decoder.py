@@ -148,12 +148,14 @@ class TorchDecoder:
             x_NTC = torch.addcmul(x_NTC, gate_NT1, w.table_VC[previous_NT])
         x0_NTC = middle_NTC = x_NTC
         for at, (weights, layer) in enumerate(zip(w.layers, self._layers, strict=True)):
-            if at == self.config.n_layer // 2:
+            if at == self.config.middle_layer:
                 middle_NTC = x_NTC
             if self.config.residual_scales:
                 x_NTC = torch.add(x_NTC * weights.stream_scale, x0_NTC, alpha=weights.embedding_scale)
             x_NTC = x_NTC + self._attention(at, norm(x_NTC), ids_NT, places)
             x_NTC = x_NTC + layer.down(F.relu(layer.up(norm(x_NTC))).square_())
+        if self.config.middle_layer == self.config.n_layer:
+            middle_NTC = x_NTC
         if self.config.backout:
             x_NTC = torch.add(x_NTC, middle_NTC, alpha=-w.backout)
         return norm(x_NTC)
@@ -188,7 +190,7 @@ class TorchDecoder:
         qk_NTJD = torch.addcmul(qk_NTJD * places.cos_NT1D, qk_NTJD.roll(D // 2, dims=-1), places.sin_NT1D)
         v_NTKD = qkv_NTO[..., J * D : (J + K) * D].unflatten(-1, (K, D))
         if weights.value_table_VE is not None:
-            gate_NTK1 = 3 * torch.sigmoid(qkv_NTO[..., (J + K) * D :])[..., None]
+            gate_NTK1 = self.config.gate_scale * torch.sigmoid(qkv_NTO[..., (J + K) * D :])[..., None]
             v_NTKD = torch.addcmul(v_NTKD, gate_NTK1, weights.value_table_VE[ids_NT].unflatten(-1, (K, D)))
         k_RKSD, v_RKSD = self.cache.k_RKSD[at], self.cache.v_RKSD[at]
         k_RKSD[places.row_N1, :, places.slot_NT] = qk_NTJD[:, :, H:]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nanochat.model.backend import Backend
 from nanochat.model.gpt_config import GPTConfig
-from nanochat.model.layers import GATE_CHANNELS, Block, Linear, norm, rotary_tables
+from nanochat.model.layers import Block, Linear, norm, rotary_tables
 from nanochat.model.loss import IGNORE, linear_cross_entropy, linear_token_nats, softcapped, token_nats
 
 BACKOUT_INIT = 0.2
@@ -46,7 +46,7 @@ class GPT(nn.Module):
             self.residual_scale = nn.Parameter(torch.empty(config.n_layer))
             self.embedding_scale = nn.Parameter(torch.empty(config.n_layer))
         if config.smear:
-            self.smear_gate = Linear(backend, "gate", min(GATE_CHANNELS, C), 1)
+            self.smear_gate = Linear(backend, "gate", min(config.smear_channels, C), 1)
             self.smear_scale = nn.Parameter(torch.empty(1))
         if config.backout:
             self.backout_scale = nn.Parameter(torch.empty(1))
@@ -116,7 +116,7 @@ class GPT(nn.Module):
         middle_BTC = x_BTC
         run_block = self._training_block if self.training else Block.forward
         for layer, block in enumerate(self.layers()):
-            if layer == self.config.n_layer // 2:
+            if layer == self.config.middle_layer:
                 middle_BTC = x_BTC
             x_BTC = run_block(
                 block,
@@ -127,6 +127,8 @@ class GPT(nn.Module):
                 cos,
                 sin,
             )
+        if self.config.middle_layer == self.config.n_layer:
+            middle_BTC = x_BTC
         if self.config.backout:
             x_BTC = x_BTC - self.backout_scale.to(x_BTC.dtype) * middle_BTC
         return norm(x_BTC)

@@ -8,9 +8,6 @@ from nanochat.model.backend import Backend, LayerRole
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.matmul import LinearFunction
 
-GATE_CHANNELS = 12
-"""The number of a token's first channels that a gate reads."""
-
 
 def norm(x: Tensor) -> Tensor:
     """RMSNorm over the last dimension, without parameters (arXiv:1910.07467)."""
@@ -58,8 +55,9 @@ class Attention(nn.Module):
         self.k = Linear(backend, "block", config.n_embd, config.n_kv_head * config.head_dim)
         self.v = Linear(backend, "block", config.n_embd, config.n_kv_head * config.head_dim)
         self.out = Linear(backend, "block", config.n_head * config.head_dim, config.n_embd)
+        self.gate_scale = config.gate_scale
         self.value_gate = (
-            Linear(backend, "gate", min(GATE_CHANNELS, config.n_embd), config.n_kv_head)
+            Linear(backend, "gate", min(config.gate_channels, config.n_embd), config.n_kv_head)
             if config.has_value_embedding(layer)
             else None
         )
@@ -77,7 +75,8 @@ class Attention(nn.Module):
             project(x_BTC).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v)
         )
         if self.value_gate is not None and value_embedding_BTKD is not None:
-            gate_BTK = 3 * torch.sigmoid(self.value_gate(x_BTC[..., : self.value_gate.weight.size(1)]))
+            channels_BTG = x_BTC[..., : self.value_gate.weight.size(1)]
+            gate_BTK = self.gate_scale * torch.sigmoid(self.value_gate(channels_BTG))
             v_BTKD = v_BTKD + gate_BTK[..., None] * value_embedding_BTKD
         q_BTHD, k_BTKD = (self.qk_gain * norm(rotate(x, cos, sin)) for x in (q_BTHD, k_BTKD))
         y_BTHD = self.attend(q_BTHD, k_BTKD, v_BTKD, self.window)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,6 +13,7 @@ from nanochat.checkpoint.loading import find_run
 from nanochat.cli.chat import ChatConfig
 from nanochat.console import say, warn
 from nanochat.errors import EnvironmentFault
+from nanochat.export.hub_models import local_run
 from nanochat.flags import ModelTag
 from nanochat.hardware import memory
 from nanochat.infer.frozen import WeightsName
@@ -94,6 +95,7 @@ def run(config: ServeConfig, paths: Paths) -> ServeResult:
     from nanochat.serve.replicas import run_replicas
 
     _check(config)
+    config = replace(config, model_tag=local_run(config.model_tag, paths))
     find_run(config.model_tag, paths)
     with listening(config.host, config.port) as listener:
         url = f"http://{_shown_host(config.host)}:{listener.getsockname()[1]}"

@@ -22,6 +22,11 @@ CHANGES: dict[str, dict] = {
     "no windows": {"window_pattern": "L"},
     "only windows": {"window_pattern": "S"},
     "no softcap": {"softcap": 0.0},
+    "as the reference of 2026-03-14": {
+        **{"smear_channels": 24, "gate_channels": 16, "gate_scale": 2.0, "short_window": 9},
+        "backout_layer": 3,
+    },
+    "backout of the last layer": {"backout_layer": 4},
     "other sizes": {"rope_base": 500.0, "qk_gain": 1.0, "mlp_ratio": 3, "n_layer": 3, "n_embd": 8},
 }
 

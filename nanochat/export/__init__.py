@@ -1,0 +1,1 @@
+"""Models for other people's tools, and theirs for ours."""
