@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from nanochat.config import parse_json
 from nanochat.errors import EnvironmentFault
 from nanochat.persona.conversations import Asked, Spoken, is_held_out
 from nanochat.persona.persona import Persona
@@ -55,7 +56,7 @@ class Endpoint:
             said = " ".join(answer.text.split())[:200]
             raise EnvironmentFault(f"{address} answers {answer.status_code}: {said}")
         try:
-            text = answer.json()["choices"][0]["message"]["content"]
+            text = parse_json(answer.content)["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError) as error:
             raise EnvironmentFault(
                 f"{address} does not answer as an OpenAI-compatible endpoint does"

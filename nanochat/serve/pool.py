@@ -19,7 +19,8 @@ from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
 from nanochat.serve.catalogue import Catalogue, ModelCard
 from nanochat.serve.faults import ApiFault, busy, stopping
-from nanochat.serve.worker import Observer, Worker
+from nanochat.serve.observer import Observer
+from nanochat.serve.worker import Worker
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -25,33 +25,12 @@ from nanochat.infer.sampler import SamplingParams
 from nanochat.model.gpt import GPT
 from nanochat.serve.channel import Channel, pace
 from nanochat.serve.faults import ApiFault, busy, crashed, invalid, stopping
+from nanochat.serve.observer import Observer
 
 T = TypeVar("T")
 _HELD_SECONDS = 0.01
 """How long tokens other than an answer's first and last may wait for those of the next steps."""
 _log = logging.getLogger("nanochat.serve")
-
-
-class Observer(Protocol):
-    """Receives what a worker does, on the event loop."""
-
-    def started(self, waited: float, prompt_tokens: int) -> None:
-        """A sample left the queue."""
-
-    def tokens(self, count: int) -> None:
-        """New tokens of a step."""
-
-    def first(self, seconds: float) -> None:
-        """The first token of a sample, so long after its arrival."""
-
-    def gap(self, seconds: float) -> None:
-        """A step gave samples tokens, so long after their last ones."""
-
-    def ended(self, reason: str, seconds: float) -> None:
-        """A sample ended: stop, length, abort or error."""
-
-    def depth(self, running: int, waiting: int) -> None:
-        """How many samples run and wait."""
 
 
 @dataclass(eq=False)

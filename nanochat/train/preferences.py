@@ -5,7 +5,6 @@ calls (as in nanochat.tokenizer.chat_format) or messages, of which the last one 
 prompt if there is no other.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +136,7 @@ def run_preferences(config: PreferencesConfig, paths: Paths) -> PreferencesResul
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            yield json.loads(line)
+            yield parse_json(line)
         except ValueError:
             raise ValueError(f"{path}, line {number}: not a line of rollouts") from None
 

@@ -1,12 +1,11 @@
 """The file of a run's rollouts: one JSON line a prompt and step, with its samples, rewards and tool calls."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nanochat.atomic import write_text_atomic
-from nanochat.config import json_line
+from nanochat.config import json_line, parse_json
 from nanochat.metrics import Metrics
 from nanochat.metrics_rows import SampleRow
 from nanochat.train.reinforce import ReinforceStep
@@ -65,7 +64,7 @@ def drop_after(path: Path, step: int) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():
         try:
-            if json.loads(line)["step"] > step:
+            if parse_json(line)["step"] > step:
                 break
         except (ValueError, KeyError, TypeError):
             break

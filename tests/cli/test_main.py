@@ -186,7 +186,7 @@ def test_a_group_alone_lists_its_verbs(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split()[:2] for line in err.splitlines()[1:]] == [
-        ["data", verb] for verb in ("download", "tokens", "pack", "info", "preferences")
+        ["data", verb] for verb in ("download", "tokens", "pack", "info", "preferences", "identity")
     ]
     assert main(["data", "--help"]) == 0
     assert capsys.readouterr() == (err, "")
