@@ -16,7 +16,7 @@ def choice_prompt(question: str, choices: Sequence[str]) -> str:
 def named_choice_prompt(question: str, choices: Sequence[str]) -> str:
     """The user message for a question whose reply is the right option and its letter (`named_choice`).
 
-    A letter stands right after its option. A model of three layers learns to copy the two, and does not learn
+    A letter stands right after its option. A model of three layers learns this in part, and not at all
     `choice_prompt` (docs/log.md).
     """
     lines = [question, *(named_choice(text, letter) for letter, text in zip(LETTERS, choices, strict=False))]

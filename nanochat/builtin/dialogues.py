@@ -15,7 +15,7 @@ from nanochat.builtin.exercises import EXERCISES, Turn
 from nanochat.builtin.questions import fact_question, sample_fact
 
 # Conversations per size.
-COUNTS: dict[str, int] = {"small": 22_000, "medium": 88_000, "large": 352_000}
+COUNTS: dict[str, int] = {"small": 23_000, "medium": 92_000, "large": 368_000}
 _VALIDATION_SHARE = 0.02
 
 _MakeTurn = Callable[[Random, bool], Turn]

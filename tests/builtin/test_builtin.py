@@ -59,7 +59,7 @@ def test_seeds_and_sizes_differ():
 
 def test_size_of_small(train_documents, train_conversations):
     assert 10e6 < sum(map(len, train_documents)) < 12e6
-    assert len(train_conversations) == 22_000
+    assert len(train_conversations) == 23_000
 
 
 def test_validation_documents_are_disjoint_and_enough(train_documents):

@@ -23,9 +23,9 @@ DIGESTS: dict[int, dict[str, str]] = {
         "documents medium": "1b1497f81097a70f",
         "documents large": "2fe95918efb4a60d",
         "validation documents": "6d5466c93ce8bf0e",
-        "conversations": "3e07f8cabbea08a2",
+        "conversations": "e7f71a6041439732",
         "evaluation": "db2c3de02f37dd17",
-        "sizes": "50c951ae281113b1",
+        "sizes": "172d45bb96793fbb",
     },
 }
 
