@@ -140,6 +140,7 @@ def test_rows_of_a_micro_batch(share: int, limit: int, rows: int) -> None:
     assert micro_batch_rows(share, limit) == rows
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="smaller depth"):
         make_plan(Dial(40), V, "cuda", 1, memory_limit=24 * 10**9)

@@ -115,6 +115,7 @@ def test_the_last_micro_batch_holds_what_is_left(open_loader: Callable[..., Load
     assert open_loader("contiguous", 0, 3, 17).step_tokens == 17 * CONTEXT
 
 
+@pytest.mark.slow
 @given(
     kind=st.sampled_from(KINDS),
     stop=st.integers(0, 18),

@@ -38,6 +38,7 @@ def test_runs_in_turn_and_prints_ratios(tmp_path):
     assert "1.255x" in done.stderr
 
 
+@pytest.mark.slow
 def test_measures_memory_and_cpu_of_children_too():
     idle = python("import time; time.sleep(0.3)")
     child = python("x = bytearray(200 << 20); sum(range(10**7))")

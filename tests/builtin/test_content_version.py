@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from itertools import islice
 
+import pytest
+
 from nanochat.builtin import CONTENT_VERSION, SIZES, conversations, documents, evaluation, val_documents
 from nanochat.builtin.dialogues import COUNTS
 
@@ -34,6 +36,7 @@ def digest(values: Iterable[object]) -> str:
     return sha256("\n".join(map(repr, values)).encode()).hexdigest()[:16]
 
 
+@pytest.mark.slow
 def test_a_text_that_changes_is_another_content_version() -> None:
     found = {f"documents {size}": digest(islice(documents(size, 0), 300)) for size in SIZES}
     found["validation documents"] = digest(islice(val_documents("small", 3), 30))

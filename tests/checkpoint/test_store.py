@@ -268,6 +268,7 @@ def test_killed_at_any_moment_of_a_save_the_newest_whole_step_is_there(tmp_path:
     assert capsys.readouterr().err == "", "a killed save leaves nothing that looks torn"
 
 
+@pytest.mark.slow
 def test_killed_at_random_times_the_newest_whole_step_is_there(tmp_path: Path):
     def save_for_ever(start: int) -> None:
         for step in range(start, start + 10_000):

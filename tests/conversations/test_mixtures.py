@@ -192,6 +192,7 @@ def test_fault(messages, reason, byte_tokenizer):
         render(byte_tokenizer, {"messages": messages})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["builtin", "identity", "spelling", "spellingbee"])
 def test_our_own_sources_are_sound_and_learnable(name, byte_tokenizer):
     train = load_conversations(name, default_paths())

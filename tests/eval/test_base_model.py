@@ -55,6 +55,7 @@ def test_the_metrics_of_the_run_gain_its_figures(checkpoint, runtime):
     assert rows_of(path, EvalRow) == [EvalRow(7, val_bpb=result.val.bpb, train_bpb=result.train.bpb)]
 
 
+@pytest.mark.slow
 def test_core_is_taken_when_the_bundle_is_there(checkpoint, runtime, shared_data, capsys):
     runtime.paths.eval_bundle.symlink_to(shared_data / "eval_bundle")
     result = run(replace(CONFIG, max_per_task=2, max_bytes=100), runtime)

@@ -34,6 +34,7 @@ def plain_nats(model, tokenizer, document, context, stride=None):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [1, 7, 64])
 @pytest.mark.parametrize("batch_tokens", [1, 50, 10_000])
 def test_equals_one_document_at_a_time(model, tokenizer, runtime, context, batch_tokens):
@@ -60,6 +61,7 @@ def test_the_shares_of_all_processes_make_the_whole(model, tokenizer, runtime, m
     assert np.sum(partial) == pytest.approx(whole.nats, rel=1e-6)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=10)
 def test_the_same_for_any_batch_and_any_number_of_processes(model, tokenizer, runtime, members, data):

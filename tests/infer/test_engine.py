@@ -188,6 +188,7 @@ def arrive_at_random(
     return answers, cancelled
 
 
+@pytest.mark.slow
 def test_requests_that_arrive_share_prefixes_and_are_cancelled_at_random_equal_lone_ones(model, tokenizer):
     chance = random.Random(0)
     requests = random_requests(chance, 200)

@@ -1,5 +1,6 @@
 """Costs, counted another way."""
 
+import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,6 +30,7 @@ def test_horizon_is_matrices_and_head() -> None:
     assert horizon_parameters(SMALL) == matrices + gates + head
 
 
+@pytest.mark.slow
 def test_flops_of_products_are_those_that_torch_counts() -> None:
     model = GPT(SMALL, REFERENCE)
     model.init_weights(0)

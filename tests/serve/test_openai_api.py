@@ -213,6 +213,7 @@ def test_a_mistake_gets_an_error_that_names_the_field(
     assert error["type"] == "invalid_request_error"
 
 
+@pytest.mark.slow
 def test_every_chunk_and_answer_matches_the_schema(server: Running) -> None:
     """OpenAI's own types, strictly: they refuse a wrong type and a missing field."""
     types = pytest.importorskip("openai.types.chat", reason="the openai package (dependency group clients)")

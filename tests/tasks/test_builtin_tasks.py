@@ -142,6 +142,7 @@ def test_task(task):
         assert not task.check(item, "I do not know.").right or task.name == "builtin-refusal"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 @pytest.mark.parametrize("task", BUILTIN_TASKS, ids=lambda task: task.name)
 def test_the_reply_that_training_teaches_is_right(task, split):
@@ -159,6 +160,7 @@ def prompts(task, split, seed=0):
     return [item.messages[0]["content"] for item in task.items(default_paths(), split, seed)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["arithmetic", "letters", "facts"])
 def test_no_training_item_is_a_test_item_and_every_seed_has_its_own(name):
     [task] = [task for task in BUILTIN_TASKS if task.name == f"builtin-{name}"]

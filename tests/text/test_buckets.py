@@ -15,6 +15,7 @@ def make_bucket(folder: Path, documents: list[bytes]) -> tuple[Path, Bucket]:
     return path, bucket
 
 
+@pytest.mark.slow
 def test_a_bucket_too_large_for_memory_is_shuffled_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,7 @@ def test_a_wrong_column_is_reported_after_a_thousand_lines(tmp_path: Path) -> No
         read(tmp_path / "a.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", COMPRESSIONS)
 def test_a_line_too_long_is_malformed_and_not_kept_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str

@@ -111,6 +111,7 @@ def tokens_of(tokenizer: Tokenizer) -> list[bytes]:
     return [tokenizer.decode_bytes([token]) for token in range(ordinary)]
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4), pattern=PATTERNS)
 def test_training_is_the_plain_algorithm_merge_for_merge(texts: list[str], pattern: str) -> None:
@@ -119,6 +120,7 @@ def test_training_is_the_plain_algorithm_merge_for_merge(texts: list[str], patte
     assert tokens_of(ours) == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=2, max_size=6), data=st.data())
 def test_the_order_of_documents_changes_nothing(texts: list[str], data: st.DataObject) -> None:
