@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,6 +114,9 @@ class End:
 
     def exchange(self, mine: Outcome) -> list[Outcome]:
         return self._wire.exchange(self._rank, mine)
+
+    def concatenate(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([outcome.value for outcome in self.exchange(Outcome(tensor))])
 
     def failure(self, process: int, reason: str) -> ProcessFailure:
         return ProcessFailure(process, reason, speaks=True)

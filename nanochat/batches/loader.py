@@ -11,7 +11,7 @@ import hashlib
 import json
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,10 +24,9 @@ from nanochat.batches.packing import PRETRAIN_POLICY, Policy
 from nanochat.batches.position import DataIdentity, DataPosition, RowPosition, check_identity
 from nanochat.batches.rows import ConversationWindows, PackingReport, RowStream, TokenWindows
 from nanochat.batches.token_cache import TokenStore, open_tokens
-from nanochat.conversations.rendering import render_conversations
+from nanochat.conversations.rendering import RenderedConversations
 from nanochat.runtime import Runtime
 from nanochat.text.datasets import Dataset
-from nanochat.tokenizer.chat_format import Conversation
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 PREFETCH = 4  # steps
@@ -179,7 +178,7 @@ def pretrain_loader(
 
 
 def sft_loader(
-    conversations: Sequence[Conversation],
+    rendered: RenderedConversations,
     tokenizer: Tokenizer,
     runtime: Runtime,
     *,
@@ -189,16 +188,12 @@ def sft_loader(
     seed: int,
     position: DataPosition | None = None,
 ) -> Loader:
-    """Conversations packed by bestfit-pad. Only tokens that the assistant must learn to write are targets.
+    """Conversations, rendered for this context, packed by bestfit-pad.
 
-    A conversation longer than the context is cut, after a turn if one fits, and skipped if that leaves nothing to
-    learn, so that every row has a target. Conversations attend to earlier ones in the same row. `rows_per_epoch` is the
-    length of one pass.
-
-    Raises ValueError for a conversation that cannot be rendered, if no conversation is left, or for a position from
-    other data or settings.
+    Only tokens that the assistant must learn to write are targets; every row has one. Conversations attend to earlier
+    ones in the same row. `rows_per_epoch` is the length of one pass. Raises ValueError for a position from other data
+    or settings.
     """
-    rendered = render_conversations(conversations, tokenizer, max_seq_len)
     identity = DataIdentity(
         max_seq_len=max_seq_len,
         policy="bestfit-pad",

@@ -73,7 +73,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     saved = saved_run(directory, config, runtime.processes)
     conversations = load_conversations(config.mixture, runtime.paths, split="train", seed=config.seed)
     loader = sft_loader(
-        conversations,
+        render_conversations(conversations, source.tokenizer, max_seq_len, runtime),
         source.tokenizer,
         runtime,
         step_rows=rows,

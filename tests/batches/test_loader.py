@@ -13,6 +13,7 @@ from nanochat.batches.loader import Loader, pretrain_loader, sft_loader
 from nanochat.batches.packing import Policy
 from nanochat.batches.position import DataPosition
 from nanochat.config import from_json, to_json
+from nanochat.conversations.rendering import render_conversations
 from nanochat.model.loss import IGNORE
 from nanochat.paths import Paths
 from nanochat.runtime import Runtime
@@ -70,7 +71,12 @@ def open_loader(
             "position": position,
         }
         if kind == "sft":
-            loader = sft_loader(CONVERSATIONS, tokenizer, runtime(rank, world), **shared)
+            loader = sft_loader(
+                render_conversations(CONVERSATIONS, tokenizer, CONTEXT),
+                tokenizer,
+                runtime(rank, world),
+                **shared,
+            )
         else:
             loader = pretrain_loader(dataset, tokenizer, runtime(rank, world), policy=kind, **shared)
         opened.append(loader)
@@ -308,20 +314,35 @@ def test_sft_passes_over_what_teaches_nothing_and_says_so(
         "messages": [{"role": "user", "content": "?" * 99}, {"role": "assistant", "content": "!"}],
     }
     settings = {"step_rows": 1, "micro_rows": 1, "max_seq_len": CONTEXT, "seed": 0}
-    loader = sft_loader([*CONVERSATIONS, long_question], tokenizer, runtime(), **settings)
-    same = sft_loader(CONVERSATIONS, tokenizer, runtime(), **settings)
+    loader = sft_loader(
+        render_conversations([*CONVERSATIONS, long_question], tokenizer, CONTEXT),
+        tokenizer,
+        runtime(),
+        **settings,
+    )
+    same = sft_loader(
+        render_conversations(CONVERSATIONS, tokenizer, CONTEXT), tokenizer, runtime(), **settings
+    )
     assert loader.rows_per_epoch == same.rows_per_epoch
     loader.close()
     same.close()
     with pytest.raises(ValueError, match="no conversation has anything to learn within 32 tokens"):
-        sft_loader([long_question], tokenizer, runtime(), **settings)
+        sft_loader(
+            render_conversations([long_question], tokenizer, CONTEXT), tokenizer, runtime(), **settings
+        )
 
 
 def test_sft_at_a_short_context_still_has_a_target_in_every_row(
     tokenizer: Tokenizer, runtime: MakeRuntime
 ) -> None:
     loader = sft_loader(
-        CONVERSATIONS, tokenizer, runtime(), step_rows=4, micro_rows=4, max_seq_len=18, seed=0
+        render_conversations(CONVERSATIONS, tokenizer, 18),
+        tokenizer,
+        runtime(),
+        step_rows=4,
+        micro_rows=4,
+        max_seq_len=18,
+        seed=0,
     )
     assert loader.rows_per_epoch is not None
     for [batch], _ in islice(loader, -(-loader.rows_per_epoch // 4)):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nanochat.batches.loader import sft_loader
+from nanochat.conversations.rendering import render_conversations
 from nanochat.model.loss import IGNORE
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -79,9 +80,13 @@ def test_rows_teach_what_a_plain_implementation_teaches(
     conversations = [conversation(chat) for chat in chats]
     if not expected:
         with pytest.raises(ValueError, match="anything to learn"):
-            sft_loader(conversations, tokenizer, runtime(), **settings)
+            sft_loader(
+                render_conversations(conversations, tokenizer, context), tokenizer, runtime(), **settings
+            )
         return
-    loader = sft_loader(conversations, tokenizer, runtime(), **settings)
+    loader = sft_loader(
+        render_conversations(conversations, tokenizer, context), tokenizer, runtime(), **settings
+    )
     assert loader.rows_per_epoch is not None
     batches = [batch for step, _ in islice(loader, -(-loader.rows_per_epoch // step_rows)) for batch in step]
     report = loader.report()

@@ -4,10 +4,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
-from nanochat.conversations.rendering import render_conversations
+from nanochat.conversations.rendering import RenderedConversations, render_conversations
+from nanochat.paths import Paths
+from nanochat.processes import Processes
+from nanochat.runtime import Runtime
 from nanochat.tokenizer.chat_format import render
 from nanochat.tokenizer.tokenizer import Tokenizer
+from tests.test_processes import everywhere
 
 
 def chat(question: str, answer: str) -> dict:
@@ -66,3 +71,27 @@ def test_a_large_vocabulary_takes_four_bytes_an_id(tokenizer: Tokenizer) -> None
 def test_nothing_to_learn_at_all_is_one_clear_line(tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match=r"^no conversation has anything to learn within 3 tokens[^\n]*$"):
         render_conversations(CHATS, tokenizer, 3)
+
+
+def test_processes_render_their_shares_and_all_get_the_whole(tokenizer: Tokenizer, paths: Paths) -> None:
+    alone = render_conversations(CHATS, tokenizer, 20)
+
+    def render_as_one(processes: Processes) -> RenderedConversations:
+        runtime = Runtime(processes, torch.device("cpu"), torch.float32, paths)
+        return render_conversations(CHATS, tokenizer, 20, runtime)
+
+    for rendered in everywhere(render_as_one):
+        for part in ("ids", "mask", "offsets"):
+            np.testing.assert_array_equal(getattr(rendered, part), getattr(alone, part))
+
+
+def test_a_conversation_that_one_process_cannot_render_stops_all(tokenizer: Tokenizer, paths: Paths) -> None:
+    chats = [*CHATS, {"messages": [{"role": "robot", "content": "beep"}]}]
+
+    def render_as_one(processes: Processes) -> RenderedConversations:
+        runtime = Runtime(processes, torch.device("cpu"), torch.float32, paths)
+        return render_conversations(chats, tokenizer, 1000, runtime)
+
+    outcomes = everywhere(render_as_one)
+    assert all(isinstance(outcome, Exception) for outcome in outcomes)
+    assert len({str(outcome).split(":")[-1] for outcome in outcomes}) == 1
