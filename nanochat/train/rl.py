@@ -91,7 +91,7 @@ class RlConfig(TrainingOptions):
     """Optimiser updates per step, each on its part of the prompts; with more than one, clip."""
     max_new_tokens: int | None = None
     """The most tokens of a reply; default: the task's."""
-    lr_fraction: float = 0.15
+    lr_fraction: float = 0.05
     """Fraction of the peak learning rates of the run it starts from."""
     learn: Learn = "matrices"
     """What changes: the blocks' matrices, or all weights, which learns faster and moves answers to other questions."""
