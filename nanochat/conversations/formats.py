@@ -10,13 +10,10 @@ tool has no tokens of ours, and the conversation is refused by the tool's name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from nanochat.config import parse_json
-
-PYTHON_TOOLS = ("python", "code_interpreter")
-"""Names under which others call Python."""
+from nanochat.conversations.openai_messages import PYTHON_TOOLS, from_openai, tool_names
 
 _SHAREGPT_ROLES = {
     "system": "system",
@@ -86,84 +83,23 @@ def _from_openai(messages: object) -> list[_Message]:
     """OpenAI's messages in our format; messages that are in ours already stay as they are."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError("not a list of messages")
-    result: list[_Message] = []
-    at = 0
-    while at < len(messages):
-        message = messages[at]
-        role = message.get("role")
-        if role == "assistant":
-            end = at + 1
-            while end < len(messages) and _continues_a_reply(messages[end - 1], messages[end]):
-                end += 1
-            result.append({"role": role, "content": _reply(messages[at:end])})
-            at = end
-            continue
-        content = _plain(message.get("content")) if role in ("user", "system", "developer") else None
-        result.append({"role": "system" if role == "developer" else role, "content": content})
-        at += 1
-    return result
-
-
-def _continues_a_reply(before: _Message, message: _Message) -> bool:
-    """Whether a message is a tool's output, or what the assistant writes after one."""
-    role = message.get("role")
-    return role == "tool" or (role == "assistant" and before.get("role") == "tool")
-
-
-def _reply(messages: Sequence[_Message]) -> Any:
-    """The content of one reply, from the assistant's messages and the outputs of the tools that it called."""
-    first = messages[0]
-    if "function_call" in first:
-        raise ValueError("a function_call, OpenAI's older format: write tool_calls")
-    if any("weight" in message and message["weight"] != 1 for message in messages):
-        raise ValueError("a weight other than 1: every reply is trained on")
-    if len(messages) == 1 and not first.get("tool_calls"):
-        content = first.get("content")
-        return content if _is_ours(content) else _plain(content)
-    parts: list[dict[str, str]] = []
-    outputs = {
-        message.get("tool_call_id"): _plain(message.get("content"))
-        for message in messages
-        if message["role"] == "tool"
-    }
+    if any(_is_ours(message.get("content")) for message in messages):
+        return messages
     for message in messages:
-        if message["role"] == "tool":
-            continue
-        if text := _plain(message.get("content")):
-            parts.append({"type": "text", "text": text})
-        for call in message.get("tool_calls") or []:
-            identity, code = _python_call(call)
-            if not isinstance(outputs.get(identity), str):
-                raise ValueError("a tool call without its output")
-            parts.append({"type": "python", "text": code})
-            parts.append({"type": "python_output", "text": outputs.pop(identity)})
-    if outputs:
-        raise ValueError("a tool's output without its call")
-    return parts
-
-
-def _python_call(call: object) -> tuple[str | None, str]:
-    """The id and the code of a tool call: its arguments, as code or as `{"code": "..."}`."""
-    function = call.get("function") if isinstance(call, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if name not in PYTHON_TOOLS:
-        raise ValueError(
-            f"a call of the tool {str(name)[:40]!r}: a model has no tool but {' or '.join(PYTHON_TOOLS)}"
-        )
-    assert isinstance(call, dict)
-    assert isinstance(function, dict)
-    arguments = function.get("arguments")
-    if not isinstance(arguments, str) or not arguments.strip():
-        raise ValueError("a call of python without code")
+        if message.get("weight", 1) != 1:
+            raise ValueError("a weight other than 1: every reply is trained on")
+        for name in tool_names(message):
+            if name not in PYTHON_TOOLS:
+                raise ValueError(
+                    f"a call of the tool {name[:40]!r}: a model has no tool but {PYTHON_TOOLS[0]}"
+                )
     try:
-        value = parse_json(arguments)
-    except ValueError:
-        return call.get("id"), arguments
-    if not isinstance(value, dict):
-        return call.get("id"), arguments  # code such as 42
-    if not isinstance(value.get("code"), str):
-        raise ValueError('a call of python without code: its arguments are code or {"code": "..."}')
-    return call.get("id"), value["code"]
+        converted = from_openai(messages)
+    except ValueError as error:  # without the message's number: a file's faults are counted by their reason
+        raise ValueError(str(error).partition(": ")[2]) from None
+    for message in converted:
+        _check_calls(message["content"])
+    return converted
 
 
 def _is_ours(content: object) -> bool:
@@ -172,14 +108,10 @@ def _is_ours(content: object) -> bool:
     )
 
 
-def _plain(content: object) -> Any:
-    """The text of a content, which OpenAI allows to come in parts; None for none."""
-    if not isinstance(content, list):
-        return content
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise ValueError("content that is not text")
-        texts.append(part.get("text"))
-    return "".join(texts) if all(isinstance(text, str) for text in texts) else None
+def _check_calls(content: str | list[dict[str, str]]) -> None:
+    parts = [] if isinstance(content, str) else content
+    calls = [part["text"] for part in parts if part["type"] == "python"]
+    if not all(code.strip() for code in calls):
+        raise ValueError("a call of python without code")
+    if len(calls) != sum(part["type"] == "python_output" for part in parts):
+        raise ValueError("a tool call without its output")

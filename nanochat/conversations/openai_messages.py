@@ -19,9 +19,11 @@ from typing import Any, Literal
 from nanochat.config import parse_json
 from nanochat.tokenizer.chat_format import Message
 
-TOOL = "python"
+PYTHON_TOOLS = ("python", "code_interpreter")
+"""Names under which others call Python; the first is our tool's."""
+TOOL = PYTHON_TOOLS[0]
 CODE = "code"
-"""The name of our tool, and of its argument."""
+"""Its argument."""
 
 Style = Literal["openai", "trl"]
 _ROLES = {"system": "system", "developer": "system", "user": "user"}
@@ -148,15 +150,27 @@ def _code(function: Any) -> str:
         except ValueError:
             parsed = None
         arguments = parsed if isinstance(parsed, dict) else arguments
-    if name == TOOL and isinstance(arguments, str):
-        return arguments
+    if name in PYTHON_TOOLS:
+        code = arguments.get(CODE) if isinstance(arguments, Mapping) else arguments
+        if not isinstance(code, str):
+            raise ValueError('a call of python without code: its arguments are code or {"code": "..."}')
+        return code
     if not isinstance(arguments, Mapping):
         raise ValueError(f"the arguments of {name!r} are not an object")
-    if name == TOOL and set(arguments) == {CODE} and isinstance(arguments[CODE], str):
-        return arguments[CODE]
     if not all(word.isidentifier() for word in (name, *arguments)):
         raise ValueError(f"{name!r} and its arguments are not names that Python has")
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
+
+
+def tool_names(message: Mapping[str, Any]) -> list[str]:
+    """The names of the functions that a message calls, as far as it is well-formed."""
+    calls = message.get("tool_calls")
+    functions = (
+        [call.get("function") for call in calls if isinstance(call, Mapping)]
+        if isinstance(calls, list)
+        else []
+    )
+    return [str(function.get("name")) for function in functions if isinstance(function, Mapping)]
 
 
 def _call(code: str, number: int, style: Style) -> dict[str, Any]:
@@ -196,4 +210,4 @@ def _text(content: Any) -> str:
         for part in content
     ):
         return "".join(part["text"] for part in content)
-    raise ValueError(f"its content is {content!r}, not text")
+    raise ValueError("content that is not text")
