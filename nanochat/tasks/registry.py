@@ -14,7 +14,9 @@ from nanochat.tasks.thousands import THOUSANDS
 
 CHATCORE_TASKS = (ARC_EASY, ARC_CHALLENGE, MMLU, GSM8K, HUMANEVAL, SPELLINGBEE)
 
-TASKS: dict[str, Task] = {task.name: task for task in (*BUILTIN_TASKS, THOUSANDS, *CHATCORE_TASKS, IDENTITY)}
+OTHER_TASKS = (THOUSANDS, IDENTITY)
+
+TASKS: dict[str, Task] = {task.name: task for task in (*BUILTIN_TASKS, *CHATCORE_TASKS, *OTHER_TASKS)}
 
 SUITES: dict[str, tuple[str, ...]] = {
     "builtin": tuple(task.name for task in BUILTIN_TASKS),

@@ -23,6 +23,7 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.paths import default_paths
 from nanochat.processes import Processes
 from nanochat.runtime import Runtime
+from nanochat.text.readers import Document
 from nanochat.tokenizer.bpe import train_tokenizer
 from tests.conftest import made_up_meta
 
@@ -181,7 +182,14 @@ def test_both_sides_in_one_comparison(tmp_path, parquet, checkpoint):
 
     runtime = Runtime(Processes(), torch.device("cpu"), torch.float32, default_paths())
     loaded = load_model(checkpoint, runtime)
-    ours = bits_per_byte(loaded.model, loaded.tokenizer, DOCUMENTS, runtime, max_seq_len=16, batch_tokens=100)
+    ours = bits_per_byte(
+        loaded.model,
+        loaded.tokenizer,
+        map(Document, DOCUMENTS),
+        runtime,
+        max_seq_len=16,
+        batch_tokens=100,
+    )
     assert result["ours"]["bpb"] == pytest.approx(ours.bpb, rel=1e-6)
     assert result["ours"]["tokens"] == ours.tokens
 

@@ -37,6 +37,7 @@ def test_a_stopping_server_finishes_what_runs_and_refuses_what_waits(
         while server.worker().outstanding < 2:
             server.settle()
         server.loop.call_soon_threadsafe(server.server.stop)
+        server.settle()  # the refusals are in the inbox before the engine looks there again
         gate.permits.release()
         waiting.join(60)
         assert refusal[0].status == 503

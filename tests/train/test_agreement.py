@@ -7,6 +7,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nanochat.checkpoint import store
@@ -32,7 +34,7 @@ FATAL = (
 FATAL_VERBS = (("eval-base", "evaluation", 1), ("eval-chat", "choices", 1), ("eval-chat", "answers", 1))
 TOLERATED = (("pretrain", "evaluation", 1), ("pretrain", "sampling", 1), ("sft", "conversations", 1))
 ONLY_MAIN = ("save", "sampling")
-TASKS = "builtin-choice,builtin-facts"
+TASKS = "arc-easy,builtin-facts"  # one scored by its choices, one by generated answers
 
 
 @pytest.fixture
@@ -41,6 +43,16 @@ def chats(tmp_path: Path) -> Path:
     chat = {"messages": [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "Anna"}]}
     file.write_text(f"{json.dumps(chat)}\n" * 80)
     return file
+
+
+@pytest.fixture(autouse=True)
+def questions(tmp_path: Path) -> None:
+    """ARC's test set as on the hub, with a few short questions, in the folder that `command` names."""
+    folder = tmp_path / "hub" / "allenai" / "ai2_arc" / "ARC-Easy" / "test"
+    folder.mkdir(parents=True)
+    choices = {"text": ["a", "b"], "label": ["A", "B"]}
+    rows = [{"question": f"{n}?", "choices": choices, "answerKey": "AB"[n % 2]} for n in range(8)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "0000.parquet")
 
 
 def command(verb: str, tag: str, corpus: Path, chats: Path) -> list[str]:
@@ -71,6 +83,7 @@ def command(verb: str, tag: str, corpus: Path, chats: Path) -> list[str]:
             "--max-items=6",
             "--fresh",
             f"--suite={TASKS}",
+            f"--data-dir={chats.parent / 'hub'}",
         ),
     }
     return [*commands[verb], "--device=cpu"]
