@@ -85,7 +85,7 @@ REGIMES = {
         batch_horizon=2.5e6,
         batch_minimum=1024,
         rates=LearningRates(
-            matrix=0.02, embedding=0.3, value_embedding=0.15, head=0.008, scalar=0.5, weight_decay=0.0
+            matrix=0.02, embedding=0.3, value_embedding=0.15, head=0.008, scalar=0.05, weight_decay=0.0
         ),
         rates_width=256,
         rates_batch=4096,

@@ -9,19 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nanochat import hardware
 from nanochat.batches.position import DataIdentity, DataPosition, RowPosition, check_identity
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
-from nanochat.checkpoint.meta import CheckpointMeta, Progress, SourceRun, TrainingPlan
-from nanochat.config import to_json
+from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.console import say
 from nanochat.eval.batching import length_batches, pad_right
 from nanochat.model.backend import choose_backend
 from nanochat.model.compilation import CompileMode
-from nanochat.model.cost import parameter_counts
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import IGNORE
-from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
 from nanochat.text.own_files import absolute
 from nanochat.train.objective import preference_loss
@@ -37,8 +33,8 @@ from nanochat.train.session import (
 )
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult, apply_gradients
+from nanochat.train.successor import described, planned_from, policy_plan
 
-_MOMENTUM = 0.9
 _ROUNDING = 1e-5
 """A smaller margin is none: before the first step, all are rounding errors."""
 
@@ -103,7 +99,7 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
         options=config,
         trainer=make_trainer(meta, directory, model, source.tokenizer, None, runtime),
         meta=meta,
-        facts={"plan": _described(meta), "dataset": config.pairs},
+        facts={"plan": described(meta), "dataset": config.pairs},
         score=_scorer(held_out, reference, config.beta, tokens, runtime),
         prompts=(),
         step=PreferenceStep(
@@ -201,28 +197,13 @@ def _scorer(
 
 
 def _planned(config: DpoConfig, source: OpenCheckpoint, training: int) -> CheckpointMeta:
-    before = source.meta.plan
-    steps = config.num_iterations or max(1, round(config.epochs * training / config.pairs_per_step))
-    momentum = dict.fromkeys(("momentum_start", "momentum_peak", "momentum_final"), _MOMENTUM)
-    plan = TrainingPlan(
-        schedule=Schedule(steps, 0, config.warmdown, 0.0, 0, **momentum),
-        rates=replace(before.rates.scaled(config.lr_fraction), weight_decay=0.0),
-        muon_per_head=before.muon_per_head,
+    plan = policy_plan(
+        source,
+        steps=config.num_iterations or max(1, round(config.epochs * training / config.pairs_per_step)),
+        warmdown=config.warmdown,
+        rates=replace(source.meta.plan.rates.scaled(config.lr_fraction), weight_decay=0.0),
         batch_tokens=2 * config.pairs_per_step * source.config.max_seq_len,
-        device_batch_size=config.device_batch_size or before.device_batch_size,
+        device_batch_size=config.device_batch_size,
         seed=config.seed,
     )
-    return CheckpointMeta(
-        stage="dpo",
-        model=source.config,
-        tokenizer=source.tokenizer.hash,
-        plan=plan,
-        progress=Progress(),
-        source=SourceRun(config.from_tag, source.step, source.meta.files["model"].sha256),
-        config=to_json(config),
-        software=hardware.software(),
-    )
-
-
-def _described(meta: CheckpointMeta) -> dict[str, object]:
-    return {"model": to_json(meta.model), "parameters": parameter_counts(meta.model), **to_json(meta.plan)}
+    return planned_from(source, "dpo", config.from_tag, plan, config)

@@ -3,19 +3,16 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-from nanochat import hardware
 from nanochat.batches.position import DataIdentity, check_identity
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
-from nanochat.checkpoint.meta import CheckpointMeta, Progress, SourceRun, TrainingPlan
+from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.config import to_json
 from nanochat.infer.engine import Engine
 from nanochat.model.backend import choose_backend
 from nanochat.model.compilation import CompileMode
-from nanochat.model.cost import parameter_counts
 from nanochat.optim.groups import LearningRates
-from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
 from nanochat.tasks.registry import TASKS
 from nanochat.tasks.task import Item, ItemSplit, Task
@@ -41,9 +38,7 @@ from nanochat.train.session import (
     make_trainer,
     saved_run,
 )
-
-_MOMENTUM = 0.9
-"""Of Muon: a policy changes too fast for the longer average of pretraining."""
+from nanochat.train.successor import described, planned_from, policy_plan
 
 Learn = Literal["matrices", "all"]
 _LEARN: Mapping[Learn, Callable[[LearningRates], LearningRates]] = {
@@ -182,7 +177,7 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
         options=config,
         trainer=trainer,
         meta=meta,
-        facts={"plan": _described(meta), "dataset": config.task},
+        facts={"plan": described(meta), "dataset": config.task},
         score=scorer(sampler, held_out[: config.eval_items], config.eval_samples, runtime),
         prompts=(),
         step=step,
@@ -222,36 +217,13 @@ def _items(task: Task, split: ItemSplit, seed: int, runtime: Runtime) -> Sequenc
 
 
 def _planned(config: RlConfig, source: OpenCheckpoint) -> CheckpointMeta:
-    before = source.meta.plan
-    schedule = Schedule(
-        total_steps=config.num_iterations,
-        warmup_steps=0,
-        warmdown_fraction=config.warmdown,
-        final_lr=0.0,
-        momentum_warmup_steps=0,
-        momentum_start=_MOMENTUM,
-        momentum_peak=_MOMENTUM,
-        momentum_final=_MOMENTUM,
-    )
-    plan = TrainingPlan(
-        schedule=schedule,
-        rates=_LEARN[config.learn](before.rates.scaled(config.lr_fraction)),
-        muon_per_head=before.muon_per_head,
+    plan = policy_plan(
+        source,
+        steps=config.num_iterations,
+        warmdown=config.warmdown,
+        rates=_LEARN[config.learn](source.meta.plan.rates.scaled(config.lr_fraction)),
         batch_tokens=config.prompts_per_step * config.samples * source.config.max_seq_len,
-        device_batch_size=config.device_batch_size or before.device_batch_size,
+        device_batch_size=config.device_batch_size,
         seed=config.seed,
     )
-    return CheckpointMeta(
-        stage="rl",
-        model=source.config,
-        tokenizer=source.tokenizer.hash,
-        plan=plan,
-        progress=Progress(),
-        source=SourceRun(config.from_tag, source.step, source.meta.files["model"].sha256),
-        config=to_json(config),
-        software=hardware.software(),
-    )
-
-
-def _described(meta: CheckpointMeta) -> dict[str, Any]:
-    return {"model": to_json(meta.model), "parameters": parameter_counts(meta.model), **to_json(meta.plan)}
+    return planned_from(source, "rl", config.from_tag, plan, config)

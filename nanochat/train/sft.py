@@ -4,20 +4,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
-from nanochat import hardware
 from nanochat.batches.loader import sft_loader
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
-from nanochat.checkpoint.meta import CheckpointMeta, Progress, SourceRun, TrainingPlan
-from nanochat.config import to_json
+from nanochat.checkpoint.meta import TrainingPlan
 from nanochat.console import say
 from nanochat.conversations.mixtures import absolute_mixture, load_conversations, show_mixture
 from nanochat.conversations.rendering import RenderedConversations, render_conversations
 from nanochat.eval.conversation_loss import mean_loss
 from nanochat.model.backend import choose_backend
-from nanochat.model.cost import flops_per_token, parameter_counts
+from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
@@ -32,6 +29,7 @@ from nanochat.train.session import (
     saved_run,
 )
 from nanochat.train.state import Trainer
+from nanochat.train.successor import described, planned_from
 
 _EVAL_BATCH_TOKENS = 16_384
 
@@ -84,16 +82,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     )
     assert loader.rows_per_epoch is not None
     plan = _training_plan(config, source.meta.plan, micro_rows, math.ceil(loader.rows_per_epoch / rows))
-    planned = CheckpointMeta(
-        stage="sft",
-        model=source.config,
-        tokenizer=source.tokenizer.hash,
-        plan=plan,
-        progress=Progress(),
-        source=SourceRun(config.from_tag, source.step, source.meta.files["model"].sha256),
-        config=to_json(config),
-        software=hardware.software(),
-    )
+    planned = planned_from(source, "sft", config.from_tag, plan, config)
     meta = begin_or_resume(planned, saved, config.model_tag)
     model = _model(config, source, plan, runtime)
     if runtime.is_main:
@@ -110,16 +99,10 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         options=config,
         trainer=trainer,
         meta=meta,
-        facts={"plan": _described(meta), "dataset": config.mixture},
+        facts={"plan": described(meta), "dataset": config.mixture},
         score=_scorer(config, source.tokenizer, max_seq_len, runtime),
         prompts=(),
     ).execute()
-
-
-def _described(meta: CheckpointMeta) -> dict[str, Any]:
-    """The plan for the metrics, with the model's shape and parameter counts as in a pretraining plan."""
-    parameters = parameter_counts(meta.model)
-    return {"model": to_json(meta.model), "parameters": parameters, **to_json(meta.plan)}
 
 
 def _training_plan(

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,13 @@ def figures(tag: str) -> dict[str, Any]:
     }
 
 
+def assert_no_jump(tag: str) -> None:
+    """In the first twenty steps neither the loss rises nor do the gradients explode, as they do if a rate is too high."""
+    rows = [row for row in rows_of(default_paths().metrics(tag), TrainRow)][:20]
+    assert all(after.loss < before.loss + 0.3 for before, after in pairwise(rows))
+    assert max(row.grad_norm for row in rows) < 3
+
+
 def greedy_answers(max_new_tokens: int) -> tuple[Tokenizer, list[list[int]]]:
     """The SFT run's tokenizer, and the token ids of its answers to the recorded questions."""
     with open_runtime("cpu", "fp32") as runtime:
@@ -110,6 +118,7 @@ def test_training_gives_the_recorded_bits(base_dir: Path, capsys: pytest.Capture
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert done.returncode == 0, done.stderr
+    assert_no_jump("baserun")
     now = {tag: figures(tag) for tag in LAST_STEP}
     if fingerprint() == RECORDED["fingerprint"]:
         assert now == RECORDED["runs"]
