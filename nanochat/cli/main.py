@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from nanochat import __version__
 from nanochat.cli.verbs import GROUPS, VERBS, Verb
@@ -133,13 +133,38 @@ def _parse(name: tuple[str, ...], verb: Verb, config_class: type, arguments: lis
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
-                config_class, prog=" ".join(("nanochat", *name)), description=f"{verb.help}.", args=arguments
+                config_class,
+                prog=" ".join(("nanochat", *name)),
+                description=f"{verb.help}.",
+                args=_with_repeats_joined(config_class, arguments),
             )
     except SystemExit as end:
         if not end.code:
             raise
         problem = _without_box(said.getvalue()).removeprefix(f"Error parsing {config_class.__name__}: ")
     raise ValueError(problem)
+
+
+def _with_repeats_joined(config_class: type, arguments: list[str]) -> list[str]:
+    """The arguments with `--set A --set B` as `--set A B`, because the parser would keep the last one only.
+
+    For flags that take any number of values; the last of other repeated flags counts.
+    """
+    hints = get_type_hints(config_class)
+    lists = {f"--{name.replace('_', '-')}" for name, hint in hints.items() if Ellipsis in get_args(hint)}
+    joined: dict[str, list[str]] = {}
+    others: list[str] = []
+    at = others
+    for word in arguments:
+        flag, has_value, value = word.partition("=")
+        if flag in lists:
+            values = joined.setdefault(flag, [])
+            values += [value] if has_value else []
+            at = others if has_value else values
+        else:
+            at = others if word.startswith("-") else at
+            at.append(word)
+    return [*others, *(word for flag, values in joined.items() for word in (flag, *values))]
 
 
 def _without_box(text: str) -> str:

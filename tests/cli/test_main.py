@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.cli.main import main
+from nanochat.cli.main import main, parse_command
 from nanochat.cli.verbs import VERBS, Verb
 
 _STAGE = '''
@@ -179,6 +179,20 @@ def test_the_overview_names_every_verb(capsys, arguments: list[str]):
         assert f"  {' '.join(name):20} {verb.help}\n" in out
     assert err == ""
     assert max(map(len, out.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--set", "a.b=1", "c.d=2"],
+        ["--set", "a.b=1", "--set", "c.d=2"],
+        ["--set=a.b=1", "--set=c.d=2"],
+        ["--set=a.b=1", "--depth=4", "--set", "c.d=2"],
+    ],
+)
+def test_a_flag_with_several_values_may_be_repeated(words):
+    config = parse_command(["run", "quickstart", *words])
+    assert (config.recipe, config.set) == ("quickstart", ("a.b=1", "c.d=2"))
 
 
 def test_a_group_alone_lists_its_verbs(capsys):

@@ -89,8 +89,8 @@ def figures(tag: str) -> dict[str, Any]:
 
 
 def assert_no_jump(tag: str) -> None:
-    """In the first twenty steps neither the loss rises nor do the gradients explode, as they do if a rate is too high."""
-    rows = [row for row in rows_of(default_paths().metrics(tag), TrainRow)][:20]
+    """In the first twenty steps the loss does not rise nor do the gradients explode, as if a rate is too high."""
+    rows = list(rows_of(default_paths().metrics(tag), TrainRow))[:20]
     assert all(after.loss < before.loss + 0.3 for before, after in pairwise(rows))
     assert max(row.grad_norm for row in rows) < 3
 
