@@ -22,14 +22,13 @@ from nanochat.runtime import Runtime
 from nanochat.text.own_files import absolute
 from nanochat.train.objective import preference_loss
 from nanochat.train.preferences import PreferencePair, read_pairs, split_pairs
+from nanochat.train.resuming import begin_or_resume, saved_run
 from nanochat.train.rollouts import Shuffled
 from nanochat.train.session import (
     Session,
     TrainingOptions,
     TrainingResult,
-    begin_or_resume,
     make_trainer,
-    saved_run,
 )
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult, apply_gradients

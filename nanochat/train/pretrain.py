@@ -21,13 +21,12 @@ from nanochat.text.readers import Document
 from nanochat.text.shared_dataset import open_shared
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.plan import describe_duration, describe_plan, device_memory
+from nanochat.train.resuming import begin_or_resume, saved_run
 from nanochat.train.session import (
     Session,
     TrainingOptions,
     TrainingResult,
-    begin_or_resume,
     make_trainer,
-    saved_run,
 )
 from nanochat.train.state import Trainer
 

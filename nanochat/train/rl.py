@@ -26,6 +26,7 @@ from nanochat.train.objective import (
     with_switches,
 )
 from nanochat.train.reinforce import ReinforceStep
+from nanochat.train.resuming import begin_or_resume, saved_run
 from nanochat.train.rewards import parse_rewards, rewards_digest
 from nanochat.train.rl_start import ENGINE_ROWS, PASS_KS, plan_memory, scorer, try_out
 from nanochat.train.rollout_files import KeepRollouts
@@ -34,9 +35,7 @@ from nanochat.train.session import (
     Session,
     TrainingOptions,
     TrainingResult,
-    begin_or_resume,
     make_trainer,
-    saved_run,
 )
 from nanochat.train.successor import described, planned_from, policy_plan
 

@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,6 @@ from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.config import to_json
 from nanochat.console import progress as progress_bar
 from nanochat.console import say
-from nanochat.errors import EnvironmentFault
 from nanochat.flags import WandbRun
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, PackingRow
@@ -27,7 +26,7 @@ from nanochat.model.compilation import CompileMode
 from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
 from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
-from nanochat.processes import Processes, launcher
+from nanochat.processes import launcher
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.hooks import Evaluate, Log, SampleText, Save
@@ -87,54 +86,6 @@ class TrainingResult:
     train_s: float
     wall_s: float
     peak_rss_bytes: int
-
-
-def resume_step(directory: Path, options: TrainingOptions, processes: Processes) -> int | None:
-    """The step to resume from, or None to start; process 0 decides. Raises ValueError rather than overwrite a run."""
-    return processes.decide(lambda: _resume_step(directory, options))
-
-
-def _resume_step(directory: Path, options: TrainingOptions) -> int | None:
-    there = store.committed(directory)
-    if options.resume == "auto":
-        newest = store.latest(directory)
-        if there and newest is None:
-            raise EnvironmentFault(
-                f"every checkpoint in {directory} is torn: restore the files, or delete the folder"
-            )
-        return newest
-    if there:
-        raise ValueError(
-            f"{directory} already holds a run at step {there[-1]}: continue it with --resume auto, "
-            "choose another --model-tag, or delete the folder"
-        )
-    return None
-
-
-def saved_run(directory: Path, options: TrainingOptions, processes: Processes) -> CheckpointMeta | None:
-    """The checkpoint to resume from, the same on every process, or None to start. Raises as `resume_step`."""
-    step = resume_step(directory, options, processes)
-    saved = None if step is None else store.load_meta(directory, step)
-    processes.same("the checkpoint", saved and to_json(saved.files))
-    return saved
-
-
-def begin_or_resume(planned: CheckpointMeta, saved: CheckpointMeta | None, model_tag: str) -> CheckpointMeta:
-    """The planned run with the progress of `saved`, if there is one.
-
-    Raises ValueError unless both have the same course.
-    """
-    if saved is None:
-        return planned
-    before, now = saved.course(), planned.course()
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            raise ValueError(
-                f"cannot resume: the run's {key} was {before.get(key)!r} and is now {now.get(key)!r}; "
-                "use the same flags, or another --model-tag"
-            )
-    say(f"resuming {model_tag} at step {saved.step} of {planned.plan.total_steps}")
-    return replace(planned, progress=saved.progress)
 
 
 def make_trainer(

@@ -20,13 +20,12 @@ from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
 from nanochat.scaling import asked_micro_batch_rows, largest_share, micro_batch_rows, rows_per_step
 from nanochat.tokenizer.tokenizer import Tokenizer
+from nanochat.train.resuming import begin_or_resume, saved_run
 from nanochat.train.session import (
     Session,
     TrainingOptions,
     TrainingResult,
-    begin_or_resume,
     make_trainer,
-    saved_run,
 )
 from nanochat.train.state import Trainer
 from nanochat.train.successor import described, planned_from

@@ -1,0 +1,69 @@
+"""Resuming: which checkpoint, and whether the run that is asked for is the run that was saved."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from nanochat.checkpoint import store
+from nanochat.checkpoint.meta import CheckpointMeta
+from nanochat.config import to_json
+from nanochat.console import say
+from nanochat.errors import EnvironmentFault
+from nanochat.processes import Processes
+from nanochat.train.session import TrainingOptions
+
+
+def resume_step(directory: Path, options: TrainingOptions, processes: Processes) -> int | None:
+    """The step to resume from, or None to start; process 0 decides. Raises ValueError rather than overwrite a run."""
+    return processes.decide(lambda: _resume_step(directory, options))
+
+
+def _resume_step(directory: Path, options: TrainingOptions) -> int | None:
+    there = store.committed(directory)
+    if options.resume == "auto":
+        newest = store.latest(directory)
+        if there and newest is None:
+            raise EnvironmentFault(
+                f"every checkpoint in {directory} is torn: restore the files, or delete the folder"
+            )
+        return newest
+    if there:
+        raise ValueError(
+            f"{directory} already holds a run at step {there[-1]}: continue it with --resume auto, "
+            "choose another --model-tag, or delete the folder"
+        )
+    return None
+
+
+def saved_run(directory: Path, options: TrainingOptions, processes: Processes) -> CheckpointMeta | None:
+    """The checkpoint to resume from, the same on every process, or None to start. Raises as `resume_step`."""
+    step = resume_step(directory, options, processes)
+    saved = None if step is None else store.load_meta(directory, step)
+    processes.same("the checkpoint", saved and to_json(saved.files))
+    return saved
+
+
+def begin_or_resume(planned: CheckpointMeta, saved: CheckpointMeta | None, model_tag: str) -> CheckpointMeta:
+    """The planned run with the progress of `saved`, if there is one.
+
+    If only the formula for the rates has changed since, the run keeps those that it began with.
+    Raises ValueError unless both have the same course.
+    """
+    if saved is None:
+        return planned
+    if saved.plan.rates != planned.plan.rates and _asked_rates(saved) == _asked_rates(planned):
+        say("resuming with the learning rates that the run began with; a new run would take others")
+        planned = replace(planned, plan=replace(planned.plan, rates=saved.plan.rates))
+    before, now = saved.course(), planned.course()
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise ValueError(
+                f"cannot resume: the run's {key} was {before.get(key)!r} and is now {now.get(key)!r}; "
+                "use the same flags, or another --model-tag"
+            )
+    say(f"resuming {model_tag} at step {saved.step} of {planned.plan.total_steps}")
+    return replace(planned, progress=saved.progress)
+
+
+def _asked_rates(meta: CheckpointMeta) -> list[object]:
+    """What the flags say of the rates; the rest of what they follow from is compared as part of the course."""
+    return [meta.config.get(flag) for flag in ("lr_scale", "lr_fraction", "learn")]
