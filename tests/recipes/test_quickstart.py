@@ -21,6 +21,7 @@ TINY = (
     "pretrain.eval-bytes=2000",
     "eval-base.max-bytes=2000",
     "eval-before.max-items=2",
+    "sft.mixture=builtin*0.05",
     "sft.num-iterations=3",
     "sft.eval-conversations=4",
     "eval-chat.max-items=2",

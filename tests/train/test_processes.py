@@ -20,7 +20,7 @@ from nanochat.paths import default_paths
 pytestmark = pytest.mark.slow
 
 STEPS = 14
-KILLS = int(os.environ.get("NANOCHAT_KILLS", 3))
+KILLS = int(os.environ.get("NANOCHAT_KILLS", 2))
 PATIENCE_S = 120
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 
