@@ -43,8 +43,7 @@ def render_conversations(
 
     Raises ValueError for a conversation that cannot be rendered, or if none has a supervised token.
     """
-    shared = runtime is not None and runtime.processes.world_size > 1
-    if runtime is None or not shared:
+    if runtime is None or runtime.processes.world_size == 1:
         rendered = _render(conversations, tokenizer, max_seq_len)
     else:
         own = runtime.processes.share(len(conversations))

@@ -137,9 +137,6 @@ class PreferenceStep:
                 losses_B, margins_B = losses(trainer.model, self.reference, lot, self.beta)
                 (losses_B.sum() / len(drawn)).backward()
                 total += torch.stack((losses_B.detach().sum(), (margins_B > _ROUNDING).sum())) / len(drawn)
-        for parameter in trainer.model.parameters():
-            if parameter.grad is None:  # more processes than pairs
-                parameter.grad = torch.zeros_like(parameter)
         loss, preferred = processes.sum(total)
         update = apply_gradients(trainer, loss)
         tokens = sum(len(pair.chosen) + len(pair.rejected) - 2 for pair in drawn)

@@ -180,9 +180,6 @@ class ReinforceStep:
             for batch in length_batches([lesson.length for lesson in mine], self.micro_tokens):
                 lot = [mine[i] for i in batch]
                 total += backward(trainer.model, self.reference, lot, self.objective, own)
-        for parameter in trainer.model.parameters():
-            if parameter.grad is None:  # fewer lessons than processes
-                parameter.grad = torch.zeros_like(parameter)
         for part in processes.gather(own):
             tally.add(part)
         total = processes.sum(total)

@@ -62,7 +62,7 @@ class RlConfig(TrainingOptions):
     samples: int = 8
     """Replies to each prompt, which are compared with each other."""
     objective: ObjectiveName = "reinforce"
-    """reinforce, grpo, dr-grpo or dapo; the seven switches below override its own."""
+    """A named objective; each of the seven switches below replaces its own setting."""
     baseline: Baseline | None = None
     """Subtract the mean reward of the prompt's samples, or nothing."""
     scale: Scale | None = None
@@ -70,9 +70,9 @@ class RlConfig(TrainingOptions):
     normalise: Normalise | None = None
     """Weigh all tokens alike, all samples alike, or by a constant."""
     clip_low: float | None = None
-    """How far a token's probability may fall, as a share of what it was when sampled, and still be pushed on."""
+    """Clipping: a token that lost more than this share of its probability since sampling is not lowered further."""
     clip_high: float | None = None
-    """How far it may rise."""
+    """A token that gained more than this share is not raised further."""
     kl: float | None = None
     """Weight of the divergence from the run it starts from."""
     dynamic: bool | None = None

@@ -55,7 +55,7 @@ class Update:
 def apply_gradients(trainer: Trainer, nats: Tensor) -> Update:
     """Sum the gradients over processes and step the optimiser, unless they or the loss `nats` are not finite."""
     step, schedule = trainer.progress.step, trainer.schedule
-    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    gradients = [_gradient(parameter) for parameter in trainer.model.parameters()]
     trainer.runtime.processes.sum_each(gradients)
     grad_norm = nn.utils.get_total_norm(gradients)
     loss, norm = torch.stack((nats, grad_norm.to(nats.dtype))).tolist()  # the step's only wait for the device
@@ -65,6 +65,13 @@ def apply_gradients(trainer: Trainer, nats: Tensor) -> Update:
         trainer.optimizer.step(lr, schedule.momentum(step), schedule.weight_decay(step))
     trainer.optimizer.zero_grad()
     return Update(loss, norm, skipped, lr)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """The parameter's gradient; zeros on a process that had no samples, so that all processes sum alike."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def accumulate_gradients(trainer: Trainer, batches: list[Batch]) -> Tensor:
