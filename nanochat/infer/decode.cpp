@@ -18,6 +18,7 @@
 #include <mutex>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #ifdef __AVX512BF16__
@@ -30,6 +31,7 @@ constexpr int LANES = 16;               // floats of a vector
 constexpr int VECTORS = 4;              // vectors of a panel
 constexpr int PANEL = LANES * VECTORS;  // outputs computed together
 constexpr int ROWS = 6;                 // tokens computed together: 24 sums fit the registers of AVX-512
+constexpr int64_t CACHED_BYTES = 8 << 20;  // weights that are quick for every thread to read (docs/log.md)
 constexpr int UNITS_PER_THREAD = 3;     // into which work is divided, so that none waits long for the last
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -54,7 +56,7 @@ struct Matrix {
 struct Layer {
   Matrix qkv, out, up, down;      // qkv: H queries, K keys, K values, then the value gates if there are any
   const float* value_embeddings;  // (V, K * D), or null
-  float *keys, *values;           // the cache, (rows, K, slots, D)
+  void *keys, *values;            // the cache, (rows, K, slots, D)
   int32_t window;
   float stream_scale, embedding_scale;
 };
@@ -71,6 +73,8 @@ struct Model {
   Matrix head;
   const float *embeddings, *smear, *cos, *sin;  // (V, C), (V) or null, (positions, D), (positions, D)
   int32_t n_layer, width, heads, kv_heads, head_dim, mlp_width, middle_layer, slots;
+  int64_t weight_bytes;  // of all layers
+  int32_t bf16_cache;    // its cells are bf16, not floats
   float attention_scale, gate_scale, backout, softcap;
 };
 }
@@ -107,7 +111,7 @@ class Team {
   // A ticket is (number of the job: 40 bits, its units: 12, the next unit: 12); taking a unit adds one.
   static constexpr int FIELD = 12;
   static constexpr uint64_t MASK = (1 << FIELD) - 1;
-  static constexpr int SPINS = 1000;  // some twenty microseconds; more would take the cores from others
+  static constexpr int SPINS = 2000;  // some forty microseconds; more would take the cores from others
 
   struct Slot {
     void (*call)(const void* job, uint64_t unit);
@@ -164,6 +168,21 @@ class Team {
   alignas(64) Slot slots[2];
 };
 
+// The calling thread by itself, as a team.
+struct Alone {
+  static constexpr int threads = 1;
+
+  template <class Job>
+  void run_ranges(uint64_t items, const Job& job) const {
+    job(0, items);
+  }
+
+  template <class Job>
+  void run(uint64_t items, const Job& job) const {
+    for (uint64_t item = 0; item < items; item++) job(item);
+  }
+};
+
 Team* team;  // never destroyed: its threads run until the process ends
 
 inline int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
@@ -179,11 +198,29 @@ inline float sum(vec v) {
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-// Whether any of a panel's floats is above a limit.
-inline bool any_above(const float* x, float limit) {
-  int_vec above{};
-  for (int v = 0; v < VECTORS; v++) above |= load(x + v * LANES) > limit;
-  const auto words = std::bit_cast<std::array<int64_t, LANES / 2>>(above);
+// The N-lane groups of a and b in turn, each the sum of two neighbouring groups.
+template <int N>
+inline vec fold(vec a, vec b) {
+  const auto group = [&]<int... Lane>(std::integer_sequence<int, Lane...>) {
+    constexpr auto source = [](int lane, int second) {
+      return lane / (2 * N) * 2 * N + lane % N + (lane / N % 2 ? LANES : 0) + second;
+    };
+    return __builtin_shufflevector(a, b, source(Lane, 0)...) + __builtin_shufflevector(a, b, source(Lane, N)...);
+  };
+  return group(std::make_integer_sequence<int, LANES>());
+}
+
+// The sums of LANES vectors, which are overwritten.
+inline vec sums(vec (&v)[LANES]) {
+  for (int i = 0; i < 8; i++) v[i] = fold<8>(v[i], v[i + 8]);
+  for (int i = 0; i < 4; i++) v[i] = fold<4>(v[i], v[i + 4]);
+  for (int i = 0; i < 2; i++) v[i] = fold<2>(v[i], v[i + 2]);
+  return fold<1>(v[0], v[1]);
+}
+
+// Whether any lane of a comparison holds.
+inline bool any(int_vec holds) {
+  const auto words = std::bit_cast<std::array<int64_t, LANES / 2>>(holds);
   int64_t all = 0;
   for (int64_t word : words) all |= word;
   return all;
@@ -235,10 +272,18 @@ struct Int8Panel {
 };
 
 // The nearest bf16, ties to even.
-inline uint32_t bf16(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
+inline word_vec bf16(vec x) {
+  const word_vec bits = (word_vec)x;
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
+
+// A cell of the cache is a float or a bf16.
+using bf16_cell = uint16_t;
+typedef bf16_cell cell_vec __attribute__((vector_size(2 * LANES), aligned(2)));
+inline vec load(const bf16_cell* p) {
+  return (vec)(__builtin_convertvector(*reinterpret_cast<const cell_vec*>(p), word_vec) << 16);
+}
+inline void store(bf16_cell* p, vec v) { *reinterpret_cast<cell_vec*>(p) = __builtin_convertvector(bf16(v), cell_vec); }
 
 // Inputs are rounded to bf16 as well, so that processors with bf16 units multiply two pairs at once.
 struct Bf16Panel {
@@ -270,11 +315,15 @@ const typename Panel::In* converted(const float* x, int64_t n, int inputs, bool 
   } else {
     thread_local std::vector<uint32_t> space;
     space.resize(std::max<size_t>(space.size(), n * inputs / 2));
-    uint32_t* pair = space.data();
+    float* pairs = reinterpret_cast<float*>(space.data());
     const int half = inputs / 2;
-    for (int64_t t = 0; t < n; t++, x += inputs) {
+    for (int64_t t = 0; t < n; t++, x += inputs, pairs += half) {
       const float scale = normalised ? inverse_rms(x, inputs) : 1.0f;
-      for (int i = 0; i < half; i++) *pair++ = bf16(x[i] * scale) | bf16(x[i + half] * scale) << 16;
+      int i = 0;
+      for (; i + LANES <= half; i += LANES)
+        store(pairs + i, (vec)(bf16(load(x + i) * scale) | bf16(load(x + i + half) * scale) << 16));
+      for (; i < half; i++)  // half a vector is left
+        space[t * half + i] = bf16(vec{} + x[i] * scale)[0] | bf16(vec{} + x[i + half] * scale)[0] << 16;
     }
     return space.data();
   }
@@ -307,12 +356,12 @@ constexpr void (*MULTIPLY_TILE[])(const typename Panel::In*, const Matrix&, int6
     multiply_tile<6, Panel>,
 };
 
-template <class Panel, class Put>
-void multiply_panels(const float* x, int64_t n, const Matrix& m, bool normalised, const Put& put) {
+template <class Panel, class Workers, class Put>
+void multiply_panels(Workers& workers, const float* x, int64_t n, const Matrix& m, bool normalised, const Put& put) {
   const int64_t tiles = (n + ROWS - 1) / ROWS, panels = (m.outputs + PANEL - 1) / PANEL;
-  const int64_t parts = std::min<int64_t>(tiles, (team->threads * UNITS_PER_THREAD + panels - 1) / panels);
+  const int64_t parts = std::min<int64_t>(tiles, (workers.threads * UNITS_PER_THREAD + panels - 1) / panels);
   const auto begin_of = [&](int64_t tile) { return tile * n / tiles; };
-  team->run_ranges(panels * parts, [&](int64_t begin, int64_t end) {
+  workers.run_ranges(panels * parts, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end;) {  // the panels of one part of the tokens after another
       const int64_t part = item / panels, last = std::min(end, (part + 1) * panels);
       const int64_t first_tile = part * tiles / parts, last_tile = (part + 1) * tiles / parts;
@@ -339,29 +388,29 @@ void multiply_panels(const float* x, int64_t n, const Matrix& m, bool normalised
 }
 
 // The product of a matrix with n vectors x, or with x / rms(x). put(token, output, vec) receives 16 outputs at a time.
-template <class Put>
-void multiply(const float* x, int64_t n, const Matrix& m, bool normalised, const Put& put) {
+template <class Workers, class Put>
+void multiply(Workers& workers, const float* x, int64_t n, const Matrix& m, bool normalised, const Put& put) {
   switch (m.kind) {
-    case FP32: return multiply_panels<Fp32Panel>(x, n, m, normalised, put);
-    case BF16: return multiply_panels<Bf16Panel>(x, n, m, normalised, put);
-    default: return multiply_panels<Int8Panel>(x, n, m, normalised, put);
+    case FP32: return multiply_panels<Fp32Panel>(workers, x, n, m, normalised, put);
+    case BF16: return multiply_panels<Bf16Panel>(workers, x, n, m, normalised, put);
+    default: return multiply_panels<Int8Panel>(workers, x, n, m, normalised, put);
   }
 }
 
-// Normalise and rotate one head's channels (RoPE); y may be x. sin has the sign that each half takes.
-inline void rotate(const float* x, float* y, const float* cos, const float* sin, int D) {
+// Normalise and rotate one head's channels (RoPE) in place. sin has the sign that each half takes.
+inline void rotate(float* x, const float* cos, const float* sin, int D) {
   const float scale = inverse_rms(x, D);
   const int half = D / 2;
   for (int i = 0; i < half; i++) {
     const float a = x[i] * scale, b = x[i + half] * scale;
-    y[i] = a * cos[i] + b * sin[i];
-    y[i + half] = b * cos[i + half] + a * sin[i + half];
+    x[i] = a * cos[i] + b * sin[i];
+    x[i + half] = b * cos[i + half] + a * sin[i + half];
   }
 }
 
 // The weighted sum of N vectors of channels over `count` slots.
-template <int N>
-int weighted_sum(const float* v, int D, const float* weights, int64_t count, float scale, float* y) {
+template <int N, class Cell>
+int weighted_sum(const Cell* v, int D, const float* weights, int64_t count, float scale, float* y) {
   vec total[N]{};
   for (int64_t s = 0; s < count; s++, v += D)
     for (int i = 0; i < N; i++) total[i] += load(v + i * LANES) * weights[s];
@@ -370,21 +419,27 @@ int weighted_sum(const float* v, int D, const float* weights, int64_t count, flo
 }
 
 // Attention of one query to `count` slots.
-void attend(const float* q, const float* k, const float* v, int64_t count, int D, float scale, float* y) {
+template <class Cell>
+void attend(const float* q, const Cell* k, const Cell* v, int64_t count, int D, float scale, float* y) {
   thread_local std::vector<float> space;
   space.resize(std::max<size_t>(space.size(), padded(count)));
   float* weights = space.data();
-  float highest = -INFINITY;
-  for (int64_t s = 0; s < count; s++) {
-    vec products{};
-    for (int i = 0; i < D; i += LANES) {
-      products += load(q + i) * load(k + s * D + i);
-      __builtin_prefetch(v + s * D + i);
-    }
-    weights[s] = sum(products) * scale;
-    highest = std::max(highest, weights[s]);
+  vec high = vec{} - INFINITY;
+  for (int64_t s = 0; s < count; s += LANES) {
+    vec products[LANES]{};
+    for (int i = 0; i < D; i += LANES)
+      for (int j = 0; j < LANES; j++) {
+        const int64_t at = std::min(s + j, count - 1) * D + i;
+        products[j] += load(q + i) * load(k + at);
+        __builtin_prefetch(v + at);
+      }
+    const vec scores = sums(products) * scale;
+    store(weights + s, scores);
+    high = scores > high ? scores : high;  // a slot that stands in for one beyond the last changes nothing
   }
   std::fill(weights + count, weights + padded(count), -INFINITY);
+  float highest = high[0];
+  for (int lane = 1; lane < LANES; lane++) highest = std::max(highest, high[lane]);
   vec total{};
   for (int64_t s = 0; s < count; s += LANES) {
     const vec e = exponential(load(weights + s) - highest);
@@ -400,54 +455,75 @@ void attend(const float* q, const float* k, const float* v, int64_t count, int D
 
 struct Candidate {
   float value;
-  int64_t id;
   float weight;  // its probability relative to the likeliest token's
+  int64_t id;
 };
 
-// The k likeliest tokens, best first, equal ones by id.
-void find_best(const float* logits, int64_t vocab, int64_t k, std::vector<Candidate>& best) {
-  best.assign(k, {-INFINITY, 0, 0.0f});
-  const auto above = [](float value, const Candidate& other) { return value > other.value; };
-  for (int64_t block = 0; block < vocab; block += PANEL) {
-    const int64_t end = std::min(vocab, block + PANEL);
-    if (end - block == PANEL && !any_above(logits + block, best.back().value)) continue;
-    for (int64_t id = block; id < end; id++) {
-      if (!(logits[id] > best.back().value)) continue;
-      const auto place = std::upper_bound(best.begin(), best.end(), logits[id], above);
-      std::move_backward(place, best.end() - 1, best.end());
-      *place = {logits[id], id, 0.0f};
+// A value that at least k <= vocab of the logits reach, and few more: the k-th highest of the maxima of disjoint groups.
+float reached_by(const float* logits, int64_t vocab, int64_t k) {
+  constexpr int GROUPS = 4;  // for each of the k
+  thread_local std::vector<float> highest;
+  const int64_t vectors = vocab / LANES, wanted = (GROUPS * k + LANES - 1) / LANES;
+  if (vectors < wanted) return -INFINITY;
+  highest.resize(wanted * LANES);
+  for (int64_t group = 0; group < wanted; group++) {
+    vec most = vec{} - INFINITY;
+    for (int64_t at = group * vectors / wanted; at < (group + 1) * vectors / wanted; at++) {
+      const vec each = load(logits + at * LANES);
+      most = each > most ? each : most;
     }
+    store(highest.data() + group * LANES, most);
+  }
+  std::nth_element(highest.begin(), highest.begin() + (k - 1), highest.end(), std::greater<>());
+  return highest[k - 1];
+}
+
+// All tokens whose logit reaches a value, by id.
+void find_reaching(const float* logits, int64_t vocab, float value, std::vector<Candidate>& found) {
+  found.clear();
+  for (int64_t block = 0; block < vocab; block += LANES) {
+    const int64_t end = std::min(vocab, block + LANES);
+    if (end - block == LANES && !any(load(logits + block) >= value)) continue;
+    for (int64_t id = block; id < end; id++)
+      if (logits[id] >= value) found.push_back({logits[id], 0.0f, id});
   }
 }
 
 int64_t choose_row(const float* logits, int64_t vocab, const Choice& choice) {
   thread_local std::vector<Candidate> best;
-  // Tokens as likely as the last one of top_k are kept too: look further until the last one found is less likely.
-  int64_t k = std::min<int64_t>(vocab, choice.top_k + 1);
-  find_best(logits, vocab, k, best);
-  if (choice.top_k == 0) return best[0].id;
-  while (k < vocab && best[choice.top_k - 1].value == best.back().value)
-    find_best(logits, vocab, k = std::min(vocab, 2 * k), best);
+  const int64_t k = std::clamp<int64_t>(choice.top_k, 1, vocab);
+  find_reaching(logits, vocab, reached_by(logits, vocab, k), best);
+  if (best.empty()) return 0;  // every logit is NaN
+  const auto likelier = [](const Candidate& a, const Candidate& b) {
+    return a.value > b.value || (a.value == b.value && a.id < b.id);
+  };
+  if (choice.top_k == 0) return std::min_element(best.begin(), best.end(), likelier)->id;
+  std::sort(best.begin(), best.end(), likelier);
 
   float total = 0.0f, before = 0.0f;
   size_t kept = 0;
-  const float highest = best[0].value;
-  for (Candidate& each : best) each.weight = std::exp((each.value - highest) / choice.temperature);
-  const size_t limit = std::min<int64_t>(vocab, choice.top_k);
-  for (size_t at = 0; at < limit; at++) total += best[at].weight;
+  const size_t limit = std::min<size_t>(k, best.size());
+  for (size_t at = 0; at < limit; at++) {
+    best[at].weight = std::exp((best[at].value - best[0].value) / choice.temperature);
+    total += best[at].weight;
+  }
   for (; kept < limit && best[kept].weight >= choice.min_p; kept++) {
     if (choice.top_p < 1.0f && !(before < choice.top_p * total)) break;
     before += best[kept].weight;
   }
-  while (kept < best.size() && best[kept].value == best[std::max<size_t>(kept, 1) - 1].value) kept++;
-  best.resize(std::max<size_t>(kept, 1));
+  kept = std::max<size_t>(kept, 1);
+  for (; kept < best.size() && best[kept].value == best[kept - 1].value; kept++)  // tokens as likely as the last one
+    best[kept].weight = best[kept - 1].weight;
+  best.resize(kept);
 
-  std::vector<float> cumulated(best.size());
   std::sort(best.begin(), best.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
   float sum = 0.0f;
-  for (size_t at = 0; at < best.size(); at++) cumulated[at] = sum += best[at].weight;
-  const auto found = std::upper_bound(cumulated.begin(), cumulated.end(), choice.uniform * sum);
-  return best[std::min<size_t>(found - cumulated.begin(), best.size() - 1)].id;
+  for (Candidate& each : best) sum += each.weight;
+  const float share = choice.uniform * sum;
+  sum = 0.0f;
+  for (const Candidate& each : best)
+    if (share < (sum += each.weight)) return each.id;
+  return best.back().id;
 }
 
 // Where the intermediate results of n tokens lie in the work space.
@@ -469,6 +545,105 @@ struct Work {
   }
 };
 
+// As `hidden_states` below.
+template <class Cell, class Workers>
+void run_layers(Workers& workers, const Model& m, int64_t n, const int64_t* ids, const int64_t* previous,
+                const int64_t* rows, const int64_t* positions, int64_t wanted, const int64_t* which, float* work_space,
+                float* hidden) {
+  const int C = m.width, H = m.heads, K = m.kv_heads, D = m.head_dim, U = m.mlp_width;
+  const Work w(m, n, work_space);
+  std::vector<int64_t> kept_rows(wanted), kept_positions(wanted);
+
+  workers.run(n, [&](int64_t t) {
+    const float smear = m.smear && positions[t] > 0 ? m.smear[ids[t]] : 0.0f;
+    for (int i = 0; i < C; i += LANES) {
+      vec e = load(m.embeddings + ids[t] * C + i);
+      if (smear != 0.0f) e += load(m.embeddings + previous[t] * C + i) * smear;
+      store(w.x0 + t * C + i, e);
+      store(w.middle + t * C + i, e);
+      store(w.x + t * C + i, e * m.layers[0].stream_scale + e * m.layers[0].embedding_scale);
+    }
+  });
+  for (int at = 0; at < m.n_layer; at++) {
+    const Layer& layer = m.layers[at];
+    multiply(workers, w.x, n, layer.qkv, true, [&](int64_t t, int64_t o, vec y) {
+      store(w.qkv + t * w.qkv_stride + o, y);
+    });
+    Cell *const keys = static_cast<Cell*>(layer.keys), *const values = static_cast<Cell*>(layer.values);
+    workers.run(n * K, [&](int64_t item) {
+      const int64_t t = item / K, h = item % K, slot = ((rows[t] * K + h) * m.slots + positions[t]) * D;
+      const float *cos = m.cos + positions[t] * D, *sin = m.sin + positions[t] * D;
+      float* qkv = w.qkv + t * w.qkv_stride;
+      float* k = qkv + (H + h) * D;
+      for (int64_t q = h * H / K; q < (h + 1) * H / K; q++) rotate(qkv + q * D, cos, sin, D);
+      rotate(k, cos, sin, D);
+      const float* v = qkv + (H + K + h) * D;
+      const float* embedding = layer.value_embeddings ? layer.value_embeddings + (ids[t] * K + h) * D : nullptr;
+      const float gate = embedding ? m.gate_scale / (1.0f + std::exp(-qkv[(H + 2 * K) * D + h])) : 0.0f;
+      for (int i = 0; i < D; i += LANES) {
+        store(keys + slot + i, load(k + i));
+        store(values + slot + i, embedding ? load(v + i) + load(embedding + i) * gate : load(v + i));
+      }
+    });
+    if (at + 1 == m.n_layer && wanted < n) {
+      for (int64_t t = 0; t < wanted; t++) {
+        kept_rows[t] = rows[which[t]], kept_positions[t] = positions[which[t]];
+        for (float* table : {w.x, w.x0, w.middle}) std::copy_n(table + which[t] * C, C, table + t * C);
+        std::copy_n(w.qkv + which[t] * w.qkv_stride, w.qkv_stride, w.qkv + t * w.qkv_stride);
+      }
+      n = wanted, rows = kept_rows.data(), positions = kept_positions.data();
+    }
+    workers.run(n * H, [&](int64_t item) {
+      const int64_t t = item / H, h = item % H, first = std::max<int64_t>(0, positions[t] + 1 - layer.window);
+      const int64_t slot = ((rows[t] * K + h * K / H) * m.slots + first) * D;
+      attend(w.qkv + t * w.qkv_stride + h * D, keys + slot, values + slot, positions[t] + 1 - first, D,
+             m.attention_scale, w.attended + item * D);
+    });
+    multiply(workers, w.attended, n, layer.out, false, [&](int64_t t, int64_t o, vec y) {
+      store(w.x + t * C + o, load(w.x + t * C + o) + y);
+    });
+    multiply(workers, w.x, n, layer.up, true, [&](int64_t t, int64_t o, vec y) {
+      y = y > 0.0f ? y : vec{};
+      store(w.up + t * U + o, y * y);
+    });
+    const bool last = at + 1 == m.n_layer, at_middle = at + 1 == m.middle_layer;
+    const float stream = last ? 1.0f : m.layers[at + 1].stream_scale;
+    const float embedding = last ? 0.0f : m.layers[at + 1].embedding_scale;
+    multiply(workers, w.up, n, layer.down, false, [&](int64_t t, int64_t o, vec y) {
+      y += load(w.x + t * C + o);
+      if (at_middle) store(w.middle + t * C + o, y);
+      store(w.x + t * C + o, y * stream + load(w.x0 + t * C + o) * embedding);
+    });
+  }
+  workers.run(n, [&](int64_t t) {
+    float* x = w.x + t * C;
+    for (int i = 0; i < C; i += LANES) store(x + i, load(x + i) - load(w.middle + t * C + i) * m.backout);
+    const float scale = inverse_rms(x, C);
+    for (int i = 0; i < C; i += LANES) store(hidden + t * C + i, load(x + i) * scale);
+  });
+}
+
+// Whether each thread may run all layers for its own tokens: no token sees another one of this batch, and all weights
+// fit the cache of the processor, from which every thread reads them. Otherwise threads meet after each product.
+bool independent(const Model& m, int64_t n, const int64_t* rows, int64_t wanted) {
+  if (n < 2 || wanted < n || m.weight_bytes > CACHED_BYTES) return false;
+  return std::adjacent_find(rows, rows + n, std::greater_equal<>()) == rows + n;
+}
+
+template <class Cell>
+void share_layers(const Model& m, int64_t n, const int64_t* ids, const int64_t* previous, const int64_t* rows,
+                  const int64_t* positions, int64_t wanted, const int64_t* which, float* work_space, float* hidden) {
+  if (!independent(m, n, rows, wanted))
+    return run_layers<Cell>(*team, m, n, ids, previous, rows, positions, wanted, which, work_space, hidden);
+  const int64_t shares = std::min<int64_t>(n, team->threads);
+  team->run(shares, [&](int64_t share) {
+    const int64_t first = share * n / shares, own = (share + 1) * n / shares - first;
+    Alone alone;
+    run_layers<Cell>(alone, m, own, ids + first, previous + first, rows + first, positions + first, own, which,
+                     work_space + Work(m, first, nullptr).floats, hidden + first * m.width);
+  });
+}
+
 }  // namespace
 
 extern "C" {
@@ -486,75 +661,9 @@ int64_t work_floats(const Model* m, int64_t n) { return Work(*m, n, nullptr).flo
 // token; unused at position 0. Of the last layer, the other tokens need keys and values only.
 void hidden_states(const Model* model, int64_t n, const int64_t* ids, const int64_t* previous, const int64_t* rows,
                    const int64_t* positions, int64_t wanted, const int64_t* which, float* work_space, float* hidden) {
-  const Model& m = *model;
-  const int C = m.width, H = m.heads, K = m.kv_heads, D = m.head_dim, U = m.mlp_width;
-  const Work w(m, n, work_space);
-  std::vector<int64_t> kept_rows(wanted), kept_positions(wanted);
   std::lock_guard<std::mutex> alone(team->busy);
-
-  team->run(n, [&](int64_t t) {
-    const float smear = m.smear && positions[t] > 0 ? m.smear[ids[t]] : 0.0f;
-    for (int i = 0; i < C; i += LANES) {
-      vec e = load(m.embeddings + ids[t] * C + i);
-      if (smear != 0.0f) e += load(m.embeddings + previous[t] * C + i) * smear;
-      store(w.x0 + t * C + i, e);
-      store(w.middle + t * C + i, e);
-      store(w.x + t * C + i, e * m.layers[0].stream_scale + e * m.layers[0].embedding_scale);
-    }
-  });
-  for (int at = 0; at < m.n_layer; at++) {
-    const Layer& layer = m.layers[at];
-    multiply(w.x, n, layer.qkv, true, [&](int64_t t, int64_t o, vec y) {
-      store(w.qkv + t * w.qkv_stride + o, y);
-    });
-    team->run(n * K, [&](int64_t item) {
-      const int64_t t = item / K, h = item % K, slot = ((rows[t] * K + h) * m.slots + positions[t]) * D;
-      const float *cos = m.cos + positions[t] * D, *sin = m.sin + positions[t] * D;
-      float* qkv = w.qkv + t * w.qkv_stride;
-      for (int64_t q = h * H / K; q < (h + 1) * H / K; q++) rotate(qkv + q * D, qkv + q * D, cos, sin, D);
-      rotate(qkv + (H + h) * D, layer.keys + slot, cos, sin, D);
-      const float* v = qkv + (H + K + h) * D;
-      const float* embedding = layer.value_embeddings ? layer.value_embeddings + (ids[t] * K + h) * D : nullptr;
-      const float gate = embedding ? m.gate_scale / (1.0f + std::exp(-qkv[(H + 2 * K) * D + h])) : 0.0f;
-      for (int i = 0; i < D; i += LANES)
-        store(layer.values + slot + i, embedding ? load(v + i) + load(embedding + i) * gate : load(v + i));
-    });
-    if (at + 1 == m.n_layer && wanted < n) {
-      for (int64_t t = 0; t < wanted; t++) {
-        kept_rows[t] = rows[which[t]], kept_positions[t] = positions[which[t]];
-        for (float* table : {w.x, w.x0, w.middle}) std::copy_n(table + which[t] * C, C, table + t * C);
-        std::copy_n(w.qkv + which[t] * w.qkv_stride, w.qkv_stride, w.qkv + t * w.qkv_stride);
-      }
-      n = wanted, rows = kept_rows.data(), positions = kept_positions.data();
-    }
-    team->run(n * H, [&](int64_t item) {
-      const int64_t t = item / H, h = item % H, first = std::max<int64_t>(0, positions[t] + 1 - layer.window);
-      const int64_t slot = ((rows[t] * K + h * K / H) * m.slots + first) * D;
-      attend(w.qkv + t * w.qkv_stride + h * D, layer.keys + slot, layer.values + slot, positions[t] + 1 - first, D,
-             m.attention_scale, w.attended + item * D);
-    });
-    multiply(w.attended, n, layer.out, false, [&](int64_t t, int64_t o, vec y) {
-      store(w.x + t * C + o, load(w.x + t * C + o) + y);
-    });
-    multiply(w.x, n, layer.up, true, [&](int64_t t, int64_t o, vec y) {
-      y = y > 0.0f ? y : vec{};
-      store(w.up + t * U + o, y * y);
-    });
-    const bool last = at + 1 == m.n_layer, at_middle = at + 1 == m.middle_layer;
-    const float stream = last ? 1.0f : m.layers[at + 1].stream_scale;
-    const float embedding = last ? 0.0f : m.layers[at + 1].embedding_scale;
-    multiply(w.up, n, layer.down, false, [&](int64_t t, int64_t o, vec y) {
-      y += load(w.x + t * C + o);
-      if (at_middle) store(w.middle + t * C + o, y);
-      store(w.x + t * C + o, y * stream + load(w.x0 + t * C + o) * embedding);
-    });
-  }
-  team->run(n, [&](int64_t t) {
-    float* x = w.x + t * C;
-    for (int i = 0; i < C; i += LANES) store(x + i, load(x + i) - load(w.middle + t * C + i) * m.backout);
-    const float scale = inverse_rms(x, C);
-    for (int i = 0; i < C; i += LANES) store(hidden + t * C + i, load(x + i) * scale);
-  });
+  const auto run = model->bf16_cache ? share_layers<bf16_cell> : share_layers<float>;
+  run(*model, n, ids, previous, rows, positions, wanted, which, work_space, hidden);
 }
 
 // Soft-capped logits of n hidden states, (n, V rounded up to a multiple of 16).
@@ -563,7 +672,7 @@ void logits(const Model* model, int64_t n, const float* hidden, float* out) {
   const int64_t stride = padded(m.head.outputs);
   const float cap = m.softcap;
   std::lock_guard<std::mutex> alone(team->busy);
-  multiply(hidden, n, m.head, false, [&](int64_t t, int64_t o, vec y) {
+  multiply(*team, hidden, n, m.head, false, [&](int64_t t, int64_t o, vec y) {
     if (cap > 0.0f) {  // cap * tanh(y / cap)
       const vec twice = y * (2.0f / cap);
       y = cap - 2.0f * cap / (exponential(twice > 80.0f ? vec{} + 80.0f : twice) + 1.0f);

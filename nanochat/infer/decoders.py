@@ -60,9 +60,7 @@ def _library(model: GPT) -> NativeLibrary | None:
     """The compiled code, if the model can use it and is large enough to gain by it."""
     backend = model.backend
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    usable = (
-        backend.device.type == "cpu" and backend.compute_dtype == torch.float32 and fits_native(model.config)
-    )
+    usable = backend.device.type == "cpu" and fits_native(model.config)
     if backend.code_cache is None or not usable or parameters < _WORTHWHILE_PARAMETERS:
         return None
     return native_library(backend.code_cache)

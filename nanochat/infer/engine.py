@@ -108,24 +108,28 @@ class Engine:
         work += [(piece.row, piece.request, piece.count) for piece in planned.pieces]
         if not work:
             return []
-        complete = [at for at, (_, request, count) in enumerate(work) if count == len(request.pending)]
+        complete = [at for at, (_, request, count) in enumerate(work) if count == request.remaining]
+        spans = [_span(row, request, count) for row, request, count in work]
+        uniforms = [work[at][1].uniform() for at in complete]
         decoder = self._decoders.best()
-        with threads_beside(decoder):
-            hidden_NC = decoder.run([_span(row, request, count) for row, request, count in work])
+        with threads_beside(decoder):  # without a pause from here to the chosen tokens: its threads would fall asleep
+            hidden_NC = decoder.run(spans)
             for piece in planned.pieces:
                 piece.request.cached += piece.count
             if not complete:
                 return []
             if len(complete) < len(work):
                 hidden_NC = hidden_NC[complete]
-            return self._accept([work[at][1] for at in complete], hidden_NC, decoder)
+            return self._accept([work[at][1] for at in complete], uniforms, hidden_NC, decoder)
 
-    def _accept(self, requests: Sequence[Request], hidden_NC: Tensor, decoder: Decoder) -> list[Event]:
+    def _accept(
+        self, requests: Sequence[Request], uniforms: Sequence[float], hidden_NC: Tensor, decoder: Decoder
+    ) -> list[Event]:
         """Choose each request's next token, and remove finished requests."""
         logits_NV = decoder.logits(hidden_NC)
         params = [request.params for request in requests]
         adjusted_NV = adjust(logits_NV, params, [request.tokens for request in requests])
-        tokens = decoder.choose(adjusted_NV, params, [request.uniform() for request in requests]).tolist()
+        tokens = decoder.choose(adjusted_NV, params, uniforms).tolist()
         events: list[Event] = []
         for request, token, logprobs in zip(
             requests, tokens, logprobs_of(logits_NV, tokens, params), strict=True

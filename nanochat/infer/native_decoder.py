@@ -61,6 +61,8 @@ class _Model(ctypes.Structure):
         ("head", _Matrix),
         *((name, ctypes.c_void_p) for name in ("embeddings", "smear", "cos", "sin")),
         *((name, ctypes.c_int32) for name in _SIZES),
+        ("weight_bytes", ctypes.c_int64),
+        ("bf16_cache", ctypes.c_int32),
         *((name, ctypes.c_float) for name in ("attention_scale", "gate_scale", "backout", "softcap")),
     )
 
@@ -71,7 +73,7 @@ def fits_native(config: GPTConfig) -> bool:
 
 
 class NativeDecoder:
-    """Runs a frozen copy of a model, in eval mode on the CPU, on an fp32 cache.
+    """Runs a frozen copy of a model, in eval mode on the CPU, on an fp32 or bf16 cache.
 
     `library`: from nanochat.infer.native_library. `weights`: the dtype in which matrices are stored; embeddings,
     activations and sums stay fp32. int8 has a scale for each output. The model's sizes must satisfy `fits_native`.
@@ -82,7 +84,7 @@ class NativeDecoder:
     def __init__(self, model: GPT, cache: RowCache, library: ctypes.CDLL, weights: WeightsName = "fp32"):
         config = model.config
         assert fits_native(config), "decode.cpp works on whole vectors"
-        assert cache.k_RKSD[0].dtype == torch.float32, "decode.cpp works on an fp32 cache"
+        assert cache.k_RKSD[0].dtype in (torch.float32, torch.bfloat16), "decode.cpp works on these caches"
         self._config, self._cache, self._library = config, cache, library
         self._frozen = freeze(model, torch.float32)
         self._kept: list[Tensor] = []  # what the structures point to
@@ -105,6 +107,7 @@ class NativeDecoder:
         mlp_width = config.mlp_ratio * config.n_embd
         sizes = (config.n_layer, config.n_embd, config.n_head, config.n_kv_head, config.head_dim, mlp_width)
         scalars = (frozen.attention_scale, config.gate_scale, frozen.backout, config.softcap)
+        weight_bytes = sum(words.nbytes for words in self._kept)
         self._model = _Model(
             self._layers,
             matrix(frozen.head_VC),
@@ -112,6 +115,8 @@ class NativeDecoder:
             *sizes,
             config.middle_layer,
             cache.slots + 1,
+            weight_bytes,
+            cache.k_RKSD[0].dtype == torch.bfloat16,
             *scalars,
         )
 

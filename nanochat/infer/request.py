@@ -106,9 +106,9 @@ class Request:
                 self._decoder.push(token)
 
     @property
-    def pending(self) -> list[int]:
-        """Tokens that the model has not seen: first the prompt, then the latest token and a tool's output."""
-        return self.tokens[self.cached :]
+    def remaining(self) -> int:
+        """How many tokens the model has not seen: first the prompt, then the latest token and a tool's output."""
+        return len(self.tokens) - self.cached
 
     @property
     def finished(self) -> bool:
@@ -120,7 +120,7 @@ class Request:
         return 0.0 if self.params.greedy else uniform(self._seed, len(self.tokens) - self._prompt_length)
 
     def accept(self, sampled: int, logprobs: TokenLogprobs | None = None) -> list[Event]:
-        """Append the token sampled after `pending`, and the tool's output if it ends a call: an event for each."""
+        """Append the token sampled after all others, and the tool's output if it ends a call: an event for each."""
         self.cached = len(self.tokens)
         events = [self._append(sampled, logprobs)]
         while self._due and not self.finished:

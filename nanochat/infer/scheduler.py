@@ -122,16 +122,16 @@ class Scheduler:
         while self._waiting and len(self._running) < self._max_rows and not self._worth_waiting():
             moves += self._take_row(self._waiting[0])
             self._running.append(self._waiting.popleft())
-        decoding = [(row, r) for row, r in enumerate(self._running) if len(r.pending) == 1]
+        decoding = [(row, r) for row, r in enumerate(self._running) if r.remaining == 1]
         return EngineStep(moves, decoding, self._pieces(self._prefill.tokens(len(decoding))))
 
     def _pieces(self, limit: int) -> list[Piece]:
         """Requests with several pending tokens, oldest first, while padded to the longest they fit the limit."""
         pieces: list[Piece] = []
         longest = 0
-        several = [(row, request) for row, request in enumerate(self._running) if len(request.pending) > 1]
+        several = [(row, request) for row, request in enumerate(self._running) if request.remaining > 1]
         for row, request in sorted(several, key=lambda pair: pair[1].id):
-            count = min(len(request.pending), limit)
+            count = min(request.remaining, limit)
             longest = max(longest, count)
             if pieces and longest * (len(pieces) + 1) > limit:
                 break
@@ -148,7 +148,7 @@ class Scheduler:
         cached += [other.tokens[: other.cached] for other in self._running]
         now = max(shared(request, tokens) for tokens in cached)
         return any(
-            len(other.pending) > 1 and shared(request, other.tokens) >= now + MIN_SHARED
+            other.remaining > 1 and shared(request, other.tokens) >= now + MIN_SHARED
             for other in self._running
         )
 

@@ -29,7 +29,7 @@ def run(step: EngineStep) -> None:
     for _, request in step.decoding:
         request.accept(65)
     for piece in step.pieces:
-        complete = piece.count == len(piece.request.pending)
+        complete = piece.count == piece.request.remaining
         piece.request.cached += piece.count
         if complete:
             piece.request.accept(65)
@@ -94,7 +94,7 @@ def test_a_parked_row_is_taken_over_by_the_request_that_begins_alike(new_request
     third = new_request(2, [*[1] * 20, 65, 3])
     scheduler.add(third)
     assert scheduler.schedule().moves == [Swap(0, 1, 20)]
-    assert third.pending == [65, 3]
+    assert third.tokens[third.cached :] == [65, 3]
     scheduler.remove(third)
     scheduler.forget()
     scheduler.add(again := new_request(3, [1] * 20))
