@@ -18,6 +18,9 @@ from typing import Literal
 
 Precision = Literal["fp32", "bf16", "fp8"]
 
+BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "svebf16")
+"""Linux's names of the units of a CPU that multiply bf16; the last two are Arm's."""
+
 
 @dataclass(frozen=True)
 class Peak:
@@ -129,7 +132,7 @@ def cpu() -> Cpu:
         cores=psutil.cpu_count(logical=False) or threads,
         threads=threads,
         usable=_usable(),
-        vector_units=_vector_units((_cpu_field("flags") or "").split()),
+        vector_units=_vector_units((_cpu_field("flags") or _cpu_field("Features") or "").split()),
     )
 
 
@@ -273,7 +276,7 @@ def _macos_cpu() -> str | None:
 
 
 def _vector_units(flags: list[str]) -> tuple[str, ...]:
-    wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
+    wanted = ("avx2", "avx512f", "avx512_fp16", "asimd", "sve", *BF16_UNITS)
     return tuple(flag for flag in wanted if flag in flags)
 
 

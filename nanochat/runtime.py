@@ -5,10 +5,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from nanochat import hardware
 from nanochat.paths import Paths, default_paths
 from nanochat.processes import Processes, open_processes
 
@@ -30,6 +31,15 @@ class Runtime:
     paths: Paths
     device_reason: str = "requested"
     dtype_reason: str = "requested"
+
+    @property
+    def dtype(self) -> str:
+        """The compute dtype's name, as in DTYPES."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.compute_dtype)
+
+    def with_dtype(self, name: str, reason: str) -> "Runtime":
+        """The same, computing in another dtype."""
+        return replace(self, compute_dtype=DTYPES[name], dtype_reason=reason)
 
     @property
     def is_main(self) -> bool:
@@ -71,7 +81,21 @@ def choose_dtype(device: str, request: str = "auto") -> tuple[torch.dtype, str]:
         return torch.float32, f"compute capability {major}.x has no bf16 tensor cores"
     if device == "mps":
         return torch.bfloat16, "Apple GPUs multiply bf16"
-    return torch.float32, "most CPUs have no bf16 units and multiply it up to 100 times slower than fp32"
+    units = [unit for unit in hardware.cpu().vector_units if unit in hardware.BF16_UNITS]
+    if not units:
+        return torch.float32, "this processor has no bf16 units, without which bf16 is slower than fp32"
+    if not _multiplies_bf16():
+        return torch.float32, f"{units[0]} is there, but PyTorch's bf16 products failed a trial"
+    return torch.bfloat16, f"the processor's {units[0]} units multiply bf16"
+
+
+def _multiplies_bf16() -> bool:
+    """Whether this PyTorch multiplies bf16 on the CPU: a product of integers that bf16 holds exactly."""
+    a, b = (torch.arange(32.0 * 32).view(32, 32) % prime - prime // 2 for prime in (3, 5))
+    try:
+        return torch.equal((a.bfloat16() @ b.bfloat16()).float(), a @ b)
+    except RuntimeError:  # a build without these products
+        return False
 
 
 @contextmanager

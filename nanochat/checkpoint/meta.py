@@ -44,6 +44,8 @@ class TrainingPlan:
     device_batch_size: int
     """Rows per micro-batch on one device. It only affects memory and may change when the run is resumed."""
     seed: int
+    dtype: str | None = None
+    """The compute dtype, "fp32" or "bf16"; None for a run begun before it was recorded."""
     fp8: bool = False
     """Whether the blocks' matrices are multiplied in fp8."""
 

@@ -75,8 +75,8 @@ def fits_native(config: GPTConfig) -> bool:
 class NativeDecoder:
     """Runs a frozen copy of a model, in eval mode on the CPU, on an fp32 or bf16 cache.
 
-    `library`: from nanochat.infer.native_library. `weights`: the dtype in which matrices are stored; embeddings,
-    activations and sums stay fp32. int8 has a scale for each output. The model's sizes must satisfy `fits_native`.
+    `library`: from nanochat.infer.native_library. `weights`: how matrices are stored ("fp32": in the compute
+    dtype); embeddings, activations and sums stay fp32. int8 has a scale for each output. The model's sizes must satisfy `fits_native`.
     """
 
     torch_threads: int | None = 1
@@ -88,7 +88,8 @@ class NativeDecoder:
         self._config, self._cache, self._library = config, cache, library
         self._frozen = freeze(model, torch.float32)
         self._kept: list[Tensor] = []  # what the structures point to
-        pack = _PACKS[weights]
+        computed: WeightsName = "bf16" if model.compute_dtype == torch.bfloat16 else "fp32"
+        pack = _PACKS[computed if weights == "fp32" else weights]
 
         def matrix(weight_OI: Tensor) -> _Matrix:
             kind, words, scales = pack(weight_OI)

@@ -72,42 +72,47 @@ class EventStream(Response):
         """The ASGI response."""
         async with cancelled_on_disconnect(receive, self._channel):
             try:
-                await self._answer(send)
+                last = await self._answer(send)
             except ApiFault as fault:
                 if not self._started:
                     raise
-                await self._write(send, [fault.body()])
+                last = [fault.body()]
             except SlowReader:
                 return  # incomplete, so that the connection is closed
             if self._started:
-                await send({"type": "http.response.body", "body": DONE, "more_body": False})
+                await send({"type": "http.response.body", "body": _events(last) + DONE, "more_body": False})
 
-    async def _answer(self, send: Send) -> None:
-        """Send all events. Raises ApiFault, and SlowReader if the client holds up a write."""
+    async def _answer(self, send: Send) -> list[dict[str, Any]]:
+        """Send all objects but the last, which are returned: a write costs as much as some tokens.
+
+        Raises ApiFault, and SlowReader if the client holds up a write.
+        """
+        objects: list[dict[str, Any]] = []
         try:
             async with asyncio.timeout(self._max_seconds) as deadline:
                 overflow = asyncio.get_running_loop().time
                 self._channel.on_overflow = lambda: deadline.reschedule(overflow())
                 async for batch in self._channel:
+                    objects += self._renderer.chunks(batch)
                     if not self._started:
+                        self._started = True
                         await self._start(send)
-                    await self._write(send, self._renderer.chunks(batch))
-                if self._started:
-                    await self._write(send, self._renderer.closing())
+                        objects = self._renderer.opening() + objects
+                    if self._channel.unfinished and objects:
+                        await send({"type": "http.response.body", "body": _events(objects), "more_body": True})
+                        objects = []
         except TimeoutError:
             if self._channel.overflowed:
                 raise SlowReader from None
             raise out_of_time(self._max_seconds) from None
+        return objects + self._renderer.closing()
 
     async def _start(self, send: Send) -> None:
-        self._started = True
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await self._write(send, self._renderer.opening())
 
-    async def _write(self, send: Send, objects: Iterable[dict[str, Any]]) -> None:
-        body = "".join(f"data: {json.dumps(item)}\n\n" for item in objects)
-        if body:
-            await send({"type": "http.response.body", "body": body.encode(), "more_body": True})
+
+def _events(objects: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(f"data: {json.dumps(item)}\n\n" for item in objects).encode()
 
 
 async def collected(channel: Channel, receive: Receive, max_seconds: float) -> list[tuple[int, Event]] | None:

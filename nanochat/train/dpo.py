@@ -74,11 +74,11 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
     source = open_checkpoint(config.from_tag, runtime)
     context = source.config.max_seq_len
     directory = runtime.paths.checkpoints(config.model_tag)
-    saved = saved_run(directory, config, runtime.processes)
+    saved, runtime = saved_run(directory, config, runtime)
     if saved is not None and saved.config.get("beta") != config.beta:
         raise ValueError(f"cannot resume: --beta was {saved.config.get('beta')} and is now {config.beta}")
     training, held_out = split_pairs(read_pairs(Path(config.pairs), source.tokenizer, context))
-    meta = begin_or_resume(_planned(config, source, len(training)), saved, config.model_tag)
+    meta = begin_or_resume(_planned(config, source, len(training), runtime.dtype), saved, config.model_tag)
     identity = DataIdentity(
         max_seq_len=context,
         policy="pairs",
@@ -192,7 +192,7 @@ def _scorer(
     return score
 
 
-def _planned(config: DpoConfig, source: OpenCheckpoint, training: int) -> CheckpointMeta:
+def _planned(config: DpoConfig, source: OpenCheckpoint, training: int, dtype: str) -> CheckpointMeta:
     plan = policy_plan(
         source,
         steps=config.num_iterations or max(1, round(config.epochs * training / config.pairs_per_step)),
@@ -201,5 +201,6 @@ def _planned(config: DpoConfig, source: OpenCheckpoint, training: int) -> Checkp
         batch_tokens=2 * config.pairs_per_step * source.config.max_seq_len,
         device_batch_size=config.device_batch_size,
         seed=config.seed,
+        dtype=dtype,
     )
     return planned_from(source, "dpo", config.from_tag, plan, config)

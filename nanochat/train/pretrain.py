@@ -45,6 +45,8 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     config = runtime.processes.decide(lambda: config.settled(runtime.paths))
     tokenizer = config.find_tokenizer(runtime.paths)
     runtime.processes.same("the tokenizer", tokenizer.hash)
+    directory = runtime.paths.checkpoints(config.model_tag)
+    saved, runtime = saved_run(directory, config, runtime)
     plan = make_plan(
         config,
         tokenizer.vocab_size,
@@ -56,17 +58,16 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     backend = choose_backend(
         runtime, fp8=config.fp8, compile_mode=config.compile, training_flops=plan.total_flops
     )
-    directory = runtime.paths.checkpoints(config.model_tag)
     planned = CheckpointMeta(
         stage="pretrain",
         model=plan.model,
         tokenizer=tokenizer.hash,
-        plan=_training_plan(config, plan),
+        plan=_training_plan(config, plan, runtime.dtype),
         progress=Progress(),
         config=to_json(config),
         software=hardware.software(),
     )
-    meta = begin_or_resume(planned, saved_run(directory, config, runtime.processes), config.model_tag)
+    meta = begin_or_resume(planned, saved, config.model_tag)
     describe_plan(plan)
     describe_duration(plan, runtime)
     dataset = open_shared(config, runtime.paths, runtime.processes)
@@ -95,7 +96,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     ).execute()
 
 
-def _training_plan(config: PretrainConfig, plan: RunPlan) -> TrainingPlan:
+def _training_plan(config: PretrainConfig, plan: RunPlan, dtype: str) -> TrainingPlan:
     """The parts of the dial's plan that a checkpoint keeps."""
     return TrainingPlan(
         schedule=plan.schedule,
@@ -104,6 +105,7 @@ def _training_plan(config: PretrainConfig, plan: RunPlan) -> TrainingPlan:
         batch_tokens=plan.batch_tokens,
         device_batch_size=plan.device_batch_size,
         seed=config.seed,
+        dtype=dtype,
         fp8=config.fp8,
     )
 

@@ -9,7 +9,11 @@ from nanochat.config import to_json
 from nanochat.console import say
 from nanochat.errors import EnvironmentFault
 from nanochat.processes import Processes
+from nanochat.runtime import Runtime
 from nanochat.train.session import TrainingOptions
+
+_UNRECORDED = {"cpu": "fp32"}
+"""By kind of device: the compute dtype of runs begun before it was recorded, where it differs from today's choice."""
 
 
 def resume_step(directory: Path, options: TrainingOptions, processes: Processes) -> int | None:
@@ -34,12 +38,20 @@ def _resume_step(directory: Path, options: TrainingOptions) -> int | None:
     return None
 
 
-def saved_run(directory: Path, options: TrainingOptions, processes: Processes) -> CheckpointMeta | None:
-    """The checkpoint to resume from, the same on every process, or None to start. Raises as `resume_step`."""
-    step = resume_step(directory, options, processes)
+def saved_run(
+    directory: Path, options: TrainingOptions, runtime: Runtime
+) -> tuple[CheckpointMeta | None, Runtime]:
+    """The checkpoint to resume from, the same on every process, or None to start; and the runtime for this run.
+
+    Without --dtype, a run resumes in the compute dtype that it began with. Raises as `resume_step`.
+    """
+    step = resume_step(directory, options, runtime.processes)
     saved = None if step is None else store.load_meta(directory, step)
-    processes.same("the checkpoint", saved and to_json(saved.files))
-    return saved
+    runtime.processes.same("the checkpoint", saved and to_json(saved.files))
+    if saved is None or options.dtype != "auto":
+        return saved, runtime
+    begun = saved.plan.dtype or _UNRECORDED.get(runtime.device.type, runtime.dtype)
+    return saved, runtime if begun == runtime.dtype else runtime.with_dtype(begun, "as the run began")
 
 
 def begin_or_resume(planned: CheckpointMeta, saved: CheckpointMeta | None, model_tag: str) -> CheckpointMeta:
@@ -53,6 +65,8 @@ def begin_or_resume(planned: CheckpointMeta, saved: CheckpointMeta | None, model
     if saved.plan.rates != planned.plan.rates and _asked_rates(saved) == _asked_rates(planned):
         say("resuming with the learning rates that the run began with; a new run would take others")
         planned = replace(planned, plan=replace(planned.plan, rates=saved.plan.rates))
+    if saved.plan.dtype is None:
+        planned = replace(planned, plan=replace(planned.plan, dtype=None))
     before, now = saved.course(), planned.course()
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):

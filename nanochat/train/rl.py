@@ -138,10 +138,10 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     rewards = parse_rewards(config.rewards, config.reward)
     source, task = open_checkpoint(config.from_tag, runtime), TASKS[config.task]
     directory = runtime.paths.checkpoints(config.model_tag)
-    saved = saved_run(directory, config, runtime.processes)
+    saved, runtime = saved_run(directory, config, runtime)
     _check_course(config, saved)
     items, held_out = (_items(task, split, config.seed, runtime) for split in ("train", "val"))
-    meta = begin_or_resume(_planned(config, source), saved, config.model_tag)
+    meta = begin_or_resume(_planned(config, source, runtime.dtype), saved, config.model_tag)
     identity = _identity(config, source, len(items))
     check_identity(identity, meta.progress.position)
     policy, context, world_size = config.policy(), source.config.max_seq_len, runtime.processes.world_size
@@ -215,7 +215,7 @@ def _items(task: Task, split: ItemSplit, seed: int, runtime: Runtime) -> Sequenc
     return items
 
 
-def _planned(config: RlConfig, source: OpenCheckpoint) -> CheckpointMeta:
+def _planned(config: RlConfig, source: OpenCheckpoint, dtype: str) -> CheckpointMeta:
     plan = policy_plan(
         source,
         steps=config.num_iterations,
@@ -224,5 +224,6 @@ def _planned(config: RlConfig, source: OpenCheckpoint) -> CheckpointMeta:
         batch_tokens=config.prompts_per_step * config.samples * source.config.max_seq_len,
         device_batch_size=config.device_batch_size,
         seed=config.seed,
+        dtype=dtype,
     )
     return planned_from(source, "rl", config.from_tag, plan, config)

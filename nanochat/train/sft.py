@@ -67,7 +67,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     max_seq_len = source.config.max_seq_len
     rows, micro_rows = _batch(config, source.meta.plan, max_seq_len, runtime.processes.world_size)
     directory = runtime.paths.checkpoints(config.model_tag)
-    saved = saved_run(directory, config, runtime.processes)
+    saved, runtime = saved_run(directory, config, runtime)
     conversations = load_conversations(config.mixture, runtime.paths, split="train", seed=config.seed)
     loader = sft_loader(
         render_conversations(conversations, source.tokenizer, max_seq_len, runtime),
@@ -80,7 +80,8 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         position=saved.progress.position if saved else None,
     )
     assert loader.rows_per_epoch is not None
-    plan = _training_plan(config, source.meta.plan, micro_rows, math.ceil(loader.rows_per_epoch / rows))
+    epoch_steps = math.ceil(loader.rows_per_epoch / rows)
+    plan = _training_plan(config, source.meta.plan, micro_rows, epoch_steps, runtime.dtype)
     planned = planned_from(source, "sft", config.from_tag, plan, config)
     meta = begin_or_resume(planned, saved, config.model_tag)
     model = _model(config, source, plan, runtime)
@@ -105,7 +106,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
 
 
 def _training_plan(
-    config: SftConfig, source: TrainingPlan, micro_rows: int, epoch_steps: int
+    config: SftConfig, source: TrainingPlan, micro_rows: int, epoch_steps: int, dtype: str
 ) -> TrainingPlan:
     """This stage's plan; options that are not set follow the source run."""
     batch_tokens = config.total_batch_size or source.batch_tokens
@@ -123,6 +124,7 @@ def _training_plan(
         batch_tokens=batch_tokens,
         device_batch_size=micro_rows,
         seed=config.seed,
+        dtype=dtype,
         fp8=config.fp8,
     )
 

@@ -39,6 +39,7 @@ def policy_plan(
     batch_tokens: int,
     device_batch_size: int | None,
     seed: int,
+    dtype: str,
 ) -> TrainingPlan:
     """The plan of a run that improves a finished chat model: no warm-up, rates falling to zero, constant momentum.
 
@@ -60,6 +61,7 @@ def policy_plan(
         batch_tokens=batch_tokens,
         device_batch_size=device_batch_size or source.meta.plan.device_batch_size,
         seed=seed,
+        dtype=dtype,
     )
 
 

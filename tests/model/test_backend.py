@@ -36,7 +36,7 @@ def test_the_loss_and_the_memory_estimate_read_one_number(
     dtype, _ = machine.choose_dtype(device)
     here = replace(runtime(), device=torch.device(device), compute_dtype=dtype)
     chosen = choose_backend(here)
-    assert chosen.memory == memory_model(device), "the plan's estimate for such a device"
+    assert chosen.memory == memory_model(device, dtype), "the plan's estimate for such a device"
     assert chosen.memory.compute_bytes == dtype.itemsize
     assert memory_model(device, torch.float32).compute_bytes == 4
 
