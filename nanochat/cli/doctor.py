@@ -20,10 +20,10 @@ from nanochat import hardware
 from nanochat.console import say, table
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.listing import endpoint, is_offline
-from nanochat.infer.native_library import USUAL_COMPILER, compiler
 from nanochat.model.attention import probe_kernels
 from nanochat.model.backend import choose_backend
 from nanochat.model.compilation import probe_compile
+from nanochat.native.library import USUAL_COMPILER, compiler
 from nanochat.paths import Paths
 from nanochat.processes import Processes
 from nanochat.runtime import Runtime, choose_device, choose_dtype

@@ -1,9 +1,8 @@
-// A GPT's hidden states and logits for decoding on a CPU; nanochat/infer/native.py lays out the weights and calls this.
+// A GPT's hidden states and logits for decoding on a CPU; nanochat/infer/native_decoder.py lays out the weights and calls this.
 //
-// The arithmetic is that of nanochat/infer/decoder.py, in one call instead of a thousand. A token is computed in the
+// The arithmetic is that of nanochat/infer/torch_decoder.py, in one call instead of a thousand. A token is computed in the
 // same order whatever else is in the batch, so its result does not depend on the batch, bit for bit.
 //
-// Vectors are the vector extensions of GCC and Clang: the compiler maps them to what the processor has.
 // Sizes: n tokens of a batch, C model width, H query heads, K key heads, D head channels, U channels of the MLP,
 // V vocabulary. C, D and U are multiples of 16.
 
@@ -21,24 +20,19 @@
 #include <utility>
 #include <vector>
 
+#include "vectors.hpp"
+
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
 
 namespace {
 
-constexpr int LANES = 16;               // floats of a vector
-constexpr int VECTORS = 4;              // vectors of a panel
-constexpr int PANEL = LANES * VECTORS;  // outputs computed together
-constexpr int ROWS = 6;                 // tokens computed together: 24 sums fit the registers of AVX-512
+constexpr int VECTORS = 4;                 // vectors of a panel
+constexpr int PANEL = LANES * VECTORS;     // outputs computed together
+constexpr int ROWS = 6;                    // tokens computed together: 24 sums fit the registers of AVX-512
 constexpr int64_t CACHED_BYTES = 8 << 20;  // weights that are quick for every thread to read (docs/log.md)
-constexpr int UNITS_PER_THREAD = 3;     // into which work is divided, so that none waits long for the last
-
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef float half_vec __attribute__((vector_size(4 * LANES / 2)));
-typedef float quarter_vec __attribute__((vector_size(4 * LANES / 4)));
-typedef int32_t int_vec __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef uint32_t word_vec __attribute__((vector_size(4 * LANES), aligned(4)));
+constexpr int UNITS_PER_THREAD = 3;        // into which work is divided, so that none waits long for the last
 
 enum Kind : int32_t { FP32, BF16, INT8 };
 
@@ -185,19 +179,6 @@ struct Alone {
 
 Team* team;  // never destroyed: its threads run until the process ends
 
-inline int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
-inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
-inline void store(float* p, vec v) { *reinterpret_cast<vec*>(p) = v; }
-
-inline float sum(vec v) {
-  struct Halves { half_vec low, high; };
-  struct Quarters { quarter_vec low, high; };
-  const auto halves = std::bit_cast<Halves>(v);
-  const auto quarters = std::bit_cast<Quarters>(halves.low + halves.high);
-  const quarter_vec four = quarters.low + quarters.high;
-  return (four[0] + four[2]) + (four[1] + four[3]);
-}
-
 // The N-lane groups of a and b in turn, each the sum of two neighbouring groups.
 template <int N>
 inline vec fold(vec a, vec b) {
@@ -224,22 +205,6 @@ inline bool any(int_vec holds) {
   int64_t all = 0;
   for (int64_t word : words) all |= word;
   return all;
-}
-
-// e^x for x <= 88, relative error 2e-7: 2^n times a polynomial of the remainder (Cephes' expf).
-inline vec exponential(vec x) {
-  x = x < -87.0f ? vec{} - 87.0f : x;
-  const vec rounding = vec{} + 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  const vec shifted = x * 1.44269504f + rounding;
-  const vec n = shifted - rounding;
-  const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  return p * (vec)(((int_vec)shifted + 127) << 23);
 }
 
 inline float inverse_rms(const float* x, int n) {
@@ -270,20 +235,6 @@ struct Int8Panel {
   }
   static void add(vec& total, const vec& w, float in) { total += w * in; }
 };
-
-// The nearest bf16, ties to even.
-inline word_vec bf16(vec x) {
-  const word_vec bits = (word_vec)x;
-  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
-// A cell of the cache is a float or a bf16.
-using bf16_cell = uint16_t;
-typedef bf16_cell cell_vec __attribute__((vector_size(2 * LANES), aligned(2)));
-inline vec load(const bf16_cell* p) {
-  return (vec)(__builtin_convertvector(*reinterpret_cast<const cell_vec*>(p), word_vec) << 16);
-}
-inline void store(bf16_cell* p, vec v) { *reinterpret_cast<cell_vec*>(p) = __builtin_convertvector(bf16(v), cell_vec); }
 
 // Inputs are rounded to bf16 as well, so that processors with bf16 units multiply two pairs at once.
 struct Bf16Panel {
@@ -662,7 +613,7 @@ int64_t work_floats(const Model* m, int64_t n) { return Work(*m, n, nullptr).flo
 void hidden_states(const Model* model, int64_t n, const int64_t* ids, const int64_t* previous, const int64_t* rows,
                    const int64_t* positions, int64_t wanted, const int64_t* which, float* work_space, float* hidden) {
   std::lock_guard<std::mutex> alone(team->busy);
-  const auto run = model->bf16_cache ? share_layers<bf16_cell> : share_layers<float>;
+  const auto run = model->bf16_cache ? share_layers<bf16_bits> : share_layers<float>;
   run(*model, n, ids, previous, rows, positions, wanted, which, work_space, hidden);
 }
 

@@ -2,8 +2,6 @@
 
 from typing import get_args
 
-import torch
-
 from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Decoder
 from nanochat.infer.frozen import WeightsName

@@ -76,7 +76,8 @@ class NativeDecoder:
     """Runs a frozen copy of a model, in eval mode on the CPU, on an fp32 or bf16 cache.
 
     `library`: from nanochat.infer.native_library. `weights`: how matrices are stored ("fp32": in the compute
-    dtype); embeddings, activations and sums stay fp32. int8 has a scale for each output. The model's sizes must satisfy `fits_native`.
+    dtype); embeddings, activations and sums stay fp32. int8 has a scale for each output.
+    The model's sizes must satisfy `fits_native`.
     """
 
     torch_threads: int | None = 1

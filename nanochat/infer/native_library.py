@@ -5,19 +5,12 @@ there. Later processes find it in the base directory.
 """
 
 import ctypes
-import hashlib
-import os
-import platform
-import shlex
-import shutil
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from nanochat import hardware
 from nanochat.console import warn
 from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Span
@@ -25,27 +18,12 @@ from nanochat.infer.native_decoder import NativeDecoder, declare
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
+from nanochat.native.library import compiler, library_path, log_path, start_compiling
 
 _SOURCE = Path(__file__).with_name("decode.cpp")
-_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread")
-_NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native"}
 _TOLERANCE = 1e-4
 _DELAY_S = 2.0
 """Before the compiler starts, so that it does not slow down the first answer."""
-
-
-USUAL_COMPILER = "clang++" if sys.platform == "darwin" else "g++"
-
-
-def compiler() -> str | None:
-    """The path of the C++ compiler: CXX, or the system's usual one. None if there is none."""
-    return shutil.which(os.environ.get("CXX") or USUAL_COMPILER)
-
-
-def library_path(directory: Path, compiler: str) -> Path:
-    """Where the library for this source, compiler and processor belongs."""
-    key = (_SOURCE.read_text(), compiler, *_flags(), hardware.cpu().model, *_processor_features())
-    return directory / f"decode-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
 
 
 class NativeLibrary:
@@ -58,9 +36,9 @@ class NativeLibrary:
         if found is None:
             self._given_up = True
             return
-        self._path = library_path(directory, found)
+        self._path = library_path(_SOURCE, directory, found)
         if not self._path.exists():
-            self._compiling = _compile(found, self._path, delay_s)
+            self._compiling = start_compiling(_SOURCE, self._path, found, delay_s=delay_s)
 
     def get(self) -> ctypes.CDLL | None:
         """The library; None while it is being compiled, or if it cannot be used. Never blocks."""
@@ -72,7 +50,7 @@ class NativeLibrary:
                 return None
             self._compiling = None
             if status != 0:
-                self._give_up(f"the compiler failed: see {_log(self._path)}")
+                self._give_up(f"the compiler failed: see {log_path(self._path)}")
                 return None
         try:
             return _load(self._path)
@@ -94,41 +72,6 @@ class NativeLibrary:
 def native_library(directory: Path) -> NativeLibrary:
     """This process's library of a directory; compiling begins if it is not there."""
     return NativeLibrary(directory)
-
-
-def _flags() -> tuple[str, ...]:
-    return (*_FLAGS, _NATIVE.get(platform.machine(), "-mcpu=native"))
-
-
-def _processor_features() -> tuple[str, ...]:
-    """What code compiled for this processor may use, where the system says so."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ()
-    return tuple(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
-
-
-def _log(path: Path) -> Path:
-    return path.with_suffix(".log")
-
-
-def _compile(compiler: str, path: Path, delay_s: float) -> subprocess.Popen[bytes] | None:
-    """Start the compiler, which outlives this process: a short one, too, leaves a library for the next."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    command = shlex.join(["nice", "-n", "19", compiler, *_flags(), "-o", str(temporary), str(_SOURCE)])
-    publish = (
-        f"sync {shlex.quote(str(temporary))} && mv {shlex.quote(str(temporary))} {shlex.quote(str(path))}"
-    )
-    with _log(path).open("wb") as log:
-        return subprocess.Popen(
-            ["sh", "-c", f"sleep {delay_s:g} && {command} && {publish}"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
 
 @cache

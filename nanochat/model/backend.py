@@ -27,13 +27,18 @@ from nanochat.model.matmul import (
     choose_product,
     onednn_linear,
 )
+from nanochat.model.native_loss import find_native_loss
 from nanochat.runtime import Runtime
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+LossName = Literal["C++", "compiled", "eager"]
 LayerRole = Literal["block", "gate", "head"]
 """block: the large matrices of attention and MLP; gate: a few channels wide; head: the logits."""
+
+_WORTH_COMPILING = 1e12
+"""FLOPs of a training run, some seconds, from which on the loss is compiled from C++."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class Backend:
     """Whether the blocks' matrices are multiplied in fp8."""
     compile: bool
     """Whether training steps are compiled; evaluation and decoding stay eager, because their shapes vary."""
+    loss: LossName
+    """What computes the loss in training, and its gradient."""
     memory: MemoryModel
     reasons: Mapping[str, str]
     code_cache: Path | None = None
@@ -119,7 +126,11 @@ class Backend:
     @property
     def chunk_loss(self) -> ChunkLoss:
         """The loss of a chunk of logits, for training."""
-        return torch.compile(fusible_chunk_loss, dynamic=False) if self.compile else chunk_loss
+        if self.loss == "C++":
+            native, _ = find_native_loss(self.code_cache)
+            assert native is not None, "it has been tried"
+            return native
+        return torch.compile(fusible_chunk_loss, dynamic=False) if self.loss == "compiled" else chunk_loss
 
     def frozen(self, weight_OI: Tensor) -> FrozenLinear:
         """How inference multiplies by a weight, in the compute dtype, that no longer changes."""
@@ -138,6 +149,7 @@ class Backend:
             "attention": ("attention", self.attention),
             "fp8": ("fp8", "on" if self.fp8 else "off"),
             "compile": ("training steps", "compiled" if self.compile else "eager"),
+            "loss": ("loss", self.loss),
             "memory": ("loss chunk", f"{self.memory.loss_chunk:,} rows of logits"),
         }
         return tuple(Choice(what, found, self.reasons[name]) for name, (what, found) in chosen.items())
@@ -150,9 +162,10 @@ REFERENCE = Backend(
     attention="sdpa",
     fp8=False,
     compile=False,
+    loss="eager",
     memory=memory_model("cpu"),
     reasons=dict.fromkeys(
-        ("device", "compute_dtype", "product", "attention", "fp8", "compile", "memory"),
+        ("device", "compute_dtype", "product", "attention", "fp8", "compile", "loss", "memory"),
         "works with every PyTorch",
     ),
 )
@@ -175,6 +188,10 @@ def choose_backend(
     use_compile, compile_reason = choose_compile(compile_mode, device, training_flops)
     if runtime.processes.any(not use_compile) and use_compile:
         use_compile, compile_reason = False, "it does not work on every process"
+    code_cache = runtime.paths.code_cache
+    loss, loss_reason = runtime.processes.decide(
+        lambda: _choose_loss(device, code_cache, use_compile, training_flops)
+    )
     runtime.processes.same("the backend", (str(dtype), product, kernel))
     return Backend(
         device=device,
@@ -183,6 +200,7 @@ def choose_backend(
         attention=kernel,
         fp8=use_fp8,
         compile=use_compile,
+        loss=loss,
         memory=memory_model(device.type, dtype),
         reasons={
             "device": runtime.device_reason,
@@ -191,7 +209,23 @@ def choose_backend(
             "attention": kernel_reason,
             "fp8": fp8_reason,
             "compile": compile_reason,
+            "loss": loss_reason,
             "memory": "fits a CPU's caches, or fills a GPU",
         },
-        code_cache=runtime.paths.code_cache,
+        code_cache=code_cache,
     )
+
+
+def _choose_loss(
+    device: torch.device, code_cache: Path, compiled: bool, training_flops: float
+) -> tuple[LossName, str]:
+    """(what computes the loss, why)."""
+    if device.type == "cpu" and training_flops >= _WORTH_COMPILING:
+        native, reason = find_native_loss(code_cache)
+        if native is not None:
+            return "C++", "reads the logits twice, while they are in a core's cache"
+    elif device.type == "cpu":
+        reason = "a small run, or none"
+    else:
+        reason = f"C++ is for CPUs, this is {device.type}"
+    return "compiled" if compiled else "eager", reason

@@ -99,7 +99,9 @@ class EventStream(Response):
                         await self._start(send)
                         objects = self._renderer.opening() + objects
                     if self._channel.unfinished and objects:
-                        await send({"type": "http.response.body", "body": _events(objects), "more_body": True})
+                        await send(
+                            {"type": "http.response.body", "body": _events(objects), "more_body": True}
+                        )
                         objects = []
         except TimeoutError:
             if self._channel.overflowed:

@@ -16,6 +16,7 @@ from nanochat.console import say
 from nanochat.eval.batching import length_batches, pad_right
 from nanochat.model.backend import choose_backend
 from nanochat.model.compilation import CompileMode
+from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import IGNORE
 from nanochat.runtime import Runtime
@@ -89,7 +90,7 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
     check_identity(identity, meta.progress.position)
     runtime.processes.same("the file of pairs", identity.data)
     say(f"{len(training):,} pairs for training, {len(held_out):,} held out; {meta.plan.total_steps:,} steps")
-    backend = choose_backend(runtime)
+    backend = choose_backend(runtime, training_flops=flops_per_token(source.config) * meta.plan.tokens)
     model, reference = source.load(backend).train(), source.load(backend).eval()
     taken = meta.progress.position.row.place[0] if meta.progress.position else 0
     tokens = meta.plan.device_batch_size * context

@@ -12,6 +12,7 @@ from nanochat.config import to_json
 from nanochat.infer.engine import Engine
 from nanochat.model.backend import choose_backend
 from nanochat.model.compilation import CompileMode
+from nanochat.model.cost import flops_per_token
 from nanochat.optim.groups import LearningRates
 from nanochat.runtime import Runtime
 from nanochat.tasks.registry import TASKS
@@ -148,7 +149,7 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     samples = -(-config.prompts_per_step // world_size) * config.samples
     rows = min(config.max_rows or ENGINE_ROWS[runtime.device.type], samples)
     memory = plan_memory(source, runtime, rows, meta.plan.device_batch_size, models=2 if policy.kl else 1)
-    backend = choose_backend(runtime)
+    backend = choose_backend(runtime, training_flops=flops_per_token(source.config) * meta.plan.tokens)
     model = source.load(backend).train()
     trainer = make_trainer(meta, directory, model, source.tokenizer, None, runtime)
     with runtime.processes.together("making the engine"):

@@ -19,12 +19,14 @@ from nanochat.infer.decoders import Decoders
 from nanochat.infer.engine import Engine
 from nanochat.infer.frozen import WeightsName
 from nanochat.infer.native_decoder import NativeDecoder
-from nanochat.infer.native_library import NativeLibrary, compiler, library_path
+from nanochat.infer.native_library import NativeLibrary
 from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.infer.scheduler import PrefillLimit
 from nanochat.infer.torch_decoder import TorchDecoder
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
+from nanochat.native.library import compiler, library_path
+from tests.conftest import REPOSITORY
 from tests.infer.test_decoder import CHANGES, assert_close, on, plainly, sequences_of
 from tests.infer.test_engine import arrive_at_random, random_requests
 
@@ -33,6 +35,7 @@ pytestmark = [
     pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
 ]
 SLOTS = 64
+SOURCE = REPOSITORY / "nanochat/infer/decode.cpp"
 SIZES = {
     **{name: change for name, change in CHANGES.items() if name != "other sizes"},
     "wide heads": {"head_dim": 80},
@@ -245,11 +248,11 @@ def test_without_a_compiler_nothing_is_said(tmp_path, monkeypatch, capsys):
 def test_a_library_that_cannot_be_used_costs_one_line(
     tmp_path, monkeypatch, capsys, damage, library, code_cache
 ):
-    path = library_path(tmp_path, str(compiler()))
+    path = library_path(SOURCE, tmp_path, str(compiler()))
     if damage == "not a library":
         path.write_bytes(b"\0" * 4096)
     else:
-        shutil.copy(library_path(code_cache, str(compiler())), path)
+        shutil.copy(library_path(SOURCE, code_cache, str(compiler())), path)
         monkeypatch.setattr("nanochat.infer.native_library._TOLERANCE", 0.0)
     assert compiling(tmp_path).get() is None
     (line,) = capsys.readouterr().err.strip().splitlines()
@@ -260,7 +263,7 @@ def test_a_library_that_cannot_be_used_costs_one_line(
 def test_a_process_that_ends_at_once_leaves_the_library_for_the_next(tmp_path):
     code = f"from nanochat.infer.native_library import *; NativeLibrary(Path({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
-    path = library_path(tmp_path, str(compiler()))
+    path = library_path(SOURCE, tmp_path, str(compiler()))
     deadline = time.monotonic() + 300
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

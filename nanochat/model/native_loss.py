@@ -1,0 +1,76 @@
+"""The loss of a chunk of logits on a CPU in C++ (loss.cpp), about ten times as fast as PyTorch's operators.
+
+Unlike decoding, training does not begin without it: a run must compute the same from its first step to its last.
+"""
+
+import ctypes
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanochat.model.loss import IGNORE, ChunkLoss, chunk_loss
+from nanochat.native.library import compiler, library_path, log_path, start_compiling
+
+_SOURCE = Path(__file__).with_name("loss.cpp")
+_FLAGS = ("-fopenmp",)  # the threads that PyTorch has
+_TOLERANCE = 1e-4
+_MOST_SECONDS = 60
+_FUNCTIONS = {torch.float32: "chunk_loss_fp32", torch.bfloat16: "chunk_loss_bf16"}
+
+
+@cache
+def find_native_loss(directory: Path | None) -> tuple[ChunkLoss | None, str]:
+    """(the compiled loss or None, why): from this folder of compiled code, compiled first if it is not there."""
+    found = compiler()
+    if directory is None or found is None:
+        return None, "there is no C++ compiler"
+    path = library_path(_SOURCE, directory, found)
+    try:
+        if not path.exists():
+            status = start_compiling(_SOURCE, path, found, flags=_FLAGS).wait(_MOST_SECONDS)
+            if status:
+                return None, f"the C++ compiler failed: see {log_path(path)}"
+        loss = _NativeLoss(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError, subprocess.TimeoutExpired) as error:
+        return None, f"{path} cannot be used ({error})"
+    return (
+        (loss, "compiled C++") if _agrees(loss) else (None, f"{path} differs from PyTorch's loss: delete it")
+    )
+
+
+class _NativeLoss:
+    """A ChunkLoss. Overwrites the logits with their gradient."""
+
+    def __init__(self, library: ctypes.CDLL):
+        pointer, size = ctypes.c_void_p, ctypes.c_int64
+        self._functions = {dtype: getattr(library, name) for dtype, name in _FUNCTIONS.items()}
+        for function in self._functions.values():
+            function.argtypes = [pointer, pointer, size, size, ctypes.c_float, pointer, ctypes.c_int32]
+            function.restype = None
+
+    def __call__(self, raw_NV: Tensor, targets_N: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+        """See nanochat.model.loss.chunk_loss, which computes the logits of models without a cap."""
+        if not cap:
+            return chunk_loss(raw_NV, targets_N, cap)
+        raw_NV, targets_N = raw_NV.contiguous(), targets_N.contiguous()
+        nats_N = torch.empty(len(raw_NV))
+        self._functions[raw_NV.dtype](
+            raw_NV.data_ptr(),
+            targets_N.data_ptr(),
+            *raw_NV.shape,
+            cap,
+            nats_N.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return nats_N, raw_NV
+
+
+def _agrees(loss: ChunkLoss) -> bool:
+    """A trial, on logits that fill no whole vectors and reach the cap."""
+    raw_NV = 20 * torch.randn(8, 67, generator=torch.Generator().manual_seed(0))
+    targets_N = torch.tensor([0, 66, 13, IGNORE, 5, 63, 64, 31])
+    pairs = zip(loss(raw_NV.clone(), targets_N, 15.0), chunk_loss(raw_NV, targets_N, 15.0), strict=True)
+    return all((actual - expected).abs().max().item() < _TOLERANCE for actual, expected in pairs)

@@ -1,0 +1,1 @@
+"""C++ compiled on this machine: the compiler's call, and vectors for what it compiles."""

@@ -1,0 +1,65 @@
+"""Compiles a C++ file for this processor, with the machine's compiler, into a folder where later processes find it."""
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from nanochat import hardware
+
+USUAL_COMPILER = "clang++" if sys.platform == "darwin" else "g++"
+_HEADERS = Path(__file__).parent
+_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread")
+_NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native"}
+
+
+def compiler() -> str | None:
+    """The path of the C++ compiler: CXX, or the system's usual one. None if there is none."""
+    return shutil.which(os.environ.get("CXX") or USUAL_COMPILER)
+
+
+def library_path(source: Path, directory: Path, compiler: str) -> Path:
+    """Where the library for this source, compiler and processor belongs."""
+    texts = [source.read_text(), *(header.read_text() for header in sorted(_HEADERS.glob("*.hpp")))]
+    key = (*texts, compiler, *_FLAGS, hardware.cpu().model, *_processor_features())
+    return directory / f"{source.stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
+
+
+def log_path(library: Path) -> Path:
+    """What the compiler printed."""
+    return library.with_suffix(".log")
+
+
+def start_compiling(
+    source: Path, library: Path, compiler: str, *, flags: tuple[str, ...] = (), delay_s: float = 0.0
+) -> subprocess.Popen[bytes]:
+    """Start the compiler, which outlives this process: a short one, too, leaves a library for the next."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    temporary = library.with_suffix(f".{os.getpid()}.tmp")
+    native = _NATIVE.get(platform.machine(), "-mcpu=native")
+    words = [compiler, *_FLAGS, native, *flags, f"-I{_HEADERS}", "-o", str(temporary), str(source)]
+    command = shlex.join(["nice", "-n", "19", *words] if delay_s else words)
+    publish = (
+        f"sync {shlex.quote(str(temporary))} && mv {shlex.quote(str(temporary))} {shlex.quote(str(library))}"
+    )
+    with log_path(library).open("wb") as log:
+        return subprocess.Popen(
+            ["sh", "-c", f"sleep {delay_s:g} && {command} && {publish}"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _processor_features() -> tuple[str, ...]:
+    """What code compiled for this processor may use, where the system says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ()
+    return tuple(sorted({line for line in lines if line.startswith(("flags", "Features"))}))

@@ -1,0 +1,62 @@
+// Vectors of 16 floats for the C++ of this project, by the vector extensions of GCC and Clang: the compiler maps them to
+// what the processor has.
+
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace {
+
+constexpr int LANES = 16;  // floats of a vector
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef float half_vec __attribute__((vector_size(4 * LANES / 2)));
+typedef float quarter_vec __attribute__((vector_size(4 * LANES / 4)));
+typedef int32_t int_vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t word_vec __attribute__((vector_size(4 * LANES), aligned(4)));
+
+inline int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
+inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
+inline void store(float* p, vec v) { *reinterpret_cast<vec*>(p) = v; }
+
+inline float sum(vec v) {
+  struct Halves { half_vec low, high; };
+  struct Quarters { quarter_vec low, high; };
+  const auto halves = std::bit_cast<Halves>(v);
+  const auto quarters = std::bit_cast<Quarters>(halves.low + halves.high);
+  const quarter_vec four = quarters.low + quarters.high;
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// e^x for x <= 88, relative error 2e-7: 2^n times a polynomial of the remainder (Cephes' expf).
+inline vec exponential(vec x) {
+  x = x < -87.0f ? vec{} - 87.0f : x;
+  const vec rounding = vec{} + 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const vec shifted = x * 1.44269504f + rounding;
+  const vec n = shifted - rounding;
+  const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * (vec)(((int_vec)shifted + 127) << 23);
+}
+
+// The nearest bf16, ties to even.
+inline word_vec bf16(vec x) {
+  const word_vec bits = (word_vec)x;
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// Numbers that lie in memory as bf16 are computed with as floats.
+typedef uint16_t bf16_bits;
+typedef bf16_bits bits_vec __attribute__((vector_size(2 * LANES), aligned(2)));
+inline vec load(const bf16_bits* p) {
+  return (vec)(__builtin_convertvector(*reinterpret_cast<const bits_vec*>(p), word_vec) << 16);
+}
+inline void store(bf16_bits* p, vec v) { *reinterpret_cast<bits_vec*>(p) = __builtin_convertvector(bf16(v), bits_vec); }
+
+}  // namespace
