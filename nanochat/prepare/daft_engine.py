@@ -53,7 +53,7 @@ class Daft:
         except ImportError as error:
             raise EnvironmentFault(
                 f"data prepare needs Daft, and Ray for --runner ray ({error}): "
-                "install them with `uv pip install 'nanochat[prepare]'`"
+                "run `uv sync --inexact --extra prepare`, or pip install them"
             ) from error
         self._daft: Any = daft
         self.version: str = daft.__version__

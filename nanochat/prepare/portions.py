@@ -20,6 +20,7 @@ from nanochat.text.readers import Counts, read_documents
 from nanochat.text.shards import text_bytes, write_shard
 
 _PORTION_BYTES = 64 << 20
+_PORTIONS = 64  # at least about that many, if there are as many files
 _BATCH_CHARACTERS = 2 << 20  # of the documents that are in memory together, per task
 _DOCUMENT_BITS = 40
 
@@ -57,12 +58,13 @@ class Portion:
 
 
 def divide(files: Sequence[Path]) -> list[Portion]:
-    """`files` as portions of about equal size; a larger file is a portion of its own."""
+    """`files` as portions of about equal size, enough for many processes; a larger file is a portion of its own."""
+    sizes = [text_bytes(file) for file in files]
+    most = min(_PORTION_BYTES, sum(sizes) // _PORTIONS)
     groups: list[list[Path]] = []
     held = 0
-    for file in files:
-        size = text_bytes(file)
-        if not groups or held + size > _PORTION_BYTES:
+    for file, size in zip(files, sizes, strict=True):
+        if not groups or held + size > most:
             groups.append([])
             held = 0
         groups[-1].append(file)
