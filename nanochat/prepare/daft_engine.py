@@ -31,6 +31,7 @@ BAND_COLUMNS = tuple(f"band_{band:02d}" for band in range(BANDS))
 COLUMNS = ("key", "fault", "bytes", "failed", "digest")
 _MINHASH_SEED = 1
 _JUDGED_ROWS = 512  # documents that a judging process receives at once
+_REASON = 500  # characters of an engine's error; the cause stands at its end
 _QUIET = {"DO_NOT_TRACK": "true", "DAFT_PROGRESS_BAR": "0", "RAY_LOG_TO_DRIVER": "0"}
 
 
@@ -59,11 +60,22 @@ class Daft:
         self.version: str = daft.__version__
 
     def rows(self, frame: Any) -> Iterator[pa.RecordBatch]:
-        """The rows of a dataframe as they are made. Raises ValueError for the `fault` of a task."""
-        for batch in frame.to_arrow_iter():
-            if "fault" in batch.schema.names:
-                for fault in batch["fault"].drop_null().to_pylist():
-                    raise ValueError(fault)
+        """The rows of a dataframe as they are made.
+
+        Raises ValueError for the `fault` of a task, EnvironmentFault for one of Daft or Ray.
+        """
+        batches = frame.to_arrow_iter()
+        while True:
+            try:
+                batch = next(batches, None)
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise EnvironmentFault(f"Daft stopped ({self.runner}): {reason[-_REASON:]}") from error
+            if batch is None:
+                return
+            faults = batch["fault"].drop_null().to_pylist() if "fault" in batch.schema.names else []
+            for fault in faults:
+                raise ValueError(fault)
             yield batch
 
     def scan(self, schema: pa.Schema, tasks: Sequence[Task]) -> Any:
@@ -145,18 +157,10 @@ class Daft:
         return np.concatenate([np.empty((0, 2), np.int64), *found])
 
 
-def _use_native(daft: Any) -> None:
-    daft.set_runner_native()
-
-
-def _use_ray(daft: Any) -> None:
-    daft.set_runner_ray(noop_if_initialized=True)
-
-
-_RUNNERS: dict[Runner | None, Callable[[Any], None]] = {
+_RUNNERS: dict[Runner | None, Callable[[Any], object]] = {
     None: lambda daft: None,
-    "native": _use_native,
-    "ray": _use_ray,
+    "native": lambda daft: daft.set_runner_native(),
+    "ray": lambda daft: daft.set_runner_ray(noop_if_initialized=True),
 }
 
 

@@ -87,6 +87,7 @@ def prepare(files: Sequence[Path], out: Path, settings: PrepareSettings, engine:
                     _refuse_other_files(out, source, settings)
                     shutil.rmtree(work, ignore_errors=True)
                     record = _write_kept(files, source, work, settings, engine)
+                    _require_any(record)
                     write_text_atomic(work / RECORD, _as_text(record))
                 record = _shuffle(work, out, record)
                 write_text_atomic(out / RECORD, _as_text(record))
@@ -109,6 +110,15 @@ def _refuse_other_files(out: Path, source: str, settings: PrepareSettings) -> No
     ours = _read_record(out / RECORD, source, settings) is not None
     if not ours and any(not item.name.startswith(".") for item in out.iterdir()):
         raise ValueError(f"{out} holds other files or settings: choose an empty or new folder for the shards")
+
+
+def _require_any(record: PrepareRecord) -> None:
+    if record.kept == 0:
+        failed = [f"{count:,} failed {rule}" for rule, count in record.failed.items() if count]
+        raise ValueError(
+            f"of {record.read.documents:,} documents none is left: {', '.join(failed) or 'the source is empty'}"
+            "; --skip leaves rules out"
+        )
 
 
 def _as_text(record: PrepareRecord) -> str:

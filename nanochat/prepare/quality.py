@@ -62,11 +62,12 @@ class TextFigures:
 
     def repeated(self) -> float:
         """The share of lines that repeat an earlier one."""
-        return 1 - len(self.distinct_lines) / max(len(self.lines), 1)
+        return (len(self.lines) - len(self.distinct_lines)) / max(len(self.lines), 1)
 
     def repeated_characters(self) -> float:
         """The share of characters in such lines."""
-        return 1 - sum(map(len, self.distinct_lines)) / max(sum(map(len, self.lines)), 1)
+        characters = sum(map(len, self.lines))
+        return (characters - sum(map(len, self.distinct_lines))) / max(characters, 1)
 
     def _share(self, lines: list[str]) -> float:
         return len(lines) / max(len(self.lines), 1)

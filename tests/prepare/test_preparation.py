@@ -4,7 +4,6 @@ Neither is part of the development group: `uv sync --inexact --extra prepare`.
 """
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -75,7 +74,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], 
     folder = tmp_path_factory.mktemp("planted")
     for number in range(5):  # in the order of input the originals come first
         part = everything[number * 24 : (number + 1) * 24]
-        (folder / f"{number}.jsonl").write_text("\n".join(json.dumps({"text": document}) for document in part))
+        (folder / f"{number}.jsonl").write_text(
+            "\n".join(json.dumps({"text": document}) for document in part)
+        )
     assert len(everything) <= 120
     gone = {"words": 7, "repeated-lines": 3, "exact": 25, "near": 12 + 7}
     return folder, stay, gone
@@ -96,7 +97,9 @@ def test_planted_duplicates_are_found_and_the_rest_is_a_dataset(daft, planted, p
     found = [*documents(dataset, "train"), *documents(dataset, "val")]
     assert sorted(found) == sorted(stay)
     assert found != stay
-    assert {"words": 7, "repeated-lines": 3} == {rule: count for rule, count in record.failed.items() if count}
+    assert {"words": 7, "repeated-lines": 3} == {
+        rule: count for rule, count in record.failed.items() if count
+    }
     assert (record.exact, record.near, record.kept) == (gone["exact"], gone["near"], len(stay))
     assert record.read.documents == sum(gone.values()) + len(stay)
     assert record.kept_bytes == sum(len(document.encode()) for document in stay)
@@ -104,7 +107,9 @@ def test_planted_duplicates_are_found_and_the_rest_is_a_dataset(daft, planted, p
     run_prepare(config(folder, tmp_path / "b"), paths)
     assert shards(tmp_path / "a") == shards(tmp_path / "b")
     assert len(record.shards) > 2
-    other = run_prepare(config(folder, tmp_path / "c", skip=("near-duplicates", "words"), seed=1), paths).record
+    other = run_prepare(
+        config(folder, tmp_path / "c", skip=("near-duplicates", "words"), seed=1), paths
+    ).record
     assert (other.near, other.exact, "words" in other.failed) == (0, gone["exact"], False)
     assert other.kept == record.kept + gone["near"] + gone["words"]
     assert sorted(path.name for path in (tmp_path / "c").iterdir() if path.is_dir()) == []
@@ -128,7 +133,9 @@ def test_a_finished_preparation_is_kept_and_an_interrupted_shuffle_resumed(
     monkeypatch.setattr(preparation, "_shuffle", interrupted)
     run_prepare(config(folder, out), paths)
     assert shards(out) == before
-    with pytest.raises(ValueError, match=r"^.*out holds other files or settings: choose an empty or new folder"):
+    with pytest.raises(
+        ValueError, match=r"^.*out holds other files or settings: choose an empty or new folder"
+    ):
         run_prepare(config(folder, out, seed=5), paths)
 
 
@@ -148,7 +155,10 @@ def test_two_ray_workers_give_the_same_bytes(daft, planted, paths: Paths, tmp_pa
     flags = ["--shard-mb=0.03", "--val-fraction=0.1", "--runner=ray"]
     command = ["data", "prepare", f"--source={planted[0]}", f"--out={tmp_path / 'ray'}", *flags]
     done = subprocess.run(
-        [sys.executable, "-c", _CLUSTER, *command], env={**os.environ, "RAY_TMPDIR": "/tmp"}, capture_output=True, text=True
+        [sys.executable, "-c", _CLUSTER, *command],
+        env={**os.environ, "RAY_TMPDIR": "/tmp"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "runner ray" in done.stderr

@@ -32,5 +32,8 @@ def test_a_text_that_breaks_one_rule_passes_without_it(name: str) -> None:
 
 
 def test_an_empty_text_has_figures() -> None:
-    assert failed_rule("", [rule for rule in RULES if rule not in ("words", "word-length", "alphabetic")]) is None
+    assert (
+        failed_rule("", [rule for rule in RULES if rule not in ("words", "word-length", "alphabetic")])
+        is None
+    )
     assert failed_rule("\n\n", ["alphabetic"]) == "alphabetic"
