@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from time import perf_counter, sleep
 
 import psutil
@@ -108,7 +109,7 @@ def main() -> None:
     options.work.mkdir(parents=True)
     counts, size = write(options.source, options.work / "text", int(options.gigabytes * 1e9))
     print(f"{size / 1e9:.2f} GB; documents: {dict(counts)}")
-    digests = []
+    digests, cpu_before = [], 0.0
     for run in range(options.runs):
         out = options.work / f"out{run}"
         began = perf_counter()
@@ -119,11 +120,12 @@ def main() -> None:
         peak.start()
         if process.wait():
             sys.exit(process.returncode)
-        seconds = perf_counter() - began
+        seconds, usage = perf_counter() - began, getrusage(RUSAGE_CHILDREN)
+        cpu, cpu_before = usage.ru_utime + usage.ru_stime - cpu_before, usage.ru_utime + usage.ru_stime
         record = from_json(PrepareRecord, json.loads((out / "prepare.json").read_text()))
         digests.append([hashlib.sha256((out / name).read_bytes()).hexdigest() for name in record.shards])
         print(
-            f"run {run}: {seconds:.1f} s, {size / seconds / 1e6:.0f} MB/s, peak {peak.bytes / 2**20:.0f} MiB, "
+            f"run {run}: {seconds:.1f} s, {size / seconds / 1e6:.0f} MB/s, CPU {cpu:.0f} s, peak {peak.bytes / 2**20:.0f} MiB, "
             f"{record.exact:,} exact and {record.near:,} near duplicates, {record.kept:,} kept"
         )
     print(f"same bytes: {all(digest == digests[0] for digest in digests)}")

@@ -137,11 +137,11 @@ class Daft:
             hashes = col("plain").minhash(
                 num_hashes=BANDS * BAND_HASHES, ngram_size=NGRAM_WORDS, seed=_MINHASH_SEED
             )
-            hashes = hashes.cast(kind.list(kind.uint32()))
-            frame = frame.with_column("hashes", when(col("plain") != "", hashes).otherwise(daft.lit(None)))
+            frame = frame.with_column("hashes", hashes.cast(kind.list(kind.uint32())))
             for band, name in enumerate(BAND_COLUMNS):
                 rows = col("hashes").slice(band * BAND_HASHES, (band + 1) * BAND_HASHES)
-                frame = frame.with_column(name, rows.hash())
+                compared = when(col("plain") != "", rows.hash()).otherwise(daft.lit(None))
+                frame = frame.with_column(name, compared)
         return frame.select(*COLUMNS, *(BAND_COLUMNS if near else ()))
 
     def pairs(self, marks: Path, column: str) -> Keys:

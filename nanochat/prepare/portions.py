@@ -86,7 +86,8 @@ def read_portion(portion: Portion, column: str) -> Iterator[pa.RecordBatch]:
             if held >= _BATCH_CHARACTERS:
                 yield _read_batch(keys, texts)
                 keys, texts, held = [], [], 0
-        yield _read_batch(keys, texts)
+        if keys:
+            yield _read_batch(keys, texts)
     except (ValueError, EnvironmentFault) as error:
         yield pa.RecordBatch.from_pylist([{"key": -1, "text": "", "fault": str(error)}], schema=READ)
 
