@@ -125,7 +125,8 @@ def main() -> None:
         record = from_json(PrepareRecord, json.loads((out / "prepare.json").read_text()))
         digests.append([hashlib.sha256((out / name).read_bytes()).hexdigest() for name in record.shards])
         print(
-            f"run {run}: {seconds:.1f} s, {size / seconds / 1e6:.0f} MB/s, CPU {cpu:.0f} s, peak {peak.bytes / 2**20:.0f} MiB, "
+            f"run {run}: {seconds:.1f} s, {size / seconds / 1e6:.0f} MB/s, CPU {cpu:.0f} s, "
+            f"peak {peak.bytes / 2**20:.0f} MiB, "
             f"{record.exact:,} exact and {record.near:,} near duplicates, {record.kept:,} kept"
         )
     print(f"same bytes: {all(digest == digests[0] for digest in digests)}")
