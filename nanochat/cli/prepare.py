@@ -9,7 +9,7 @@ from pathlib import Path
 from nanochat.cli.data import PackConfig, pack_job
 from nanochat.console import amount, duration, say, table
 from nanochat.paths import Paths
-from nanochat.prepare.daft_engine import Daft, Runner
+from nanochat.prepare.daft_engine import Daft, DaftRunner
 from nanochat.prepare.preparation import PrepareRecord, PrepareSettings, prepare
 from nanochat.prepare.quality import RULES
 
@@ -23,7 +23,7 @@ class PrepareConfig(PackConfig):
     skip: tuple[str, ...] = ()
     """rules to leave out (words, placeholder, word-length, symbols, bullets, ellipses, repeated-lines,
     repeated-characters, alphabetic), or near-duplicates"""
-    runner: Runner | None = None
+    runner: DaftRunner | None = None
     """native: this process; ray: the cluster at RAY_ADDRESS, else one on this machine; default: DAFT_RUNNER, else
     native"""
 

@@ -19,8 +19,8 @@ from nanochat.errors import EnvironmentFault
 from nanochat.prepare.components import Keys
 from nanochat.prepare.quality import failed_rule
 
-Runner = Literal["native", "ray"]
-Task = Callable[[], Iterator[pa.RecordBatch]]
+DaftRunner = Literal["native", "ray"]
+ScanTask = Callable[[], Iterator[pa.RecordBatch]]
 
 NGRAM_WORDS = 5
 BANDS = 14
@@ -41,7 +41,7 @@ class Daft:
     A process has one runner for its whole life: another one raises ValueError.
     """
 
-    def __init__(self, runner: Runner | None):
+    def __init__(self, runner: DaftRunner | None):
         for name, value in _QUIET.items():  # no telemetry, no bars of its own
             os.environ.setdefault(name, value)
         try:
@@ -78,7 +78,7 @@ class Daft:
                 raise ValueError(fault)
             yield batch
 
-    def scan(self, schema: pa.Schema, tasks: Sequence[Task]) -> Any:
+    def scan(self, schema: pa.Schema, tasks: Sequence[ScanTask]) -> Any:
         """A dataframe of what `tasks` yield, in no particular order of the tasks."""
         from daft.io.source import DataSource, DataSourceTask
         from daft.recordbatch import RecordBatch
@@ -86,7 +86,7 @@ class Daft:
         daft_schema = self._daft.Schema.from_pyarrow_schema(schema)
 
         class Scan(DataSourceTask):
-            def __init__(self, task: Task):
+            def __init__(self, task: ScanTask):
                 self._task = task
 
             @property
@@ -157,7 +157,7 @@ class Daft:
         return np.concatenate([np.empty((0, 2), np.int64), *found])
 
 
-_RUNNERS: dict[Runner | None, Callable[[Any], object]] = {
+_RUNNERS: dict[DaftRunner | None, Callable[[Any], object]] = {
     None: lambda daft: None,
     "native": lambda daft: daft.set_runner_native(),
     "ray": lambda daft: daft.set_runner_ray(noop_if_initialized=True),

@@ -74,7 +74,7 @@ class TextFigures:
 
 
 @dataclass(frozen=True)
-class Rule:
+class QualityRule:
     """A document passes if `least` <= figure <= `most`."""
 
     figure: Callable[[TextFigures], float]
@@ -87,16 +87,16 @@ class Rule:
         return self.least <= self.figure(figures) <= self.most
 
 
-RULES: dict[str, Rule] = {
-    "words": Rule(lambda figures: len(figures.words), 50, 100_000, "Gopher"),
-    "placeholder": Rule(lambda figures: figures.text.lower().count("lorem ipsum"), 0, 0, "C4"),
-    "word-length": Rule(TextFigures.word_length, 3, 10, "Gopher"),
-    "symbols": Rule(TextFigures.symbols, 0, 0.1, "Gopher"),
-    "bullets": Rule(TextFigures.bullets, 0, 0.9, "Gopher"),
-    "ellipses": Rule(TextFigures.ellipses, 0, 0.3, "Gopher"),
-    "repeated-lines": Rule(TextFigures.repeated, 0, 0.3, "Gopher"),
-    "repeated-characters": Rule(TextFigures.repeated_characters, 0, 0.2, "Gopher"),
-    "alphabetic": Rule(TextFigures.alphabetic, 0.8, 1, "Gopher"),
+RULES: dict[str, QualityRule] = {
+    "words": QualityRule(lambda figures: len(figures.words), 50, 100_000, "Gopher"),
+    "placeholder": QualityRule(lambda figures: figures.text.lower().count("lorem ipsum"), 0, 0, "C4"),
+    "word-length": QualityRule(TextFigures.word_length, 3, 10, "Gopher"),
+    "symbols": QualityRule(TextFigures.symbols, 0, 0.1, "Gopher"),
+    "bullets": QualityRule(TextFigures.bullets, 0, 0.9, "Gopher"),
+    "ellipses": QualityRule(TextFigures.ellipses, 0, 0.3, "Gopher"),
+    "repeated-lines": QualityRule(TextFigures.repeated, 0, 0.3, "Gopher"),
+    "repeated-characters": QualityRule(TextFigures.repeated_characters, 0, 0.2, "Gopher"),
+    "alphabetic": QualityRule(TextFigures.alphabetic, 0.8, 1, "Gopher"),
 }
 """In the order in which they are tried: the first that a document fails counts it."""
 
