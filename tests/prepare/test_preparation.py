@@ -65,7 +65,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], 
     for step in range(1, 8):
         chain.append([*chain[-1][: 25 * step], "changed", *chain[-1][25 * step + 1 :]])
     exact = [lines_of(words) for words in originals[5:30]]
-    short = [f"a text too short {number}" for number in range(7)]
+    short = [f"some text too short {number}" for number in range(7)]
     repeated = ["\n".join(["the same line again and again"] * 20) for _ in range(3)]
     stay = [lines_of(words) for words in originals]
     later = [*near, *exact, *short, *repeated, *map(lines_of, chain[1:])]
