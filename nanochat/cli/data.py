@@ -96,6 +96,15 @@ class PackResult:
 
 def run_pack(config: PackConfig, paths: Paths) -> PackResult:
     """Shuffle any text into shards. Raises ValueError for impossible sources or settings."""
+    files, settings = pack_job(config)
+    with progress("pack", 2 * sum(map(text_bytes, files)), "B") as shown:
+        manifest, shards = pack(files, config.out, settings, shown.update)
+    say(f"{len(shards) - 1} training shards and 1 for validation in {config.out}: {manifest.counts}")
+    return PackResult(config.out, len(shards) - 1, manifest.counts)
+
+
+def pack_job(config: PackConfig) -> tuple[list[Path], PackSettings]:
+    """The source files and the settings of the shards. Raises ValueError for impossible ones."""
     if not 0 < config.shard_mb < math.inf or not 0 < config.val_fraction < 1 or config.seed < 0:
         raise ValueError("--shard-mb must be positive, --val-fraction between 0 and 1, --seed at least 0")
     files = find_files(config.source)
@@ -106,13 +115,8 @@ def run_pack(config: PackConfig, paths: Paths) -> PackResult:
             f"--source {config.source} and --out {config.out} overlap: choose a folder outside the source"
         )
     check_columns(files, config.text_column)
-    settings = PackSettings(
-        config.text_column, max(int(config.shard_mb * 1e6), 1), config.val_fraction, config.seed
-    )
-    with progress("pack", 2 * sum(map(text_bytes, files)), "B") as shown:
-        manifest, shards = pack(files, config.out, settings, shown.update)
-    say(f"{len(shards) - 1} training shards and 1 for validation in {config.out}: {manifest.counts}")
-    return PackResult(config.out, len(shards) - 1, manifest.counts)
+    shard_bytes = max(int(config.shard_mb * 1e6), 1)
+    return files, PackSettings(config.text_column, shard_bytes, config.val_fraction, config.seed)
 
 
 # ---- data info

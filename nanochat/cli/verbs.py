@@ -19,7 +19,7 @@ class Verb:
 
 
 GROUPS: dict[str, str] = {
-    "data": "download, pack and inspect text; write conversations",
+    "data": "download, clean, pack and inspect text; write conversations",
     "tokenizer": "train and compare tokenizers",
     "eval": "measure a model",
     "export": "models for other people's tools",
@@ -49,6 +49,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ),
     ("data", "pack"): Verb(
         "pack your own text into shuffled shards", "nanochat.cli.data", "PackConfig", "run_pack"
+    ),
+    ("data", "prepare"): Verb(
+        "filter your own text, drop duplicates, and pack it into shuffled shards",
+        "nanochat.cli.prepare",
+        "PrepareConfig",
+        "run_prepare",
     ),
     ("data", "info"): Verb(
         "count the documents and characters of a dataset", "nanochat.cli.data", "InfoConfig", "run_info"

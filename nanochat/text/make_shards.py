@@ -109,7 +109,7 @@ def _read_manifest(out: Path, files: Sequence[Path], settings: PackSettings) -> 
         return None
     except ValueError:
         manifest = None
-    if manifest is None or manifest.settings != settings or manifest.source != _digest(files):
+    if manifest is None or manifest.settings != settings or manifest.source != source_digest(files):
         raise ValueError(f"{out} holds shards of other text or settings: choose another folder, or remove it")
     return manifest
 
@@ -129,7 +129,8 @@ def _is_scattered(out: Path, manifest: Manifest) -> bool:
         return False
 
 
-def _digest(files: Sequence[Path]) -> str:
+def source_digest(files: Sequence[Path]) -> str:
+    """Digest of the files' names, sizes and times."""
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
@@ -166,7 +167,7 @@ def _scatter_anew(
         shard.unlink()
     _manifest_file(out).unlink(missing_ok=True)
     _work_folder(out).mkdir()
-    source = _digest(files)
+    source = source_digest(files)
     share = min(settings.val_fraction, BUCKET_BYTES / max(total, 1))
     train_buckets = min(-(-total // BUCKET_BYTES), MOST_BUCKETS - 1) or 1
     try:

@@ -1,0 +1,1 @@
+"""Raw text to a clean dataset: rules of quality, exact and near duplicates, shuffled shards."""
