@@ -59,6 +59,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "PreferencesConfig",
         "run_preferences",
     ),
+    ("data", "prompts"): Verb(
+        "a task's prompts for reinforcement by verl, as parquet",
+        "nanochat.tasks.verl_prompts",
+        "PromptsConfig",
+        "run_prompts",
+    ),
     ("data", "identity"): Verb(
         "write conversations that teach a model who it is, from a persona",
         "nanochat.cli.identity",
