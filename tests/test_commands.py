@@ -29,6 +29,7 @@ Words = list[str]
 def _simple_commands(script: str) -> Iterator[Words]:
     """The words of every simple command of a shell script, without assignments before it."""
     script = re.sub(r"(?m)(^|\s)#.*$", "", script.replace("\\\n", " ").replace("…", ""))
+    script = re.sub(r"\$\{[^}]*\}|\$\w+", "1", script.replace('"$@"', ""))  # what variables hold is unknown
     lexer = shlex.shlex(script, posix=True, punctuation_chars="();<>|&\n")
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
     words: Words = []
@@ -70,8 +71,10 @@ def _in_slurm(words: Words) -> Iterator[Words]:
 
 
 def _under_torchrun(words: Words) -> Iterator[Words]:
-    parsed = get_args_parser().parse_args([word.replace("$", "") or "1" for word in words])
-    assert parsed.module, words
+    try:
+        parsed = get_args_parser().parse_args(words)
+    except SystemExit:
+        raise ValueError(f"torchrun {shlex.join(words)}: wrong options") from None
     yield [parsed.training_script, *parsed.training_script_args]
 
 
@@ -83,6 +86,7 @@ WRAPPERS: dict[str, Callable[[Words], Iterator[Words]]] = {
     "nice": lambda words: iter([_after_options(words)]),
     "python": lambda words: iter([words[1:]] if words[:1] == ["-m"] else []),
     "sbatch": _in_slurm,
+    "set": lambda words: iter([["nanochat", *words[1:]]] if words[0] == "--" else []),
     "sky": lambda words: iter([["script", word] for word in words if word.startswith("runs/")]),
     "srun": lambda words: iter([_after_options(words)]),
     "torchrun": _under_torchrun,
@@ -104,8 +108,11 @@ def _faults(words: Words) -> Iterator[str]:
     elif program == "nanochat":
         yield from _faults_of_ours(arguments)
     elif program in WRAPPERS and arguments:
-        for inner in WRAPPERS[program](arguments):
-            yield from _faults(inner)
+        try:
+            for inner in WRAPPERS[program](arguments):
+                yield from _faults(inner)
+        except ValueError as error:
+            yield str(error)
 
 
 def _faults_of_ours(words: Words) -> Iterator[str]:
@@ -124,11 +131,8 @@ def _faults_of_ours(words: Words) -> Iterator[str]:
 
 
 def _in_document(text: str) -> str:
-    """The shell blocks of a document, and what it quotes of a line."""
-    blocks = re.findall(r"^ *```bash\n(.*?)```", text, re.MULTILINE | re.DOTALL)
-    prose = re.sub(r"^ *```.*?```", "", text, flags=re.MULTILINE | re.DOTALL)
-    quoted = re.findall(r"`((?:nanochat|bash runs|torchrun|sbatch|docker|sky|hf jobs)\s[^`]*)`", prose)
-    return "\n".join([*blocks, *(" ".join(line.split()) for line in quoted)])
+    """The shell blocks of a document."""
+    return "\n".join(re.findall(r"^ *```bash\n(.*?)```", text, re.MULTILINE | re.DOTALL))
 
 
 def _in_comments(text: str) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.atomic import write_atomic
-from nanochat.config import from_json, json_line, parse_json
+from nanochat.config import json_line, parse_json
 from nanochat.console import progress, say
 from nanochat.paths import Paths
 from nanochat.tasks.registry import TASKS
@@ -76,7 +76,10 @@ def item_of(row: Mapping[str, Any]) -> tuple[Task, Item]:
     info = row.get("extra_info") or {}
     if info.get("task") not in TASKS or "item" not in info:
         raise ValueError("the row's extra_info has no task and item of ours")
-    return TASKS[info["task"]], from_json(Item, parse_json(info["item"]))
+    item = parse_json(info["item"])
+    return TASKS[info["task"]], Item(
+        tuple(item["messages"]), item["answer"], tuple(item["choices"]), item["meta"]
+    )
 
 
 def compute_score(

@@ -40,6 +40,7 @@ def hub() -> None:
             pq.write_table(pa.Table.from_pylist([row] * 3), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOR_REINFORCEMENT)
 def test_items_come_back_and_scores_are_the_tasks(name: str, hub: None, tmp_path: Path) -> None:
     task, path = TASKS[name], tmp_path / "train.parquet"
