@@ -160,6 +160,13 @@ def test_documents(document: Path) -> None:
     assert faults(_in_document(document.read_text())) == []
 
 
+def test_what_the_page_on_places_quotes() -> None:
+    text = (ROOT / "docs" / "where-to-run.md").read_text()
+    quoted = re.findall(r"`((?:nanochat|bash|docker|sky)\s[^`]*)`", text.replace("```", ""))
+    assert len(quoted) > 5
+    assert faults("\n".join(" ".join(command.split()) for command in quoted)) == []
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts(script: Path) -> None:
     text = script.read_text()

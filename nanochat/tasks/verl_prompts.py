@@ -141,8 +141,8 @@ class PromptsConfig:
 class PromptsResult:
     """The files and their numbers of prompts, by split."""
 
-    files: dict[str, Path]
-    prompts: dict[str, int]
+    files: dict[ItemSplit, Path]
+    prompts: dict[ItemSplit, int]
 
 
 def run_prompts(config: PromptsConfig, paths: Paths) -> PromptsResult:
@@ -154,7 +154,7 @@ def run_prompts(config: PromptsConfig, paths: Paths) -> PromptsResult:
     prompts = {split: write_prompts(files[split], _rows(task, split, items[split])) for split in _SPLITS}
     say(f"{prompts['train']:,} prompts of {task.name} and {prompts['val']:,} held out: {folder}")
     say(f"verl's reward function is compute_score of {__file__}")
-    return PromptsResult(dict(files), dict(prompts))
+    return PromptsResult(files, prompts)
 
 
 def _rows(task: Task, split: ItemSplit, items: Any) -> Iterator[dict[str, Any]]:
