@@ -19,7 +19,7 @@ class Verb:
 
 
 GROUPS: dict[str, str] = {
-    "data": "download, pack and inspect text; write conversations",
+    "data": "download, pack and inspect text; write conversations and prompts",
     "tokenizer": "train and compare tokenizers",
     "eval": "measure a model",
     "export": "models for other people's tools",

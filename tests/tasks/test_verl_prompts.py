@@ -70,7 +70,7 @@ def test_what_follows_the_last_output_of_a_tool_counts(tmp_path: Path) -> None:
     row = verl_row(task, "train", 0, item)
     called = f"<|python_start|>1+1<|python_end|><|output_start|>{item.answer}<|output_end|>"
     assert _score(row, f"{called}It is {item.answer}.<|assistant_end|>") == 1
-    assert _score(row, f"{called}It is 2.") < 1
+    assert _score(row, f"{called}Done.") == 0
 
 
 def test_verl_scores_gsm8k_itself(hub: None) -> None:
