@@ -1,9 +1,10 @@
-"""The metrics file: every figure of every stage, one row per line; optionally sent to Weights & Biases too."""
+"""The metrics file: every figure of every stage, one row per line; services may receive them too."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -13,12 +14,11 @@ from nanochat.atomic import write_fault
 from nanochat.config import finite, from_json, json_line, parse_json, to_json
 from nanochat.console import warn
 from nanochat.errors import EnvironmentFault
-from nanochat.metrics_rows import KINDS, RENAMED, Row, WandbRow
+from nanochat.flags import Tracker
+from nanochat.metric_sinks import Sinks, TrackedRun, chosen
+from nanochat.metrics_rows import FORMER_KINDS, KINDS, RENAMED, ConfigRow, Row, TrackedRow
 
 R = TypeVar("R", bound=Row)
-
-WANDB_PROJECT = "nanochat"
-NO_WANDB = "dummy"  # the run name that disables Weights & Biases
 
 # No figure of ours is larger: counts are 64-bit integers, losses and norms come from float32.
 _LARGEST_COUNT = 2**63 - 1
@@ -45,7 +45,7 @@ class Metrics:
     def __init__(self, stage: str, file: BinaryIO | None):
         self.stage = stage
         self._file = file
-        self._wandb: Any = None
+        self._sinks = Sinks()
 
     def log(self, row: Row) -> None:
         """Append one row. A number that is not finite becomes null."""
@@ -54,41 +54,22 @@ class Metrics:
         logged = LoggedRow(self.stage, time.time(), row).to_json()
         # One write per row: if the process is killed, at most the last line is torn.
         self._file.write(json_line(logged).encode("utf-8") + b"\n")
-        if self._wandb is not None and (numbers := _numbers(row)):
-            try:
-                self._wandb.log(numbers)
-            except Exception as error:  # a remote service must not end a training run
-                self._wandb = None
-                warn(f"wandb stopped, metrics go to the local file only: {error}")
+        step, figures = _figures(row)
+        if figures and not isinstance(row, ConfigRow):  # services receive the config when they start
+            self._sinks.log(step, figures)
 
-    def start_wandb(self, run: str, config: dict[str, Any], run_id: str | None) -> None:
-        """Also send every later row to Weights & Biases; if it does not start, warn and continue without it."""
-        try:
-            import wandb
-
-            self._wandb = wandb.init(
-                project=WANDB_PROJECT, name=run, config=config, id=run_id, resume="allow"
-            )
-            self._wandb.define_metric("*", step_metric="step")
-        except ImportError:
-            warn("wandb is not installed, metrics go to the local file only (pip install wandb)")
-        except Exception as error:  # a remote service must not keep a training run from starting
-            self._wandb = None
-            warn(f"wandb did not start, metrics go to the local file only: {error}")
-        else:
-            self.log(WandbRow(self._wandb.id))
+    def track(self, tracker: Tracker, run: TrackedRun, earlier: str | None) -> None:
+        """Send every later row to a service too; the file remembers what it calls the run."""
+        name = self._sinks.start(tracker, run, earlier)
+        if name is not None:
+            self.log(TrackedRow(name, tracker))
 
     def close(self) -> None:
-        """Close the file and finish the remote run."""
+        """Close the file and finish the run at the services."""
         if self._file is not None:
             self._file.close()
             self._file = None
-        if self._wandb is not None:
-            try:
-                self._wandb.finish()
-            except Exception as error:
-                warn(f"wandb did not finish: {error}")
-            self._wandb = None
+        self._sinks.close()
 
     def __enter__(self) -> Metrics:
         return self
@@ -98,13 +79,20 @@ class Metrics:
 
 
 def open_metrics(
-    path: Path, stage: str, *, wandb_run: str | None, config: dict[str, Any], enabled: bool, resume: bool
+    path: Path,
+    stage: str,
+    *,
+    wandb_run: str | None,
+    config: dict[str, Any],
+    enabled: bool,
+    resume: bool,
+    track: Sequence[Tracker] = (),
 ) -> Metrics:
     """Open `path` for the rows of `stage`.
 
     `resume` appends (also for a stage that adds to another stage's file); otherwise an earlier run's file is
-    renamed to `metrics.1.jsonl`, `metrics.2.jsonl` … If `wandb_run` is None, the variable WANDB_RUN is used.
-    `enabled` is false on every process but the first.
+    renamed to `metrics.1.jsonl`, `metrics.2.jsonl` … If `wandb_run` is None, the variable WANDB_RUN is used; `track`
+    are the services beside the file. `enabled` is false on every process but the first.
     """
     if not enabled:
         return Metrics(stage, file=None)
@@ -120,10 +108,10 @@ def open_metrics(
     except OSError as error:
         raise write_fault(path, error) from error
     metrics = Metrics(stage, file)
-    run = wandb_run or os.environ.get("WANDB_RUN") or NO_WANDB
-    if run != NO_WANDB:
-        earlier = rows_of(path, WandbRow, stage)
-        metrics.start_wandb(run, config, run_id=earlier[-1].id if earlier else None)
+    name, trackers = chosen(track, wandb_run, tag=path.parent.name)
+    known = {row.tracker: row.id for row in rows_of(path, TrackedRow, stage)} if trackers else {}
+    for tracker in trackers:
+        metrics.track(tracker, TrackedRun(name, stage, path.parent, config), known.get(tracker))
     return metrics
 
 
@@ -144,9 +132,10 @@ def parse_row(line: bytes) -> LoggedRow:
     """
     data = parse_figures(line)
     common = from_json(MetricsRow, data, ignore_unknown=True)
-    if common.kind not in KINDS:
-        raise ValueError(f"unknown kind {common.kind[:_SHOWN]!r}")
-    row = from_json(KINDS[common.kind], _renamed(common.kind, data), ignore_unknown=True)
+    kind = FORMER_KINDS.get(common.kind, common.kind)
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind[:_SHOWN]!r}")
+    row = from_json(KINDS[kind], _renamed(kind, data), ignore_unknown=True)
     return LoggedRow(common.stage, common.time, row)
 
 
@@ -259,12 +248,14 @@ def _set_aside(path: Path) -> None:
         path.rename(older)
 
 
-def _numbers(row: Row) -> dict[str, Any]:
-    """The numbers of a row under `kind/name`; one level of tables is flattened."""
-    flat: dict[str, Any] = {}
-    for name, value in to_json(row).items():
+def _figures(row: Row) -> tuple[int | None, dict[str, float]]:
+    """(step, the other finite numbers of a row under `kind/name`); one level of tables is flattened."""
+    fields = finite(to_json(row))
+    step = fields.pop("step", None)
+    flat: dict[str, float] = {}
+    for name, value in fields.items():
         items = value.items() if isinstance(value, dict) else [(None, value)]
         for key, item in items:
             if isinstance(item, Real):
-                flat["step" if name == "step" else f"{row.kind}/{name}" + (f"/{key}" if key else "")] = item
-    return flat
+                flat[f"{row.kind}/{name}" + (f"/{key}" if key else "")] = float(item)
+    return step, flat

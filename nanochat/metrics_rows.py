@@ -236,12 +236,17 @@ class StageRow(Row):
 
 
 @dataclass(frozen=True)
-class WandbRow(Row):
-    """The Weights & Biases run that also receives these rows."""
+class TrackedRow(Row):
+    """A service that also receives these rows, and what it calls the run."""
 
-    kind: ClassVar[str] = "wandb"
+    kind: ClassVar[str] = "tracked"
 
     id: str
+    tracker: str = "wandb"
+
+    def place(self) -> tuple[object, ...]:
+        """The service."""
+        return (self.tracker,)
 
 
 @dataclass(frozen=True)
@@ -271,10 +276,13 @@ KINDS: Mapping[str, type[Row]] = {
         TokenizerRow,
         CompressionRow,
         StageRow,
-        WandbRow,
+        TrackedRow,
         DoneRow,
     )
 }
+
+# Kinds with another name today.
+FORMER_KINDS: Mapping[str, str] = {"wandb": TrackedRow.kind}
 
 # Renamed fields: kind, table within the row, old name, new name.
 # Removed fields need no entry: unknown fields are ignored.

@@ -34,6 +34,7 @@ def base_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "base"
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(directory))
     monkeypatch.delenv("WANDB_RUN", raising=False)
+    monkeypatch.delenv("NANOCHAT_TRACK", raising=False)
     return directory
 
 

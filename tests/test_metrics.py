@@ -1,9 +1,7 @@
-"""The metrics file survives crashes and resumes, is always valid JSON, and needs no wandb."""
+"""The metrics file survives crashes and resumes, is always valid JSON."""
 
 import json
 import math
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 
 from nanochat.errors import EnvironmentFault
 from nanochat.metrics import Metrics, open_metrics, read_metrics, rows_of
-from nanochat.metrics_rows import EvalRow, PackingRow, SampleRow, TasksRow
+from nanochat.metrics_rows import EvalRow, PackingRow, SampleRow
 
 
 def _open(path: Path, **changes) -> Metrics:
@@ -104,87 +102,3 @@ def test_the_other_processes_write_nothing(tmp_path: Path):
 
 def test_a_missing_file_has_no_rows(tmp_path: Path):
     assert read_metrics(tmp_path / "none.jsonl") == []
-
-
-def test_a_missing_wandb_costs_one_warning(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with _open(tmp_path / "m.jsonl", wandb_run="mine") as metrics:
-        metrics.log(SampleRow(1, "", ""))
-    assert capsys.readouterr().err.count("\n") == 1
-    assert len(read_metrics(tmp_path / "m.jsonl")) == 1
-
-
-class _FakeWandb(types.ModuleType):
-    """What of wandb's interface we use, and a record of it (the real one wants an account or a service)."""
-
-    def __init__(self, broken: bool = False):
-        super().__init__("wandb")
-        self.broken, self.starts, self.rows, self.finished = broken, [], [], 0
-        self.id = "abc123"
-
-    def init(self, **options):
-        if self.broken:
-            raise ConnectionError("no route to host")
-        self.starts.append(options)
-        return self
-
-    def define_metric(self, *_, **__):
-        pass
-
-    def log(self, row):
-        self.rows.append(row)
-
-    def finish(self):
-        self.finished += 1
-
-
-@pytest.mark.parametrize(
-    ("flag", "variable", "name"),
-    [
-        (None, None, None),
-        ("dummy", "mine", None),
-        (None, "dummy", None),
-        (None, "mine", "mine"),
-        ("a", "b", "a"),
-    ],
-)
-def test_who_asks_for_wandb(tmp_path: Path, monkeypatch, flag, variable, name):
-    wandb = _FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    if variable is not None:
-        monkeypatch.setenv("WANDB_RUN", variable)
-    _open(tmp_path / "m.jsonl", wandb_run=flag).close()
-    assert [start["name"] for start in wandb.starts] == ([] if name is None else [name])
-    assert wandb.finished == len(wandb.starts)
-
-
-def test_wandb_gets_the_numbers_and_a_resumed_run_goes_on_in_the_same_place(tmp_path: Path, monkeypatch):
-    wandb = _FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    with _open(tmp_path / "m.jsonl", wandb_run="mine") as metrics:
-        metrics.log(SampleRow(3, "no number", "but the step"))
-        metrics.log(TasksRow(3, scores={"facts": 0.5}, counts={}, baselines={}))
-    assert {"step": 3} in wandb.rows
-    assert {"step": 3, "tasks/scores/facts": 0.5} in wandb.rows
-    assert wandb.starts[0]["config"] == {"depth": 4}
-    _open(tmp_path / "m.jsonl", wandb_run="mine", resume=True).close()
-    assert [start["id"] for start in wandb.starts] == [None, "abc123"]
-
-
-def test_a_wandb_that_fails_to_start_does_not_end_the_run(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "wandb", _FakeWandb(broken=True))
-    with _open(tmp_path / "m.jsonl", wandb_run="mine") as metrics:
-        metrics.log(SampleRow(1, "", ""))
-    assert "no route to host" in capsys.readouterr().err
-    assert len(read_metrics(tmp_path / "m.jsonl")) == 1
-
-
-def test_a_wandb_that_fails_midway_costs_one_warning(tmp_path: Path, monkeypatch, capsys):
-    wandb = _FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    with _open(tmp_path / "m.jsonl", wandb_run="mine") as metrics:
-        monkeypatch.setattr(wandb, "log", lambda numbers: 1 / 0, raising=False)
-        for step in (1, 2):
-            metrics.log(EvalRow.of(step, {"val_bpb": 1.5}))
-    assert capsys.readouterr().err.count("wandb stopped") == 1
-    assert [row.step for row in rows_of(tmp_path / "m.jsonl", EvalRow)] == [1, 2]

@@ -27,8 +27,8 @@ from nanochat.metrics_rows import (
     StageRow,
     TasksRow,
     TokenizerRow,
+    TrackedRow,
     TrainRow,
-    WandbRow,
 )
 
 TRAIN = TrainRow(1, 9, 2048, 2.5, 1.0, None, 5e3, None, 0.1, 0)
@@ -45,7 +45,7 @@ ROWS: tuple[Row, ...] = (
     TokenizerRow("tok300.tiktoken", "00ff", 300, 40, 1000, 2.5, 0.1, 1 << 20),
     CompressionRow("00ff", {"code": 10}, (DomainRates("ours", 300, {"code": 1.9}),), ("GPT-2",)),
     StageRow("sft", "abc", ("sft", "--depth=1"), "done", 1.5),
-    WandbRow("run1"),
+    TrackedRow("run1", "trackio"),
     DoneRow(1.5, step=9),
 )
 
@@ -77,6 +77,10 @@ def test_a_figure_that_is_no_field_is_refused_on_writing() -> None:
     with pytest.raises(ValueError, match="unknown val_bpd"):
         EvalRow.of(1, {"val_bpd": 1.0})
     assert EvalRow.of(1, {"val_bpb": 1.0}) == EvalRow(1, val_bpb=1.0)
+
+
+def test_a_run_tracked_by_wandb_had_a_kind_of_its_own() -> None:
+    assert parse_row(_line(TrackedRow("run1"), kind="wandb")).row == TrackedRow("run1", "wandb")
 
 
 def test_the_length_of_an_older_plan_has_todays_name() -> None:

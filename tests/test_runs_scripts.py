@@ -20,7 +20,7 @@ from nanochat.recipes.run import RECIPES
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = sorted((ROOT / "runs").glob("*.sh"))
+SCRIPTS = sorted([*(ROOT / "runs").glob("*.sh"), *(ROOT / "runs").glob("*.slurm")])
 
 # Writes its command line down; fails where a pattern in $FAIL matches it; `uv sync` makes an environment.
 RECORDER = """#!/usr/bin/env bash
@@ -247,6 +247,26 @@ def test_the_speedrun_takes_the_number_of_gpus(house: House) -> None:
     house.skip_setup()
     house.run("runs/speedrun.sh", NPROC_PER_NODE="4")
     assert house.calls() == ["nanochat run speedrun --nproc 4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [((), "pretrain --depth 26 --fp8 --resume auto"), (("sft", "--resume", "auto"), "sft --resume auto")],
+)
+def test_a_slurm_job_starts_torchrun_on_every_machine(
+    house: House, options: tuple[str, ...], command: str
+) -> None:
+    house.skip_setup()
+    _program(house.programs / "scontrol", '#!/bin/sh\necho "$3-a"; echo "$3-b"\n')
+    _program(house.programs / "srun")
+    job = {"SLURM_SUBMIT_DIR": str(house.home), "SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "gpus"}
+    job |= {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
+    done = house.run("runs/multinode.slurm", *options, **job)
+    assert done.returncode == 0, done.stderr
+    assert house.calls() == [
+        "srun .venv/bin/torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_id=123456 "
+        f"--rdzv_endpoint=gpus-a:23456 -m nanochat {command}"
+    ]
 
 
 def test_the_speedrun_is_the_one_of_the_overview() -> None:

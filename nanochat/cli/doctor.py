@@ -32,7 +32,9 @@ from nanochat.sandbox.python import isolation_here
 _LOW_DISK_BYTES = 3e9  # more than the quickstart's data, checkpoints and report take
 _HUB_TIMEOUT_S = 10
 _OPTIONAL = {
-    "wandb": "Weights & Biases beside the local metrics (pip install wandb)",
+    "wandb": "--track wandb: metrics to Weights & Biases too (pip install wandb)",
+    "trackio": "--track trackio: metrics to trackio too (pip install trackio)",
+    "tensorboard": "--track tensorboard: metrics to TensorBoard too (pip install tensorboard)",
     "transformers": "nanochat export (pip install transformers safetensors tokenizers)",
     "safetensors": "nanochat import of folders of transformers (pip install safetensors)",
 }

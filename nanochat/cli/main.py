@@ -30,6 +30,7 @@ Options of every verb:
 Environment:
   NANOCHAT_BASE_DIR    folder for all data and results (default ~/.cache/nanochat)
   WANDB_RUN            log to Weights & Biases under this name ("dummy": do not log)
+  NANOCHAT_TRACK       log to these services: wandb, trackio, tensorboard (separated by commas)
   OMP_NUM_THREADS      CPU threads per process
   NANOCHAT_DEBUG=1     show the traceback of every error"""
 

@@ -19,7 +19,7 @@ class Verb:
 
 
 GROUPS: dict[str, str] = {
-    "data": "download, clean, pack and inspect text; write conversations",
+    "data": "download, clean, pack and inspect text; write conversations and prompts",
     "tokenizer": "train and compare tokenizers",
     "eval": "measure a model",
     "export": "models for other people's tools",
@@ -64,6 +64,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "nanochat.train.preferences",
         "PreferencesConfig",
         "run_preferences",
+    ),
+    ("data", "prompts"): Verb(
+        "a task's prompts for reinforcement by verl, as parquet",
+        "nanochat.tasks.verl_prompts",
+        "PromptsConfig",
+        "run_prompts",
     ),
     ("data", "identity"): Verb(
         "write conversations that teach a model who it is, from a persona",

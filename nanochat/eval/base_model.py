@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,7 @@ from nanochat.eval.options import require_positive
 from nanochat.eval.samples import PROMPTS, SampleTexts, sample
 from nanochat.eval.score_csv import write_scores
 from nanochat.eval.subject import Subject, subject_of
-from nanochat.flags import ModelTag, WandbRun
+from nanochat.flags import ModelTag, Tracker, WandbRun, default_track
 from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, EvalRow, SampleRow, TasksRow
@@ -67,7 +67,8 @@ class EvalBaseConfig:
     fresh: bool = False
     """Compute everything again, also results that are kept beside the checkpoint."""
     wandb_run: WandbRun = None
-    """Name of the Weights & Biases run; default: WANDB_RUN."""
+    """As in `nanochat pretrain`, and so is --track."""
+    track: tuple[Tracker, ...] = field(default_factory=default_track)
     device: str = "auto"
     dtype: str = "auto"
 
@@ -99,6 +100,7 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
         metrics_path,
         STAGE,
         wandb_run=config.wandb_run,
+        track=config.track,
         config=to_json(config),
         enabled=runtime.is_main,
         resume=True,

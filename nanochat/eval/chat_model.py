@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -20,7 +20,7 @@ from nanochat.eval.score_table import ScoreLine, percentages, show_scores
 from nanochat.eval.subject import subject_of
 from nanochat.eval.task_accuracy import Sampling, evaluate_task
 from nanochat.eval.task_result import PartScore, TaskResult
-from nanochat.flags import ModelTag, WandbRun
+from nanochat.flags import ModelTag, Tracker, WandbRun, default_track
 from nanochat.infer.frozen import WeightsName
 from nanochat.infer.sampler import SamplingParams
 from nanochat.metrics import open_metrics
@@ -58,7 +58,8 @@ class EvalChatConfig:
     batch_tokens: int | None = None
     """Tokens per forward pass in multiple-choice tasks; default: depends on the device."""
     wandb_run: WandbRun = None
-    """Name of the Weights & Biases run; default: WANDB_RUN."""
+    """As in `nanochat pretrain`, and so is --track."""
+    track: tuple[Tracker, ...] = field(default_factory=default_track)
     fresh: bool = False
     """Answer all tasks again, also those whose results are kept beside the checkpoint."""
     unsafe_sandbox: bool = False
@@ -130,6 +131,7 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
         metrics_path,
         STAGE,
         wandb_run=config.wandb_run,
+        track=config.track,
         config=to_json(config),
         enabled=runtime.is_main,
         resume=True,

@@ -5,6 +5,7 @@ from itertools import islice
 
 from nanochat.config import from_json, to_json
 from nanochat.console import say, table
+from nanochat.flags import default_track
 from nanochat.metrics import open_metrics
 from nanochat.metrics_rows import CompressionRow, ConfigRow
 from nanochat.paths import Paths
@@ -43,6 +44,7 @@ def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
         paths.metrics("tokenizer"),
         "tokenizer-eval",
         wandb_run=None,
+        track=default_track(),
         config=to_json(config),
         enabled=True,
         resume=True,

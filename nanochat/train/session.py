@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.config import to_json
 from nanochat.console import progress as progress_bar
 from nanochat.console import say
-from nanochat.flags import WandbRun
+from nanochat.flags import Tracker, WandbRun, default_track
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, PackingRow
 from nanochat.model.compilation import CompileMode
@@ -42,7 +42,9 @@ class TrainingOptions:
     """Flags of every training stage."""
 
     wandb_run: WandbRun = None
-    """Name of the Weights & Biases run; "dummy" logs to the local file only. Default: WANDB_RUN."""
+    """Name of the run for --track, whose default it makes wandb; "dummy": none. Default: WANDB_RUN."""
+    track: tuple[Tracker, ...] = field(default_factory=default_track)
+    """Also send the metrics to these services. Default: NANOCHAT_TRACK (names separated by commas)."""
     resume: Literal["never", "auto"] = "never"
     """auto: resume from the newest valid checkpoint of this run, or start if there is none."""
     save_every: int = 0
@@ -195,6 +197,7 @@ class Session:
             runtime.paths.metrics(self.model_tag),
             self.meta.stage,
             wandb_run=self.options.wandb_run,
+            track=self.options.track,
             config=config,
             enabled=runtime.is_main,
             resume=self.meta.step > 0,

@@ -8,6 +8,7 @@ from pathlib import Path
 from nanochat import hardware
 from nanochat.config import to_json
 from nanochat.console import say, table
+from nanochat.flags import default_track
 from nanochat.metrics import open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, TokenizerRow
 from nanochat.paths import Paths
@@ -103,6 +104,7 @@ def _log(config: TokenizerTrainConfig, result: TokenizerTrainResult, paths: Path
         paths.metrics("tokenizer"),
         "tokenizer",
         wandb_run=None,
+        track=default_track(),
         config=to_json(config),
         enabled=True,
         resume=False,

@@ -200,7 +200,8 @@ def test_a_group_alone_lists_its_verbs(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split()[:2] for line in err.splitlines()[1:]] == [
-        ["data", verb] for verb in ("download", "tokens", "pack", "info", "preferences", "identity")
+        ["data", verb]
+        for verb in ("download", "tokens", "pack", "info", "preferences", "prompts", "identity")
     ]
     assert main(["data", "--help"]) == 0
     assert capsys.readouterr() == (err, "")

@@ -11,7 +11,7 @@ from nanochat.eval.bpb import bits_per_byte
 from nanochat.eval.core import GPT2_CORE
 from nanochat.eval.samples import PROMPTS
 from nanochat.metrics import read_metrics, rows_of
-from nanochat.metrics_rows import EvalRow, TasksRow, WandbRow
+from nanochat.metrics_rows import EvalRow, TasksRow, TrackedRow
 from nanochat.text.datasets import TextSource, documents
 from nanochat.text.readers import Document
 from tests.eval.conftest import save
@@ -49,8 +49,8 @@ def test_the_metrics_of_the_run_gain_its_figures(checkpoint, runtime):
     result = run(CONFIG, runtime)
     logged = read_metrics(path)
     kinds = [entry.row.kind for entry in logged]
-    assert kinds == ["wandb", "config", "eval", *["sample"] * len(PROMPTS), "done"]
-    assert logged[0].row == WandbRow("a")
+    assert kinds == ["tracked", "config", "eval", *["sample"] * len(PROMPTS), "done"]
+    assert logged[0].row == TrackedRow("a")
     assert {entry.stage for entry in logged[1:]} == {"eval-base"}
     assert rows_of(path, EvalRow) == [EvalRow(7, val_bpb=result.val.bpb, train_bpb=result.train.bpb)]
 
