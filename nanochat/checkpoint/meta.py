@@ -46,6 +46,8 @@ class TrainingPlan:
     seed: int
     fp8: bool = False
     """Whether the blocks' matrices are multiplied in fp8."""
+    document_mask: bool = False
+    """Whether documents in one row are kept apart."""
 
     def __post_init__(self) -> None:
         _require_positive(
