@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.errors import EnvironmentFault
-from nanochat.model.documents import band_mask, document_bounds, document_mask
+from nanochat.model.document_mask import band_mask, document_bounds, document_mask
 
 KernelName = Literal["fa3", "flash", "sdpa"]
 

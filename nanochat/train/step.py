@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nanochat.batches.loader import Batch
 from nanochat.console import say
-from nanochat.model.documents import document_starts
+from nanochat.model.document_mask import document_starts
 from nanochat.model.loss import IGNORE
 from nanochat.train.state import Trainer
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from nanochat.errors import EnvironmentFault
 from nanochat.model import attention
 from nanochat.model.backend import REFERENCE
-from nanochat.model.documents import document_bounds, document_mask, document_starts
+from nanochat.model.document_mask import document_bounds, document_mask, document_starts
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 

@@ -11,7 +11,7 @@ from torch.nn.attention import varlen
 
 from nanochat.model.attention import KernelName
 from nanochat.model.backend import REFERENCE
-from nanochat.model.documents import document_starts
+from nanochat.model.document_mask import document_starts
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.loss import IGNORE
