@@ -190,9 +190,9 @@ def sft_loader(
 ) -> Loader:
     """Conversations, rendered for this context, packed by bestfit-pad.
 
-    Only tokens that the assistant must learn to write are targets; every row has one. Conversations attend to earlier
-    ones in the same row. `rows_per_epoch` is the length of one pass. Raises ValueError for a position from other data
-    or settings.
+    Only tokens that the assistant must learn to write are targets; every row has one. Conversations in a row attend to
+    earlier ones unless the model keeps them apart. `rows_per_epoch` is the length of one pass. Raises ValueError for a
+    position from other data or settings.
     """
     identity = DataIdentity(
         max_seq_len=max_seq_len,

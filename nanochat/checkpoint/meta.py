@@ -48,6 +48,8 @@ class TrainingPlan:
     """The compute dtype, "fp32" or "bf16"; None for a run begun before it was recorded."""
     fp8: bool = False
     """Whether the blocks' matrices are multiplied in fp8."""
+    document_mask: bool = False
+    """Whether documents in one row are kept apart."""
 
     def __post_init__(self) -> None:
         _require_positive(

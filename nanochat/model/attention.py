@@ -1,61 +1,77 @@
 """Causal attention with sliding windows: a table of kernels, chosen by a trial of each.
 
 Shapes: B rows, T queries, S keys, H query heads, K key heads, D channels of a head.
-All kernels compute the same: query t sees the keys t - window + 1 … t.
+All kernels compute the same: query t sees the keys t - window + 1 … t, and of those only its own document's if
+`documents` is given: what the kernel's candidate makes of the starts of documents, once per batch and window.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.errors import EnvironmentFault
+from nanochat.model.document_mask import band_mask, document_bounds, document_mask
 
 KernelName = Literal["fa3", "flash", "sdpa"]
-AttentionKernel = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
-@lru_cache(maxsize=32)
-def _band_mask(length: int, window: int, device: torch.device) -> Tensor:
-    t = torch.arange(length, device=device)
-    distance_TS = t[:, None] - t[None, :]
-    return (distance_TS >= 0) & (distance_TS < window)
+class AttentionKernel(Protocol):
+    """Attention within rows, (B, T, H, D) → (B, T, H, D)."""
+
+    def __call__(
+        self, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, documents: Tensor | None = None, /
+    ) -> Tensor:
+        """documents: None if a row is one document."""
 
 
-def sdpa(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int) -> Tensor:
-    """PyTorch's own attention, on any device. Windows shorter than the sequence need a T x T mask."""
+_band_mask = lru_cache(maxsize=32)(band_mask)
+
+
+def sdpa(
+    q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, documents: Tensor | None = None
+) -> Tensor:
+    """PyTorch's own attention, on any device. Windows shorter than the sequence, and documents, need a T x T mask."""
     length = q_BTHD.size(1)
-    masked = window < length
+    masked = window < length or documents is not None
+    if masked and documents is None:
+        documents = _band_mask(length, window, q_BTHD.device)
     y_BHTD = F.scaled_dot_product_attention(
         q_BTHD.transpose(1, 2),
         k_BTKD.transpose(1, 2),
         v_BTKD.transpose(1, 2),
-        attn_mask=_band_mask(length, window, q_BTHD.device) if masked else None,
+        attn_mask=documents,
         is_causal=not masked,
         enable_gqa=q_BTHD.size(2) != k_BTKD.size(2),
     )
     return y_BHTD.transpose(1, 2)
 
 
-def flash(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int) -> Tensor:
-    """PyTorch's own attention over the whole sequence, `varlen` over windows: each is the faster one there."""
-    kernel = varlen if window < q_BTHD.size(1) else sdpa
-    return kernel(q_BTHD, k_BTKD, v_BTKD, window)
+def flash(
+    q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, documents: Tensor | None = None
+) -> Tensor:
+    """PyTorch's own attention over the whole sequence, `varlen` over less: each is the faster one there."""
+    kernel = varlen if window < q_BTHD.size(1) or documents is not None else sdpa
+    return kernel(q_BTHD, k_BTKD, v_BTKD, window, documents)
 
 
-def varlen(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int) -> Tensor:
-    """FlashAttention through torch.nn.attention.varlen: windows skip work instead of masking it."""
+def varlen(
+    q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, documents: Tensor | None = None
+) -> Tensor:
+    """FlashAttention through torch.nn.attention.varlen: windows and documents skip work instead of masking it."""
     from torch.nn.attention.varlen import varlen_attn
 
     B, T, H, _ = q_BTHD.shape
     groups = H // k_BTKD.size(2)
     if groups > 1:  # enable_gqa came after the oldest torch we support
         k_BTKD, v_BTKD = (x.repeat_interleave(groups, dim=2) for x in (k_BTKD, v_BTKD))
-    bounds = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q_BTHD.device)
+    bounds = documents
+    if bounds is None:
+        bounds = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q_BTHD.device)
     left = window - 1 if window < T else -1
     y = varlen_attn(
         q_BTHD.flatten(0, 1),
@@ -87,17 +103,18 @@ def _activate_fa3() -> None:
 
 @dataclass(frozen=True)
 class KernelCandidate:
-    """A kernel, and the set-up it needs before its first use."""
+    """A kernel, its form of the starts of documents for a window, and the set-up it needs before its first use."""
 
     run: AttentionKernel
+    documents: Callable[[Tensor, int], Tensor]
     activate: Callable[[], None] = lambda: None
     cuda_only: bool = False
 
 
 KERNELS: dict[KernelName, KernelCandidate] = {  # best first
-    "fa3": KernelCandidate(varlen, _activate_fa3, cuda_only=True),
-    "flash": KernelCandidate(flash, cuda_only=True),
-    "sdpa": KernelCandidate(sdpa),
+    "fa3": KernelCandidate(varlen, document_bounds, _activate_fa3, cuda_only=True),
+    "flash": KernelCandidate(flash, document_bounds, cuda_only=True),
+    "sdpa": KernelCandidate(sdpa, document_mask),
 }
 
 

@@ -113,6 +113,10 @@ class Backend:
         """The attention kernel."""
         return KERNELS[self.attention].run
 
+    def documents(self, starts_BT: Tensor, window: int) -> Tensor:
+        """What the attention kernel needs to keep the documents of a row apart."""
+        return KERNELS[self.attention].documents(starts_BT, window)
+
     def linear(self, role: LayerRole, n_in: int, n_out: int) -> LinearFunction:
         """The function of a linear layer. Raises ValueError for sizes that fp8 units do not support."""
         names = {"block": "fp8" if self.fp8 else self.product, "gate": "BLAS", "head": self.product}

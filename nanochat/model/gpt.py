@@ -99,8 +99,11 @@ class GPT(nn.Module):
         """The blocks, first to last."""
         yield from self.blocks  # type: ignore[misc]
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
+    def forward(self, ids_BT: Tensor, starts_BT: Tensor | None = None) -> Tensor:
         """Hidden states (B, T, C) in the compute dtype, normalised for the head.
+
+        starts_BT: True where a document begins that does not depend on those before it in its row
+        (`document_starts`); None: each row is one document.
 
         Raises ValueError for more tokens than the context.
         """
@@ -111,10 +114,11 @@ class GPT(nn.Module):
 
         x_BTC = norm(self.embedding(ids_BT).to(self.compute_dtype))
         if self.config.smear:
-            x_BTC = x_BTC + self._smear(x_BTC)
+            x_BTC = x_BTC + self._smear(x_BTC, starts_BT)
         x0_BTC = x_BTC
         middle_BTC = x_BTC
         run_block = self._training_block if self.training else Block.forward
+        documents = {} if starts_BT is None else self._documents(starts_BT)
         for layer, block in enumerate(self.layers()):
             if layer == self.config.middle_layer:
                 middle_BTC = x_BTC
@@ -126,6 +130,7 @@ class GPT(nn.Module):
                 self._value_embedding(layer, ids_BT),
                 cos,
                 sin,
+                documents.get(block.attention.window),
             )
         if self.config.middle_layer == self.config.n_layer:
             middle_BTC = x_BTC
@@ -133,8 +138,15 @@ class GPT(nn.Module):
             x_BTC = x_BTC - self.backout_scale.to(x_BTC.dtype) * middle_BTC
         return norm(x_BTC)
 
-    def _smear(self, x_BTC: Tensor) -> Tensor:
+    def _documents(self, starts_BT: Tensor) -> dict[int, Tensor]:
+        """The attention kernel's form of `starts_BT` for each window, shared by the layers that have it."""
+        windows = {block.attention.window for block in self.layers()}
+        return {window: self.backend.documents(starts_BT, window) for window in windows}
+
+    def _smear(self, x_BTC: Tensor, starts_BT: Tensor | None) -> Tensor:
         previous_BTC = F.pad(x_BTC[:, :-1], (0, 0, 1, 0))
+        if starts_BT is not None:
+            previous_BTC = previous_BTC.masked_fill(starts_BT[..., None], 0)
         gate_BT1 = torch.sigmoid(self.smear_gate(x_BTC[..., : self.smear_gate.weight.size(1)]))
         return self.smear_scale.to(x_BTC.dtype) * gate_BT1 * previous_BTC
 

@@ -69,8 +69,9 @@ class Attention(nn.Module):
         value_embedding_BTKD: Tensor | None,
         cos: Tensor,
         sin: Tensor,
+        documents: Tensor | None = None,
     ) -> Tensor:
-        """Attend within the rows of x_BTC; returns (B, T, C)."""
+        """Attend within the rows of x_BTC, or within their `documents` (`Backend.documents`); returns (B, T, C)."""
         q_BTHD, k_BTKD, v_BTKD = (
             project(x_BTC).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v)
         )
@@ -79,7 +80,7 @@ class Attention(nn.Module):
             gate_BTK = self.gate_scale * torch.sigmoid(self.value_gate(channels_BTG))
             v_BTKD = v_BTKD + gate_BTK[..., None] * value_embedding_BTKD
         q_BTHD, k_BTKD = (self.qk_gain * norm(rotate(x, cos, sin)) for x in (q_BTHD, k_BTKD))
-        y_BTHD = self.attend(q_BTHD, k_BTKD, v_BTKD, self.window)
+        y_BTHD = self.attend(q_BTHD, k_BTKD, v_BTKD, self.window, documents)
         return self.out(y_BTHD.flatten(-2))
 
 
@@ -112,9 +113,10 @@ class Block(nn.Module):
         value_embedding_BTKD: Tensor | None,
         cos: Tensor,
         sin: Tensor,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """The stream after this layer, (B, T, C)."""
         if scales is not None:
             x_BTC = scales[0] * x_BTC + scales[1] * x0_BTC
-        x_BTC = x_BTC + self.attention(norm(x_BTC), value_embedding_BTKD, cos, sin)
+        x_BTC = x_BTC + self.attention(norm(x_BTC), value_embedding_BTKD, cos, sin, documents)
         return x_BTC + self.mlp(norm(x_BTC))

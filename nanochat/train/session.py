@@ -111,7 +111,9 @@ def make_trainer(
     if meta.step:
         load_weights(model, store.load_model_state(directory, meta.step), directory)
         optimizer.load_state_dict(store.load_optimizer_state(directory, meta.step))
-    return Trainer(model, tokenizer, optimizer, plan.schedule, loader, runtime, meta.progress)
+    return Trainer(
+        model, tokenizer, optimizer, plan.schedule, loader, runtime, meta.progress, plan.document_mask
+    )
 
 
 def keep_tokenizer(directory: Path, tokenizer: Tokenizer, runtime: Runtime) -> None:

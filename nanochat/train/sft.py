@@ -54,6 +54,8 @@ class SftConfig(TrainingOptions):
     """Fraction of the peak learning rates of the run it starts from."""
     warmdown: float = 0.5
     """Final fraction of the run, over which the learning rate falls to zero."""
+    document_mask: bool = False
+    """Conversations do not depend on earlier ones in the same row."""
     warm_optimizer: bool = False
     """Start from the optimiser's state of the run it starts from, instead of an empty one."""
     eval_conversations: int = 500
@@ -126,6 +128,7 @@ def _training_plan(
         seed=config.seed,
         dtype=dtype,
         fp8=config.fp8,
+        document_mask=config.document_mask,
     )
 
 

@@ -23,6 +23,8 @@ class Trainer:
     """None if the stage's own step makes its data."""
     runtime: Runtime
     progress: Progress = field(default_factory=Progress)
+    document_mask: bool = False
+    """As in the plan."""
 
     @property
     def finished(self) -> bool:

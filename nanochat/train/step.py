@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nanochat.batches.loader import Batch
 from nanochat.console import say
+from nanochat.model.document_mask import document_starts
 from nanochat.model.loss import IGNORE
 from nanochat.train.state import Trainer
 
@@ -86,11 +87,17 @@ def accumulate_gradients(trainer: Trainer, batches: list[Batch]) -> Tensor:
     total = torch.zeros((), device=trainer.runtime.device)
     with processes.together("the step"):
         for batch in batches:
-            nats, _ = trainer.model.loss(trainer.model(batch.inputs_BT), batch.targets_BT)
+            hidden_BTC = trainer.model(batch.inputs_BT, _starts(trainer, batch.inputs_BT))
+            nats, _ = trainer.model.loss(hidden_BTC, batch.targets_BT)
             loss = nats / count
             loss.backward()
             total += loss.detach()
     return processes.sum(total)
+
+
+def _starts(trainer: Trainer, ids_BT: Tensor) -> Tensor | None:
+    """Where documents begin, if the run keeps those of a row apart."""
+    return document_starts(ids_BT, trainer.tokenizer.bos) if trainer.document_mask else None
 
 
 def warm_up(trainer: Trainer, rows: int) -> float:
@@ -98,7 +105,7 @@ def warm_up(trainer: Trainer, rows: int) -> float:
     began = time.perf_counter()
     model, device = trainer.model, trainer.runtime.device
     ids = torch.zeros(rows, model.config.max_seq_len, dtype=torch.long, device=device)
-    nats, _ = model.loss(model(ids), ids)
+    nats, _ = model.loss(model(ids, _starts(trainer, ids)), ids)
     nats.backward()
     trainer.optimizer.zero_grad()
     seconds = time.perf_counter() - began

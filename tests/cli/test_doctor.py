@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_device_on_which_nothing_runs_is_reported(monkeypatch):
     def broken(*_: object) -> Tensor:
         raise RuntimeError("the driver is too old")
 
-    monkeypatch.setattr(attention, "KERNELS", {"sdpa": attention.KernelCandidate(broken)})
+    monkeypatch.setattr(attention, "KERNELS", {"sdpa": replace(attention.KERNELS["sdpa"], run=broken)})
     found = _look()["attention"]
     assert not found.ok
     assert "the driver is too old" in found.why

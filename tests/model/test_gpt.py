@@ -9,6 +9,7 @@ from torch import Tensor
 from nanochat.errors import EnvironmentFault
 from nanochat.model import attention
 from nanochat.model.backend import REFERENCE
+from nanochat.model.document_mask import document_bounds, document_mask, document_starts
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 
@@ -98,11 +99,14 @@ def test_a_kernel_that_fails_or_computes_something_else_is_passed_over(
     def fails(*_: object) -> Tensor:
         raise RuntimeError("no such instruction\nand a long trace")
 
-    def differs(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        return attention.sdpa(q, k, v, window) + 1
+    def differs(q: Tensor, k: Tensor, v: Tensor, window: int, documents: Tensor | None = None) -> Tensor:
+        return attention.sdpa(q, k, v, window, documents) + 1
 
     device = torch.device("cpu")
-    broken = {"fa3": attention.KernelCandidate(fails), "flash": attention.KernelCandidate(differs)}
+    broken = {
+        "fa3": attention.KernelCandidate(fails, document_bounds),
+        "flash": attention.KernelCandidate(differs, document_bounds),
+    }
     monkeypatch.setattr(attention, "KERNELS", {**attention.KERNELS, **broken})
     assert attention.choose_kernel(device, torch.float32)[0] == "sdpa"
     reasons = [probe.reason for probe in attention.probe_kernels(device, torch.float32)]
@@ -121,6 +125,19 @@ def test_the_chosen_gpu_kernel_equals_sdpa(window: int) -> None:
     kernel = attention.KERNELS[attention.choose_kernel(device, torch.bfloat16)[0]].run
     q, k, v = (torch.randn(2, 256, 4, 64, device=device, dtype=torch.bfloat16) for _ in range(3))
     torch.testing.assert_close(kernel(q, k, v, window), attention.sdpa(q, k, v, window), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("window", [4, 64, 256])
+def test_the_chosen_gpu_kernel_keeps_documents_apart_as_sdpa_does(window: int) -> None:
+    device = torch.device("cuda")
+    kernel = attention.KERNELS[attention.choose_kernel(device, torch.bfloat16)[0]]
+    q, k, v = (torch.randn(2, 256, 4, 64, device=device, dtype=torch.bfloat16) for _ in range(3))
+    starts_BT = document_starts(torch.randint(0, 20, (2, 256), device=device), bos=0)
+    found = kernel.run(q, k, v, window, kernel.documents(starts_BT, window))
+    expected = attention.sdpa(q, k, v, window, document_mask(starts_BT, window))
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)
 
 
 def test_windows_and_value_embeddings_lie_where_they_should() -> None:

@@ -96,6 +96,21 @@ def test_a_warm_optimiser_goes_on_from_the_base_runs_state(config: SftConfig, wa
     assert store.load_meta(directory, 2).files == whole
 
 
+def test_a_document_mask_changes_the_run_and_stays_with_it(config: SftConfig) -> None:
+    short = replace(config, num_iterations=2, save_every=1, keep_last=9)
+    fine_tune(replace(short, model_tag="without"))
+    masked = replace(short, document_mask=True)
+    fine_tune(masked)
+    directory = default_paths().checkpoints("sft")
+    whole = store.load_meta(directory, 2).files
+    assert whole != store.load_meta(default_paths().checkpoints("without"), 2).files
+    store.remove(directory, 2)
+    with pytest.raises(ValueError, match="document_mask was True and is now False"):
+        fine_tune(replace(short, resume="auto"))
+    fine_tune(replace(masked, resume="auto"))
+    assert store.load_meta(directory, 2).files == whole
+
+
 def test_the_base_model_stays(config: SftConfig) -> None:
     directory = default_paths().checkpoints("baserun")
     before = store.load_meta(directory, 12).files
