@@ -7,11 +7,13 @@ import signal
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from nanochat import runtime
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
 from nanochat.metrics import read_metrics, rows_of
@@ -26,9 +28,9 @@ from nanochat.train.session import TrainingResult
 pytestmark = pytest.mark.slow
 
 
-def pretrain(config: PretrainConfig) -> TrainingResult:
-    with open_runtime("cpu") as runtime:
-        return run(config, runtime)
+def pretrain(config: PretrainConfig, dtype: str = "auto") -> TrainingResult:
+    with open_runtime("cpu", dtype) as here:
+        return run(replace(config, dtype=dtype), here)
 
 
 def hashes(run_name: str, at: int) -> dict[str, str]:
@@ -50,8 +52,8 @@ def test_learns_and_leaves_a_model_that_loads(tiny: PretrainConfig) -> None:
     assert curve[-1] < 0.6 * curve[0]
     kinds = {entry.row.kind for entry in read_metrics(default_paths().metrics("baserun"))}
     assert kinds == {"config", "train", "eval", "sample", "packing", "done"}
-    with open_runtime("cpu") as runtime:
-        loaded = load_model("baserun", runtime)
+    with open_runtime("cpu") as here:
+        loaded = load_model("baserun", here)
     assert loaded.step == 40
     assert loaded.meta.finished
 
@@ -150,8 +152,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     result = pretrain(tiny)
     assert (result.finished, result.skipped_steps) == (True, 1)
     assert "step 4 skipped" in capsys.readouterr().err
-    with open_runtime("cpu") as runtime:
-        assert all(p.isfinite().all() for p in load_model("baserun", runtime).model.parameters())
+    with open_runtime("cpu") as here:
+        assert all(p.isfinite().all() for p in load_model("baserun", here).model.parameters())
 
 
 def test_saving_precedes_evaluating_and_a_failing_evaluation_ends_nothing(
@@ -187,6 +189,41 @@ def test_a_run_of_other_settings_is_not_resumed(tiny: PretrainConfig, change: di
         pretrain(replace(tiny, **{"num_iterations": 2, **change}, resume="auto"))
 
 
+def without_dtype(directory: Path, at: int) -> None:
+    """Rewrite a checkpoint as one that was saved before its compute dtype was recorded."""
+    path = store.file_of(directory, at, "meta")
+    content = torch.load(path, weights_only=True)
+    content["plan"]["dtype"] = None
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_run_resumes_in_its_own_compute_dtype(
+    tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, recorded: bool
+) -> None:
+    """Also where a new run would take another one: a processor with bf16 units, or a later version."""
+    choose = runtime.choose_dtype
+    monkeypatch.setattr(runtime, "choose_dtype", lambda device, asked: choose(device, "fp32"))
+    pretrain(replace(tiny, model_tag="whole"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, signal.SIGTERM)
+        pretrain(replace(tiny, model_tag="broken"))
+    if not recorded:
+        without_dtype(default_paths().checkpoints("broken"), 5)
+    monkeypatch.setattr(
+        runtime, "choose_dtype", lambda device, asked: choose(device, "bf16" if asked == "auto" else asked)
+    )
+    capsys.readouterr()
+    assert pretrain(replace(tiny, model_tag="broken", resume="auto")).finished
+    assert "compute dtype: float32 (as the run began)" in capsys.readouterr().err
+    assert hashes("broken", 12)["model"] == hashes("whole", 12)["model"]
+    pretrain(replace(tiny, model_tag="new"))
+    assert hashes("new", 12)["model"] != hashes("whole", 12)["model"]
+    if recorded:
+        with pytest.raises(ValueError, match="dtype"):
+            pretrain(replace(tiny, model_tag="broken", resume="auto"), "bf16")
+
+
 def test_a_torn_checkpoint_falls_back_to_the_one_before(
     tiny: PretrainConfig, capsys: pytest.CaptureFixture
 ) -> None:
@@ -209,8 +246,8 @@ def test_training_and_loading_choose_one_backend_once_each(
         monkeypatch.setattr(backend, name, lambda *a, n=name, c=choose: (trials.append(n), c(*a))[1])
     pretrain(tiny)
     said = capsys.readouterr().err
-    with open_runtime("cpu") as runtime:
-        loaded = load_model("baserun", runtime).model.backend
+    with open_runtime("cpu") as here:
+        loaded = load_model("baserun", here).model.backend
     assert sorted(trials) == sorted(2 * ["choose_product", "choose_kernel", "choose_fp8", "choose_compile"])
     for choice in loaded.describe():
         assert said.count(f"{choice}\n") == 1
