@@ -27,18 +27,19 @@ from nanochat.model.matmul import (
     choose_product,
     onednn_linear,
 )
+from nanochat.model.native_attention import find_native_attention
 from nanochat.model.native_loss import find_native_loss
 from nanochat.runtime import Runtime
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
-LossName = Literal["C++", "compiled", "eager"]
 LayerRole = Literal["block", "gate", "head"]
 """block: the large matrices of attention and MLP; gate: a few channels wide; head: the logits."""
 
 _WORTH_COMPILING = 1e12
-"""FLOPs of a training run, some seconds, from which on the loss is compiled from C++."""
+"""FLOPs of a training run, some seconds, from which on compiling C++ for it pays."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class Backend:
     """Whether the blocks' matrices are multiplied in fp8."""
     compile: bool
     """Whether training steps are compiled; evaluation and decoding stay eager, because their shapes vary."""
-    loss: LossName
-    """What computes the loss in training, and its gradient."""
+    native: bool
+    """Whether training computes the loss, and attention in eager steps, in C++ compiled on this machine."""
     memory: MemoryModel
     reasons: Mapping[str, str]
     code_cache: Path | None = None
@@ -111,6 +112,8 @@ class Backend:
     @property
     def attend(self) -> AttentionKernel:
         """The attention kernel."""
+        if self.native and not self.compile:  # the compiler would have to leave the block for it
+            return _found(find_native_attention(self.code_cache))
         return KERNELS[self.attention].run
 
     def documents(self, starts_BT: Tensor, window: int) -> Tensor:
@@ -130,11 +133,9 @@ class Backend:
     @property
     def chunk_loss(self) -> ChunkLoss:
         """The loss of a chunk of logits, for training."""
-        if self.loss == "C++":
-            native, _ = find_native_loss(self.code_cache)
-            assert native is not None, "it has been tried"
-            return native
-        return torch.compile(fusible_chunk_loss, dynamic=False) if self.loss == "compiled" else chunk_loss
+        if self.native:
+            return _found(find_native_loss(self.code_cache))
+        return torch.compile(fusible_chunk_loss, dynamic=False) if self.compile else chunk_loss
 
     def frozen(self, weight_OI: Tensor) -> FrozenLinear:
         """How inference multiplies by a weight, in the compute dtype, that no longer changes."""
@@ -153,7 +154,7 @@ class Backend:
             "attention": ("attention", self.attention),
             "fp8": ("fp8", "on" if self.fp8 else "off"),
             "compile": ("training steps", "compiled" if self.compile else "eager"),
-            "loss": ("loss", self.loss),
+            "native": ("loss and attention", "C++" if self.native else "PyTorch"),
             "memory": ("loss chunk", f"{self.memory.loss_chunk:,} rows of logits"),
         }
         return tuple(Choice(what, found, self.reasons[name]) for name, (what, found) in chosen.items())
@@ -166,10 +167,10 @@ REFERENCE = Backend(
     attention="sdpa",
     fp8=False,
     compile=False,
-    loss="eager",
+    native=False,
     memory=memory_model("cpu"),
     reasons=dict.fromkeys(
-        ("device", "compute_dtype", "product", "attention", "fp8", "compile", "loss", "memory"),
+        ("device", "compute_dtype", "product", "attention", "fp8", "compile", "native", "memory"),
         "works with every PyTorch",
     ),
 )
@@ -193,8 +194,8 @@ def choose_backend(
     if runtime.processes.any(not use_compile) and use_compile:
         use_compile, compile_reason = False, "it does not work on every process"
     code_cache = runtime.paths.code_cache
-    loss, loss_reason = runtime.processes.decide(
-        lambda: _choose_loss(device, code_cache, use_compile, training_flops)
+    native, native_reason = runtime.processes.decide(
+        lambda: _choose_native(device, code_cache, training_flops)
     )
     runtime.processes.same("the backend", (str(dtype), product, kernel))
     return Backend(
@@ -204,7 +205,7 @@ def choose_backend(
         attention=kernel,
         fp8=use_fp8,
         compile=use_compile,
-        loss=loss,
+        native=native,
         memory=memory_model(device.type, dtype),
         reasons={
             "device": runtime.device_reason,
@@ -213,23 +214,26 @@ def choose_backend(
             "attention": kernel_reason,
             "fp8": fp8_reason,
             "compile": compile_reason,
-            "loss": loss_reason,
+            "native": native_reason,
             "memory": "fits a CPU's caches, or fills a GPU",
         },
         code_cache=code_cache,
     )
 
 
-def _choose_loss(
-    device: torch.device, code_cache: Path, compiled: bool, training_flops: float
-) -> tuple[LossName, str]:
-    """(what computes the loss, why)."""
-    if device.type == "cpu" and training_flops >= _WORTH_COMPILING:
-        native, reason = find_native_loss(code_cache)
-        if native is not None:
-            return "C++", "reads the logits twice, while they are in a core's cache"
-    elif device.type == "cpu":
-        reason = "a small run, or none"
-    else:
-        reason = f"C++ is for CPUs, this is {device.type}"
-    return "compiled" if compiled else "eager", reason
+def _choose_native(device: torch.device, code_cache: Path, training_flops: float) -> tuple[bool, str]:
+    """(whether training computes in our own C++, why)."""
+    if device.type != "cpu":
+        return False, f"C++ is for CPUs, this is {device.type}"
+    if training_flops < _WORTH_COMPILING:
+        return False, "a small run, or none"
+    for found, reason in (find_native_loss(code_cache), find_native_attention(code_cache)):
+        if found is None:
+            return False, reason
+    return True, "compiled for this processor, whose caches it is made for"
+
+
+def _found(native: tuple[T | None, str]) -> T:
+    found, _ = native
+    assert found is not None, "it has been tried"
+    return found

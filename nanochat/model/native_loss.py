@@ -4,7 +4,6 @@ Unlike decoding, training does not begin without it: a run must compute the same
 """
 
 import ctypes
-import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -12,33 +11,21 @@ import torch
 from torch import Tensor
 
 from nanochat.model.loss import IGNORE, ChunkLoss, chunk_loss
-from nanochat.native.library import compiler, library_path, log_path, start_compiling
+from nanochat.native.library import OPENMP, open_library
 
 _SOURCE = Path(__file__).with_name("loss.cpp")
-_FLAGS = ("-fopenmp",)  # the threads that PyTorch has
 _TOLERANCE = 1e-4
-_MOST_SECONDS = 60
 _FUNCTIONS = {torch.float32: "chunk_loss_fp32", torch.bfloat16: "chunk_loss_bf16"}
 
 
 @cache
 def find_native_loss(directory: Path | None) -> tuple[ChunkLoss | None, str]:
     """(the compiled loss or None, why): from this folder of compiled code, compiled first if it is not there."""
-    found = compiler()
-    if directory is None or found is None:
-        return None, "there is no C++ compiler"
-    path = library_path(_SOURCE, directory, found)
-    try:
-        if not path.exists():
-            status = start_compiling(_SOURCE, path, found, flags=_FLAGS).wait(_MOST_SECONDS)
-            if status:
-                return None, f"the C++ compiler failed: see {log_path(path)}"
-        loss = _NativeLoss(ctypes.CDLL(str(path)))
-    except (OSError, AttributeError, subprocess.TimeoutExpired) as error:
-        return None, f"{path} cannot be used ({error})"
-    return (
-        (loss, "compiled C++") if _agrees(loss) else (None, f"{path} differs from PyTorch's loss: delete it")
-    )
+    library, why = open_library(_SOURCE, directory, OPENMP)
+    if library is None:
+        return None, why
+    loss = _NativeLoss(library)
+    return (loss, why) if _agrees(loss) else (None, "the compiled loss differs from PyTorch's")
 
 
 class _NativeLoss:

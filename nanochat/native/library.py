@@ -7,12 +7,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+from ctypes import CDLL
 from pathlib import Path
 
 from nanochat import hardware
 
 USUAL_COMPILER = "clang++" if sys.platform == "darwin" else "g++"
+_MOST_SECONDS = 60
 _HEADERS = Path(__file__).parent
+OPENMP = ("-fopenmp",)
+"""For code that runs on the threads that PyTorch has."""
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread")
 _NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native"}
 
@@ -54,6 +58,24 @@ def start_compiling(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def open_library(
+    source: Path, directory: Path | None, flags: tuple[str, ...] = ()
+) -> tuple[CDLL | None, str]:
+    """(the library of a source, compiled first if it is not there, or None; why)."""
+    found = compiler()
+    if directory is None or found is None:
+        return None, "there is no C++ compiler"
+    path = library_path(source, directory, found)
+    try:
+        if not path.exists():
+            status = start_compiling(source, path, found, flags=flags).wait(_MOST_SECONDS)
+            if status:
+                return None, f"the C++ compiler failed: see {log_path(path)}"
+        return CDLL(str(path)), "compiled C++"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"{path} cannot be used ({error})"
 
 
 def _processor_features() -> tuple[str, ...]:

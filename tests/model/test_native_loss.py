@@ -75,8 +75,7 @@ def test_what_cannot_be_compiled_is_named_and_pytorch_computes(
     found, why = find_native_loss(tmp_path / "code")
     assert found is None
     assert "the C++ compiler failed" in why
-    assert backend._choose_loss(CPU, tmp_path / "code", False, 1e15) == ("eager", why)
-    assert backend._choose_loss(CPU, tmp_path / "code", True, 1e15) == ("compiled", why)
+    assert backend._choose_native(CPU, tmp_path / "code", 1e15) == (False, why)
 
 
 @needs_compiler
@@ -85,10 +84,10 @@ def test_a_library_with_other_results_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(native_loss, "_TOLERANCE", 0.0)
     found, why = find_native_loss(tmp_path / "other")
     assert found is None
-    assert "delete it" in why
+    assert "differs from PyTorch's" in why
 
 
 def test_small_runs_and_other_devices_compile_nothing(tmp_path: Path) -> None:
-    assert backend._choose_loss(CPU, tmp_path, False, 1e9)[0] == "eager"
-    assert backend._choose_loss(torch.device("mps"), tmp_path, False, 1e15)[0] == "eager"
+    assert not backend._choose_native(CPU, tmp_path, 1e9)[0]
+    assert not backend._choose_native(torch.device("mps"), tmp_path, 1e15)[0]
     assert not list(tmp_path.iterdir())
