@@ -112,8 +112,9 @@ class Backend:
     @property
     def attend(self) -> AttentionKernel:
         """The attention kernel."""
-        if self.native and not self.compile:  # the compiler would have to leave the block for it
-            return _found(find_native_attention(self.code_cache))
+        if self.native:
+            kernel = _found(find_native_attention(self.code_cache))
+            return torch.compiler.disable(kernel) if self.compile else kernel
         return KERNELS[self.attention].run
 
     def documents(self, starts_BT: Tensor, window: int) -> Tensor:
