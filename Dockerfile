@@ -3,7 +3,7 @@
 #                                                        NVIDIA's container toolkit)
 # Where PyTorch's own package index cannot be reached, add --build-arg SYNC=--no-sources
 FROM python:3.12-slim AS base
-# g++ is for torch.compile, and for decoding on a CPU.
+# g++ is for torch.compile, and for training and decoding on a CPU.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/* \

@@ -42,7 +42,7 @@ if [ -z "$python" ]; then
     die "Python 3.11 or newer is needed (found: $found); install it, or choose one: PYTHON=/path/to/python3.12 bash $0"
 fi
 if ! command -v "${CXX:-c++}" > /dev/null && ! command -v g++ > /dev/null && ! command -v clang++ > /dev/null; then
-    say "no C++ compiler found: everything works except torch.compile (install g++ or clang++ to enable it)"
+    say "no C++ compiler found: everything works except torch.compile, but a CPU trains and answers slower (install g++)"
 fi
 need_mib=3000
 if [ "$extra" = gpu ]; then need_mib=12000; fi

@@ -258,13 +258,15 @@ def test_a_slurm_job_starts_torchrun_on_every_machine(
 ) -> None:
     house.skip_setup()
     _program(house.programs / "scontrol", '#!/bin/sh\necho "$3-a"; echo "$3-b"\n')
-    _program(house.programs / "srun")
+    _program(
+        house.programs / "srun", RECORDER.replace("$(basename", "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT $(basename")
+    )
     job = {"SLURM_SUBMIT_DIR": str(house.home), "SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "gpus"}
     job |= {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
     done = house.run("runs/multinode.slurm", *options, **job)
     assert done.returncode == 0, done.stderr
     assert house.calls() == [
-        "srun .venv/bin/torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_id=123456 "
+        "240 srun .venv/bin/torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_id=123456 "
         f"--rdzv_endpoint=gpus-a:23456 -m nanochat {command}"
     ]
 

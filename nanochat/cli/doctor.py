@@ -31,6 +31,8 @@ from nanochat.sandbox.python import isolation_here
 
 _LOW_DISK_BYTES = 3e9  # more than the quickstart's data, checkpoints and report take
 _HUB_TIMEOUT_S = 10
+_BY_RUN = ("training steps", "loss and attention")
+"""Choices that depend on the run's length; of what they need, `_compilation` tells."""
 _OPTIONAL = {
     "wandb": "--track wandb: metrics to Weights & Biases too (pip install wandb)",
     "trackio": "--track trackio: metrics to trackio too (pip install trackio)",
@@ -132,8 +134,7 @@ def _backend(visit: _Visit) -> Iterator[Finding]:
         yield Finding("attention", "none", str(fault), ok=False)
     else:
         used = backend.attention
-        training = "training steps"  # whether they are compiled depends on the run: see torch.compile below
-        yield from (Finding(*choice) for choice in backend.describe() if choice.what != training)
+        yield from (Finding(*choice) for choice in backend.describe() if choice.what not in _BY_RUN)
     for probe in probe_kernels(runtime.device, runtime.compute_dtype):
         if probe.name != used:
             found = f"{probe.name}: {'usable' if probe.usable else 'not usable'}"
@@ -143,8 +144,8 @@ def _backend(visit: _Visit) -> Iterator[Finding]:
 def _compilation(visit: _Visit) -> Iterator[Finding]:
     path = compiler()
     wanted = os.environ.get("CXX") or USUAL_COMPILER
-    uses = "for torch.compile, and to compile decoding on a CPU"
-    without = "no torch.compile, and slower decoding on a CPU"
+    uses = "for torch.compile, and to compile training and decoding on a CPU"
+    without = "no torch.compile, and slower training and decoding on a CPU"
     missing = f"{without}; install {USUAL_COMPILER}, or set CXX to another compiler"
     yield Finding("C++ compiler", path or f"no {wanted}", uses if path else missing, bool(path))
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"

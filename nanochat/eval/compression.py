@@ -34,6 +34,7 @@ class TokenizerEvalResult:
 
 def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
     """Measure, print the table and log it to the run `tokenizer`."""
+    track = default_track()
     config = config.settled(paths)
     tokenizer = config.find_tokenizer(paths)
     sample = islice(documents(config.open(paths), "val"), _DATASET_DOCUMENTS)
@@ -44,7 +45,7 @@ def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
         paths.metrics("tokenizer"),
         "tokenizer-eval",
         wandb_run=None,
-        track=default_track(),
+        track=track,
         config=to_json(config),
         enabled=True,
         resume=True,

@@ -112,9 +112,8 @@ class Engine:
         spans = [_span(row, request, count) for row, request, count in work]
         uniforms = [work[at][1].uniform() for at in complete]
         decoder = self._decoders.best()
-        with threads_beside(
-            decoder
-        ):  # without a pause from here to the chosen tokens: its threads would fall asleep
+        # Without a pause from here to the chosen tokens: the decoder's threads would fall asleep.
+        with threads_beside(decoder):
             hidden_NC = decoder.run(spans)
             for piece in planned.pieces:
                 piece.request.cached += piece.count

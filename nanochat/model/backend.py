@@ -6,6 +6,7 @@ the same as before. Training, evaluation and chat all get their `Backend` from `
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
@@ -102,7 +103,7 @@ class Backend:
     memory: MemoryModel
     reasons: Mapping[str, str]
     code_cache: Path | None = None
-    """The folder of compiled code for decoding; None: do not compile any."""
+    """The folder of compiled code; None: do not compile any."""
 
     @property
     def matmul(self) -> Product:
@@ -195,9 +196,11 @@ def choose_backend(
     if runtime.processes.any(not use_compile) and use_compile:
         use_compile, compile_reason = False, "it does not work on every process"
     code_cache = runtime.paths.code_cache
-    native, native_reason = runtime.processes.decide(
-        lambda: _choose_native(device, code_cache, training_flops)
-    )
+    find_native = partial(_choose_native, device, code_cache, training_flops)
+    runtime.processes.decide(find_native)  # process 0 compiles, and those beside it find the library
+    native, native_reason = find_native()
+    if runtime.processes.any(not native) and native:
+        native, native_reason = False, "it does not work on every process"
     runtime.processes.same("the backend", (str(dtype), product, kernel))
     return Backend(
         device=device,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ COLUMNS = ("key", "fault", "bytes", "failed", "digest")
 _MINHASH_SEED = 1
 _JUDGED_ROWS = 512  # documents that a judging process receives at once
 _REASON = 500  # characters of an engine's error; the cause stands at its end
+_PATTERN = re.compile(r"[\\*?\[\]{}]")  # what Daft does not take literally in a path
 _QUIET = {"DO_NOT_TRACK": "true", "DAFT_PROGRESS_BAR": "0", "RAY_LOG_TO_DRIVER": "0"}
 
 
@@ -146,15 +148,19 @@ class Daft:
 
     def pairs(self, marks: Path, column: str) -> Keys:
         """(key, first key) of every document in the files of `marks` that shares its `column` with an earlier one."""
+        none = np.empty((0, 2), np.int64)
+        if not any(marks.iterdir()):
+            return none
         daft = self._daft
         key = daft.col("key")
+        folder = _PATTERN.sub(r"\\\g<0>", str(marks))
         frame = (
-            daft.read_parquet(f"{marks}/*.parquet").select("key", column).where(daft.col(column).not_null())
+            daft.read_parquet(f"{folder}/*.parquet").select("key", column).where(daft.col(column).not_null())
         )
         first = key.min().over(daft.Window().partition_by(column)).alias("first")
         frame = frame.select("key", first).where(key != daft.col("first"))
         found = [np.stack([batch["key"], batch["first"]], axis=1) for batch in self.rows(frame)]
-        return np.concatenate([np.empty((0, 2), np.int64), *found])
+        return np.concatenate([none, *found])
 
 
 _RUNNERS: dict[DaftRunner | None, Callable[[Any], object]] = {

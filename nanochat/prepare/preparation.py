@@ -85,10 +85,7 @@ def prepare(files: Sequence[Path], out: Path, settings: PrepareSettings, engine:
                 record = _read_record(work / RECORD, source, settings)
                 if record is None:
                     _refuse_other_files(out, source, settings)
-                    shutil.rmtree(work, ignore_errors=True)
-                    record = _write_kept(files, source, work, settings, engine)
-                    _require_any(record)
-                    write_text_atomic(work / RECORD, _as_text(record))
+                    record = _write_anew(files, source, work, settings, engine)
                 record = _shuffle(work, out, record)
                 write_text_atomic(out / RECORD, _as_text(record))
             shutil.rmtree(work, ignore_errors=True)
@@ -123,6 +120,21 @@ def _require_any(record: PrepareRecord) -> None:
 
 def _as_text(record: PrepareRecord) -> str:
     return json.dumps(to_json(record), indent=1) + "\n"
+
+
+def _write_anew(
+    files: Sequence[Path], source: str, work: Path, settings: PrepareSettings, engine: Daft
+) -> PrepareRecord:
+    """Steps 1 to 3 in a new folder `work`, which is removed if they fail: without a record it is of no use."""
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        record = _write_kept(files, source, work, settings, engine)
+        _require_any(record)
+        write_text_atomic(work / RECORD, _as_text(record))
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return record
 
 
 def _write_kept(

@@ -1,6 +1,6 @@
 """Rules that a document must pass, as a table: a figure of its text and the bounds for it.
 
-The figures count words between spaces: skip `word-length` for scripts without them.
+The figures count words between spaces: skip `words` and `word-length` for scripts without them.
 
 Sources: Gopher is Rae et al. 2021 (arXiv 2112.11446), appendix A.1.1, without its stop words, which are English;
 C4 is Raffel et al. 2020 (arXiv 1910.10683), section 2.2.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from starlette.responses import Response
@@ -80,7 +80,10 @@ class EventStream(Response):
             except SlowReader:
                 return  # incomplete, so that the connection is closed
             if self._started:
-                await send({"type": "http.response.body", "body": _events(last) + DONE, "more_body": False})
+                body = _events(last) + DONE
+                with suppress(TimeoutError):  # of a client that takes nothing: the connection is closed
+                    async with asyncio.timeout(self._max_seconds):
+                        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _answer(self, send: Send) -> list[dict[str, Any]]:
         """Send all objects but the last, which are returned: a write costs as much as some tokens.

@@ -8,7 +8,7 @@ from pathlib import Path
 from nanochat import hardware
 from nanochat.config import to_json
 from nanochat.console import say, table
-from nanochat.flags import default_track
+from nanochat.flags import Tracker, default_track
 from nanochat.metrics import open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, TokenizerRow
 from nanochat.paths import Paths
@@ -58,6 +58,7 @@ def run(config: TokenizerTrainConfig, paths: Paths) -> TokenizerTrainResult:
     exact = config.vocab_size is not None
     vocab_size = config.vocab_size if config.vocab_size is not None else DEFAULT_VOCAB_SIZE
     check_training(vocab_size, config.split_pattern, config.max_chars, config.doc_cap)
+    track = default_track()
     began = time.perf_counter()
     config = config.settled(paths)
     assert config.dataset is not None
@@ -89,7 +90,7 @@ def run(config: TokenizerTrainConfig, paths: Paths) -> TokenizerTrainResult:
         wall_s=time.perf_counter() - began,
         peak_rss_bytes=hardware.peak_rss_bytes(),
     )
-    _log(config, result, paths)
+    _log(config, result, paths, track)
     _show(result)
     return result
 
@@ -99,12 +100,14 @@ def _bytes_per_token(tokenizer: Tokenizer, texts: list[str]) -> float:
     return sum(len(text.encode()) for text in texts) / max(tokens, 1)
 
 
-def _log(config: TokenizerTrainConfig, result: TokenizerTrainResult, paths: Paths) -> None:
+def _log(
+    config: TokenizerTrainConfig, result: TokenizerTrainResult, paths: Paths, track: tuple[Tracker, ...]
+) -> None:
     with open_metrics(
         paths.metrics("tokenizer"),
         "tokenizer",
         wandb_run=None,
-        track=default_track(),
+        track=track,
         config=to_json(config),
         enabled=True,
         resume=False,

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.cli.main import main
 from nanochat.cli.prepare import PrepareConfig, run_prepare
 from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths
+from nanochat.prepare.quality import RULES
 
 
 @pytest.fixture
@@ -29,3 +31,10 @@ def test_an_unknown_rule_is_named(config: PrepareConfig, paths: Paths) -> None:
     wrong = PrepareConfig(source=config.source, out=config.out, skip=("words", "wrods"))
     with pytest.raises(ValueError, match=r"^--skip wrods: no such rule; there are words, .*near-duplicates$"):
         run_prepare(wrong, paths)
+
+
+def test_the_help_names_every_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["data", "prepare", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"({', '.join(RULES)})" in shown

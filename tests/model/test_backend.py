@@ -15,6 +15,7 @@ from nanochat.model import matmul
 from nanochat.model.backend import REFERENCE, Backend, choose_backend, memory_model
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
+from nanochat.processes import Processes
 from nanochat.runtime import Runtime
 
 CONFIG = GPTConfig(max_seq_len=32, vocab_size=100, n_layer=2, n_head=2, n_kv_head=1, head_dim=16, n_embd=32)
@@ -80,6 +81,24 @@ def test_each_layer_multiplies_by_its_role(backend: Backend, block: str, head: s
         linear.multiply is functions[block]
         for linear in (layer.attention.q, layer.attention.out, layer.mlp.up, layer.mlp.down)
     )
+
+
+@pytest.mark.parametrize("without", [0, 1])
+def test_cpp_that_one_process_cannot_use_is_used_by_none(
+    runtime: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch, without: int
+) -> None:
+    class Beside(Processes):
+        """Process 0 or 1 of two, of which the other one answers as given."""
+
+        def decide(self, choose: Callable[[], object]) -> object:
+            return choose() if self.rank == 0 else (without != 0, "it was tried")
+
+        def any(self, flag: bool) -> bool:
+            return flag or self.rank != without
+
+    for rank in (0, 1):
+        monkeypatch.setattr(backends, "_choose_native", lambda *_, rank=rank: (rank != without, "tried"))
+        assert not choose_backend(replace(runtime(), processes=Beside(rank))).native
 
 
 def test_sizes_that_fp8_units_cannot_multiply_are_refused() -> None:

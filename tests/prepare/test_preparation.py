@@ -104,8 +104,9 @@ def test_planted_duplicates_are_found_and_the_rest_is_a_dataset(daft, planted, p
     assert record.read.documents == sum(gone.values()) + len(stay)
     assert record.kept_bytes == sum(len(document.encode()) for document in stay)
 
-    run_prepare(config(folder, tmp_path / "b"), paths)
-    assert shards(tmp_path / "a") == shards(tmp_path / "b")
+    odd = tmp_path / "b [x]*{y}?"  # a pattern, read as one
+    run_prepare(config(folder, odd), paths)
+    assert shards(tmp_path / "a") == shards(odd)
     assert len(record.shards) > 2
     other = run_prepare(
         config(folder, tmp_path / "c", skip=("near-duplicates", "words"), seed=1), paths
@@ -147,6 +148,13 @@ def test_damage_is_one_line(daft, planted, paths: Paths, tmp_path: Path):
     (tmp_path / "b.parquet").write_bytes(content)
     with pytest.raises(ValueError, match=r"^\S+b\.parquet is damaged [^\n]+: replace or remove it$"):
         run_prepare(config(tmp_path, tmp_path.parent / "out"), paths)
+    assert [path.name for path in (tmp_path.parent / "out").iterdir()] == [".prepare.lock"]
+
+
+def test_an_empty_source_is_one_line(daft, paths: Paths, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(ValueError, match=r"^of 0 documents none is left: the source is empty[^\n]*$"):
+        run_prepare(config(tmp_path / "a.txt", tmp_path / "out"), paths)
 
 
 def test_two_ray_workers_give_the_same_bytes(daft, planted, paths: Paths, tmp_path: Path):

@@ -77,9 +77,15 @@ def test_mistakes_leave_nothing_behind(paths: Paths, text: str, wrong: dict, mes
     assert not paths.tokenizers.exists()
 
 
-def test_settings_are_checked_before_the_dataset_is_touched(paths: Paths) -> None:
+def test_settings_are_checked_before_the_dataset_is_touched(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ValueError, match="too small"):
         run_train(TokenizerTrainConfig(dataset="nothing-here", vocab_size=100), paths)
+    monkeypatch.setenv("NANOCHAT_TRACK", "nothing")
+    for run, config in ((run_train, TokenizerTrainConfig), (run_eval, TokenizerEvalConfig)):
+        with pytest.raises(ValueError, match="NANOCHAT_TRACK"):
+            run(config(dataset="nothing-here"), paths)
 
 
 def test_eval_prints_and_logs(
