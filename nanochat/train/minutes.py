@@ -84,14 +84,12 @@ def check_minutes(dial: Dial) -> None:
 def estimate(costs: Costs, steps: int, options: TrainingOptions, start_s: float) -> Estimate:
     """The time of a run of `steps` steps that starts training `start_s` seconds after its process."""
     training_s = steps * costs.step_s
-    evaluation_s = costs.evaluation_s  # at the end
-    before = _occasions(options.eval_every, steps) - 1
-    if before and options.eval_share < 1:
+    evaluations = _occasions(options.eval_every, steps)
+    if costs.evaluation_s and evaluations > 1 and options.eval_share < 1:
         allowed_s = training_s * options.eval_share / (1 - options.eval_share)
-        # The first is never put off.
-        evaluation_s += min(before * costs.evaluation_s, max(allowed_s, costs.evaluation_s))
-    else:
-        evaluation_s += before * costs.evaluation_s
+        before_end = max(1, int(allowed_s / costs.evaluation_s))  # the first is never put off
+        evaluations = min(evaluations, before_end + 1)
+    evaluation_s = evaluations * costs.evaluation_s
     saves = _occasions(options.save_every, steps)
     if options.save_minutes > 0:
         between_s = max(60 * options.save_minutes, costs.save_s / SAVE_SHARE)
