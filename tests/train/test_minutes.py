@@ -1,12 +1,11 @@
 """The dial for minutes: the choice is monotone and in time, and its estimate counts what a run does."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from nanochat.train.minutes import (
 )
 from nanochat.train.pretrain import PretrainConfig, run
 from nanochat.train.session import TrainingOptions, TrainingResult
+from nanochat.train.timing import measure_costs
 
 OPTIONS = TrainingOptions()
 
@@ -163,7 +163,7 @@ COSTS = Costs(first_step_s=2.0, step_s=1.0, evaluation_s=3.0, save_s=0.5, sample
 
 
 class Stopwatch:
-    """A clock that only work advances, by what COSTS says of it; measuring returns COSTS."""
+    """A clock that only work advances, by what COSTS says of it. Measuring is done, and then COSTS returned."""
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.now = 4.0
@@ -183,7 +183,12 @@ class Stopwatch:
     def read(self) -> float:
         return self.now
 
-    def _measure(self, *_: object, **__: object) -> Costs:
+    def _measure(self, *arguments, **named) -> Costs:
+        now = self.now
+        measured = measure_costs(*arguments, **named)
+        assert all(seconds >= 0 for seconds in asdict(measured).values())
+        assert measured.step_s > 0
+        self.now = now
         self.measured += 1
         return COSTS
 
@@ -208,22 +213,37 @@ def pretrain(config: PretrainConfig) -> TrainingResult:
         {"eval_every": 2, "eval_share": 0.3, "save_minutes": 0.5},
     ],
 )
-def test_a_run_takes_what_was_estimated_and_resumes_without_measuring(
+def test_a_run_takes_what_was_estimated_and_is_one_of_its_depth_and_steps(
     tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch, rhythm: dict
 ) -> None:
     asked = replace(tiny, minutes=0.7, num_iterations=None, **rhythm)
-    watch = Stopwatch(monkeypatch)
-    result = pretrain(asked)
+    with monkeypatch.context() as patch:
+        watch = Stopwatch(patch)
+        result = pretrain(asked)
+    plain = replace(asked, minutes=None, num_iterations=result.step, model_tag="plain")
+    assert pretrain(plain).finished
+    metas = [store.load_meta(default_paths().checkpoints(tag), result.step) for tag in ("baserun", "plain")]
+    assert metas[0].files == metas[1].files
+    assert (metas[0].config["minutes"], metas[0].plan) == (0.7, metas[1].plan)
+    assert not list(default_paths().base.glob("measuring-*"))
     assert (result.finished, watch.measured) == (True, 1)
     took, estimated = watch.now + COSTS.first_step_s, estimate(COSTS, result.step, asked, 4.0).total_s
     assert 0.85 * 42 < took <= 42
     assert took == pytest.approx(estimated, abs=COSTS.save_s)
 
-    directory = default_paths().checkpoints("baserun")
-    content = torch.load(store.file_of(directory, result.step, "meta"), weights_only=True)
-    assert content["config"]["minutes"] == 0.7
-    assert pretrain(replace(asked, resume="auto")).step == result.step
-    assert watch.measured == 1
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_its_steps_and_measures_nothing(
+    tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replace(tiny, minutes=0.3, num_iterations=None, save_every=4)
+    with monkeypatch.context() as patch:
+        Stopwatch(patch)
+        steps = pretrain(asked).step
+    store.remove(default_paths().checkpoints("baserun"), steps)
+    monkeypatch.setattr(plan, "measure_costs", lambda *_, **__: pytest.fail("measured again"))
+    resumed = pretrain(replace(asked, resume="auto"))
+    assert (resumed.finished, resumed.step) == (True, steps)
     for other in (2, None):
-        with pytest.raises(ValueError, match=rf"--minutes was 0.7 and is now {other}"):
+        with pytest.raises(ValueError, match=rf"--minutes was 0.3 and is now {other}"):
             pretrain(replace(asked, resume="auto", minutes=other))
