@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from nanochat.checkpoint.meta import CheckpointMeta
+from nanochat.model.backend import run_size
 from nanochat.scaling import Dial, RunPlan
 from nanochat.train.hooks import SAVE_SHARE
 from nanochat.train.session import TrainingOptions
@@ -109,8 +110,8 @@ def _occasions(interval: int, steps: int) -> int:
 
 
 def scaled(measured: Sequence[Measurement], plan: RunPlan) -> Costs:
-    """The costs of a plan: those measured at its depth, else those of the nearest one, in proportion to the FLOPs."""
-    nearest = min(measured, key=lambda each: abs(each.plan.depth - plan.depth))
+    """The costs of a plan: the last ones measured at its depth, else at the nearest, in proportion to the FLOPs."""
+    nearest = min(reversed(measured), key=lambda each: abs(each.plan.depth - plan.depth))
     costs, like = nearest.costs, nearest.plan
     flops = plan.flops_per_token / like.flops_per_token
     step = flops * plan.batch_tokens / like.batch_tokens
@@ -177,7 +178,7 @@ def settle(
     measured: list[Measurement] = []
     while True:
         choice = choose(dial, plan_of, measured or [assumed], options, age_s())
-        if any(each.plan.depth == choice.plan.depth for each in measured):
+        if any(_alike(each.plan, choice.plan) for each in measured):
             break
         measured.append(Measurement(choice.plan, measure(choice.plan)))
     if choice.estimate.total_s > 60 * dial.minutes:
@@ -186,6 +187,11 @@ def settle(
             f"with start, evaluation and saving, one step takes about {choice.estimate.total_s / 60:.2g} minutes here"
         )
     return choice
+
+
+def _alike(one: RunPlan, other: RunPlan) -> bool:
+    """Whether the steps of two plans take the same time."""
+    return one.depth == other.depth and run_size(one.total_flops) == run_size(other.total_flops)
 
 
 def resumed(dial: Dial, saved: CheckpointMeta) -> Dial:
