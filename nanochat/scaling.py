@@ -42,8 +42,7 @@ class Dial:
     depth: int | None = None
     """Number of transformer layers (default 4); everything below follows from it unless set."""
     minutes: float | None = None
-    """Minutes from start to end on this machine, whose speed is measured: decides the steps, and without --depth also
-    the depth."""
+    """Minutes from start to end on this machine, whose speed is measured; decides the steps and an unset depth."""
     target_param_data_ratio: float | None = None
     """Training tokens per parameter (matrices and head)."""
     num_iterations: int | None = None

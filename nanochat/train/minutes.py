@@ -77,7 +77,7 @@ def check_minutes(dial: Dial) -> None:
     if dial.minutes is None:
         return
     if not (math.isfinite(dial.minutes) and dial.minutes > 0):
-        raise ValueError(f"--minutes must be above 0, not {dial.minutes:g}")
+        raise ValueError(f"--minutes must be a number above 0, not {dial.minutes:g}")
     if dial.num_iterations is not None:
         raise ValueError("--minutes chooses the steps: leave out --num-iterations")
 

@@ -52,7 +52,7 @@ def measure_costs(
     )
     say(
         f"measured a model of depth {plan.depth}: {plan.batch_tokens / costs.step_s:.0f} tok/s, "
-        f"{1e3 * costs.step_s:.3g} ms per step"
+        f"{costs.step_s:.3g} s per step"
     )
     return costs
 
