@@ -164,6 +164,13 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def process_age_s() -> float:
+    """Seconds since this process started."""
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
+
+
 def accelerators() -> list[Accelerator]:
     """The GPUs that torch can use; empty on a CPU machine."""
     import torch

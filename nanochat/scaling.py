@@ -16,6 +16,7 @@ from nanochat.optim.groups import LearningRates
 from nanochat.optim.schedule import Schedule
 from nanochat.regimes import REFERENCE_DEPTH, REGIME_OF_DEVICE, REGIMES, Regime
 
+DEFAULT_DEPTH = 4
 WIDTH_PER_LAYER = 64
 
 ShapeName = Literal["full", "servable", "portable"]
@@ -38,8 +39,10 @@ SHAPES: dict[ShapeName, dict[str, Any]] = {
 class Dial:
     """The depth and the values that may override its choices: the flags shared by `plan` and `pretrain`."""
 
-    depth: int = 4
-    """Number of transformer layers; everything below follows from it unless set."""
+    depth: int | None = None
+    """Number of transformer layers (default 4); everything below follows from it unless set."""
+    minutes: float | None = None
+    """Minutes from start to end on this machine, whose speed is measured; decides the steps and an unset depth."""
     target_param_data_ratio: float | None = None
     """Training tokens per parameter (matrices and head)."""
     num_iterations: int | None = None
@@ -57,6 +60,11 @@ class Dial:
     portable: without remote code, mlx-lm too (no windows, gain, value embeddings, scales, smear, backout)."""
     lr_scale: float = 1.0
     """Multiplies every learning rate."""
+
+    @property
+    def layers(self) -> int:
+        """The depth, or its default."""
+        return DEFAULT_DEPTH if self.depth is None else self.depth
 
 
 @dataclass(frozen=True)
@@ -97,10 +105,10 @@ def model_config(dial: Dial, vocab_size: int, regime: Regime) -> GPTConfig:
 
     Raises ValueError for a depth below 1, and for windows in a shape that has none.
     """
-    if dial.depth < 1:
-        raise ValueError(f"--depth must be at least 1, not {dial.depth}")
+    if dial.layers < 1:
+        raise ValueError(f"--depth must be at least 1, not {dial.layers}")
     head_dim = dial.head_dim or regime.head_dim
-    heads = -(-dial.depth * WIDTH_PER_LAYER // head_dim)
+    heads = -(-dial.layers * WIDTH_PER_LAYER // head_dim)
     fixed = SHAPES[dial.shape]
     windows = fixed.get("window_pattern", dial.window_pattern)
     if dial.window_pattern not in (None, windows):
@@ -110,7 +118,7 @@ def model_config(dial: Dial, vocab_size: int, regime: Regime) -> GPTConfig:
     return GPTConfig(
         max_seq_len=dial.max_seq_len or regime.max_seq_len,
         vocab_size=vocab_size,
-        n_layer=dial.depth,
+        n_layer=dial.layers,
         n_head=heads,
         n_kv_head=heads,
         head_dim=head_dim,
@@ -133,6 +141,7 @@ def make_plan(
     compute_dtype: for the memory estimate (default: the dtype that such a device is fast at).
     Raises ValueError for sizes that do not divide, and if not even the smallest micro-batch fits.
     """
+    assert dial.minutes is None, "train/minutes.py has turned them into depth and steps"
     regime = REGIMES[REGIME_OF_DEVICE[device]]
     config = model_config(dial, vocab_size, regime)
     ratio = dial.target_param_data_ratio or regime.target_param_data_ratio
@@ -161,7 +170,7 @@ def make_plan(
             / horizon
         )
     return RunPlan(
-        depth=dial.depth,
+        depth=dial.layers,
         regime=regime.name,
         model=config,
         parameters=parameter_counts(config),
@@ -216,7 +225,7 @@ def _micro_batch(
     if not fits(chosen):
         assert memory_limit is not None
         raise ValueError(
-            f"--depth {dial.depth} needs about {needed(chosen) / 1e9:.1f} GB on each device with "
+            f"--depth {dial.layers} needs about {needed(chosen) / 1e9:.1f} GB on each device with "
             f"--device-batch-size {chosen}, but there are {memory_limit / 1e9:.1f} GB: "
             "choose a smaller depth or device batch"
         )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nanochat.model.attention import KERNELS, AttentionKernel, KernelName, choose_kernel
-from nanochat.model.compilation import CompileMode, choose_compile
+from nanochat.model.compilation import CPU_WORTHWHILE_FLOPS, CompileMode, choose_compile
 from nanochat.model.fp8 import choose_fp8, fits_fp8, fp8_linear
 from nanochat.model.loss import ChunkLoss, chunk_loss, fusible_chunk_loss
 from nanochat.model.matmul import (
@@ -177,6 +177,11 @@ REFERENCE = Backend(
     ),
 )
 """Plain PyTorch in fp32, for counting parameters and as the reference in tests."""
+
+
+def run_size(training_flops: float) -> int:
+    """Runs of one size get the same backend on one machine under the same flags."""
+    return sum(training_flops >= least for least in (_WORTH_COMPILING, CPU_WORTHWHILE_FLOPS))
 
 
 def choose_backend(

@@ -10,8 +10,8 @@ from nanochat.errors import EnvironmentFault
 
 CompileMode = Literal["auto", "on", "off"]
 
-# Below this many FLOPs on a CPU the cold compile takes longer than it saves (docs/log.md).
-_CPU_WORTHWHILE_FLOPS = 2e14
+CPU_WORTHWHILE_FLOPS = 2e14
+"""Below this many FLOPs on a CPU the cold compile takes longer than it saves (docs/log.md)."""
 
 
 def probe_compile(device: torch.device) -> tuple[bool, str]:
@@ -40,7 +40,7 @@ def choose_compile(mode: CompileMode, device: torch.device, training_flops: floa
         return False, "only training is compiled, and not with --compile off"
     if mode == "auto" and device.type == "mps":
         return False, "compiling for Apple GPUs is experimental in PyTorch"
-    if mode == "auto" and device.type == "cpu" and training_flops < _CPU_WORTHWHILE_FLOPS:
+    if mode == "auto" and device.type == "cpu" and training_flops < CPU_WORTHWHILE_FLOPS:
         return False, "the run is too short to repay a cold compile"
     usable, reason = probe_compile(device)
     if not usable and mode == "on":

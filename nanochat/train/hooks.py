@@ -18,8 +18,8 @@ from nanochat.metrics_rows import EvalRow, SampleRow, TrainRow
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult
 
-# Timed saves take at most this share of the time, whatever the size of the model and the speed of the disk.
-_SAVE_SHARE = 0.02
+SAVE_SHARE = 0.02
+"""Timed saves take at most this share of the time, whatever the size of the model and the speed of the disk."""
 _LOSS_SMOOTHING = 0.95
 
 
@@ -72,7 +72,7 @@ class Save:
 
     def _overdue(self) -> bool:
         waited = time.monotonic() - self._saved_at
-        return waited > max(60 * self.minutes, self._cost_s / _SAVE_SHARE)
+        return waited > max(60 * self.minutes, self._cost_s / SAVE_SHARE)
 
 
 @contextmanager

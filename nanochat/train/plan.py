@@ -1,19 +1,34 @@
 """`nanochat plan`: show what a depth decides, before training."""
 
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from nanochat import hardware
-from nanochat.console import amount, say, table
+from nanochat.console import amount, duration, say, table
 from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
+from nanochat.train.minutes import Choice, Planner, check_minutes, settle
+from nanochat.train.session import TrainingOptions
+from nanochat.train.timing import measure_costs
 
 # Share of the peak FLOP/s that training reaches. For GPUs the peak is the vendor's (bf16), for CPUs it is measured.
 _UTILISATION = {"cuda": 0.5, "mps": 0.5, "cpu": 0.75}
 
 _LONG_RUN_FLOPS = 1e13  # about a minute on a laptop
+
+# Where measuring for --minutes begins: at what even a small model reaches, so that the first candidate is not too deep.
+_LEAST_UTILISATION = 0.2
+_LEAST_FLOPS = 1e11  # of a device whose peak is unknown
+
+# A process older than this when it plans did other things before the run, for instance in a notebook.
+_LONGEST_START_S = 60.0
+
+_BYTES_PER_TOKEN = 4  # of English text, where `nanochat plan` knows no dataset
 
 
 @dataclass(frozen=True)
@@ -60,25 +75,74 @@ class PlanResult:
     total_flops: float
     hours: float | None
     dollars: float | None
+    minutes: Choice | None = None
+    """What --minutes chose: the costs that were measured and the estimate by part."""
 
 
 def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
     """Make and print the plan. Raises ValueError if sizes do not divide evenly or do not fit the machine's memory."""
+    check_minutes(config)
+    if config.minutes is not None and config.machine:
+        raise ValueError("--minutes measures this machine: leave out --machine")
     machine = parse_machine(config.machine) if config.machine else this_machine(runtime)
-    plan = make_plan(
-        config,
-        config.vocab_size,
-        machine.device,
-        machine.count,
-        machine.memory,
-        None if config.machine else runtime.compute_dtype,
+    plan_of = partial(
+        make_plan,
+        vocab_size=config.vocab_size,
+        device=machine.device,
+        world_size=machine.count,
+        memory_limit=machine.memory,
+        compute_dtype=None if config.machine else runtime.compute_dtype,
     )
-    hours, dollars = _hours(plan, machine), None
+    if config.minutes is None:
+        choice, plan = None, plan_of(config)
+        hours = _hours(plan, machine)
+    else:
+        options = TrainingOptions()
+        choice = choose_for_minutes(
+            config, plan_of, runtime, options, options.eval_bytes / _BYTES_PER_TOKEN, machine
+        )
+        plan, hours = choice.plan, choice.estimate.total_s / 3600
+    dollars = None
     if hours is not None and config.dollars_per_hour is not None:
         dollars = hours * config.dollars_per_hour
-    describe_plan(plan)
-    _describe_effort(plan, machine, hours, dollars)
-    return PlanResult(plan, machine, plan.total_flops, hours, dollars)
+    describe_plan(plan, choice)
+    _describe_effort(plan, machine, hours, dollars, measured=choice is not None)
+    return PlanResult(plan, machine, plan.total_flops, hours, dollars, choice)
+
+
+def choose_for_minutes(
+    dial: Dial,
+    plan_of: Planner,
+    runtime: Runtime,
+    options: TrainingOptions,
+    eval_tokens: float,
+    machine: Machine,
+) -> Choice:
+    """Depth and steps for --minutes, after measuring this machine; the same on every process.
+
+    eval_tokens: tokens of one evaluation. Raises ValueError for minutes too short.
+    """
+    assert dial.minutes is not None
+    say(f"measuring this machine for --minutes {dial.minutes:g}")
+    flops = None if machine.flops is None else machine.flops * machine.count * _LEAST_UTILISATION
+    age_s = _process_clock()
+    return settle(
+        dial,
+        plan_of,
+        partial(
+            measure_costs, runtime=runtime, options=options, minutes=dial.minutes, eval_tokens=eval_tokens
+        ),
+        options,
+        assumed_flops=runtime.processes.decide(lambda: flops or _LEAST_FLOPS),
+        age_s=lambda: runtime.processes.decide(age_s),
+    )
+
+
+def _process_clock() -> Callable[[], float]:
+    """Seconds since the process started or, if it did other things before, since now."""
+    age, now = hardware.process_age_s(), time.monotonic()
+    began = now - age if age < _LONGEST_START_S else now
+    return lambda: time.monotonic() - began
 
 
 def device_memory(runtime: Runtime) -> int:
@@ -121,8 +185,8 @@ def parse_machine(text: str) -> Machine:
     return Machine(name, "cuda", int(match[1] or 1), flops, int(_GPU_MEMORY[name]))
 
 
-def describe_plan(plan: RunPlan) -> None:
-    """Print the plan as a table on stderr."""
+def describe_plan(plan: RunPlan, choice: Choice | None = None) -> None:
+    """Print the plan as a table on stderr, with the estimate of `choice` where --minutes made it."""
     model, rates, schedule = plan.model, plan.rates, plan.schedule
     total = sum(plan.parameters.values())
     groups = ", ".join(
@@ -157,7 +221,26 @@ def describe_plan(plan: RunPlan) -> None:
             ),
             ("FLOPs", f"{amount(plan.flops_per_token)} per token, {plan.total_flops:.3g} in total"),
             ("memory", f"about {plan.memory_bytes / 1e9:.2f} GB per device"),
+            *_estimate_rows(choice),
         ),
+    )
+
+
+def _estimate_rows(choice: Choice | None) -> tuple[tuple[str, str], ...]:
+    if choice is None:
+        return ()
+    parts = choice.estimate
+    named = {
+        "start": parts.start_s,
+        "training": parts.training_s,
+        "evaluation": parts.evaluation_s,
+        "saving": parts.saving_s,
+        "samples": parts.samples_s,
+    }
+    listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in named.items())
+    return (
+        ("speed, measured", f"{choice.tokens_per_s:,.0f} tok/s in training"),
+        ("time, estimated", f"{duration(parts.total_s)}: {listed}"),
     )
 
 
@@ -175,12 +258,17 @@ def _hours(plan: RunPlan, machine: Machine) -> float | None:
     return plan.hours(machine.flops * machine.count * _UTILISATION[machine.device])
 
 
-def _describe_effort(plan: RunPlan, machine: Machine, hours: float | None, dollars: float | None) -> None:
+def _describe_effort(
+    plan: RunPlan, machine: Machine, hours: float | None, dollars: float | None, *, measured: bool = False
+) -> None:
     where = f"{machine.count} × {machine.name}"
     if hours is None:
         say(f"on {where}: speed unknown")
         return
     time = f"{hours:.2f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
     cost = f", about ${dollars:.2f}" if dollars is not None else ""
+    if measured:
+        say(f"on {where}: about {time} from start to end{cost}, as measured")
+        return
     rate = f"{_UTILISATION[machine.device]:.0%} of {amount(machine.flops or 0)}FLOP/s"
     say(f"on {where}: about {time} of training{cost} (at {rate})")

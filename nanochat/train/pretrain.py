@@ -1,11 +1,14 @@
 """Pretraining: train a base model of a given depth on a dataset's text."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 
 from nanochat import hardware
-from nanochat.batches.loader import pretrain_loader
+from nanochat.batches.loader import Loader, pretrain_loader
 from nanochat.batches.packing import PRETRAIN_POLICY, Policy
+from nanochat.batches.position import DataPosition
 from nanochat.checkpoint.meta import CheckpointMeta, Progress, TrainingPlan
 from nanochat.config import to_json
 from nanochat.eval import bpb
@@ -20,7 +23,14 @@ from nanochat.text.datasets import Dataset, documents
 from nanochat.text.readers import Document
 from nanochat.text.shared_dataset import open_shared
 from nanochat.tokenizer.tokenizer import Tokenizer
-from nanochat.train.plan import describe_duration, describe_plan, device_memory
+from nanochat.train.minutes import Choice, Planner, check_minutes, resumed
+from nanochat.train.plan import (
+    choose_for_minutes,
+    describe_duration,
+    describe_plan,
+    device_memory,
+    this_machine,
+)
 from nanochat.train.resuming import begin_or_resume, saved_run
 from nanochat.train.session import (
     Session,
@@ -42,19 +52,23 @@ class PretrainConfig(TrainingOptions, TokenizedText, Dial):
 
 def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     """Run pretraining. A bad request fails before the first step."""
+    check_minutes(config)
     config = runtime.processes.decide(lambda: config.settled(runtime.paths))
     tokenizer = config.find_tokenizer(runtime.paths)
     runtime.processes.same("the tokenizer", tokenizer.hash)
     directory = runtime.paths.checkpoints(config.model_tag)
     saved, runtime = saved_run(directory, config, runtime)
-    plan = make_plan(
-        config,
-        tokenizer.vocab_size,
-        runtime.device.type,
-        runtime.processes.world_size,
-        device_memory(runtime),
-        runtime.compute_dtype,
+    plan_of = partial(
+        make_plan,
+        vocab_size=tokenizer.vocab_size,
+        device=runtime.device.type,
+        world_size=runtime.processes.world_size,
+        memory_limit=device_memory(runtime),
+        compute_dtype=runtime.compute_dtype,
     )
+    dial = config if saved is None else resumed(config, saved)
+    choice = None if dial.minutes is None else _choose(config, plan_of, tokenizer, runtime)
+    plan = plan_of(dial) if choice is None else choice.plan
     backend = choose_backend(
         runtime, fp8=config.fp8, compile_mode=config.compile, training_flops=plan.total_flops
     )
@@ -68,23 +82,14 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         software=hardware.software(),
     )
     meta = begin_or_resume(planned, saved, config.model_tag)
-    describe_plan(plan)
-    describe_duration(plan, runtime)
+    describe_plan(plan, choice)
+    if choice is None:
+        describe_duration(plan, runtime)
     dataset = open_shared(config, runtime.paths, runtime.processes)
     model = GPT(plan.model, backend)
     model.init_weights(config.seed)
     model.to(runtime.device)
-    loader = pretrain_loader(
-        dataset,
-        tokenizer,
-        runtime,
-        step_rows=plan.batch_tokens // plan.model.max_seq_len,
-        micro_rows=plan.device_batch_size,
-        max_seq_len=plan.model.max_seq_len,
-        policy=config.packing,
-        seed=config.seed,
-        position=meta.progress.position,
-    )
+    loader = _open_loader(config, plan, dataset, tokenizer, runtime, meta.progress.position)
     return Session(
         model_tag=config.model_tag,
         options=config,
@@ -94,6 +99,41 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         score=_scorer(tokenizer, dataset, plan.model.max_seq_len, config.eval_bytes, runtime),
         prompts=PROMPTS,
     ).execute()
+
+
+def _open_loader(
+    config: PretrainConfig,
+    plan: RunPlan,
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    runtime: Runtime,
+    position: DataPosition | None,
+) -> Loader:
+    return pretrain_loader(
+        dataset,
+        tokenizer,
+        runtime,
+        step_rows=plan.batch_tokens // plan.model.max_seq_len,
+        micro_rows=plan.device_batch_size,
+        max_seq_len=plan.model.max_seq_len,
+        policy=config.packing,
+        seed=config.seed,
+        position=position,
+    )
+
+
+def _choose(config: PretrainConfig, plan_of: Planner, tokenizer: Tokenizer, runtime: Runtime) -> Choice:
+    """Depth and steps for --minutes. Reads the first batch too, so that text is tokenised before anything is timed."""
+    dataset = open_shared(config, runtime.paths, runtime.processes)
+    any_plan = plan_of(replace(config, minutes=None))
+    loader = _open_loader(config, any_plan, dataset, tokenizer, runtime, None)
+    with closing(loader), runtime.processes.together("reading the data"):
+        next(loader)
+        held_out = map(Document, documents(dataset, "val"))
+        length = any_plan.model.max_seq_len
+        windows = bpb.cut(tokenizer, held_out, max_seq_len=length, max_bytes=config.eval_bytes)
+    eval_tokens = int(windows.scored.sum())
+    return choose_for_minutes(config, plan_of, runtime, config, eval_tokens, this_machine(runtime))
 
 
 def _training_plan(config: PretrainConfig, plan: RunPlan, dtype: str) -> TrainingPlan:

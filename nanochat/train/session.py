@@ -34,7 +34,8 @@ from nanochat.train.loop import Hook, Step, train
 from nanochat.train.state import Trainer
 from nanochat.train.step import train_step, warm_up
 
-_CHECKPOINT_BYTES_PER_PARAMETER = 12  # weights and at most two moments
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+"""Weights and at most two moments."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class Session:
 
     def _prepare_directory(self) -> None:
         parameters = sum(p.numel() for p in self.trainer.model.parameters())
-        need = (self.options.keep_last + 1) * parameters * _CHECKPOINT_BYTES_PER_PARAMETER
+        need = (self.options.keep_last + 1) * parameters * CHECKPOINT_BYTES_PER_PARAMETER
         store.ensure_writable(self.directory, need)
         if not self.meta.step:
             keep_tokenizer(self.directory, self.trainer.tokenizer, self.trainer.runtime)
