@@ -46,6 +46,8 @@ class TrainingPlan:
     seed: int
     dtype: str | None = None
     """The compute dtype, "fp32" or "bf16"; None for a run begun before it was recorded."""
+    native: bool = False
+    """Whether loss and attention are computed in C++ (`Backend.native`)."""
     fp8: bool = False
     """Whether the blocks' matrices are multiplied in fp8."""
     document_mask: bool = False
@@ -168,7 +170,8 @@ class CheckpointMeta:
     def course(self) -> dict[str, Any]:
         """What must not change when the run is resumed, as one flat table of dotted names."""
         plan = to_json(self.plan)
-        del plan["device_batch_size"]
+        for free in ("device_batch_size", "native"):  # the backend sees to `native`
+            del plan[free]
         source = self.source and self.source.weights_sha256
         return _flat(
             {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-FORMAT = 5
+FORMAT = 4
 """The layout written now."""
 
 Plain = dict[str, Any]
@@ -82,18 +82,17 @@ def _from_2(old: Plain) -> Plain:
 
 
 def _from_3(old: Plain) -> Plain:
-    """Format 4: the plan records the compute dtype."""
-    return {**old, "format": 4, "plan": {**old["plan"], "dtype": None}}
-
-
-def _from_4(old: Plain) -> Plain:
-    """Format 5: the plan says whether documents in one row are kept apart; they never were."""
-    return {**old, "format": 5, "plan": {**old["plan"], "document_mask": False}}
+    """Format 4: the plan has the compute dtype, C++, and the document mask, none of which was chosen before."""
+    return {
+        **old,
+        "format": 4,
+        "plan": {**old["plan"], "dtype": None, "native": False, "document_mask": False},
+    }
 
 
 def _renamed(table: Plain, names: dict[str, str]) -> Plain:
     return {names.get(name, name): value for name, value in table.items()}
 
 
-MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
+MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _from_1, 2: _from_2, 3: _from_3}
 """From each earlier format to the next. Never change an entry once its format has been in use."""

@@ -14,6 +14,7 @@ import torch
 from nanochat.console import warn
 from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Span
+from nanochat.infer.frozen import WeightsName
 from nanochat.infer.native_decoder import NativeDecoder, declare
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
@@ -21,7 +22,11 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.native.library import compiler, library_path, log_path, start_compiling
 
 _SOURCE = Path(__file__).with_name("decode.cpp")
-_TOLERANCE = 1e-4
+_TRIALS: list[tuple[WeightsName, torch.dtype, float]] = [
+    ("fp32", torch.float32, 1e-4),
+    ("bf16", torch.bfloat16, 0.5),
+]
+"""Weights, the cache's dtype, and by how much logits between -15 and 15 may differ."""
 _DELAY_S = 2.0
 """Before the compiler starts, so that it does not slow down the first answer."""
 
@@ -85,7 +90,7 @@ def _load(path: Path) -> ctypes.CDLL:
 
 
 def _try(library: ctypes.CDLL) -> None:
-    """Raise AssertionError unless a tiny model gives the same logits as in PyTorch."""
+    """Raise AssertionError unless a tiny model gives the same logits as in PyTorch, in fp32 and nearly so in bf16."""
     config = GPTConfig(
         max_seq_len=32,
         vocab_size=80,
@@ -103,7 +108,9 @@ def _try(library: ctypes.CDLL) -> None:
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
         ids = [7 * at % 80 for at in range(20)]
         expected = model.eval().logits(model(torch.tensor([ids])))[0]
-        decoder = NativeDecoder(model, RowCache(config, 1, 32, torch.device("cpu"), torch.float32), library)
-        actual = decoder.logits(decoder.hidden_of([Span(0, 0, ids, 0)], range(len(ids))))
-    difference = (actual - expected).abs().max().item()
-    assert difference < _TOLERANCE, f"its logits differ from PyTorch's by {difference:.1e}"
+        for weights, dtype, tolerance in _TRIALS:
+            cache = RowCache(config, 1, 32, torch.device("cpu"), dtype)
+            decoder = NativeDecoder(model, cache, library, weights)
+            actual = decoder.logits(decoder.hidden_of([Span(0, 0, ids, 0)], range(len(ids))))
+            difference = (actual - expected).abs().max().item()
+            assert difference < tolerance, f"its {weights} logits differ from PyTorch's by {difference:.1e}"

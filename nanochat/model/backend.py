@@ -4,6 +4,7 @@ Every choice depends on the hardware, the flags and a tiny trial, never on a tim
 the same as before. Training, evaluation and chat all get their `Backend` from `choose_backend`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Literal, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from nanochat.errors import EnvironmentFault
 from nanochat.model.attention import KERNELS, AttentionKernel, KernelName, choose_kernel
 from nanochat.model.compilation import CPU_WORTHWHILE_FLOPS, CompileMode, choose_compile
 from nanochat.model.fp8 import choose_fp8, fits_fp8, fp8_linear
@@ -185,13 +187,19 @@ def run_size(training_flops: float) -> int:
 
 
 def choose_backend(
-    runtime: Runtime, *, fp8: bool = False, compile_mode: CompileMode = "off", training_flops: float = 0.0
+    runtime: Runtime,
+    *,
+    fp8: bool = False,
+    compile_mode: CompileMode = "off",
+    training_flops: float = 0.0,
+    begun_native: bool | None = None,
 ) -> Backend:
     """The best backend for this process's device.
 
     fp8: the flag --fp8. compile_mode: the flag --compile. training_flops: the run's FLOPs, 0 without training.
+    begun_native: whether a run that is resumed began in C++; None: choose.
     Raises ValueError if fp8 is requested on a device without fp8 units, EnvironmentFault if no attention kernel works
-    or `--compile on` is impossible.
+    or `--compile on` is impossible, or C++ in which a run began.
     """
     device, dtype = runtime.device, runtime.compute_dtype
     use_fp8, fp8_reason = choose_fp8(fp8, device)  # first, because it needs no trial to refuse
@@ -200,12 +208,7 @@ def choose_backend(
     use_compile, compile_reason = choose_compile(compile_mode, device, training_flops)
     if runtime.processes.any(not use_compile) and use_compile:
         use_compile, compile_reason = False, "it does not work on every process"
-    code_cache = runtime.paths.code_cache
-    find_native = partial(_choose_native, device, code_cache, training_flops)
-    runtime.processes.decide(find_native)  # process 0 compiles, and those beside it find the library
-    native, native_reason = find_native()
-    if runtime.processes.any(not native) and native:
-        native, native_reason = False, "it does not work on every process"
+    native, native_reason = _agree_on_native(runtime, training_flops, begun_native)
     runtime.processes.same("the backend", (str(dtype), product, kernel))
     return Backend(
         device=device,
@@ -226,8 +229,26 @@ def choose_backend(
             "native": native_reason,
             "memory": "fits a CPU's caches, or fills a GPU",
         },
-        code_cache=code_cache,
+        code_cache=runtime.paths.code_cache,
     )
+
+
+def _agree_on_native(runtime: Runtime, training_flops: float, begun_native: bool | None) -> tuple[bool, str]:
+    """(whether all processes train in C++, why). A run keeps what it began with: other code computes other bits."""
+    if begun_native is False:
+        return False, "as the run began"
+    flops = math.inf if begun_native else training_flops
+    find = partial(_choose_native, runtime.device, runtime.paths.code_cache, flops)
+    runtime.processes.decide(find)  # process 0 compiles, and those beside it find the library
+    native, reason = find()
+    if runtime.processes.any(not native) and native:
+        native, reason = False, "it does not work on every process"
+    if begun_native and not native:
+        raise EnvironmentFault(
+            f"the run began with loss and attention in C++, which is not possible here ({reason}): "
+            "make the C++ compiler work (see `nanochat doctor`), or begin another run with --model-tag"
+        )
+    return native, reason
 
 
 def _choose_native(device: torch.device, code_cache: Path, training_flops: float) -> tuple[bool, str]:

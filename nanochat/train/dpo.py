@@ -23,7 +23,7 @@ from nanochat.runtime import Runtime
 from nanochat.text.own_files import absolute
 from nanochat.train.objective import preference_loss
 from nanochat.train.preferences import PreferencePair, read_pairs, split_pairs
-from nanochat.train.resuming import begin_or_resume, saved_run
+from nanochat.train.resuming import begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.rollouts import Shuffled
 from nanochat.train.session import (
     Session,
@@ -90,7 +90,9 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
     check_identity(identity, meta.progress.position)
     runtime.processes.same("the file of pairs", identity.data)
     say(f"{len(training):,} pairs for training, {len(held_out):,} held out; {meta.plan.total_steps:,} steps")
-    backend = choose_backend(runtime, training_flops=flops_per_token(source.config) * meta.plan.tokens)
+    flops = flops_per_token(source.config) * meta.plan.tokens
+    backend = choose_backend(runtime, training_flops=flops, begun_native=begun_native(saved))
+    meta = on_backend(meta, backend)
     model, reference = source.load(backend).train(), source.load(backend).eval()
     taken = meta.progress.position.row.place[0] if meta.progress.position else 0
     tokens = meta.plan.device_batch_size * context

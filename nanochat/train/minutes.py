@@ -59,7 +59,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class MinutesChoice:
     """A plan that takes the minutes asked, by the estimate."""
 
     plan: RunPlan
@@ -126,7 +126,7 @@ def scaled(measured: Sequence[Measurement], plan: RunPlan) -> Costs:
 
 def choose(
     dial: Dial, plan_of: Planner, measured: Sequence[Measurement], options: TrainingOptions, start_s: float
-) -> Choice:
+) -> MinutesChoice:
     """The deepest model whose whole horizon fits into the minutes, trained for as many steps as fit.
 
     If not even the smallest one's fits, that one with fewer steps, at least one; likewise a depth that was asked for.
@@ -150,7 +150,7 @@ def choose(
     most = range(1, 1 + int(seconds / costs.step_s))
     steps = max(1, bisect_right(most, seconds, key=lambda count: time_of(plan, count).total_s))
     chosen = plan_of(replace(free, depth=plan.depth, num_iterations=steps))
-    return Choice(chosen, costs, time_of(plan, steps))
+    return MinutesChoice(chosen, costs, time_of(plan, steps))
 
 
 def _first_depth(dial: Dial) -> int:
@@ -165,7 +165,7 @@ def settle(
     *,
     assumed_flops: float,
     age_s: Callable[[], float],
-) -> Choice:
+) -> MinutesChoice:
     """Measure candidates, starting with the choice at `assumed_flops` FLOP/s, until the choice is a measured one.
 
     age_s: seconds since the process started. Raises ValueError for minutes in which there is no time to train.

@@ -12,7 +12,7 @@ from nanochat import hardware
 from nanochat.console import amount, duration, say, table
 from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
-from nanochat.train.minutes import Choice, Planner, check_minutes, settle
+from nanochat.train.minutes import MinutesChoice, Planner, check_minutes, settle
 from nanochat.train.session import TrainingOptions
 from nanochat.train.timing import measure_costs
 
@@ -75,7 +75,7 @@ class PlanResult:
     total_flops: float
     hours: float | None
     dollars: float | None
-    minutes: Choice | None = None
+    minutes: MinutesChoice | None = None
     """What --minutes chose: the costs that were measured and the estimate by part."""
 
 
@@ -117,7 +117,7 @@ def choose_for_minutes(
     options: TrainingOptions,
     eval_tokens: float,
     machine: Machine,
-) -> Choice:
+) -> MinutesChoice:
     """Depth and steps for --minutes, after measuring this machine; the same on every process.
 
     eval_tokens: tokens of one evaluation. Raises ValueError for minutes too short.
@@ -185,7 +185,7 @@ def parse_machine(text: str) -> Machine:
     return Machine(name, "cuda", int(match[1] or 1), flops, int(_GPU_MEMORY[name]))
 
 
-def describe_plan(plan: RunPlan, choice: Choice | None = None) -> None:
+def describe_plan(plan: RunPlan, choice: MinutesChoice | None = None) -> None:
     """Print the plan as a table on stderr, with the estimate of `choice` where --minutes made it."""
     model, rates, schedule = plan.model, plan.rates, plan.schedule
     total = sum(plan.parameters.values())
@@ -226,7 +226,7 @@ def describe_plan(plan: RunPlan, choice: Choice | None = None) -> None:
     )
 
 
-def _estimate_rows(choice: Choice | None) -> tuple[tuple[str, str], ...]:
+def _estimate_rows(choice: MinutesChoice | None) -> tuple[tuple[str, str], ...]:
     if choice is None:
         return ()
     parts = choice.estimate

@@ -23,7 +23,7 @@ from nanochat.text.datasets import Dataset, documents
 from nanochat.text.readers import Document
 from nanochat.text.shared_dataset import open_shared
 from nanochat.tokenizer.tokenizer import Tokenizer
-from nanochat.train.minutes import Choice, Planner, check_minutes, resumed
+from nanochat.train.minutes import MinutesChoice, Planner, check_minutes, resumed
 from nanochat.train.plan import (
     choose_for_minutes,
     describe_duration,
@@ -31,7 +31,7 @@ from nanochat.train.plan import (
     device_memory,
     this_machine,
 )
-from nanochat.train.resuming import begin_or_resume, saved_run
+from nanochat.train.resuming import begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.session import (
     Session,
     TrainingOptions,
@@ -70,7 +70,11 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     choice = None if dial.minutes is None else _choose(config, plan_of, tokenizer, runtime)
     plan = plan_of(dial) if choice is None else choice.plan
     backend = choose_backend(
-        runtime, fp8=config.fp8, compile_mode=config.compile, training_flops=plan.total_flops
+        runtime,
+        fp8=config.fp8,
+        compile_mode=config.compile,
+        training_flops=plan.total_flops,
+        begun_native=begun_native(saved),
     )
     planned = CheckpointMeta(
         stage="pretrain",
@@ -81,7 +85,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         config=to_json(config),
         software=hardware.software(),
     )
-    meta = begin_or_resume(planned, saved, config.model_tag)
+    meta = on_backend(begin_or_resume(planned, saved, config.model_tag), backend)
     describe_plan(plan, choice)
     if choice is None:
         describe_duration(plan, runtime)
@@ -122,7 +126,9 @@ def _open_loader(
     )
 
 
-def _choose(config: PretrainConfig, plan_of: Planner, tokenizer: Tokenizer, runtime: Runtime) -> Choice:
+def _choose(
+    config: PretrainConfig, plan_of: Planner, tokenizer: Tokenizer, runtime: Runtime
+) -> MinutesChoice:
     """Depth and steps for --minutes. Reads the first batch too, so that text is tokenised before anything is timed."""
     dataset = open_shared(config, runtime.paths, runtime.processes)
     any_plan = plan_of(replace(config, minutes=None))

@@ -8,8 +8,9 @@ from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.config import to_json
 from nanochat.console import say
 from nanochat.errors import EnvironmentFault
+from nanochat.model.backend import Backend
 from nanochat.processes import Processes
-from nanochat.runtime import Runtime
+from nanochat.runtime import DTYPES, Runtime
 from nanochat.train.session import TrainingOptions
 
 _UNRECORDED = {"cpu": "fp32"}
@@ -50,8 +51,20 @@ def saved_run(
     runtime.processes.same("the checkpoint", saved and to_json(saved.files))
     if saved is None or options.dtype != "auto":
         return saved, runtime
-    begun = saved.plan.dtype or _UNRECORDED.get(runtime.device.type, runtime.dtype)
+    flag = saved.config.get("dtype")
+    unrecorded = flag if flag in DTYPES else _UNRECORDED.get(runtime.device.type, runtime.dtype)
+    begun = saved.plan.dtype or unrecorded
     return saved, runtime if begun == runtime.dtype else runtime.with_dtype(begun, "as the run began")
+
+
+def begun_native(saved: CheckpointMeta | None) -> bool | None:
+    """Whether a run that is resumed began in C++; None for a new run."""
+    return None if saved is None else saved.plan.native
+
+
+def on_backend(meta: CheckpointMeta, backend: Backend) -> CheckpointMeta:
+    """The run's meta with what its backend chose and a resumed run must keep."""
+    return replace(meta, plan=replace(meta.plan, native=backend.native))
 
 
 def begin_or_resume(planned: CheckpointMeta, saved: CheckpointMeta | None, model_tag: str) -> CheckpointMeta:

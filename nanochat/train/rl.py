@@ -27,7 +27,7 @@ from nanochat.train.objective import (
     with_switches,
 )
 from nanochat.train.reinforce import ReinforceStep
-from nanochat.train.resuming import begin_or_resume, saved_run
+from nanochat.train.resuming import begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.rewards import parse_rewards, rewards_digest
 from nanochat.train.rl_start import ENGINE_ROWS, PASS_KS, plan_memory, scorer, try_out
 from nanochat.train.rollout_files import KeepRollouts
@@ -149,7 +149,9 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     samples = -(-config.prompts_per_step // world_size) * config.samples
     rows = min(config.max_rows or ENGINE_ROWS[runtime.device.type], samples)
     memory = plan_memory(source, runtime, rows, meta.plan.device_batch_size, models=2 if policy.kl else 1)
-    backend = choose_backend(runtime, training_flops=flops_per_token(source.config) * meta.plan.tokens)
+    flops = flops_per_token(source.config) * meta.plan.tokens
+    backend = choose_backend(runtime, training_flops=flops, begun_native=begun_native(saved))
+    meta = on_backend(meta, backend)
     model = source.load(backend).train()
     trainer = make_trainer(meta, directory, model, source.tokenizer, None, runtime)
     with runtime.processes.together("making the engine"):

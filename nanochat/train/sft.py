@@ -20,7 +20,7 @@ from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
 from nanochat.scaling import asked_micro_batch_rows, largest_share, micro_batch_rows, rows_per_step
 from nanochat.tokenizer.tokenizer import Tokenizer
-from nanochat.train.resuming import begin_or_resume, saved_run
+from nanochat.train.resuming import begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.session import (
     Session,
     TrainingOptions,
@@ -86,7 +86,8 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     plan = _training_plan(config, source.meta.plan, micro_rows, epoch_steps, runtime.dtype)
     planned = planned_from(source, "sft", config.from_tag, plan, config)
     meta = begin_or_resume(planned, saved, config.model_tag)
-    model = _model(config, source, plan, runtime)
+    model = _model(config, source, plan, begun_native(saved), runtime)
+    meta = on_backend(meta, model.backend)
     if runtime.is_main:
         show_mixture(conversations)
     say(
@@ -132,10 +133,14 @@ def _training_plan(
     )
 
 
-def _model(config: SftConfig, source: OpenCheckpoint, plan: TrainingPlan, runtime: Runtime) -> GPT:
+def _model(
+    config: SftConfig, source: OpenCheckpoint, plan: TrainingPlan, began_native: bool | None, runtime: Runtime
+) -> GPT:
     """The source run's model on this run's backend, in training mode."""
     flops = flops_per_token(source.config) * plan.tokens
-    backend = choose_backend(runtime, fp8=config.fp8, compile_mode=config.compile, training_flops=flops)
+    backend = choose_backend(
+        runtime, fp8=config.fp8, compile_mode=config.compile, training_flops=flops, begun_native=began_native
+    )
     if source.meta.plan.fp8 and not config.fp8:
         say(f"{config.from_tag} was trained with --fp8 and this run is not: add --fp8 to keep it")
     return source.load(backend).train()

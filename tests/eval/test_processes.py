@@ -19,7 +19,7 @@ def nanochat(launch, *arguments):
 
 
 def result(launch, *arguments):
-    done = nanochat(launch, *arguments, "--json")
+    done = nanochat(launch, *arguments, "--json", "--dtype=fp32")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -99,8 +99,11 @@ def test_other_shapes_and_documents_are_left_to_pytorch(
     assert not torch.equal(attend(q, k, v, 5, documents), attend(q, k, v, 5))
 
 
-def test_a_library_with_other_results_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_attention, "_TOLERANCE", 0.0)
+@pytest.mark.parametrize("dtype", native_attention._TOLERANCES)
+def test_a_library_with_other_results_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setitem(native_attention._TOLERANCES, dtype, 0.0)
     found, why = find_native_attention(tmp_path / "other")
     assert found is None
     assert "differs from PyTorch's" in why

@@ -80,8 +80,11 @@ def test_what_cannot_be_compiled_is_named_and_pytorch_computes(
 
 @needs_compiler
 @pytest.mark.slow
-def test_a_library_with_other_results_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_loss, "_TOLERANCE", 0.0)
+@pytest.mark.parametrize("dtype", native_loss._TOLERANCES)
+def test_a_library_with_other_results_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setitem(native_loss._TOLERANCES, dtype, 0.0)
     found, why = find_native_loss(tmp_path / "other")
     assert found is None
     assert "differs from PyTorch's" in why

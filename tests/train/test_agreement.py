@@ -86,7 +86,7 @@ def command(verb: str, tag: str, corpus: Path, chats: Path) -> list[str]:
             f"--data-dir={chats.parent / 'hub'}",
         ),
     }
-    return [*commands[verb], "--device=cpu"]
+    return [*commands[verb], "--device=cpu", "--dtype=fp32"]
 
 
 def run(world: int, cases: list[dict], tmp_path: Path) -> list[list[dict]]:

@@ -17,9 +17,9 @@ from nanochat.scaling import Dial, RunPlan, make_plan
 from nanochat.train import hooks, plan, session, step
 from nanochat.train.minutes import (
     SMALLEST_DEPTH,
-    Choice,
     Costs,
     Measurement,
+    MinutesChoice,
     check_minutes,
     choose,
     estimate,
@@ -64,7 +64,7 @@ def machine(flops: float) -> list[Measurement]:
     return [Measurement(full_plan(depth), costs(full_plan(depth))) for depth in (2, 4)]
 
 
-def chosen(minutes: float, flops: float, depth: int | None = None, **options: float) -> Choice:
+def chosen(minutes: float, flops: float, depth: int | None = None, **options: float) -> MinutesChoice:
     asked = Dial(depth=depth, minutes=minutes)
     return choose(asked, planned, machine(flops), replace(OPTIONS, **options), start_s=3.0)
 

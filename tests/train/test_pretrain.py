@@ -16,9 +16,11 @@ import torch
 from nanochat import runtime
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
+from nanochat.errors import EnvironmentFault
 from nanochat.metrics import read_metrics, rows_of
 from nanochat.metrics_rows import EvalRow, TrainRow
 from nanochat.model import backend
+from nanochat.native.library import compiler
 from nanochat.paths import default_paths
 from nanochat.runtime import open_runtime
 from nanochat.train import hooks, session, step
@@ -126,7 +128,7 @@ def test_the_state_of_global_generators_does_not_matter(tiny: PretrainConfig) ->
 def test_micro_batches_do_not_change_the_losses(tiny: PretrainConfig) -> None:
     curves = []
     for rows in (8, 4, 3, 1):
-        pretrain(replace(tiny, model_tag=f"rows{rows}", device_batch_size=rows))
+        pretrain(replace(tiny, model_tag=f"rows{rows}", device_batch_size=rows), "fp32")
         curves.append(losses(f"rows{rows}"))
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], rel=3e-5)
@@ -222,6 +224,27 @@ def test_a_run_resumes_in_its_own_compute_dtype(
     if recorded:
         with pytest.raises(ValueError, match="dtype"):
             pretrain(replace(tiny, model_tag="broken", resume="auto"), "bf16")
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+def test_a_run_in_cpp_resumes_to_the_same_bits_or_not_at_all(
+    tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "_WORTH_COMPILING", 0.0)
+        pretrain(replace(tiny, model_tag="whole"))
+        with monkeypatch.context() as broken:
+            interrupt_at(broken, 5, signal.SIGTERM)
+            pretrain(replace(tiny, model_tag="broken"))
+    pretrain(replace(tiny, model_tag="torch"))
+    assert hashes("torch", 12) != hashes("whole", 12)
+    resumable = replace(tiny, model_tag="broken", resume="auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "find_native_loss", lambda directory: (None, "the compiler is gone"))
+        with pytest.raises(EnvironmentFault, match="the compiler is gone"):
+            pretrain(resumable)
+    assert pretrain(resumable).finished  # now also by itself too small to be worth compiling
+    assert hashes("broken", 12) == hashes("whole", 12)
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(

@@ -232,11 +232,12 @@ def config(model: GPT, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) ->
         eval_items=4,
         eval_samples=2,
         save_minutes=0,
+        dtype="fp32",
     )
 
 
 def reinforce(config: RlConfig) -> TrainingResult:
-    with open_runtime("cpu") as runtime:
+    with open_runtime("cpu", config.dtype) as runtime:
         return rl.run(config, runtime)
 
 
@@ -304,7 +305,9 @@ def test_two_processes_continue_the_run_of_one(config: RlConfig, tmp_path: Path)
     store.remove(default_paths().checkpoints("two"), 3)
     flags = {**to_json(config), "model_tag": "two", "resume": "auto", "device": "cpu"}
     words = [
-        f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value not in (None, False)
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in flags.items()
+        if value not in (None, False, [])
     ]
     words = [word for word in words if not word.startswith("--wandb")]
     launched = [*TORCHRUN, "--nproc_per_node=2", "-m", "nanochat", "rl", *words]
