@@ -232,7 +232,7 @@ def _copy_others(
     with progress("write what stays", sum(portion.bytes for portion in portions), "B") as shown:
         for batch in engine.rows(engine.scan(WRITTEN, tasks)):
             for row in batch.to_pylist():
-                read.add(from_json(Counts, json.loads(row["counts"])))
+                read.add(from_json(Counts, parse_json(row["counts"])))
                 kept_documents += row["kept"]
                 kept_bytes += row["kept_bytes"]
                 done += portions[row["portion"]].bytes

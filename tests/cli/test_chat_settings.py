@@ -72,6 +72,7 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="'\\\"["), min_s
 )
 
 
+@pytest.mark.slow
 @settings_of_hypothesis(max_examples=25)
 @given(
     st.builds(

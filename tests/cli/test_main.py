@@ -201,7 +201,7 @@ def test_a_group_alone_lists_its_verbs(capsys):
     assert out == ""
     assert [line.split()[:2] for line in err.splitlines()[1:]] == [
         ["data", verb]
-        for verb in ("download", "tokens", "pack", "info", "preferences", "prompts", "identity")
+        for verb in ("download", "tokens", "pack", "prepare", "info", "preferences", "prompts", "identity")
     ]
     assert main(["data", "--help"]) == 0
     assert capsys.readouterr() == (err, "")

@@ -66,6 +66,7 @@ def test_the_whole_verb(paths: Paths, monkeypatch: pytest.MonkeyPatch, capfd) ->
     assert "done" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_failing_stage_gives_its_exit_status_and_the_way_to_continue(
     paths: Paths, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:

@@ -1,5 +1,6 @@
 """Streams give only whole characters, and in total the same text as decode."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 IDS = st.lists(st.integers(0, 339), max_size=40)
 
 
+@pytest.mark.slow
 @given(ids=IDS)
 @settings(deadline=None, max_examples=300)
 def test_any_ids_join_to_what_decode_gives(tokenizer: Tokenizer, ids: list[int]) -> None:
