@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nanochat.console import warn
-from nanochat.flags import Tracker
+
+if TYPE_CHECKING:
+    from nanochat.flags import Tracker  # tyro takes long to import
 
 PROJECT = "nanochat"
 DUMMY = "dummy"  # the run name that stands for no name

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from nanochat.atomic import write_fault
 from nanochat.config import finite, from_json, json_line, parse_json, to_json
 from nanochat.console import warn
 from nanochat.errors import EnvironmentFault
-from nanochat.flags import Tracker
 from nanochat.metric_sinks import Sinks, TrackedRun, chosen
 from nanochat.metrics_rows import FORMER_KINDS, KINDS, RENAMED, ConfigRow, Row, TrackedRow
+
+if TYPE_CHECKING:
+    from nanochat.flags import Tracker  # tyro takes long to import
 
 R = TypeVar("R", bound=Row)
 

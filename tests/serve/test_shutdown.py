@@ -94,7 +94,7 @@ def test_a_signal_while_the_model_loads_ends_the_process(served_base: Path) -> N
 
 
 def test_replicas_answer_behind_one_port_and_end_together(served_base: Path) -> None:
-    with process(served_base, "--replicas", "2", "--device", "cpu") as (server, url):
+    with process(served_base, "--replicas", "2", "--device", "cpu", "--dtype", "fp32") as (server, url):
         with ThreadPoolExecutor(8) as threads:
             answers = list(threads.map(lambda seed: ask(url, seed=1, max_tokens=5), range(32)))
         assert len({json.dumps(answer["choices"]) for answer in answers}) == 1
