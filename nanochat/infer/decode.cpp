@@ -1,7 +1,8 @@
-// A GPT's hidden states and logits for decoding on a CPU; nanochat/infer/native_decoder.py lays out the weights and calls this.
+// A GPT's hidden states and logits for decoding on a CPU; nanochat/infer/native_decoder.py lays out the weights and
+// calls this.
 //
-// The arithmetic is that of nanochat/infer/torch_decoder.py, in one call instead of a thousand. A token is computed in the
-// same order whatever else is in the batch, so its result does not depend on the batch, bit for bit.
+// The arithmetic is that of nanochat/infer/torch_decoder.py, in one call instead of a thousand. A token is computed in
+// the same order whatever else is in the batch, so its result does not depend on the batch, bit for bit.
 //
 // Sizes: n tokens of a batch, C model width, H query heads, K key heads, D head channels, U channels of the MLP,
 // V vocabulary. C, D and U are multiples of 16.
@@ -22,14 +23,8 @@
 
 #include "vectors.hpp"
 
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
-
 namespace {
 
-constexpr int VECTORS = 4;                 // vectors of a panel
-constexpr int PANEL = LANES * VECTORS;     // outputs computed together
 constexpr int ROWS = 6;                    // tokens computed together: 24 sums fit the registers of AVX-512
 constexpr int64_t CACHED_BYTES = 8 << 20;  // weights that are quick for every thread to read (docs/log.md)
 constexpr int UNITS_PER_THREAD = 3;        // into which work is divided, so that none waits long for the last
@@ -244,14 +239,7 @@ struct Bf16Panel {
   static void read(const uint32_t* words, Weights& w) {
     for (int v = 0; v < VECTORS; v++) w[v] = *reinterpret_cast<const word_vec*>(words + v * LANES);
   }
-  static void add(vec& total, const word_vec& w, uint32_t in) {
-#ifdef __AVX512BF16__
-    total = (vec)_mm512_dpbf16_ps((__m512)total, (__m512bh)w, (__m512bh)(word_vec{} + in));
-#else
-    total += (vec)(w << 16) * std::bit_cast<float>(in << 16);
-    total += (vec)(w & 0xffff0000u) * std::bit_cast<float>(in & 0xffff0000u);
-#endif
-  }
+  static void add(vec& total, const word_vec& w, uint32_t in) { add_pairs(total, w, in); }
 };
 
 // Whether a panel takes inputs as they are; otherwise they are converted, and normalised before that.

@@ -12,15 +12,9 @@
 
 #include "vectors.hpp"
 
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
-
 namespace {
 
-constexpr int VECTORS = 4;              // vectors of a panel
-constexpr int PANEL = LANES * VECTORS;  // outputs of a product that are computed together
-constexpr int ROWS = 4;                 // rows of a product that are computed together: 16 sums fit the registers
+constexpr int ROWS = 4;  // rows of a product that are computed together: 16 sums fit the registers
 
 // A product sums over inputs, one float or two bf16 at a time: a word. Its right factor lies in panels, (panels, words,
 // 64).
@@ -32,7 +26,6 @@ struct Fp32 {
   static Weights read(const Word* words) { return load(words); }
   static void add(vec& total, const Weights& w, Word in) { total += w * in; }
   static void interleave(const float* first, const float*, Word* to) { store(to, load(first)); }
-  static vec rounded(vec x) { return x; }
 };
 
 struct Bf16 {
@@ -41,14 +34,7 @@ struct Bf16 {
   using Weights = word_vec;
   static constexpr int INPUTS = 2;
   static Weights read(const Word* words) { return *reinterpret_cast<const word_vec*>(words); }
-  static void add(vec& total, const Weights& w, Word in) {
-#ifdef __AVX512BF16__
-    total = (vec)_mm512_dpbf16_ps((__m512)total, (__m512bh)w, (__m512bh)(word_vec{} + in));
-#else
-    total += (vec)(w << 16) * std::bit_cast<float>(in << 16);
-    total += (vec)(w & 0xffff0000u) * std::bit_cast<float>(in & 0xffff0000u);
-#endif
-  }
+  static void add(vec& total, const Weights& w, Word in) { add_pairs(total, w, in); }
   // The words of two rows, for sums over rows.
   static void interleave(const float* first, const float* second, Word* to) {
     *reinterpret_cast<word_vec*>(to) = bf16(load(first)) | bf16(load(second)) << 16;

@@ -155,7 +155,7 @@ class Backend:
             "device": ("device", str(self.device)),
             "compute_dtype": ("compute dtype", str(self.compute_dtype).removeprefix("torch.")),
             "product": ("matrix products", self.product),
-            "attention": ("attention", self.attention),
+            "attention": ("attention", f"C++, else {self.attention}" if self.native else self.attention),
             "fp8": ("fp8", "on" if self.fp8 else "off"),
             "compile": ("training steps", "compiled" if self.compile else "eager"),
             "native": ("loss and attention", "C++" if self.native else "PyTorch"),

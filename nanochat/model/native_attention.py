@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nanochat.model.attention import AttentionKernel, sdpa
-from nanochat.native.library import OPENMP, open_library
+from nanochat.native.library import open_library
 
 _SOURCE = Path(__file__).with_name("attention.cpp")
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -25,14 +25,7 @@ _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 @cache
 def find_native_attention(directory: Path | None) -> tuple[AttentionKernel | None, str]:
     """(the compiled kernel or None, why): from this folder of compiled code, compiled first if it is not there."""
-    library, why = open_library(_SOURCE, directory, OPENMP)
-    if library is None:
-        return None, why
-    try:
-        kernel = _NativeAttention(library)
-    except AttributeError as error:  # a file of that name, but not this library
-        return None, str(error)
-    return (kernel, why) if _agrees(kernel) else (None, "the compiled attention differs from PyTorch's")
+    return open_library(_SOURCE, directory, _NativeAttention, _agrees)
 
 
 class _NativeAttention:

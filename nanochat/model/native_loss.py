@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nanochat.model.loss import IGNORE, ChunkLoss, chunk_loss
-from nanochat.native.library import OPENMP, open_library
+from nanochat.native.library import open_library
 
 _SOURCE = Path(__file__).with_name("loss.cpp")
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.005}
@@ -22,14 +22,7 @@ _FUNCTIONS = {torch.float32: "chunk_loss_fp32", torch.bfloat16: "chunk_loss_bf16
 @cache
 def find_native_loss(directory: Path | None) -> tuple[ChunkLoss | None, str]:
     """(the compiled loss or None, why): from this folder of compiled code, compiled first if it is not there."""
-    library, why = open_library(_SOURCE, directory, OPENMP)
-    if library is None:
-        return None, why
-    try:
-        loss = _NativeLoss(library)
-    except AttributeError as error:  # a file of that name, but not this library
-        return None, str(error)
-    return (loss, why) if _agrees(loss) else (None, "the compiled loss differs from PyTorch's")
+    return open_library(_SOURCE, directory, _NativeLoss, _agrees)
 
 
 class _NativeLoss:

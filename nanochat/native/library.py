@@ -8,15 +8,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from ctypes import CDLL
 from pathlib import Path
+from typing import TypeVar
 
 from nanochat import hardware
 
+T = TypeVar("T")
 USUAL_COMPILER = "clang++" if sys.platform == "darwin" else "g++"
 _HEADERS = Path(__file__).parent
-OPENMP = ("-fopenmp",)
-"""For code that runs on the threads that PyTorch has."""
+_OPENMP = ("-fopenmp",)
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", "-fno-strict-aliasing")
 _NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native"}
 
@@ -67,19 +69,25 @@ def start_compiling(
 
 
 def open_library(
-    source: Path, directory: Path | None, flags: tuple[str, ...] = ()
-) -> tuple[CDLL | None, str]:
-    """(the library of a source, compiled first if it is not there, or None; why)."""
+    source: Path, directory: Path | None, bind: Callable[[CDLL], T], agrees: Callable[[T], bool]
+) -> tuple[T | None, str]:
+    """(what `bind` makes of a source's library, if its trial `agrees`, or None; why). Compiles it if it is not there.
+
+    It runs on the threads that PyTorch has.
+    """
     found = compiler()
     if directory is None or found is None:
         return None, "there is no C++ compiler"
-    path = library_path(source, directory, found, flags)
+    path = library_path(source, directory, found, _OPENMP)
     try:
-        if not path.exists() and start_compiling(source, path, found, flags=flags).wait():
+        if not path.exists() and start_compiling(source, path, found, flags=_OPENMP).wait():
             return None, f"the C++ compiler failed: see {log_path(path)}"
-        return CDLL(str(path)), "compiled C++"
-    except OSError as error:
+        bound = bind(CDLL(str(path)))
+    except (OSError, AttributeError) as error:  # not a library, or not this one
         return None, f"{path} cannot be used ({error})"
+    return (
+        (bound, "compiled C++") if agrees(bound) else (None, f"{path} differs from PyTorch's results")
+    )
 
 
 def _processor_features() -> tuple[str, ...]:

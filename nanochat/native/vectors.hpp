@@ -1,14 +1,20 @@
-// Vectors of 16 floats for the C++ of this project, by the vector extensions of GCC and Clang: the compiler maps them to
-// what the processor has.
+// Vectors of 16 floats for the C++ of this project, by the vector extensions of GCC and Clang: the compiler maps them
+// to what the processor has.
 
 #pragma once
 
 #include <bit>
 #include <cstdint>
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
 namespace {
 
-constexpr int LANES = 16;  // floats of a vector
+constexpr int LANES = 16;               // floats of a vector
+constexpr int VECTORS = 4;              // vectors of a panel
+constexpr int PANEL = LANES * VECTORS;  // outputs of a product that are computed together
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef float half_vec __attribute__((vector_size(4 * LANES / 2)));
@@ -58,5 +64,15 @@ inline vec load(const bf16_bits* p) {
   return (vec)(__builtin_convertvector(*reinterpret_cast<const bits_vec*>(p), word_vec) << 16);
 }
 inline void store(bf16_bits* p, vec v) { *reinterpret_cast<bits_vec*>(p) = __builtin_convertvector(bf16(v), bits_vec); }
+
+// total += the products of two pairs of bf16 in every lane: those of w, and the same two for all lanes.
+inline void add_pairs(vec& total, word_vec w, uint32_t pair) {
+#ifdef __AVX512BF16__
+  total = (vec)_mm512_dpbf16_ps((__m512)total, (__m512bh)w, (__m512bh)(word_vec{} + pair));
+#else
+  total += (vec)(w << 16) * std::bit_cast<float>(pair << 16);
+  total += (vec)(w & 0xffff0000u) * std::bit_cast<float>(pair & 0xffff0000u);
+#endif
+}
 
 }  // namespace

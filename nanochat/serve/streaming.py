@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from nanochat.infer.request import Event
 from nanochat.serve.channel import Channel, SlowReader
@@ -80,10 +80,9 @@ class EventStream(Response):
             except SlowReader:
                 return  # incomplete, so that the connection is closed
             if self._started:
-                body = _events(last) + DONE
                 with suppress(TimeoutError):  # of a client that takes nothing: the connection is closed
                     async with asyncio.timeout(self._max_seconds):
-                        await send({"type": "http.response.body", "body": body, "more_body": False})
+                        await send(_body(_events(last) + DONE, more=False))
 
     async def _answer(self, send: Send) -> list[dict[str, Any]]:
         """Send all objects but the last, which are returned: a write costs as much as some tokens.
@@ -99,12 +98,10 @@ class EventStream(Response):
                     objects += self._renderer.chunks(batch)
                     if not self._started:
                         self._started = True
-                        await self._start(send)
+                        await send(self._head())
                         objects = self._renderer.opening() + objects
                     if self._channel.unfinished and objects:
-                        await send(
-                            {"type": "http.response.body", "body": _events(objects), "more_body": True}
-                        )
+                        await send(_body(_events(objects), more=True))
                         objects = []
         except TimeoutError:
             if self._channel.overflowed:
@@ -112,8 +109,12 @@ class EventStream(Response):
             raise out_of_time(self._max_seconds) from None
         return objects + self._renderer.closing()
 
-    async def _start(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+    def _head(self) -> Message:
+        return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+
+
+def _body(content: bytes, *, more: bool) -> Message:
+    return {"type": "http.response.body", "body": content, "more_body": more}
 
 
 def _events(objects: Iterable[dict[str, Any]]) -> bytes:

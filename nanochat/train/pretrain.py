@@ -9,7 +9,7 @@ from nanochat import hardware
 from nanochat.batches.loader import Loader, pretrain_loader
 from nanochat.batches.packing import PRETRAIN_POLICY, Policy
 from nanochat.batches.position import DataPosition
-from nanochat.checkpoint.meta import CheckpointMeta, Progress, TrainingPlan
+from nanochat.checkpoint.meta import CheckpointMeta, Progress
 from nanochat.config import to_json
 from nanochat.eval import bpb
 from nanochat.eval.batching import BATCH_TOKENS
@@ -37,6 +37,7 @@ from nanochat.train.session import (
     TrainingOptions,
     TrainingResult,
     make_trainer,
+    training_plan,
 )
 from nanochat.train.state import Trainer
 
@@ -80,7 +81,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         stage="pretrain",
         model=plan.model,
         tokenizer=tokenizer.hash,
-        plan=_training_plan(config, plan, runtime.dtype),
+        plan=training_plan(plan, config, runtime.dtype),
         progress=Progress(),
         config=to_json(config),
         software=hardware.software(),
@@ -140,20 +141,6 @@ def _choose(
         windows = bpb.cut(tokenizer, held_out, max_seq_len=length, max_bytes=config.eval_bytes)
     eval_tokens = int(windows.scored.sum())
     return choose_for_minutes(config, plan_of, runtime, config, eval_tokens, this_machine(runtime))
-
-
-def _training_plan(config: PretrainConfig, plan: RunPlan, dtype: str) -> TrainingPlan:
-    """The parts of the dial's plan that a checkpoint keeps."""
-    return TrainingPlan(
-        schedule=plan.schedule,
-        rates=plan.rates,
-        muon_per_head=plan.muon_per_head,
-        batch_tokens=plan.batch_tokens,
-        device_batch_size=plan.device_batch_size,
-        seed=config.seed,
-        dtype=dtype,
-        fp8=config.fp8,
-    )
 
 
 def _scorer(

@@ -15,7 +15,7 @@ from nanochat.batches.loader import Loader
 from nanochat.batches.rows import PackingReport
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import TOKENIZER_DIR, load_weights
-from nanochat.checkpoint.meta import CheckpointMeta
+from nanochat.checkpoint.meta import CheckpointMeta, TrainingPlan
 from nanochat.config import to_json
 from nanochat.console import progress as progress_bar
 from nanochat.console import say
@@ -28,6 +28,7 @@ from nanochat.model.gpt import GPT
 from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
 from nanochat.processes import launcher
 from nanochat.runtime import Runtime
+from nanochat.scaling import RunPlan
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.hooks import Evaluate, Log, SampleText, Save
 from nanochat.train.loop import Hook, Step, train
@@ -89,6 +90,20 @@ class TrainingResult:
     train_s: float
     wall_s: float
     peak_rss_bytes: int
+
+
+def training_plan(plan: RunPlan, options: TrainingOptions, dtype: str) -> TrainingPlan:
+    """The parts of the dial's plan that a checkpoint keeps."""
+    return TrainingPlan(
+        schedule=plan.schedule,
+        rates=plan.rates,
+        muon_per_head=plan.muon_per_head,
+        batch_tokens=plan.batch_tokens,
+        device_batch_size=plan.device_batch_size,
+        seed=options.seed,
+        dtype=dtype,
+        fp8=options.fp8,
+    )
 
 
 def make_trainer(

@@ -8,7 +8,7 @@ from functools import cache
 from nanochat.batches.loader import sft_loader
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
-from nanochat.checkpoint.meta import TrainingPlan
+from nanochat.checkpoint.meta import CheckpointMeta, TrainingPlan
 from nanochat.console import say
 from nanochat.conversations.mixtures import absolute_mixture, load_conversations, show_mixture
 from nanochat.conversations.rendering import RenderedConversations, render_conversations
@@ -86,7 +86,7 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     plan = _training_plan(config, source.meta.plan, micro_rows, epoch_steps, runtime.dtype)
     planned = planned_from(source, "sft", config.from_tag, plan, config)
     meta = begin_or_resume(planned, saved, config.model_tag)
-    model = _model(config, source, plan, begun_native(saved), runtime)
+    model = _model(config, source, plan, saved, runtime)
     meta = on_backend(meta, model.backend)
     if runtime.is_main:
         show_mixture(conversations)
@@ -134,12 +134,20 @@ def _training_plan(
 
 
 def _model(
-    config: SftConfig, source: OpenCheckpoint, plan: TrainingPlan, began_native: bool | None, runtime: Runtime
+    config: SftConfig,
+    source: OpenCheckpoint,
+    plan: TrainingPlan,
+    saved: CheckpointMeta | None,
+    runtime: Runtime,
 ) -> GPT:
     """The source run's model on this run's backend, in training mode."""
     flops = flops_per_token(source.config) * plan.tokens
     backend = choose_backend(
-        runtime, fp8=config.fp8, compile_mode=config.compile, training_flops=flops, begun_native=began_native
+        runtime,
+        fp8=config.fp8,
+        compile_mode=config.compile,
+        training_flops=flops,
+        begun_native=begun_native(saved),
     )
     if source.meta.plan.fp8 and not config.fp8:
         say(f"{config.from_tag} was trained with --fp8 and this run is not: add --fp8 to keep it")

@@ -14,7 +14,7 @@ import torch
 
 from nanochat.batches.loader import Batch
 from nanochat.checkpoint import store
-from nanochat.checkpoint.meta import CheckpointMeta, Progress, TrainingPlan
+from nanochat.checkpoint.meta import CheckpointMeta, Progress
 from nanochat.console import say
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.samples import GREEDY, PROMPTS
@@ -23,7 +23,12 @@ from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
 from nanochat.scaling import RunPlan, largest_share, rows_per_step
 from nanochat.train.minutes import Costs
-from nanochat.train.session import CHECKPOINT_BYTES_PER_PARAMETER, TrainingOptions, make_trainer
+from nanochat.train.session import (
+    CHECKPOINT_BYTES_PER_PARAMETER,
+    TrainingOptions,
+    make_trainer,
+    training_plan,
+)
 from nanochat.train.state import Trainer
 from nanochat.train.step import accumulate_gradients, apply_gradients
 
@@ -66,19 +71,12 @@ def _trainer(plan: RunPlan, options: TrainingOptions, runtime: Runtime) -> Train
     model.init_weights(options.seed)
     model.to(runtime.device)
     # Neither documents nor samples are read, so that there is no need of a tokenizer.
-    return make_trainer(_meta(plan, options), Path(), model, None, None, runtime)  # type: ignore[arg-type]
+    return make_trainer(_meta(plan, options, runtime), Path(), model, None, None, runtime)  # type: ignore[arg-type]
 
 
-def _meta(plan: RunPlan, options: TrainingOptions) -> CheckpointMeta:
-    training = TrainingPlan(
-        schedule=plan.schedule,
-        rates=plan.rates,
-        muon_per_head=plan.muon_per_head,
-        batch_tokens=plan.batch_tokens,
-        device_batch_size=plan.device_batch_size,
-        seed=options.seed,
-    )
-    return CheckpointMeta("pretrain", plan.model, tokenizer="", plan=training, progress=Progress())
+def _meta(plan: RunPlan, options: TrainingOptions, runtime: Runtime) -> CheckpointMeta:
+    kept = training_plan(plan, options, runtime.dtype)
+    return CheckpointMeta("pretrain", plan.model, tokenizer="", plan=kept, progress=Progress())
 
 
 def _random_ids(trainer: Trainer, rows: int, length: int) -> torch.Tensor:
@@ -137,7 +135,7 @@ def _time_saving(trainer: Trainer, plan: RunPlan) -> float:
         if runtime.is_main:
             runtime.paths.base.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=runtime.paths.base, prefix="measuring-") as folder:
-                meta = _meta(plan, TrainingOptions())
+                meta = _meta(plan, TrainingOptions(), runtime)
                 probe = {"probe": torch.zeros(written // 4)}
                 seconds = _timed(runtime, lambda: store.save(Path(folder), meta, probe))
     return seconds * needed / written
