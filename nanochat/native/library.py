@@ -85,9 +85,7 @@ def open_library(
         bound = bind(CDLL(str(path)))
     except (OSError, AttributeError) as error:  # not a library, or not this one
         return None, f"{path} cannot be used ({error})"
-    return (
-        (bound, "compiled C++") if agrees(bound) else (None, f"{path} differs from PyTorch's results")
-    )
+    return (bound, "compiled C++") if agrees(bound) else (None, f"{path} differs from PyTorch's results")
 
 
 def _processor_features() -> tuple[str, ...]:
