@@ -20,18 +20,18 @@ _TINY = 1e-12
 def orthogonalise(matrices_SRC: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly (singular values near 1), in the input's dtype.
 
-    `iterations`: polynomials applied, at most five. `dtype`: of the matrix products; bf16 where that is fast.
+    The result is contiguous. `iterations`: polynomials applied, at most five. `dtype`: of the matrix products; bf16 where that is fast.
     """
     x = matrices_SRC.to(dtype)
     tall = x.size(-2) > x.size(-1)
     if tall:
-        x = x.mT
+        x = x.mT.contiguous()  # also faster products
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * _CUSHION + _TINY)
     for a, b, c in POLAR_EXPRESS[:iterations]:
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
-    return (x.mT if tall else x).to(matrices_SRC.dtype)
+    return (x.mT if tall else x).to(matrices_SRC.dtype).contiguous()
 
 
 def equilibrate_rows(matrices_SRC: Tensor) -> Tensor:
@@ -98,9 +98,10 @@ def fused_adamw_step(
     beta2: float,
     eps: float,
 ) -> None:
-    """The same by PyTorch's fused kernel, which reads and writes each tensor once: for GPUs."""
+    """The same by PyTorch's fused kernel, which reads and writes each tensor once."""
+    # On a CPU that kernel takes the layout of the gradients for that of the weights.
     adamw(
-        *([weights], [gradients], [first_moment], [second_moment], []),
+        *([weights], [gradients.contiguous()], [first_moment], [second_moment], []),
         [torch.full((), step - 1.0, device=weights.device)],
         fused=True,
         amsgrad=False,

@@ -16,6 +16,9 @@ from nanochat.optim import kernels
 from nanochat.optim.groups import LearningRates, Rule, rule_of
 from nanochat.processes import Processes
 
+_FUSED_ADAMW = frozenset({"cpu", "cuda"})
+"""Devices on which PyTorch's fused AdamW has been tested."""
+
 
 @dataclass(frozen=True)
 class MuonOptions:
@@ -100,7 +103,8 @@ class MuonAdamW:
             self._step_stack(stack, lr, momentum, weight_decay)
         for entry in self._adamw:
             assert entry.weight.grad is not None, f"{entry.name} has no gradient"
-            adamw_step = kernels.fused_adamw_step if entry.weight.is_cuda else kernels.adamw_step
+            fused = entry.weight.device.type in _FUSED_ADAMW
+            adamw_step = kernels.fused_adamw_step if fused else kernels.adamw_step
             adamw_step(
                 entry.weight,
                 entry.weight.grad,

@@ -38,6 +38,7 @@ def test_orthogonalise_equals_float64_reference() -> None:
     )
     tall = kernels.orthogonalise(matrix.mT, 5, torch.float32)
     torch.testing.assert_close(tall[0].T.double(), x, atol=1e-4, rtol=1e-4)
+    assert tall.is_contiguous()
 
 
 def test_bf16_orthogonalisation_stays_near_fp32() -> None:
@@ -95,6 +96,15 @@ def test_adamw_equals_torch(adamw_step: Callable[..., None]) -> None:
         reference.step()
         adamw_step(ours, gradient, *moments, step=step, lr=0.01, beta1=0.8, beta2=0.95, eps=1e-10)
     torch.testing.assert_close(ours, theirs.data)
+
+
+def test_fused_adamw_reads_a_transposed_gradient() -> None:
+    results = []
+    for step in (kernels.adamw_step, kernels.fused_adamw_step):
+        weights, first, second = (torch.zeros(3, 5) for _ in range(3))
+        step(weights, random(5, 3).t(), first, second, step=1, lr=0.01, beta1=0.8, beta2=0.95, eps=1e-3)
+        results.append((weights, first, second))
+    torch.testing.assert_close(results[0], results[1])
 
 
 def test_polar_express_maps_every_singular_value_near_one() -> None:
