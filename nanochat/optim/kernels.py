@@ -20,7 +20,8 @@ _TINY = 1e-12
 def orthogonalise(matrices_SRC: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly (singular values near 1), in the input's dtype.
 
-    The result is contiguous. `iterations`: polynomials applied, at most five. `dtype`: of the matrix products; bf16 where that is fast.
+    `iterations`: polynomials applied, at most five. `dtype`: of the matrix products; bf16 where that is fast. The
+    result is contiguous.
     """
     x = matrices_SRC.to(dtype)
     tall = x.size(-2) > x.size(-1)

@@ -147,7 +147,7 @@ class MuonAdamW:
         by_row = matrices_SRC if rule.heads == "rows" else matrices_SRC.mT
         heads = by_row.unflatten(1, (-1, D)).flatten(0, 1)
         by_row = kernels.orthogonalise(heads, iterations, dtype).view(by_row.shape)
-        return by_row if rule.heads == "rows" else by_row.mT
+        return by_row if rule.heads == "rows" else by_row.mT.contiguous()
 
     def _gather(self, stack: _Stack, owned: Sequence[Tensor], like: Tensor) -> list[Tensor]:
         """One tensor per matrix, in the stack's order, from the processes that own them (a collective call)."""
