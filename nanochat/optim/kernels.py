@@ -32,7 +32,7 @@ def orthogonalise(matrices_SRC: Tensor, iterations: int, dtype: torch.dtype) -> 
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
-    return (x.mT if tall else x).to(matrices_SRC.dtype).contiguous()
+    return (x.mT.contiguous() if tall else x).to(matrices_SRC.dtype)
 
 
 def equilibrate_rows(matrices_SRC: Tensor) -> Tensor:
