@@ -22,7 +22,8 @@ from torch import Tensor
 
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
-from nanochat.model.layers import Block, norm
+from nanochat.model.layers import Block
+from nanochat.model.operators import norm
 
 WeightsName = Literal["fp32", "bf16", "int8"]
 """How matrices are stored: as they are computed with; in bf16, their inputs too; or in int8 with a scale per output."""

@@ -16,7 +16,7 @@ from nanochat.infer.decoder import Span
 from nanochat.infer.frozen import WeightsName, freeze, rounded
 from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.model.gpt import GPT
-from nanochat.model.layers import norm
+from nanochat.model.operators import norm
 from nanochat.model.loss import softcapped
 from nanochat.model.matmul import FrozenLinear
 

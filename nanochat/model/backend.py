@@ -32,6 +32,8 @@ from nanochat.model.matmul import (
 )
 from nanochat.model.native_attention import find_native_attention
 from nanochat.model.native_loss import find_native_loss
+from nanochat.model.native_operators import find_native_operators
+from nanochat.model.operators import Operators
 from nanochat.runtime import Runtime
 
 P = ParamSpec("P")
@@ -119,6 +121,12 @@ class Backend:
             kernel = _found(find_native_attention(self.code_cache))
             return torch.compiler.disable(kernel) if self.compile else kernel
         return KERNELS[self.attention].run
+
+    @property
+    def operators(self) -> Operators:
+        """The elementwise operators. Compiled steps fuse PyTorch's."""
+        native = self.native and not self.compile
+        return _found(find_native_operators(self.code_cache)) if native else Operators()
 
     def documents(self, starts_BT: Tensor, window: int) -> Tensor:
         """What the attention kernel needs to keep the documents of a row apart."""
@@ -257,7 +265,8 @@ def _choose_native(device: torch.device, code_cache: Path, training_flops: float
         return False, f"C++ is for CPUs, this is {device.type}"
     if training_flops < _WORTH_COMPILING:
         return False, "a small run, or none"
-    for found, reason in (find_native_loss(code_cache), find_native_attention(code_cache)):
+    for find in (find_native_loss, find_native_attention, find_native_operators):
+        found, reason = find(code_cache)
         if found is None:
             return False, reason
     return True, "compiled for this processor, whose caches it is made for"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nanochat.model.backend import Backend
 from nanochat.model.gpt_config import GPTConfig
-from nanochat.model.layers import Block, Linear, norm, rotary_tables
+from nanochat.model.layers import Block, Linear, rotary_tables
 from nanochat.model.loss import IGNORE, linear_cross_entropy, linear_token_nats, softcapped, token_nats
 
 BACKOUT_INIT = 0.2
@@ -55,6 +55,7 @@ class GPT(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         # One block is compiled and reused by all layers, so that the cold time does not grow with depth.
         self._training_block: Callable[..., Tensor] = backend.compiled(Block.forward)
+        self.operators = backend.operators
         self._chunk_loss = backend.chunk_loss
 
     @property
@@ -112,7 +113,7 @@ class GPT(nn.Module):
             raise ValueError(f"{T} tokens do not fit the model's context of {self.config.max_seq_len}")
         cos, sin = (table[None, :T, None].to(self.compute_dtype) for table in (self.cos, self.sin))
 
-        x_BTC = norm(self.embedding(ids_BT).to(self.compute_dtype))
+        x_BTC = self.operators.norm(self.embedding(ids_BT).to(self.compute_dtype))
         if self.config.smear:
             x_BTC = x_BTC + self._smear(x_BTC, starts_BT)
         x0_BTC = x_BTC
@@ -136,7 +137,7 @@ class GPT(nn.Module):
             middle_BTC = x_BTC
         if self.config.backout:
             x_BTC = x_BTC - self.backout_scale.to(x_BTC.dtype) * middle_BTC
-        return norm(x_BTC)
+        return self.operators.norm(x_BTC)
 
     def _documents(self, starts_BT: Tensor) -> dict[int, Tensor]:
         """The attention kernel's form of `starts_BT` for each window, shared by the layers that have it."""

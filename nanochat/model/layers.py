@@ -1,17 +1,11 @@
 """The layers of a block. Shapes: B rows, T tokens, C model width, H query heads, K key heads, D head channels."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.model.backend import Backend, LayerRole
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.matmul import LinearFunction
-
-
-def norm(x: Tensor) -> Tensor:
-    """RMSNorm over the last dimension, without parameters (arXiv:1910.07467)."""
-    return F.rms_norm(x, (x.size(-1),))
 
 
 class Linear(nn.Module):
@@ -37,12 +31,6 @@ def rotary_tables(length: int, head_dim: int, base: float) -> tuple[Tensor, Tens
     return angles.cos().float(), angles.sin().float()
 
 
-def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (first half, second half) of channels by its position's angle; cos, sin: (1, T, 1, D/2)."""
-    a, b = x_BTHD.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-
-
 class Attention(nn.Module):
     """Causal attention with rotary positions and QK-norm (arXiv:2010.04245), over a window or the whole context."""
 
@@ -62,6 +50,7 @@ class Attention(nn.Module):
             else None
         )
         self.attend = backend.attend
+        self.operators = backend.operators
 
     def forward(
         self,
@@ -77,9 +66,9 @@ class Attention(nn.Module):
         )
         if self.value_gate is not None and value_embedding_BTKD is not None:
             channels_BTG = x_BTC[..., : self.value_gate.weight.size(1)]
-            gate_BTK = self.gate_scale * torch.sigmoid(self.value_gate(channels_BTG))
-            v_BTKD = v_BTKD + gate_BTK[..., None] * value_embedding_BTKD
-        q_BTHD, k_BTKD = (self.qk_gain * norm(rotate(x, cos, sin)) for x in (q_BTHD, k_BTKD))
+            gate_BTK = self.value_gate(channels_BTG)
+            v_BTKD = self.operators.gated_add(v_BTKD, gate_BTK, value_embedding_BTKD, self.gate_scale)
+        q_BTHD, k_BTKD = (self.operators.rotate_norm(x, cos, sin, self.qk_gain) for x in (q_BTHD, k_BTKD))
         y_BTHD = self.attend(q_BTHD, k_BTKD, v_BTKD, self.window, documents)
         return self.out(y_BTHD.flatten(-2))
 
@@ -91,10 +80,11 @@ class MLP(nn.Module):
         super().__init__()
         self.up = Linear(backend, "block", config.n_embd, config.mlp_ratio * config.n_embd)
         self.down = Linear(backend, "block", config.mlp_ratio * config.n_embd, config.n_embd)
+        self.relu_squared = backend.operators.relu_squared
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """(B, T, C) → (B, T, C)."""
-        return self.down(F.relu(self.up(x_BTC)).square())
+        return self.down(self.relu_squared(self.up(x_BTC)))
 
 
 class Block(nn.Module):
@@ -104,6 +94,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention = Attention(config, layer, backend)
         self.mlp = MLP(config, backend)
+        self.operators = backend.operators
 
     def forward(
         self,
@@ -116,7 +107,10 @@ class Block(nn.Module):
         documents: Tensor | None = None,
     ) -> Tensor:
         """The stream after this layer, (B, T, C)."""
-        if scales is not None:
-            x_BTC = scales[0] * x_BTC + scales[1] * x0_BTC
-        x_BTC = x_BTC + self.attention(norm(x_BTC), value_embedding_BTKD, cos, sin, documents)
-        return x_BTC + self.mlp(norm(x_BTC))
+        if scales is None:
+            normed_BTC = self.operators.norm(x_BTC)
+        else:
+            x_BTC, normed_BTC = self.operators.mix_norm(scales[0], x_BTC, scales[1], x0_BTC)
+        y_BTC = self.attention(normed_BTC, value_embedding_BTKD, cos, sin, documents)
+        x_BTC, normed_BTC = self.operators.add_norm(x_BTC, y_BTC)
+        return x_BTC + self.mlp(normed_BTC)
