@@ -47,7 +47,7 @@ class TrainingPlan:
     dtype: str | None = None
     """The compute dtype, "fp32" or "bf16"; None for a run begun before it was recorded."""
     native: bool = False
-    """Whether loss and attention are computed in C++ (`Backend.native`)."""
+    """Whether operators are computed in C++ (`Backend.native`)."""
     fp8: bool = False
     """Whether the blocks' matrices are multiplied in fp8."""
     document_mask: bool = False

@@ -31,7 +31,7 @@ from nanochat.sandbox.python import isolation_here
 
 _LOW_DISK_BYTES = 3e9  # more than the quickstart's data, checkpoints and report take
 _HUB_TIMEOUT_S = 10
-_BY_RUN = ("training steps", "loss and attention")
+_BY_RUN = ("training steps", "training operators")
 """Choices that depend on the run's length; of what they need, `_compilation` tells."""
 _OPTIONAL = {
     "wandb": "--track wandb: metrics to Weights & Biases too (pip install wandb)",

@@ -103,7 +103,8 @@ class Backend:
     compile: bool
     """Whether training steps are compiled; evaluation and decoding stay eager, because their shapes vary."""
     native: bool
-    """Whether training computes the loss, and attention in eager steps, in C++ compiled on this machine."""
+    """Whether training computes loss and attention, and eager steps also the elementwise operators, in C++ compiled on
+    this machine."""
     memory: MemoryModel
     reasons: Mapping[str, str]
     code_cache: Path | None = None
@@ -166,7 +167,7 @@ class Backend:
             "attention": ("attention", f"C++, else {self.attention}" if self.native else self.attention),
             "fp8": ("fp8", "on" if self.fp8 else "off"),
             "compile": ("training steps", "compiled" if self.compile else "eager"),
-            "native": ("loss and attention", "C++" if self.native else "PyTorch"),
+            "native": ("training operators", "C++" if self.native else "PyTorch"),
             "memory": ("loss chunk", f"{self.memory.loss_chunk:,} rows of logits"),
         }
         return tuple(Choice(what, found, self.reasons[name]) for name, (what, found) in chosen.items())
@@ -253,7 +254,7 @@ def _agree_on_native(runtime: Runtime, training_flops: float, begun_native: bool
         native, reason = False, "it does not work on every process"
     if begun_native and not native:
         raise EnvironmentFault(
-            f"the run began with loss and attention in C++, which is not possible here ({reason}): "
+            f"the run began with operators in C++, which is not possible here ({reason}): "
             "make the C++ compiler work (see `nanochat doctor`), or begin another run with --model-tag"
         )
     return native, reason

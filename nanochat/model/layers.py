@@ -66,8 +66,8 @@ class Attention(nn.Module):
         )
         if self.value_gate is not None and value_embedding_BTKD is not None:
             channels_BTG = x_BTC[..., : self.value_gate.weight.size(1)]
-            gate_BTK = self.value_gate(channels_BTG)
-            v_BTKD = self.operators.gated_add(v_BTKD, gate_BTK, value_embedding_BTKD, self.gate_scale)
+            gate_BTK = self.gate_scale * torch.sigmoid(self.value_gate(channels_BTG))
+            v_BTKD = v_BTKD + gate_BTK[..., None] * value_embedding_BTKD
         q_BTHD, k_BTKD = (self.operators.rotate_norm(x, cos, sin, self.qk_gain) for x in (q_BTHD, k_BTKD))
         y_BTHD = self.attend(q_BTHD, k_BTKD, v_BTKD, self.window, documents)
         return self.out(y_BTHD.flatten(-2))

@@ -31,18 +31,10 @@ class _Compiled:
     """The two C++ functions of an operator, for each dtype."""
 
     def __init__(self, library: ctypes.CDLL, name: str):
-        self._forward = {dtype: _function(library, f"{name}_forward_{end}") for dtype, end in _TYPES.items()}
-        self._backward = {
-            dtype: _function(library, f"{name}_backward_{end}") for dtype, end in _TYPES.items()
-        }
-
-    def forward(self, tensors: Sequence[Tensor], sizes: Iterable[int], factor: float = 1.0) -> None:
-        """Compute the last of these contiguous tensors, of one dtype, from the first."""
-        _call(self._forward[tensors[0].dtype], tensors, sizes, factor)
-
-    def backward(self, tensors: Sequence[Tensor], sizes: Iterable[int], factor: float = 1.0) -> None:
-        """The same for gradients."""
-        _call(self._backward[tensors[0].dtype], tensors, sizes, factor)
+        self.forward, self.backward = (
+            {dtype: _function(library, f"{name}_{way}_{ending}") for dtype, ending in _TYPES.items()}
+            for way in ("forward", "backward")
+        )
 
 
 def _function(library: ctypes.CDLL, name: str) -> Any:
@@ -52,11 +44,14 @@ def _function(library: ctypes.CDLL, name: str) -> Any:
     return function
 
 
-def _call(function: Any, tensors: Sequence[Tensor], sizes: Iterable[int], factor: float) -> None:
+def _call(
+    functions: dict[torch.dtype, Any], tensors: Sequence[Tensor], sizes: Iterable[int], factor: float = 1.0
+) -> None:
+    """Compute the last of these contiguous tensors, all of one dtype, from the first."""
     assert all(tensor.dtype == tensors[0].dtype for tensor in tensors)
     addresses = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
     lengths = (ctypes.c_int64 * 4)(*sizes)
-    function(addresses, lengths, factor, torch.get_num_threads())
+    functions[tensors[0].dtype](addresses, lengths, factor, torch.get_num_threads())
 
 
 def _rows(x: Tensor) -> tuple[int, int]:
@@ -70,12 +65,11 @@ def _bind(library: ctypes.CDLL) -> Operators:
         return lambda *inputs: function.apply(compiled, *inputs)
 
     return Operators(
-        norm=bound(_Norm, "norm"),
+        norm=bound(_Unary, "norm"),
         add_norm=bound(_AddNorm, "add_norm"),
         mix_norm=bound(_MixNorm, "mix_norm"),
         rotate_norm=bound(_RotateNorm, "rotate_norm"),
-        relu_squared=bound(_ReluSquared, "relu_squared"),
-        gated_add=bound(_GatedAdd, "gated_add"),
+        relu_squared=bound(_Unary, "relu_squared"),
     )
 
 
@@ -85,21 +79,18 @@ class _Unary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, compiled: _Compiled, x: Tensor) -> Tensor:
         x = x.contiguous()
-        ctx.compiled = compiled
+        ctx.gradients = compiled.backward
         ctx.save_for_backward(x)
         y = torch.empty_like(x)
-        compiled.forward((x, y), _rows(x))
+        _call(compiled.forward, (x, y), _rows(x))
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         dx = torch.empty_like(x)
-        ctx.compiled.backward((x, grad.contiguous(), dx), _rows(x))
+        _call(ctx.gradients, (x, grad.contiguous(), dx), _rows(x))
         return None, dx
-
-
-_Norm = _ReluSquared = _Unary
 
 
 class _AddNorm(torch.autograd.Function):
@@ -108,8 +99,8 @@ class _AddNorm(torch.autograd.Function):
         assert x.shape == y.shape
         x, y = x.contiguous(), y.contiguous()
         total, normed = torch.empty_like(x), torch.empty_like(x)
-        compiled.forward((x, y, total, normed), _rows(x))
-        ctx.compiled = compiled
+        _call(compiled.forward, (x, y, total, normed), _rows(x))
+        ctx.gradients = compiled.backward
         ctx.save_for_backward(total)
         return total, normed
 
@@ -117,7 +108,7 @@ class _AddNorm(torch.autograd.Function):
     def backward(ctx: Any, passed: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (total,) = ctx.saved_tensors
         found = torch.empty_like(total)
-        ctx.compiled.backward((total, passed.contiguous(), grad.contiguous(), found), _rows(total))
+        _call(ctx.gradients, (total, passed.contiguous(), grad.contiguous(), found), _rows(total))
         return None, found, found
 
 
@@ -129,8 +120,8 @@ class _MixNorm(torch.autograd.Function):
         assert x.shape == y.shape
         x, y = x.contiguous(), y.contiguous()
         mixed, normed = torch.empty_like(x), torch.empty_like(x)
-        compiled.forward((a, x, b, y, mixed, normed), _rows(x))
-        ctx.compiled = compiled
+        _call(compiled.forward, (a, x, b, y, mixed, normed), _rows(x))
+        ctx.gradients = compiled.backward
         ctx.save_for_backward(a, x, b, y, mixed)
         return mixed, normed
 
@@ -138,7 +129,7 @@ class _MixNorm(torch.autograd.Function):
     def backward(ctx: Any, passed: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         saved = ctx.saved_tensors
         found = [torch.empty_like(x) for x in saved[:4]]
-        ctx.compiled.backward((*saved, passed.contiguous(), grad.contiguous(), *found), _rows(saved[1]))
+        _call(ctx.gradients, (*saved, passed.contiguous(), grad.contiguous(), *found), _rows(saved[1]))
         return None, *found
 
 
@@ -150,8 +141,8 @@ class _RotateNorm(torch.autograd.Function):
         assert 2 * cos.numel() == 2 * sin.numel() == x_BTHD.size(1) * x_BTHD.size(3)
         inputs = [x.contiguous() for x in (x_BTHD, cos, sin)]
         y_BTHD = torch.empty_like(inputs[0])
-        compiled.forward((*inputs, y_BTHD), x_BTHD.shape, gain)
-        ctx.compiled, ctx.gain = compiled, gain
+        _call(compiled.forward, (*inputs, y_BTHD), x_BTHD.shape, gain)
+        ctx.gradients, ctx.gain = compiled.backward, gain
         ctx.save_for_backward(*inputs)
         return y_BTHD
 
@@ -159,29 +150,8 @@ class _RotateNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         inputs = ctx.saved_tensors
         dx = torch.empty_like(inputs[0])
-        ctx.compiled.backward((*inputs, grad.contiguous(), dx), dx.shape, ctx.gain)
+        _call(ctx.gradients, (*inputs, grad.contiguous(), dx), dx.shape, ctx.gain)
         return None, dx, None, None, None
-
-
-class _GatedAdd(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, compiled: _Compiled, v_BTHD: Tensor, gate_BTH: Tensor, e_BTHD: Tensor, scale: float
-    ) -> Tensor:
-        assert v_BTHD.shape == e_BTHD.shape == (*gate_BTH.shape, v_BTHD.size(-1))
-        v_BTHD, gate_BTH, e_BTHD = (x.contiguous() for x in (v_BTHD, gate_BTH, e_BTHD))
-        y_BTHD = torch.empty_like(v_BTHD)
-        compiled.forward((v_BTHD, gate_BTH, e_BTHD, y_BTHD), _rows(v_BTHD), scale)
-        ctx.compiled, ctx.scale = compiled, scale
-        ctx.save_for_backward(gate_BTH, e_BTHD)
-        return y_BTHD
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        saved = ctx.saved_tensors
-        found = [torch.empty_like(x) for x in saved]
-        ctx.compiled.backward((*saved, grad.contiguous(), *found), _rows(grad), ctx.scale)
-        return None, grad, *found, None
 
 
 def _agrees(operators: Operators) -> bool:
@@ -208,16 +178,12 @@ def _trials(operators: Operators) -> list[tuple[Callable[..., Any], tuple[tuple[
     def rotate_norm(x: Tensor) -> Tensor:
         return operators.rotate_norm(x, angles.cos().to(x.dtype), angles.sin().to(x.dtype), 1.25)
 
-    def gated_add(v: Tensor, gate: Tensor, e: Tensor) -> Tensor:
-        return operators.gated_add(v, gate, e, 3.0)
-
     return [
         (operators.norm, (heads,)),
         (operators.add_norm, (heads, heads)),
         (operators.mix_norm, ((), heads, (), heads)),
         (rotate_norm, (heads,)),
         (operators.relu_squared, (heads,)),
-        (gated_add, (heads, heads[:3], heads)),
     ]
 
 

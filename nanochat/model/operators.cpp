@@ -86,9 +86,9 @@ void norm_row(const Number* x, Number* y, int64_t n) {
   for_vectors(n, [&](int64_t at, auto count) { store(y + at, load(x + at, count) * scale, count); });
 }
 
-// put(index, count, x, dx): with y = r x and r = 1 / √(mean(x²) + ε), dx = r dy - x r³ mean(x ∘ dy).
+// put(index, count, dx): with y = r x and r = 1 / √(mean(x²) + ε), dx = r dy - x r³ mean(x ∘ dy).
 template <class Number, class Put>
-void norm_row_gradient(const Number* x, const Number* dy, int64_t n, float gain, const Put& put) {
+void norm_row_gradient(const Number* x, const Number* dy, int64_t n, const Put& put) {
   vec squares{}, products{};
   for_vectors(n, [&](int64_t at, auto count) {
     const vec v = load(x + at, count);
@@ -98,7 +98,7 @@ void norm_row_gradient(const Number* x, const Number* dy, int64_t n, float gain,
   const float r = inverse_rms(squares, n), share = r * r * (sum(products) / static_cast<float>(n));
   for_vectors(n, [&](int64_t at, auto count) {
     const vec v = load(x + at, count);
-    put(at, count, v, gain * r * (load(dy + at, count) - share * v));
+    put(at, count, r * (load(dy + at, count) - share * v));
   });
 }
 
@@ -116,8 +116,8 @@ void norm_backward(const Call& c) {
   const int64_t n = c.sizes[1];
   for_rows(c.sizes[0], c.threads, [&](int64_t, int64_t row) {
     Number* to = c.out<Number>(2) + row * n;
-    norm_row_gradient(c.in<Number>(0) + row * n, c.in<Number>(1) + row * n, n, 1.0f,
-                      [&](int64_t at, auto count, vec, vec dx) { store(to + at, dx, count); });
+    norm_row_gradient(c.in<Number>(0) + row * n, c.in<Number>(1) + row * n, n,
+                      [&](int64_t at, auto count, vec dx) { store(to + at, dx, count); });
   });
 }
 
@@ -141,8 +141,8 @@ void add_norm_backward(const Call& c) {
     const Number* passed = c.in<Number>(1) + row * n;
     Number* to = c.out<Number>(3) + row * n;
     norm_row_gradient(
-        c.in<Number>(0) + row * n, c.in<Number>(2) + row * n, n, 1.0f,
-        [&](int64_t at, auto count, vec, vec dx) { store(to + at, dx + load(passed + at, count), count); });
+        c.in<Number>(0) + row * n, c.in<Number>(2) + row * n, n,
+        [&](int64_t at, auto count, vec dx) { store(to + at, dx + load(passed + at, count), count); });
   });
 }
 
@@ -174,8 +174,8 @@ void mix_norm_backward(const Call& c) {
     const Number *x = c.in<Number>(1) + row * n, *y = c.in<Number>(3) + row * n, *passed = c.in<Number>(5) + row * n;
     Number *dx = c.out<Number>(8) + row * n, *dy = c.out<Number>(10) + row * n;
     Sums sums = blocks[block];
-    norm_row_gradient(c.in<Number>(4) + row * n, c.in<Number>(6) + row * n, n, 1.0f,
-                      [&](int64_t at, auto count, vec, vec of_norm) {
+    norm_row_gradient(c.in<Number>(4) + row * n, c.in<Number>(6) + row * n, n,
+                      [&](int64_t at, auto count, vec of_norm) {
                         const vec gradient = of_norm + load(passed + at, count);
                         store(dx + at, a * gradient, count);
                         store(dy + at, b * gradient, count);
@@ -190,54 +190,59 @@ void mix_norm_backward(const Call& c) {
   store(c.out<Number>(9), vec{} + static_cast<float>(of_b), int64_t{1});
 }
 
-// The rotated head x in fp32. cos and sin: those of its token, n / 2.
-template <class Number>
-void rotate_row(const Number* x, const Number* cos, const Number* sin, float* y, int64_t n) {
-  const int64_t half = n / 2;
-  for_vectors(half, [&](int64_t at, auto count) {
-    const vec u = load(x + at, count), v = load(x + half + at, count);
-    const vec c = load(cos + at, count), s = load(sin + at, count);
-    store(y + at, u * c - v * s, count);
-    store(y + half + at, v * c + u * s, count);
-  });
+// Vectors of a head's first and second half at one index, rotated by the angles of its token.
+struct Pair {
+  vec first, second;
+};
+
+template <class Number, class Count>
+inline Pair rotated(const Number* x, int64_t half, const Number* cos, const Number* sin, int64_t at, Count count) {
+  const vec u = load(x + at, count), v = load(x + half + at, count);
+  const vec c = load(cos + at, count), s = load(sin + at, count);
+  return {u * c - v * s, v * c + u * s};
 }
 
 // x, cos, sin → factor * norm(rotated x). Sizes: B, T, H, D.
 template <class Number>
 void rotate_norm_forward(const Call& c) {
-  const int64_t T = c.sizes[1], H = c.sizes[2], n = c.sizes[3];
+  const int64_t T = c.sizes[1], H = c.sizes[2], n = c.sizes[3], half = n / 2;
   for_rows(c.sizes[0] * T * H, c.threads, [&](int64_t, int64_t row) {
-    thread_local std::vector<float> rotated;
-    rotated.resize(n);
-    const int64_t angles = row / H % T * (n / 2);
-    rotate_row(c.in<Number>(0) + row * n, c.in<Number>(1) + angles, c.in<Number>(2) + angles, rotated.data(), n);
+    const Number* x = c.in<Number>(0) + row * n;
+    const Number *cos = c.in<Number>(1) + row / H % T * half, *sin = c.in<Number>(2) + row / H % T * half;
+    Number* y = c.out<Number>(3) + row * n;
     vec squares{};
-    for_vectors(n, [&](int64_t at, auto count) {
-      const vec v = load(rotated.data() + at, count);
-      squares += v * v;
+    for_vectors(half, [&](int64_t at, auto count) {
+      const Pair pair = rotated(x, half, cos, sin, at, count);
+      squares += pair.first * pair.first + pair.second * pair.second;
     });
     const float scale = c.factor * inverse_rms(squares, n);
-    Number* y = c.out<Number>(3) + row * n;
-    for_vectors(n, [&](int64_t at, auto count) { store(y + at, load(rotated.data() + at, count) * scale, count); });
+    for_vectors(half, [&](int64_t at, auto count) {
+      const Pair pair = rotated(x, half, cos, sin, at, count);
+      store(y + at, pair.first * scale, count);
+      store(y + half + at, pair.second * scale, count);
+    });
   });
 }
 
-// x, cos, sin, dy → dx.
+// x, cos, sin, dy → dx: the gradient of the norm, rotated back.
 template <class Number>
 void rotate_norm_backward(const Call& c) {
   const int64_t T = c.sizes[1], H = c.sizes[2], n = c.sizes[3], half = n / 2;
   for_rows(c.sizes[0] * T * H, c.threads, [&](int64_t, int64_t row) {
-    thread_local std::vector<float> kept;
-    kept.resize(3 * n);
-    float *rotated = kept.data(), *dy = rotated + n, *turned = dy + n;
+    const Number *x = c.in<Number>(0) + row * n, *dy = c.in<Number>(3) + row * n;
     const Number *cos = c.in<Number>(1) + row / H % T * half, *sin = c.in<Number>(2) + row / H % T * half;
-    rotate_row(c.in<Number>(0) + row * n, cos, sin, rotated, n);
-    for_vectors(n, [&](int64_t at, auto count) { store(dy + at, load(c.in<Number>(3) + row * n + at, count), count); });
-    norm_row_gradient(rotated, dy, n, c.factor,
-                      [&](int64_t at, auto count, vec, vec d) { store(turned + at, d, count); });
     Number* dx = c.out<Number>(4) + row * n;
+    vec squares{}, products{};
     for_vectors(half, [&](int64_t at, auto count) {
-      const vec u = load(turned + at, count), v = load(turned + half + at, count);
+      const Pair pair = rotated(x, half, cos, sin, at, count);
+      squares += pair.first * pair.first + pair.second * pair.second;
+      products += pair.first * load(dy + at, count) + pair.second * load(dy + half + at, count);
+    });
+    const float r = inverse_rms(squares, n), share = r * r * (sum(products) / static_cast<float>(n));
+    for_vectors(half, [&](int64_t at, auto count) {
+      const Pair pair = rotated(x, half, cos, sin, at, count);
+      const vec u = c.factor * r * (load(dy + at, count) - share * pair.first);
+      const vec v = c.factor * r * (load(dy + half + at, count) - share * pair.second);
       const vec cosine = load(cos + at, count), sine = load(sin + at, count);
       store(dx + at, u * cosine + v * sine, count);
       store(dx + half + at, v * cosine - u * sine, count);
@@ -272,35 +277,6 @@ void relu_squared_backward(const Call& c) {
   });
 }
 
-// v, gates, e → v + factor * sigmoid(gate) * e. Sizes: rows, channels, one gate for each row.
-template <class Number>
-void gated_add_forward(const Call& c) {
-  const int64_t n = c.sizes[1];
-  for_rows(c.sizes[0], c.threads, [&](int64_t, int64_t row) {
-    const float gate = c.factor / (1.0f + std::exp(-scalar(c.in<Number>(1) + row)));
-    for_vectors(n, [&](int64_t at, auto count) {
-      const vec v = load(c.in<Number>(0) + row * n + at, count), e = load(c.in<Number>(2) + row * n + at, count);
-      store(c.out<Number>(3) + row * n + at, v + gate * e, count);
-    });
-  });
-}
-
-// gates, e, dy → the gradients of gates and e; that of v is dy.
-template <class Number>
-void gated_add_backward(const Call& c) {
-  const int64_t n = c.sizes[1];
-  for_rows(c.sizes[0], c.threads, [&](int64_t, int64_t row) {
-    const float open = 1.0f / (1.0f + std::exp(-scalar(c.in<Number>(0) + row)));
-    vec products{};
-    for_vectors(n, [&](int64_t at, auto count) {
-      const vec e = load(c.in<Number>(1) + row * n + at, count), dy = load(c.in<Number>(2) + row * n + at, count);
-      products += e * dy;
-      store(c.out<Number>(4) + row * n + at, c.factor * open * dy, count);
-    });
-    store(c.out<Number>(3) + row, vec{} + c.factor * open * (1.0f - open) * sum(products), int64_t{1});
-  });
-}
-
 }  // namespace
 
 #define EXPORT(NAME)                                                                                          \
@@ -321,5 +297,3 @@ EXPORT(rotate_norm_forward)
 EXPORT(rotate_norm_backward)
 EXPORT(relu_squared_forward)
 EXPORT(relu_squared_backward)
-EXPORT(gated_add_forward)
-EXPORT(gated_add_backward)

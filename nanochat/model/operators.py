@@ -44,11 +44,6 @@ def relu_squared(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-def gated_add(v_BTHD: Tensor, gate_BTH: Tensor, e_BTHD: Tensor, scale: float) -> Tensor:
-    """v + scale · sigmoid(gate) · e."""
-    return v_BTHD + (scale * torch.sigmoid(gate_BTH))[..., None] * e_BTHD
-
-
 @dataclass(frozen=True)
 class Operators:
     """Implementations of this module's functions; by default those themselves, which also compile."""
@@ -58,4 +53,3 @@ class Operators:
     mix_norm: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = mix_norm
     rotate_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor] = rotate_norm
     relu_squared: Callable[[Tensor], Tensor] = relu_squared
-    gated_add: Callable[[Tensor, Tensor, Tensor, float], Tensor] = gated_add

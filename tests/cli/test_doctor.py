@@ -46,10 +46,10 @@ def test_the_backend_is_the_one_that_loaded_models_get():
         choices = {choice.what: choice for choice in choose_backend(runtime).describe()}
     # Of no interest: loading a model compiles neither.
     assert choices.pop("training steps").chosen == "eager"
-    assert choices.pop("loss and attention").chosen == "PyTorch"
+    assert choices.pop("training operators").chosen == "PyTorch"
     for what, choice in choices.items():
         assert found[what] == Finding(*choice)
-    assert not {"training steps", "loss and attention"} & found.keys()
+    assert not {"training steps", "training operators"} & found.keys()
 
 
 def test_a_device_on_which_nothing_runs_is_reported(monkeypatch):
