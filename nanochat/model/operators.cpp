@@ -97,8 +97,7 @@ void norm_row_gradient(const Number* x, const Number* dy, int64_t n, const Put& 
   });
   const float r = inverse_rms(squares, n), share = r * r * (sum(products) / static_cast<float>(n));
   for_vectors(n, [&](int64_t at, auto count) {
-    const vec v = load(x + at, count);
-    put(at, count, r * (load(dy + at, count) - share * v));
+    put(at, count, r * (load(dy + at, count) - share * load(x + at, count)));
   });
 }
 
