@@ -16,9 +16,9 @@ from nanochat.infer.decoder import Span
 from nanochat.infer.frozen import WeightsName, freeze, rounded
 from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.model.gpt import GPT
-from nanochat.model.operators import norm
 from nanochat.model.loss import softcapped
 from nanochat.model.matmul import FrozenLinear
+from nanochat.model.operators import norm
 
 _SLOT_BLOCK = 64
 """Cache slots are read in multiples of this, so that shapes rarely change and little is read unnecessarily."""

@@ -127,7 +127,9 @@ void add_norm_forward(const Call& c) {
   for_rows(c.sizes[0], c.threads, [&](int64_t, int64_t row) {
     const Number *x = c.in<Number>(0) + row * n, *y = c.in<Number>(1) + row * n;
     Number* total = c.out<Number>(2) + row * n;
-    for_vectors(n, [&](int64_t at, auto count) { store(total + at, load(x + at, count) + load(y + at, count), count); });
+    for_vectors(n, [&](int64_t at, auto count) {
+      store(total + at, load(x + at, count) + load(y + at, count), count);
+    });
     norm_row(total, c.out<Number>(3) + row * n, n);
   });
 }

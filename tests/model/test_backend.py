@@ -15,6 +15,7 @@ from nanochat.model import matmul
 from nanochat.model.backend import REFERENCE, Backend, choose_backend, memory_model
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
+from nanochat.model.operators import Operators
 from nanochat.processes import Processes
 from nanochat.runtime import Runtime
 
@@ -162,3 +163,7 @@ def test_a_loaded_model_does_not_wait_for_the_compiler() -> None:
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_compiled_steps_and_runs_without_cpp_compute_with_the_operators_of_pytorch() -> None:
+    assert REFERENCE.operators == replace(REFERENCE, native=True, compile=True).operators == Operators()

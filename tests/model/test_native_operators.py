@@ -21,7 +21,6 @@ from nanochat.model.operators import Operators, rotate
 from nanochat.native.library import compiler
 
 
-
 def exact_norm(x: Tensor) -> Tensor:
     """In fp64 with the ε that PyTorch takes in fp32 and bf16."""
     return F.rms_norm(x, (x.size(-1),), eps=torch.finfo(torch.float32).eps)
@@ -36,16 +35,10 @@ EXACT = Operators(
 NAMES = [field.name for field in fields(Operators)]
 BF16 = torch.bfloat16
 
-compiled = [
+pytestmark = [
     pytest.mark.slow,  # it is compiled first
     pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
 ]
-
-
-def marked(test: Any) -> Any:
-    for mark in compiled:
-        test = mark(test)
-    return test
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +94,6 @@ def tried(
     return [x.detach().double() for x in (*results, *gradients)]
 
 
-@marked
 @settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(NAMES),
@@ -128,7 +120,6 @@ def test_values_and_gradients_are_those_of_fp64(
         assert ((ours - exact).abs() <= tolerance * max(1.0, largest)).all()
 
 
-@marked
 @pytest.mark.parametrize("name", NAMES)
 def test_bf16_is_never_less_exact_than_pytorch(native: Operators, name: str) -> None:
     shape = (4, 64, 3, 50)
@@ -136,11 +127,9 @@ def test_bf16_is_never_less_exact_than_pytorch(native: Operators, name: str) -> 
     ours, theirs = tried(native, name, BF16, shape), tried(Operators(), name, BF16, shape)
     for a, b, c in zip(ours, theirs, exact, strict=True):
         one_rounding = 2.0**-9 * float(c.norm())
-        print(name, tuple(c.shape), float((a - c).norm())/one_rounding, float((b - c).norm())/one_rounding)
         assert float((a - c).norm()) <= max(one_rounding, float((b - c).norm()))
 
 
-@marked
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_depends_on_the_number_of_threads(native: Operators, name: str) -> None:
     before, found = torch.get_num_threads(), []
@@ -154,7 +143,6 @@ def test_nothing_depends_on_the_number_of_threads(native: Operators, name: str) 
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
-@marked
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_stays_so(native: Operators, dtype: torch.dtype, bad: float) -> None:
@@ -174,7 +162,6 @@ def test_what_is_not_finite_stays_so(native: Operators, dtype: torch.dtype, bad:
         assert y[0].isfinite().all()
 
 
-@marked
 def test_a_model_computes_the_same_with_them(native: Operators, code: Path) -> None:
     config = GPTConfig(vocab_size=50, max_seq_len=32, n_layer=2, n_head=3, n_kv_head=3, n_embd=48)
     ids = torch.randint(50, (3, 32), generator=torch.Generator().manual_seed(0))
@@ -193,7 +180,6 @@ def test_a_model_computes_the_same_with_them(native: Operators, code: Path) -> N
     assert any(not torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-@marked
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("wrong", ["value", "gradient"])
 def test_the_trial_refuses_an_operator_that_is_wrong(native: Operators, name: str, wrong: str) -> None:
@@ -209,7 +195,6 @@ def test_the_trial_refuses_an_operator_that_is_wrong(native: Operators, name: st
     assert not native_operators._agrees(replace(native, **{name: mutant}))
 
 
-@marked
 @pytest.mark.parametrize("dtype", native_operators._TOLERANCES)
 def test_a_library_with_other_results_is_refused(
     code: Path, native: Operators, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
@@ -218,8 +203,3 @@ def test_a_library_with_other_results_is_refused(
     found, why = find_native_operators.__wrapped__(code)
     assert found is None
     assert "differs from PyTorch's" in why
-
-
-def test_compiled_steps_and_plain_ones_keep_those_of_pytorch() -> None:
-    assert REFERENCE.operators == Operators()
-    assert replace(REFERENCE, native=True, compile=True).operators == Operators()
