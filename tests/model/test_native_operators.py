@@ -163,7 +163,9 @@ def test_what_is_not_finite_stays_so(native: Operators, dtype: torch.dtype, bad:
 
 
 def test_a_model_computes_the_same_with_them(native: Operators, code: Path) -> None:
-    config = GPTConfig(vocab_size=50, max_seq_len=32, n_layer=2, n_head=3, n_kv_head=3, n_embd=48)
+    config = GPTConfig(
+        vocab_size=50, max_seq_len=32, n_layer=2, n_head=3, n_kv_head=3, head_dim=16, n_embd=48
+    )
     ids = torch.randint(50, (3, 32), generator=torch.Generator().manual_seed(0))
     found = []
     for backend in (REFERENCE, replace(REFERENCE, native=True, code_cache=code)):
