@@ -347,49 +347,136 @@ inline void rotate(float* x, const float* cos, const float* sin, int D) {
   }
 }
 
-// The weighted sum of N vectors of channels over `count` slots.
-template <int N, class Cell>
-int weighted_sum(const Cell* v, int D, const float* weights, int64_t count, float scale, float* y) {
-  vec total[N]{};
-  for (int64_t s = 0; s < count; s++, v += D)
-    for (int i = 0; i < N; i++) total[i] += load(v + i * LANES) * weights[s];
-  for (int i = 0; i < N; i++) store(y + i * LANES, total[i] * scale);
-  return N * LANES;
+// The kinds of cells of the cache: how attention multiplies a query, which is rounded to them, with keys, and sums values.
+// It takes CHANNELS at a time, or HALF of them at the end of a head.
+struct FloatCells {
+  using Cell = float;
+  static constexpr int CHANNELS = LANES, HALF = 0;
+
+  template <int COUNT>
+  static void add(vec& total, const Cell* q, const Cell* k) {
+    total += load(q) * load(k);
+  }
+
+  // The weighted sum of N vectors of channels over `count` slots.
+  template <int N>
+  static int sum_vectors(const Cell* v, int D, const Cell* weights, int64_t count, float scale, float* y) {
+    vec total[N]{};
+    for (int64_t s = 0; s < count; s++, v += D)
+      for (int i = 0; i < N; i++) total[i] += load(v + i * LANES) * weights[s];
+    for (int i = 0; i < N; i++) store(y + i * LANES, total[i] * scale);
+    return N * LANES;
+  }
+
+  static void sum_slots(const Cell* v, int D, const Cell* weights, int64_t count, float scale, float* y) {
+    for (int i = 0; i < D;)
+      i += D - i >= 4 * LANES ? sum_vectors<4>(v + i, D, weights, count, scale, y + i)
+                              : sum_vectors<1>(v + i, D, weights, count, scale, y + i);
+  }
+};
+
+// Processors with bf16 units multiply pairs: of neighbouring channels, and then of neighbouring slots.
+struct Bf16Cells {
+  using Cell = bf16_bits;
+  static constexpr int CHANNELS = 2 * LANES, HALF = LANES;
+
+  template <int COUNT>
+  static word_vec words(const Cell* p) {
+    if constexpr (COUNT == CHANNELS) return *reinterpret_cast<const word_vec*>(p);
+    return __builtin_convertvector(*reinterpret_cast<const bits_vec*>(p), word_vec);
+  }
+
+  template <int COUNT>
+  static void add(vec& total, const Cell* q, const Cell* k) {
+    add_pairs(total, words<COUNT>(k), words<COUNT>(q));
+  }
+
+  // The weighted sum of N words of channels over `count` slots.
+  template <int N, int COUNT>
+  static int sum_words(const Cell* v, int D, const Cell* weights, int64_t count, float scale, float* y) {
+    vec even[N]{}, odd[N]{};
+    const auto add_slots = [&](int i, word_vec a, word_vec b, uint32_t pair) {
+      add_pairs(even[i], (a & 0xffffu) | b << 16, pair);
+      if constexpr (COUNT == CHANNELS) add_pairs(odd[i], a >> 16 | (b & 0xffff0000u), pair);
+    };
+    for (int64_t s = 0; s + 2 <= count; s += 2, v += 2 * D) {
+      const uint32_t pair = weights[s] | static_cast<uint32_t>(weights[s + 1]) << 16;
+      for (int i = 0; i < N; i++) add_slots(i, words<COUNT>(v + i * COUNT), words<COUNT>(v + D + i * COUNT), pair);
+    }
+    if (count % 2)
+      for (int i = 0; i < N; i++) add_slots(i, words<COUNT>(v + i * COUNT), word_vec{}, weights[count - 1]);
+    for (int i = 0; i < N; i++)
+      if constexpr (COUNT == CHANNELS) {
+        for (int lane = 0; lane < LANES; lane++) {
+          y[i * COUNT + 2 * lane] = even[i][lane] * scale;
+          y[i * COUNT + 2 * lane + 1] = odd[i][lane] * scale;
+        }
+      } else {
+        store(y, even[i] * scale);
+      }
+    return N * COUNT;
+  }
+
+  static void sum_slots(const Cell* v, int D, const Cell* weights, int64_t count, float scale, float* y) {
+    for (int i = 0; i < D;) {
+      const auto sum_next = D - i >= 2 * CHANNELS ? sum_words<2, CHANNELS>
+                            : D - i >= CHANNELS   ? sum_words<1, CHANNELS>
+                                                  : sum_words<1, HALF>;
+      i += sum_next(v + i, D, weights, count, scale, y + i);
+    }
+  }
+};
+
+// The products of a query with 16 keys, of which the last of `slots` stands in for further ones.
+template <class Cells, class Stride, class Cell = typename Cells::Cell>
+inline vec multiply_keys(const Cell* q, const Cell* k, const Cell* v, int D, const Stride& stride) {
+  vec products[LANES]{};
+  int i = 0;
+  for (; i + Cells::CHANNELS <= D; i += Cells::CHANNELS) {
+    int64_t at = i;
+    for (int j = 0; j < LANES; at += stride(j++)) {
+      Cells::template add<Cells::CHANNELS>(products[j], q + i, k + at);
+      __builtin_prefetch(v + at);
+    }
+  }
+  if (i < D) {
+    int64_t at = i;
+    for (int j = 0; j < LANES; at += stride(j++)) Cells::template add<Cells::HALF>(products[j], q + i, k + at);
+  }
+  return sums(products);
 }
 
 // Attention of one query to `count` slots.
-template <class Cell>
+template <class Cells, class Cell = typename Cells::Cell>
 void attend(const float* q, const Cell* k, const Cell* v, int64_t count, int D, float scale, float* y) {
   thread_local std::vector<float> space;
+  thread_local std::vector<Cell> cells;
   space.resize(std::max<size_t>(space.size(), padded(count)));
-  float* weights = space.data();
+  cells.resize(std::max<size_t>(cells.size(), padded(count) + D));
+  float* scores = space.data();
+  Cell *query = cells.data(), *weights = query + D;
+  for (int i = 0; i < D; i += LANES) store(query + i, load(q + i));
   vec high = vec{} - INFINITY;
   for (int64_t s = 0; s < count; s += LANES) {
-    vec products[LANES]{};
-    for (int i = 0; i < D; i += LANES)
-      for (int j = 0; j < LANES; j++) {
-        const int64_t at = std::min(s + j, count - 1) * D + i;
-        products[j] += load(q + i) * load(k + at);
-        __builtin_prefetch(v + at);
-      }
-    const vec scores = sums(products) * scale;
-    store(weights + s, scores);
-    high = scores > high ? scores : high;  // a slot that stands in for one beyond the last changes nothing
+    const int64_t left = count - s;
+    const auto multiply = [&](const auto& stride) {
+      return multiply_keys<Cells>(query, k + s * D, v + s * D, D, stride);
+    };
+    const vec products = left >= LANES ? multiply([&](int) { return D; })
+                                       : multiply([&](int j) { return j + 1 < left ? D : 0; });
+    const vec each = products * scale;
+    store(scores + s, each);
+    high = each > high ? each : high;  // a slot that stands in for one beyond the last changes nothing
   }
-  std::fill(weights + count, weights + padded(count), -INFINITY);
+  std::fill(scores + count, scores + padded(count), -INFINITY);
   float highest = high[0];
   for (int lane = 1; lane < LANES; lane++) highest = std::max(highest, high[lane]);
   vec total{};
   for (int64_t s = 0; s < count; s += LANES) {
-    const vec e = exponential(load(weights + s) - highest);
-    store(weights + s, e);
-    total += e;
+    store(weights + s, exponential(load(scores + s) - highest));
+    total += load(weights + s);
   }
-  const float share = 1.0f / sum(total);
-  for (int i = 0; i < D;) {
-    i += D - i >= 4 * LANES ? weighted_sum<4>(v + i, D, weights, count, share, y + i)
-                            : weighted_sum<1>(v + i, D, weights, count, share, y + i);
-  }
+  Cells::sum_slots(v, D, weights, count, 1.0f / sum(total), y);
 }
 
 struct Candidate {
@@ -485,10 +572,11 @@ struct Work {
 };
 
 // As `hidden_states` below.
-template <class Cell, class Workers>
+template <class Cells, class Workers>
 void run_layers(Workers& workers, const Model& m, int64_t n, const int64_t* ids, const int64_t* previous,
                 const int64_t* rows, const int64_t* positions, int64_t wanted, const int64_t* which, float* work_space,
                 float* hidden) {
+  using Cell = typename Cells::Cell;
   const int C = m.width, H = m.heads, K = m.kv_heads, D = m.head_dim, U = m.mlp_width;
   const Work w(m, n, work_space);
   std::vector<int64_t> kept_rows(wanted), kept_positions(wanted);
@@ -535,7 +623,7 @@ void run_layers(Workers& workers, const Model& m, int64_t n, const int64_t* ids,
     workers.run(n * H, [&](int64_t item) {
       const int64_t t = item / H, h = item % H, first = std::max<int64_t>(0, positions[t] + 1 - layer.window);
       const int64_t slot = ((rows[t] * K + h * K / H) * m.slots + first) * D;
-      attend(w.qkv + t * w.qkv_stride + h * D, keys + slot, values + slot, positions[t] + 1 - first, D,
+      attend<Cells>(w.qkv + t * w.qkv_stride + h * D, keys + slot, values + slot, positions[t] + 1 - first, D,
              m.attention_scale, w.attended + item * D);
     });
     multiply(workers, w.attended, n, layer.out, false, [&](int64_t t, int64_t o, vec y) {
@@ -569,16 +657,16 @@ bool independent(const Model& m, int64_t n, const int64_t* rows, int64_t wanted)
   return std::adjacent_find(rows, rows + n, std::greater_equal<>()) == rows + n;
 }
 
-template <class Cell>
+template <class Cells>
 void share_layers(const Model& m, int64_t n, const int64_t* ids, const int64_t* previous, const int64_t* rows,
                   const int64_t* positions, int64_t wanted, const int64_t* which, float* work_space, float* hidden) {
   if (!independent(m, n, rows, wanted))
-    return run_layers<Cell>(*team, m, n, ids, previous, rows, positions, wanted, which, work_space, hidden);
+    return run_layers<Cells>(*team, m, n, ids, previous, rows, positions, wanted, which, work_space, hidden);
   const int64_t shares = std::min<int64_t>(n, team->threads);
   team->run(shares, [&](int64_t share) {
     const int64_t first = share * n / shares, own = (share + 1) * n / shares - first;
     Alone alone;
-    run_layers<Cell>(alone, m, own, ids + first, previous + first, rows + first, positions + first, own, which,
+    run_layers<Cells>(alone, m, own, ids + first, previous + first, rows + first, positions + first, own, which,
                      work_space + Work(m, first, nullptr).floats, hidden + first * m.width);
   });
 }
@@ -601,7 +689,7 @@ int64_t work_floats(const Model* m, int64_t n) { return Work(*m, n, nullptr).flo
 void hidden_states(const Model* model, int64_t n, const int64_t* ids, const int64_t* previous, const int64_t* rows,
                    const int64_t* positions, int64_t wanted, const int64_t* which, float* work_space, float* hidden) {
   std::lock_guard<std::mutex> alone(team->busy);
-  const auto run = model->bf16_cache ? share_layers<bf16_bits> : share_layers<float>;
+  const auto run = model->bf16_cache ? share_layers<Bf16Cells> : share_layers<FloatCells>;
   run(*model, n, ids, previous, rows, positions, wanted, which, work_space, hidden);
 }
 

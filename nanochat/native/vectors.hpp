@@ -65,14 +65,17 @@ inline vec load(const bf16_bits* p) {
 }
 inline void store(bf16_bits* p, vec v) { *reinterpret_cast<bits_vec*>(p) = __builtin_convertvector(bf16(v), bits_vec); }
 
-// total += the products of two pairs of bf16 in every lane: those of w, and the same two for all lanes.
-inline void add_pairs(vec& total, word_vec w, uint32_t pair) {
+// total += the products of two pairs of bf16 in every lane.
+inline void add_pairs(vec& total, word_vec a, word_vec b) {
 #ifdef __AVX512BF16__
-  total = (vec)_mm512_dpbf16_ps((__m512)total, (__m512bh)w, (__m512bh)(word_vec{} + pair));
+  total = (vec)_mm512_dpbf16_ps((__m512)total, (__m512bh)a, (__m512bh)b);
 #else
-  total += (vec)(w << 16) * std::bit_cast<float>(pair << 16);
-  total += (vec)(w & 0xffff0000u) * std::bit_cast<float>(pair & 0xffff0000u);
+  total += (vec)(a << 16) * (vec)(b << 16);
+  total += (vec)(a & 0xffff0000u) * (vec)(b & 0xffff0000u);
 #endif
 }
+
+// The same where all lanes have the same second pair.
+inline void add_pairs(vec& total, word_vec w, uint32_t pair) { add_pairs(total, w, word_vec{} + pair); }
 
 }  // namespace

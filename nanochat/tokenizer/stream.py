@@ -1,7 +1,7 @@
 """Text from a stream of tokens. A token may end inside a character; the output never contains half of one."""
 
 import codecs
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 
 class StreamDecoder:
@@ -11,13 +11,13 @@ class StreamDecoder:
     `decode`.
     """
 
-    def __init__(self, decode_bytes: Callable[[Iterable[int]], bytes]):
-        self._decode_bytes = decode_bytes
+    def __init__(self, bytes_of: Callable[[int], bytes]):
+        self._bytes_of = bytes_of
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
         """The text that `token` completes; empty while a character is incomplete."""
-        return self._utf8.decode(self._decode_bytes((token,)))
+        return self._utf8.decode(self._bytes_of(token))
 
     def flush(self) -> str:
         """The rest of an incomplete character (U+FFFD or nothing). Resets the decoder."""

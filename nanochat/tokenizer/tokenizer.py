@@ -120,7 +120,7 @@ class Tokenizer:
 
     def stream(self) -> StreamDecoder:
         """A decoder for tokens that arrive one by one."""
-        return StreamDecoder(self.decode_bytes)
+        return StreamDecoder(self._encoding.decode_single_token_bytes)
 
     def token_bytes(self) -> np.ndarray:
         """The number of bytes of each id: int32 of shape (vocab_size,), 0 for special tokens."""
