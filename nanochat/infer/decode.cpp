@@ -50,8 +50,8 @@ struct Layer {
   float stream_scale, embedding_scale;
 };
 
-// How to sample a row: from its top_k likeliest tokens (0: greedy), of these the nucleus top_p and those with min_p of
-// the best one's probability; `uniform` in [0, 1) decides.
+// How to sample a row: from its top_k likeliest tokens (0: greedy; V: all), of these the nucleus top_p and those with
+// min_p of the best one's probability; `uniform` in [0, 1) decides.
 struct Choice {
   float temperature, top_p, min_p, uniform;
   int32_t top_k;
@@ -192,14 +192,6 @@ inline vec sums(vec (&v)[LANES]) {
   for (int i = 0; i < 4; i++) v[i] = fold<4>(v[i], v[i + 4]);
   for (int i = 0; i < 2; i++) v[i] = fold<2>(v[i], v[i + 2]);
   return fold<1>(v[0], v[1]);
-}
-
-// Whether any lane of a comparison holds.
-inline bool any(int_vec holds) {
-  const auto words = std::bit_cast<std::array<int64_t, LANES / 2>>(holds);
-  int64_t all = 0;
-  for (int64_t word : words) all |= word;
-  return all;
 }
 
 inline float inverse_rms(const float* x, int n) {
@@ -507,49 +499,121 @@ float reached_by(const float* logits, int64_t vocab, int64_t k) {
 // All tokens whose logit reaches a value, by id.
 void find_reaching(const float* logits, int64_t vocab, float value, std::vector<Candidate>& found) {
   found.clear();
-  for (int64_t block = 0; block < vocab; block += LANES) {
-    const int64_t end = std::min(vocab, block + LANES);
-    if (end - block == LANES && !any(load(logits + block) >= value)) continue;
-    for (int64_t id = block; id < end; id++)
-      if (logits[id] >= value) found.push_back({logits[id], 0.0f, id});
-  }
+  int64_t block = 0;
+  for (; block + LANES <= vocab; block += LANES)
+    for (uint32_t lanes = reaching(load(logits + block), value); lanes; lanes &= lanes - 1) {
+      const int64_t id = block + std::countr_zero(lanes);
+      found.push_back({logits[id], 0.0f, id});
+    }
+  for (int64_t id = block; id < vocab; id++)
+    if (logits[id] >= value) found.push_back({logits[id], 0.0f, id});
 }
 
-int64_t choose_row(const float* logits, int64_t vocab, const Choice& choice) {
-  thread_local std::vector<Candidate> best;
-  const int64_t k = std::clamp<int64_t>(choice.top_k, 1, vocab);
-  find_reaching(logits, vocab, reached_by(logits, vocab, k), best);
-  if (best.empty()) return 0;  // every logit is NaN
-  const auto likelier = [](const Candidate& a, const Candidate& b) {
-    return a.value > b.value || (a.value == b.value && a.id < b.id);
-  };
-  if (choice.top_k == 0) return std::min_element(best.begin(), best.end(), likelier)->id;
-  std::sort(best.begin(), best.end(), likelier);
+// The weights e^((logit - highest) * sharpness) of a row of logits, 16 at a time; beyond the vocabulary they are 0.
+struct RowWeights {
+  const float* logits;
+  int64_t vocab;
+  float highest = -INFINITY, sharpness;
 
+  RowWeights(const float* logits, int64_t vocab, float sharpness) : logits(logits), vocab(vocab), sharpness(sharpness) {
+    vec most = vec{} - INFINITY;
+    for (int64_t id = 0; id < vocab; id += LANES) {
+      const vec each = read(id);
+      most = each > most ? each : most;
+    }
+    for (int lane = 0; lane < LANES; lane++) highest = std::max(highest, most[lane]);
+  }
+
+  vec read(int64_t id) const {
+    if (id + LANES <= vocab) return load(logits + id);
+    vec last = vec{} - INFINITY;
+    for (int64_t lane = 0; id + lane < vocab; lane++) last[lane] = logits[id + lane];
+    return last;
+  }
+
+  vec at(int64_t id) const {
+    const vec x = (read(id) - highest) * sharpness;
+    return x < -87.0f ? vec{} : exponential(x);
+  }
+
+  float sum_between(int64_t id, int64_t end) const {
+    vec total{};
+    for (; id < end; id += LANES) total += at(id);
+    return sum(total);
+  }
+};
+
+// A token of all: the first at which the sum of the weights so far exceeds its share `uniform` of their total.
+int64_t draw_of_all(const float* logits, int64_t vocab, const Choice& choice) {
+  constexpr int64_t BLOCK = 16 * LANES;
+  thread_local std::vector<float> sums;
+  const RowWeights weights(logits, vocab, 1.0f / choice.temperature);
+  float total = 0.0f;
+  sums.clear();
+  for (int64_t id = 0; id < vocab; id += BLOCK) {
+    sums.push_back(weights.sum_between(id, std::min(vocab, id + BLOCK)));
+    total += sums.back();
+  }
+  const float share = choice.uniform * total;
+  while (sums.size() > 1 && !(sums.back() > 0.0f)) sums.pop_back();
+  float before = 0.0f;
+  int64_t block = 0, last = 0;
+  for (; block + 1 < std::ssize(sums) && share >= before + sums[block]; block++) before += sums[block];
+  for (int64_t id = block * BLOCK; id < vocab; id += LANES) {
+    const vec each = weights.at(id);
+    for (int lane = 0; lane < LANES; lane++) {
+      if (each[lane] > 0.0f) last = id + lane;
+      if (share < (before += each[lane])) return last;
+    }
+  }
+  return last;  // rounding has passed the total
+}
+
+// Tokens of a nucleus, and those whose weight min_p allows, of candidates from the likeliest one on.
+void truncate(std::vector<Candidate>& best, size_t limit, const Choice& choice) {
   float total = 0.0f, before = 0.0f;
   size_t kept = 0;
-  const size_t limit = std::min<size_t>(k, best.size());
-  for (size_t at = 0; at < limit; at++) {
-    best[at].weight = std::exp((best[at].value - best[0].value) / choice.temperature);
-    total += best[at].weight;
-  }
+  for (size_t at = 0; at < limit; at++) total += best[at].weight;
   for (; kept < limit && best[kept].weight >= choice.min_p; kept++) {
     if (choice.top_p < 1.0f && !(before < choice.top_p * total)) break;
     before += best[kept].weight;
   }
-  kept = std::max<size_t>(kept, 1);
-  for (; kept < best.size() && best[kept].value == best[kept - 1].value; kept++)  // tokens as likely as the last one
-    best[kept].weight = best[kept - 1].weight;
-  best.resize(kept);
+  best.resize(std::max<size_t>(kept, 1));
+}
 
-  std::sort(best.begin(), best.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+int64_t choose_row(const float* logits, int64_t vocab, const Choice& choice) {
+  thread_local std::vector<Candidate> found, best;
+  const bool truncated = choice.top_p < 1.0f || choice.min_p > 0.0f;
+  if (choice.top_k >= vocab && !truncated) return draw_of_all(logits, vocab, choice);
+  const int64_t k = std::clamp<int64_t>(choice.top_k, 1, vocab);
+  find_reaching(logits, vocab, reached_by(logits, vocab, k), found);
+  if (found.empty()) return 0;  // every logit is NaN
+  const auto likelier = [](const Candidate& a, const Candidate& b) {
+    return a.value > b.value || (a.value == b.value && a.id < b.id);
+  };
+  const Candidate likeliest = *std::min_element(found.begin(), found.end(), likelier);
+  if (choice.top_k == 0) return likeliest.id;
+  for (Candidate& each : found) each.weight = std::exp((each.value - likeliest.value) / choice.temperature);
+
+  best = found;
+  const size_t limit = std::min<size_t>(k, best.size());
+  if (truncated) {
+    std::sort(best.begin(), best.end(), likelier);
+    truncate(best, limit, choice);
+  } else {
+    std::nth_element(best.begin(), best.begin() + (limit - 1), best.end(), likelier);
+    best.resize(limit);
+  }
+  const float least = best.back().value;  // tokens as likely as the last one are kept, too
+  std::erase_if(found, [&](const Candidate& each) { return each.value < least; });
+
   float sum = 0.0f;
-  for (Candidate& each : best) sum += each.weight;
+  for (const Candidate& each : found) sum += each.weight;
   const float share = choice.uniform * sum;
   sum = 0.0f;
-  for (const Candidate& each : best)
+  for (const Candidate& each : found)
     if (share < (sum += each.weight)) return each.id;
-  return best.back().id;
+  return found.back().id;
 }
 
 // Where the intermediate results of n tokens lie in the work space.
@@ -712,5 +776,14 @@ void logits(const Model* model, int64_t n, const float* hidden, float* out) {
 void choose(int64_t n, int64_t vocab, int64_t stride, const float* logits, const Choice* choices, int64_t* ids) {
   std::lock_guard<std::mutex> alone(team->busy);
   team->run(n, [&](int64_t row) { ids[row] = choose_row(logits + row * stride, vocab, choices[row]); });
+}
+
+// The logarithm of the sum of e^logit of each of n rows.
+void log_sums(int64_t n, int64_t vocab, int64_t stride, const float* logits, float* out) {
+  std::lock_guard<std::mutex> alone(team->busy);
+  team->run(n, [&](int64_t row) {
+    const RowWeights weights(logits + row * stride, vocab, 1.0f);
+    out[row] = weights.highest + std::log(weights.sum_between(0, vocab));
+  });
 }
 }

@@ -55,6 +55,10 @@ class Decoder(Protocol):
         """One token id per row, as `nanochat.infer.sampler.sample`."""
         ...
 
+    def log_sums(self, logits_NV: Tensor) -> Tensor:
+        """The logarithm of the sum of e^logit of each row, (N,)."""
+        ...
+
 
 @contextmanager
 def threads_beside(decoder: Decoder) -> Iterator[None]:

@@ -132,10 +132,9 @@ class Engine:
         adjusted_NV = adjust(logits_NV, params, [request.tokens for request in requests])
         tokens = decoder.choose(adjusted_NV, params, uniforms).tolist()
         events: list[Event] = []
-        for request, token, logprobs in zip(
-            requests, tokens, logprobs_of(logits_NV, tokens, params), strict=True
-        ):
-            events += request.accept(token, logprobs)
+        logprobs = logprobs_of(logits_NV, tokens, params, decoder.log_sums)
+        for request, token, own in zip(requests, tokens, logprobs, strict=True):
+            events += request.accept(token, own)
         for request in requests:  # after all of them know how many tokens their rows hold
             if request.finished:
                 self._remove(request)

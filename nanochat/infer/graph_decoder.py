@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanochat.console import warn
 from nanochat.infer.decoder import Span
-from nanochat.infer.sampler import SamplingParams, sample
+from nanochat.infer.sampler import SamplingParams, log_sums, sample
 from nanochat.infer.torch_decoder import TorchDecoder
 
 Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
@@ -118,6 +118,10 @@ class GraphDecoder:
     ) -> Tensor:
         """See Decoder."""
         return sample(logits_NV, params, uniforms)
+
+    def log_sums(self, logits_NV: Tensor) -> Tensor:
+        """See Decoder."""
+        return log_sums(logits_NV)
 
 
 def _power_of_two(n: int) -> int:

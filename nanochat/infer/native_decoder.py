@@ -160,18 +160,30 @@ class NativeDecoder:
         self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
     ) -> Tensor:
         """See Decoder."""
-        if any(not p.greedy and (p.top_k is None or p.top_k > _MAX_TOP) for p in params):
-            return sample(logits_NV, params, uniforms)
-        own = [
-            _Choice(p.temperature, p.top_p, p.min_p, uniform, 0 if p.greedy else p.top_k)
-            for p, uniform in zip(params, uniforms, strict=True)
-        ]
-        choices = (_Choice * len(own))(*own)
-        ids_N = torch.empty(len(params), dtype=torch.long)
+        tops = [_top(p, logits_NV.size(1)) for p in params]
+        others = [row for row, top in enumerate(tops) if top is None]
+        choices = (_Choice * len(tops))(
+            *(
+                (p.temperature, p.top_p, p.min_p, uniform, top or 0)
+                for p, uniform, top in zip(params, uniforms, tops, strict=True)
+            )
+        )
+        ids_N = torch.empty(len(tops), dtype=torch.long)
         self._library.choose(
             *logits_NV.shape, logits_NV.stride(0), logits_NV.data_ptr(), choices, _address(ids_N)
         )
+        if others:
+            their = ([params[row] for row in others], [uniforms[row] for row in others])
+            ids_N[others] = sample(logits_NV[others], *their)
         return ids_N
+
+    def log_sums(self, logits_NV: Tensor) -> Tensor:
+        """See Decoder."""
+        sums_N = torch.empty(len(logits_NV))
+        self._library.log_sums(
+            *logits_NV.shape, logits_NV.stride(0), logits_NV.data_ptr(), _address(sums_N)
+        )
+        return sums_N
 
 
 def declare(library: ctypes.CDLL) -> None:
@@ -184,6 +196,16 @@ def declare(library: ctypes.CDLL) -> None:
     library.logits.argtypes, library.logits.restype = [model, size, pointer, pointer], None
     library.choose.argtypes = [size, size, size, pointer, ctypes.POINTER(_Choice), pointer]
     library.choose.restype = None
+    library.log_sums.argtypes, library.log_sums.restype = [size, size, size, pointer, pointer], None
+
+
+def _top(params: SamplingParams, vocab_size: int) -> int | None:
+    """How many of the likeliest tokens decode.cpp chooses from; None if it cannot choose as these ask."""
+    if params.greedy:
+        return 0
+    top = vocab_size if params.top_k is None else min(params.top_k, vocab_size)
+    whole = top == vocab_size and params.top_p == 1 and params.min_p == 0
+    return top if whole or top <= _MAX_TOP else None
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -6,7 +6,7 @@ Shapes: N rows, V vocabulary, M candidates.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -199,20 +199,32 @@ def truncate(logits_NV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     return logits_NV.masked_fill(logits_NV < best_NM.gather(1, kept_N1 - 1), -math.inf)
 
 
+def log_sums(logits_NV: Tensor) -> Tensor:
+    """The logarithm of the sum of e^logit of each row, (N,)."""
+    return logits_NV.logsumexp(dim=-1)
+
+
 def logprobs_of(
-    logits_NV: Tensor, tokens: Sequence[int], params: Sequence[SamplingParams]
+    logits_NV: Tensor,
+    tokens: Sequence[int],
+    params: Sequence[SamplingParams],
+    log_sums: Callable[[Tensor], Tensor] = log_sums,
 ) -> list[TokenLogprobs | None]:
-    """The log-probabilities that each row asks for, of its chosen token and the likeliest ones."""
+    """The log-probabilities that each row asks for, of its chosen token and the likeliest ones.
+
+    `log_sums`: as the function of this name.
+    """
     reported: list[TokenLogprobs | None] = [None] * len(params)
     rows = [row for row, p in enumerate(params) if p.logprobs is not None]
     if not rows:
         return reported
-    logprobs_NV = (logits_NV[rows] if len(rows) < len(params) else logits_NV).log_softmax(dim=-1)
+    own_NV = logits_NV[rows] if len(rows) < len(params) else logits_NV
+    sums_N1 = log_sums(own_NV)[:, None]
     own_N1 = torch.tensor([tokens[row] for row in rows], device=logits_NV.device)[:, None]
-    own = logprobs_NV.gather(1, own_N1)[:, 0].tolist()
+    own = (own_NV.gather(1, own_N1) - sums_N1)[:, 0].tolist()
     asked = any(params[row].logprobs for row in rows)
-    top = logprobs_NV.topk(min(MAX_LOGPROBS, logits_NV.size(1)), dim=-1) if asked else None
-    values = top.values.tolist() if top else [()] * len(rows)
+    top = own_NV.topk(min(MAX_LOGPROBS, logits_NV.size(1)), dim=-1) if asked else None
+    values = (top.values - sums_N1).tolist() if top else [()] * len(rows)
     ids = top.indices.tolist() if top else [()] * len(rows)
     for at, row in enumerate(rows):
         pairs = tuple(zip(ids[at], values[at], strict=True))[: params[row].logprobs]

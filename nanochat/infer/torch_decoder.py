@@ -14,7 +14,7 @@ from torch import Tensor
 from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Span
 from nanochat.infer.frozen import WeightsName, freeze, rounded
-from nanochat.infer.sampler import SamplingParams, sample
+from nanochat.infer.sampler import SamplingParams, log_sums, sample
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import softcapped
 from nanochat.model.matmul import FrozenLinear
@@ -214,3 +214,7 @@ class TorchDecoder:
     ) -> Tensor:
         """See Decoder."""
         return sample(logits_NV, params, uniforms)
+
+    def log_sums(self, logits_NV: Tensor) -> Tensor:
+        """See Decoder."""
+        return log_sums(logits_NV)

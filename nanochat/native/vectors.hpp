@@ -6,7 +6,7 @@
 #include <bit>
 #include <cstdint>
 
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -33,6 +33,18 @@ inline float sum(vec v) {
   const auto quarters = std::bit_cast<Quarters>(halves.low + halves.high);
   const quarter_vec four = quarters.low + quarters.high;
   return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// A bit for each lane that reaches a value, from the lowest.
+inline uint32_t reaching(vec v, float least) {
+#ifdef __AVX512F__
+  return _mm512_cmp_ps_mask((__m512)v, _mm512_set1_ps(least), _CMP_GE_OQ);
+#else
+  uint32_t bits = 0;
+  const int_vec holds = v >= least;
+  for (int lane = 0; lane < LANES; lane++) bits |= static_cast<uint32_t>(holds[lane] & 1) << lane;
+  return bits;
+#endif
 }
 
 // e^x for x <= 88, relative error 2e-7: 2^n times a polynomial of the remainder (Cephes' expf).
