@@ -50,10 +50,10 @@ struct Layer {
   float stream_scale, embedding_scale;
 };
 
-// How to sample a row: from its top_k likeliest tokens (0: greedy; V: all), of these the nucleus top_p and those with
-// min_p of the best one's probability; `uniform` in [0, 1) decides.
+// How to sample a row: from its top_k likeliest tokens (0: greedy; V or more: all), of these the nucleus top_p and those
+// with min_p of the best one's probability.
 struct Choice {
-  float temperature, top_p, min_p, uniform;
+  float temperature, top_p, min_p;
   int32_t top_k;
 };
 
@@ -96,6 +96,12 @@ class Team {
     });
   }
 
+  // Wake threads that sleep: the next job is about to come. An empty job does.
+  void wake() {
+    ticket.store(next_number() << 2 * FIELD, std::memory_order_release);
+    ticket.notify_all();
+  }
+
  private:
   // A ticket is (number of the job: 40 bits, its units: 12, the next unit: 12); taking a unit adds one.
   static constexpr int FIELD = 12;
@@ -110,7 +116,7 @@ class Team {
 
   template <class Range>
   void share(uint64_t units, const Range& range) {
-    const uint64_t number = (ticket.load(std::memory_order_relaxed) >> 2 * FIELD) + 1;
+    const uint64_t number = next_number();
     Slot& slot = slots[number % 2];
     slot.call = [](const void* job, uint64_t unit) { (*static_cast<const Range*>(job))(unit); };
     slot.job = &range;
@@ -120,6 +126,8 @@ class Team {
     work();
     while (slot.ended.load(std::memory_order_acquire) < units) relax();
   }
+
+  uint64_t next_number() const { return (ticket.load(std::memory_order_relaxed) >> 2 * FIELD) + 1; }
 
   // Do units of the present job until all have been taken.
   void work() {
@@ -544,17 +552,17 @@ struct RowWeights {
 };
 
 // A token of all: the first at which the sum of the weights so far exceeds its share `uniform` of their total.
-int64_t draw_of_all(const float* logits, int64_t vocab, const Choice& choice) {
+int64_t draw_of_all(const float* logits, int64_t vocab, float temperature, float uniform) {
   constexpr int64_t BLOCK = 16 * LANES;
   thread_local std::vector<float> sums;
-  const RowWeights weights(logits, vocab, 1.0f / choice.temperature);
+  const RowWeights weights(logits, vocab, 1.0f / temperature);
   float total = 0.0f;
   sums.clear();
   for (int64_t id = 0; id < vocab; id += BLOCK) {
     sums.push_back(weights.sum_between(id, std::min(vocab, id + BLOCK)));
     total += sums.back();
   }
-  const float share = choice.uniform * total;
+  const float share = uniform * total;
   while (sums.size() > 1 && !(sums.back() > 0.0f)) sums.pop_back();
   float before = 0.0f;
   int64_t block = 0, last = 0;
@@ -581,10 +589,10 @@ void truncate(std::vector<Candidate>& best, size_t limit, const Choice& choice) 
   best.resize(std::max<size_t>(kept, 1));
 }
 
-int64_t choose_row(const float* logits, int64_t vocab, const Choice& choice) {
+int64_t choose_row(const float* logits, int64_t vocab, const Choice& choice, float uniform) {
   thread_local std::vector<Candidate> found, best;
   const bool truncated = choice.top_p < 1.0f || choice.min_p > 0.0f;
-  if (choice.top_k >= vocab && !truncated) return draw_of_all(logits, vocab, choice);
+  if (choice.top_k >= vocab && !truncated) return draw_of_all(logits, vocab, choice.temperature, uniform);
   const int64_t k = std::clamp<int64_t>(choice.top_k, 1, vocab);
   find_reaching(logits, vocab, reached_by(logits, vocab, k), found);
   if (found.empty()) return 0;  // every logit is NaN
@@ -609,7 +617,7 @@ int64_t choose_row(const float* logits, int64_t vocab, const Choice& choice) {
 
   float sum = 0.0f;
   for (const Candidate& each : found) sum += each.weight;
-  const float share = choice.uniform * sum;
+  const float share = uniform * sum;
   sum = 0.0f;
   for (const Candidate& each : found)
     if (share < (sum += each.weight)) return each.id;
@@ -745,6 +753,12 @@ void start(int32_t threads) {
   team = first;
 }
 
+// Wake the threads some microseconds before the next call, which they then need not wait for.
+void wake() {
+  std::unique_lock<std::mutex> alone(team->busy, std::try_to_lock);
+  if (alone) team->wake();
+}
+
 int64_t work_floats(const Model* m, int64_t n) { return Work(*m, n, nullptr).floats; }
 
 // Write the keys and values of n tokens to the cache, and the hidden states (wanted, C) of those in `which`, ascending.
@@ -772,10 +786,12 @@ void logits(const Model* model, int64_t n, const float* hidden, float* out) {
   });
 }
 
-// Choose a token for each of n rows of logits, as nanochat/infer/sampler.py does. `stride`: floats of a row.
-void choose(int64_t n, int64_t vocab, int64_t stride, const float* logits, const Choice* choices, int64_t* ids) {
+// Choose a token for each of n rows of logits, as nanochat/infer/sampler.py does, by its number of `uniforms` in [0, 1).
+// `stride`: floats of a row.
+void choose(int64_t n, int64_t vocab, int64_t stride, const float* logits, const Choice* choices, const float* uniforms,
+            int64_t* ids) {
   std::lock_guard<std::mutex> alone(team->busy);
-  team->run(n, [&](int64_t row) { ids[row] = choose_row(logits + row * stride, vocab, choices[row]); });
+  team->run(n, [&](int64_t row) { ids[row] = choose_row(logits + row * stride, vocab, choices[row], uniforms[row]); });
 }
 
 // The logarithm of the sum of e^logit of each of n rows.

@@ -34,6 +34,10 @@ class Decoder(Protocol):
     torch_threads: int | None
     """How many threads PyTorch may use beside it; None: as many as it likes."""
 
+    def wake(self) -> None:
+        """A call of `run` is about to come: threads that sleep may wake meanwhile."""
+        ...
+
     def run(self, spans: Sequence[Span]) -> Tensor:
         """The hidden state of each span's last token, (N, C). All keys and values go into the cache.
 

@@ -108,10 +108,11 @@ class Engine:
         work += [(piece.row, piece.request, piece.count) for piece in planned.pieces]
         if not work:
             return []
+        decoder = self._decoders.best()
+        decoder.wake()
         complete = [at for at, (_, request, count) in enumerate(work) if count == request.remaining]
         spans = [_span(row, request, count) for row, request, count in work]
         uniforms = [work[at][1].uniform() for at in complete]
-        decoder = self._decoders.best()
         # Without a pause from here to the chosen tokens: the decoder's threads would fall asleep.
         with threads_beside(decoder):
             hidden_NC = decoder.run(spans)

@@ -62,6 +62,9 @@ class GraphDecoder:
         self._captured: dict[tuple[int, int], _Captured] = {}
         self._usable = True
 
+    def wake(self) -> None:
+        """See Decoder."""
+
     def run(self, spans: Sequence[Span]) -> Tensor:
         """See Decoder."""
         if not self._usable or any(len(span.tokens) > 1 for span in spans):

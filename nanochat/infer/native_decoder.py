@@ -6,6 +6,7 @@ Shapes: N spans or T tokens, W wanted tokens, C model width, O outputs and I inp
 """
 
 import ctypes
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -22,7 +23,8 @@ from nanochat.model.gpt_config import GPTConfig
 
 _PANEL, _LANES = 64, 16
 _MAX_TOP = 512
-"""decode.cpp keeps the likeliest tokens in a sorted list, which is quick for few."""
+"""decode.cpp sorts the likeliest tokens, which is quick for few."""
+_ALL = 2**31 - 1
 
 
 class _Matrix(ctypes.Structure):
@@ -47,7 +49,7 @@ class _Layer(ctypes.Structure):
 
 class _Choice(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p", "uniform")),
+        *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p")),
         ("top_k", ctypes.c_int32),
     )
 
@@ -121,68 +123,67 @@ class NativeDecoder:
             cache.k_RKSD[0].dtype == torch.bfloat16,
             *scalars,
         )
+        self._reference = ctypes.byref(self._model)
+        self._choices = _Choices(())
+
+    def wake(self) -> None:
+        """See Decoder."""
+        self._library.wake()
 
     def run(self, spans: Sequence[Span]) -> Tensor:
         """See Decoder."""
-        return self.hidden_of(spans, [end - 1 for end in accumulate(len(span.tokens) for span in spans)])
+        last = accumulate((len(span.tokens) for span in spans), initial=-1)
+        return self.hidden_of(spans, [*last][1:])
 
     def hidden_of(self, spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """See Decoder."""
         ids = [token for span in spans for token in span.tokens]
-        previous = [token for span in spans for token in (span.previous, *span.tokens[:-1])]
-        rows = [span.row for span in spans for _ in span.tokens]
-        positions = [position for span in spans for position in range(span.start, span.stop)]
+        if len(ids) == len(spans):  # a token each: most steps
+            rows, positions, _, previous = (list(column) for column in zip(*spans, strict=True))
+        else:
+            previous = [token for span in spans for token in (span.previous, *span.tokens[:-1])]
+            rows = [span.row for span in spans for _ in span.tokens]
+            positions = [position for span in spans for position in range(span.start, span.stop)]
         assert max(positions) < self._cache.slots, "a token is beyond the cache"
         count = len(ids)
-        columns_4T = torch.tensor([ids, previous, rows, positions])
-        work = torch.empty(self._library.work_floats(ctypes.byref(self._model), count))
-        wanted_W = torch.tensor(wanted)
+        columns = [array("q", column) for column in (ids, previous, rows, positions, wanted)]
+        *of_tokens, of_wanted = (column.buffer_info()[0] for column in columns)
+        work = torch.empty(self._library.work_floats(self._reference, count))
         hidden_WC = torch.empty(len(wanted), self._config.n_embd)
-        self._library.hidden_states(
-            ctypes.byref(self._model),
-            count,
-            *map(_address, columns_4T),
-            len(wanted),
-            *map(_address, (wanted_W, work, hidden_WC)),
-        )
+        results = work.data_ptr(), hidden_WC.data_ptr()
+        self._library.hidden_states(self._reference, count, *of_tokens, len(wanted), of_wanted, *results)
         return hidden_WC
 
     def logits(self, hidden_NC: Tensor) -> Tensor:
         """Soft-capped logits (N, V), fp32."""
         hidden_NC = hidden_NC.contiguous()
         logits_NV = torch.empty(len(hidden_NC), -(-self._config.vocab_size // _LANES) * _LANES)
-        self._library.logits(
-            ctypes.byref(self._model), len(hidden_NC), _address(hidden_NC), _address(logits_NV)
-        )
+        tables = hidden_NC.data_ptr(), logits_NV.data_ptr()
+        self._library.logits(self._reference, len(hidden_NC), *tables)
         return logits_NV[:, : self._config.vocab_size]
 
     def choose(
         self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
     ) -> Tensor:
         """See Decoder."""
-        tops = [_top(p, logits_NV.size(1)) for p in params]
-        others = [row for row, top in enumerate(tops) if top is None]
-        choices = (_Choice * len(tops))(
-            *(
-                (p.temperature, p.top_p, p.min_p, uniform, top or 0)
-                for p, uniform, top in zip(params, uniforms, tops, strict=True)
-            )
-        )
-        ids_N = torch.empty(len(tops), dtype=torch.long)
+        choices = self._choices
+        if params != choices.params:  # as long as the same requests run, they are the same
+            choices = self._choices = _Choices(params)
+        draws = array("f", uniforms)
+        ids_N = torch.empty(len(params), dtype=torch.long)
+        results = draws.buffer_info()[0], ids_N.data_ptr()
         self._library.choose(
-            *logits_NV.shape, logits_NV.stride(0), logits_NV.data_ptr(), choices, _address(ids_N)
+            *logits_NV.shape, logits_NV.stride(0), logits_NV.data_ptr(), choices.native, *results
         )
-        if others:
-            their = ([params[row] for row in others], [uniforms[row] for row in others])
-            ids_N[others] = sample(logits_NV[others], *their)
+        if choices.others:
+            their = [params[row] for row in choices.others], [uniforms[row] for row in choices.others]
+            ids_N[choices.others] = sample(logits_NV[choices.others], *their)
         return ids_N
 
     def log_sums(self, logits_NV: Tensor) -> Tensor:
         """See Decoder."""
         sums_N = torch.empty(len(logits_NV))
-        self._library.log_sums(
-            *logits_NV.shape, logits_NV.stride(0), logits_NV.data_ptr(), _address(sums_N)
-        )
+        self._library.log_sums(*logits_NV.shape, logits_NV.stride(0), logits_NV.data_ptr(), _address(sums_N))
         return sums_N
 
 
@@ -190,22 +191,36 @@ def declare(library: ctypes.CDLL) -> None:
     """State the types of the library's functions."""
     pointer, size, model = ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(_Model)
     library.start.argtypes, library.start.restype = [ctypes.c_int32], None
+    library.wake.argtypes, library.wake.restype = [], None
     library.work_floats.argtypes, library.work_floats.restype = [model, size], size
     library.hidden_states.argtypes = [model, size, *[pointer] * 4, size, *[pointer] * 3]
     library.hidden_states.restype = None
     library.logits.argtypes, library.logits.restype = [model, size, pointer, pointer], None
-    library.choose.argtypes = [size, size, size, pointer, ctypes.POINTER(_Choice), pointer]
+    library.choose.argtypes = [size, size, size, pointer, ctypes.POINTER(_Choice), pointer, pointer]
     library.choose.restype = None
     library.log_sums.argtypes, library.log_sums.restype = [size, size, size, pointer, pointer], None
 
 
-def _top(params: SamplingParams, vocab_size: int) -> int | None:
+class _Choices:
+    """How decode.cpp chooses for each row, and the rows for which it cannot."""
+
+    def __init__(self, params: Sequence[SamplingParams]):
+        self.params = [*params]
+        tops = [_top(p) for p in params]
+        self.others = [row for row, top in enumerate(tops) if top is None]
+        choices = (
+            _Choice(p.temperature, p.top_p, p.min_p, top or 0) for p, top in zip(params, tops, strict=True)
+        )
+        self.native = (_Choice * len(tops))(*choices)
+
+
+def _top(params: SamplingParams) -> int | None:
     """How many of the likeliest tokens decode.cpp chooses from; None if it cannot choose as these ask."""
     if params.greedy:
         return 0
-    top = vocab_size if params.top_k is None else min(params.top_k, vocab_size)
-    whole = top == vocab_size and params.top_p == 1 and params.min_p == 0
-    return top if whole or top <= _MAX_TOP else None
+    if params.top_k is None:
+        return _ALL if params.top_p == 1 and params.min_p == 0 else None
+    return params.top_k if params.top_k <= _MAX_TOP else None
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -219,14 +219,14 @@ def logprobs_of(
     if not rows:
         return reported
     own_NV = logits_NV[rows] if len(rows) < len(params) else logits_NV
-    sums_N1 = log_sums(own_NV)[:, None]
     own_N1 = torch.tensor([tokens[row] for row in rows], device=logits_NV.device)[:, None]
-    own = (own_NV.gather(1, own_N1) - sums_N1)[:, 0].tolist()
+    own, sums = own_NV.gather(1, own_N1).flatten().tolist(), log_sums(own_NV).tolist()
     asked = any(params[row].logprobs for row in rows)
     top = own_NV.topk(min(MAX_LOGPROBS, logits_NV.size(1)), dim=-1) if asked else None
-    values = (top.values - sums_N1).tolist() if top else [()] * len(rows)
+    values = top.values.tolist() if top else [()] * len(rows)
     ids = top.indices.tolist() if top else [()] * len(rows)
     for at, row in enumerate(rows):
-        pairs = tuple(zip(ids[at], values[at], strict=True))[: params[row].logprobs]
-        reported[row] = TokenLogprobs(own[at], pairs)
+        pairs = [*zip(ids[at], values[at], strict=True)][: params[row].logprobs]
+        logprobs = tuple((token, value - sums[at]) for token, value in pairs)
+        reported[row] = TokenLogprobs(own[at] - sums[at], logprobs)
     return reported

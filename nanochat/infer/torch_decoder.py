@@ -72,6 +72,9 @@ class TorchDecoder:
             ]
             self._head = frozen(self._weights.head_VC)
 
+    def wake(self) -> None:
+        """See Decoder."""
+
     def run(self, spans: Sequence[Span]) -> Tensor:
         """See Decoder. Single tokens run as one batch that reads the cache in place; longer spans run padded."""
         single = sorted(
