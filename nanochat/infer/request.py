@@ -123,14 +123,15 @@ class Request:
         """Append the token sampled after all others, and the tool's output if it ends a call: an event for each."""
         self.cached = len(self.tokens)
         events = [self._append(sampled, logprobs)]
-        while self._due and not self.finished:
+        while self._due and self._finished is None:
             events.append(self._append(self._due.popleft(), None, forced=True))
         return events
 
     def _append(self, token: int, logprobs: TokenLogprobs | None, *, forced: bool = False) -> Event:
         self.tokens.append(token)
         part, following = self._tools.push(token)
-        self._due.extend(following)
+        if following:
+            self._due.extend(following)
         text, stopped = self._read(token, part)
         if stopped or token in self._ends:
             self._finished = "stop"
@@ -147,7 +148,7 @@ class Request:
         """(text that the token completes, whether a stop string ends the answer there)."""
         special = token in self._specials
         text = self._decoder.flush() if special else self._decoder.push(token)
-        if part != "text":
+        if part != "text" or not self.params.stop:
             return text, False
         text, stopped = self._stops.push(text)
         if special and not stopped:
