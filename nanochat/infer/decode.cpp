@@ -427,21 +427,18 @@ struct Bf16Cells {
   }
 };
 
-// The products of a query with 16 keys, of which the last of `slots` stands in for further ones.
+// The products of a query with 16 keys. stride(j): from key j to the next one.
 template <class Cells, class Stride, class Cell = typename Cells::Cell>
-inline vec multiply_keys(const Cell* q, const Cell* k, const Cell* v, int D, const Stride& stride) {
+inline vec multiply_keys(const Cell* q, const Cell* k, int D, const Stride& stride) {
   vec products[LANES]{};
   int i = 0;
   for (; i + Cells::CHANNELS <= D; i += Cells::CHANNELS) {
-    int64_t at = i;
-    for (int j = 0; j < LANES; at += stride(j++)) {
-      Cells::template add<Cells::CHANNELS>(products[j], q + i, k + at);
-      __builtin_prefetch(v + at);
-    }
+    const Cell* key = k + i;
+    for (int j = 0; j < LANES; key += stride(j++)) Cells::template add<Cells::CHANNELS>(products[j], q + i, key);
   }
   if (i < D) {
-    int64_t at = i;
-    for (int j = 0; j < LANES; at += stride(j++)) Cells::template add<Cells::HALF>(products[j], q + i, k + at);
+    const Cell* key = k + i;
+    for (int j = 0; j < LANES; key += stride(j++)) Cells::template add<Cells::HALF>(products[j], q + i, key);
   }
   return sums(products);
 }
@@ -458,15 +455,12 @@ void attend(const float* q, const Cell* k, const Cell* v, int64_t count, int D, 
   for (int i = 0; i < D; i += LANES) store(query + i, load(q + i));
   vec high = vec{} - INFINITY;
   for (int64_t s = 0; s < count; s += LANES) {
-    const int64_t left = count - s;
-    const auto multiply = [&](const auto& stride) {
-      return multiply_keys<Cells>(query, k + s * D, v + s * D, D, stride);
-    };
-    const vec products = left >= LANES ? multiply([&](int) { return D; })
-                                       : multiply([&](int j) { return j + 1 < left ? D : 0; });
-    const vec each = products * scale;
+    const int64_t left = count - s;  // a slot that stands in for one beyond the last changes nothing
+    const auto multiply = [&](const auto& stride) { return multiply_keys<Cells>(query, k + s * D, D, stride); };
+    const vec each = scale * (left >= LANES ? multiply([&](int) { return D; })
+                                            : multiply([&](int j) { return j + 1 < left ? D : 0; }));
     store(scores + s, each);
-    high = each > high ? each : high;  // a slot that stands in for one beyond the last changes nothing
+    high = each > high ? each : high;
   }
   std::fill(scores + count, scores + padded(count), -INFINITY);
   float highest = high[0];
