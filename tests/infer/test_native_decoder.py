@@ -1,5 +1,8 @@
 """The compiled decoder equals the training model, and a token's result does not depend on the rest of the batch."""
 
+import ctypes
+import itertools
+import math
 import multiprocessing
 import random
 import shutil
@@ -19,7 +22,7 @@ from nanochat.infer.decoder import Decoder, Span
 from nanochat.infer.decoders import Decoders
 from nanochat.infer.engine import Engine
 from nanochat.infer.frozen import WeightsName
-from nanochat.infer.native_decoder import NativeDecoder
+from nanochat.infer.native_decoder import NativeDecoder, declare
 from nanochat.infer.native_library import NativeLibrary
 from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.infer.scheduler import PrefillLimit
@@ -58,8 +61,10 @@ def library(code_cache):
 
 @pytest.fixture
 def decode(library):
-    def make(model: GPT, weights: WeightsName = "fp32", rows: int = 6) -> NativeDecoder:
-        cache = RowCache(model.config, rows, SLOTS, torch.device("cpu"), torch.float32)
+    def make(
+        model: GPT, weights: WeightsName = "fp32", rows: int = 6, dtype=torch.float32, library=library
+    ) -> NativeDecoder:
+        cache = RowCache(model.config, rows, SLOTS, torch.device("cpu"), dtype)
         for tensor in (*cache.k_RKSD, *cache.v_RKSD):
             tensor.fill_(1e3)  # what free rows hold must not matter
         return NativeDecoder(model, cache, library, weights)
@@ -118,6 +123,54 @@ def test_a_token_has_the_same_bits_in_every_batch(new_model, large_config, decod
             reached[one.row] = one.stop
 
 
+@pytest.fixture(scope="session")
+def library_of_three_threads(library, code_cache, tmp_path_factory):
+    """A copy, because a library starts its threads once."""
+    path = tmp_path_factory.mktemp("copy") / "decode.so"
+    shutil.copy(library_path(SOURCE, code_cache, str(compiler())), path)
+    copy = ctypes.CDLL(str(path))
+    declare(copy)
+    copy.start(3)
+    return copy
+
+
+def in_random_pieces(decoder: NativeDecoder, seed: int) -> Iterator[torch.Tensor]:
+    """The logits of six sequences of 40 tokens, of which a step runs some."""
+    sequences, reached, chooser = sequences_of(*[40] * 6), [0] * 6, random.Random(seed)
+    while min(reached) < 40:
+        unfinished = [row for row in range(6) if reached[row] < 40]
+        chosen = chooser.sample(unfinished, chooser.randint(1, len(unfinished)))
+        stops = {row: min(40, reached[row] + chooser.randint(1, 9)) for row in chosen}
+        decoder.wake()
+        yield from logits(decoder, [span(sequences[row], row, reached[row], stops[row]) for row in chosen])
+        for row in chosen:
+            reached[row] = stops[row]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_number_of_threads_changes_no_bit(
+    new_model, large_config, decode, library_of_three_threads, dtype
+):
+    model = new_model(large_config)
+    one = decode(model, "bf16", dtype=dtype)
+    three = decode(model, "bf16", dtype=dtype, library=library_of_three_threads)
+    assert all(map(torch.equal, in_random_pieces(one, 3), in_random_pieces(three, 3)))
+
+
+@pytest.mark.parametrize("head_dim", [16, 48, 80])
+def test_a_bf16_cache_rounds_and_gives_the_same_bits_in_every_batch(
+    new_model, large_config, decode, head_dim
+):
+    model = new_model(replace(large_config, head_dim=head_dim))
+    ids = sequences_of(40, 40)
+    rounded, whole = decode(model, dtype=torch.bfloat16), decode(model)
+    alone = torch.cat([next(logits(rounded, [span(ids[0], 5, at, at + 1)])) for at in range(40)])
+    beside = [span(ids[0], 1, 0, 40), span(ids[1], 2, 0, 40)]
+    assert torch.equal(next(logits(rounded, beside)), alone)
+    error = (alone - next(logits(whole, beside))).abs()
+    assert 0 < error.mean() < 0.02
+
+
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
 def test_rounded_weights_equal_pytorch_with_the_same_rounding(new_model, large_config, decode, weights):
     model = new_model(large_config)
@@ -162,6 +215,48 @@ def test_tokens_are_chosen_as_in_pytorch(new_model, large_config, decode, vocab_
             if p.greedy:  # of equal logits, ours takes the first and PyTorch any
                 expected[row] = int((logits_NV[row] == logits_NV[row].max()).nonzero()[0])
         assert decoder.choose(logits_NV, params, uniforms).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("vocab_size", [17, 265, 4099])
+def test_draws_from_all_tokens_invert_the_distribution(new_model, large_config, decode, vocab_size):
+    decoder = decode(new_model(large_config))
+    generator = torch.Generator().manual_seed(vocab_size)
+    logits_NV = 3 * torch.randn(64, vocab_size + 5, generator=generator)[:, :vocab_size]
+    logits_NV[:, 3:9] = -math.inf
+    uniforms = [0.0, *torch.rand(62, generator=generator).tolist(), 1 - 2**-24]
+    for temperature in (0.3, 1.0, 2.0):
+        params = [SamplingParams(temperature)] * 64
+        cumulated_NV = (logits_NV.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+        for row, token in enumerate(decoder.choose(logits_NV, params, uniforms).tolist()):
+            assert logits_NV[row, token] > -math.inf
+            assert uniforms[row] < cumulated_NV[row, token] + 1e-5
+            assert token == 0 or cumulated_NV[row, token - 1] < uniforms[row] + 1e-5
+
+
+def test_the_last_tokens_are_drawn_only_if_they_have_probability(new_model, large_config, decode):
+    logits_NV = torch.full((2, 1000), -math.inf)
+    logits_NV[:, 4:6] = 1.0
+    drawn = decode(new_model(large_config)).choose(logits_NV, [SamplingParams()] * 2, [0.0, 1 - 2**-24])
+    assert drawn.tolist() == [4, 5]
+
+
+def test_a_row_is_drawn_alike_beside_rows_that_only_pytorch_can_draw(new_model, large_config, decode):
+    decoder, chooser = decode(new_model(large_config)), random.Random(0)
+    logits_NV = torch.randn(6, 265, generator=torch.Generator().manual_seed(0)).round()
+    params = [SamplingParams(top_p=p, top_k=k) for p, k in itertools.product((1.0, 0.9), (None, 20, 600))]
+    for _ in range(20):
+        uniforms = [chooser.random() for _ in params]
+        alone = [
+            decoder.choose(logits_NV[row : row + 1], [p], [uniforms[row]]).item()
+            for row, p in enumerate(params)
+        ]
+        assert decoder.choose(logits_NV, params, uniforms).tolist() == alone
+
+
+@pytest.mark.parametrize("vocab_size", [17, 4096])
+def test_sums_of_probabilities_equal_those_of_pytorch(new_model, large_config, decode, vocab_size):
+    logits_NV = 9 * torch.randn(3, vocab_size + 3, generator=torch.Generator().manual_seed(0))[:, 1:-2]
+    assert_close(decode(new_model(large_config)).log_sums(logits_NV), logits_NV.logsumexp(dim=-1))
 
 
 def test_an_engine_may_change_decoders_between_any_two_steps(
