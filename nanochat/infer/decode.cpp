@@ -557,7 +557,6 @@ int64_t draw_of_all(const float* logits, int64_t vocab, float temperature, float
     total += sums.back();
   }
   const float share = uniform * total;
-  while (sums.size() > 1 && !(sums.back() > 0.0f)) sums.pop_back();
   float before = 0.0f;
   int64_t block = 0, last = 0;
   for (; block + 1 < std::ssize(sums) && share >= before + sums[block]; block++) before += sums[block];
@@ -568,7 +567,7 @@ int64_t draw_of_all(const float* logits, int64_t vocab, float temperature, float
       if (share < (before += each[lane])) return last;
     }
   }
-  return last;  // rounding has passed the total
+  return last;  // by rounding, the tokens of the block sum up to less than the block
 }
 
 // Tokens of a nucleus, and those whose weight min_p allows, of candidates from the likeliest one on.
