@@ -715,24 +715,38 @@ void run_layers(Workers& workers, const Model& m, int64_t n, const int64_t* ids,
   });
 }
 
-// Whether each thread may run all layers for its own tokens: no token sees another one of this batch, and all weights
-// fit the cache of the processor, from which every thread reads them. Otherwise threads meet after each product.
-bool independent(const Model& m, int64_t n, const int64_t* rows, int64_t wanted) {
-  if (n < 2 || wanted < n || m.weight_bytes > CACHED_BYTES) return false;
-  return std::adjacent_find(rows, rows + n, std::greater_equal<>()) == rows + n;
+// Where each thread's own tokens end if every thread runs all layers for its own: whole rows, because a token sees those of
+// its row. Empty unless all weights fit the cache of the processor, from which every thread reads them, and no thread has
+// much more to do than the others; then threads meet after each product.
+std::vector<int64_t> ends_of_shares(const Model& m, int64_t n, const int64_t* rows) {
+  const int64_t shares = std::min<int64_t>(n, team->threads);
+  if (n < 2 || m.weight_bytes > CACHED_BYTES) return {};
+  std::vector<int64_t> ends;
+  int64_t begin = 0, largest = 0;
+  for (int64_t t = 1; t <= n; t++) {
+    if (t < n && (rows[t] == rows[t - 1] || t < (std::ssize(ends) + 1) * n / shares)) continue;
+    ends.push_back(t);
+    largest = std::max(largest, t - begin);
+    begin = t;
+  }
+  const bool even = 2 * shares * largest <= 3 * n;  // meeting costs about as much as a share half as large again
+  return even ? ends : std::vector<int64_t>();
 }
 
 template <class Cells>
 void share_layers(const Model& m, int64_t n, const int64_t* ids, const int64_t* previous, const int64_t* rows,
                   const int64_t* positions, int64_t wanted, const int64_t* which, float* work_space, float* hidden) {
-  if (!independent(m, n, rows, wanted))
+  const std::vector<int64_t> ends = ends_of_shares(m, n, rows);
+  if (ends.empty())
     return run_layers<Cells>(*team, m, n, ids, previous, rows, positions, wanted, which, work_space, hidden);
-  const int64_t shares = std::min<int64_t>(n, team->threads);
-  team->run(shares, [&](int64_t share) {
-    const int64_t first = share * n / shares, own = (share + 1) * n / shares - first;
+  team->run(ends.size(), [&](int64_t share) {
+    const int64_t first = share ? ends[share - 1] : 0, own = ends[share] - first;
+    const int64_t* const own_which = std::lower_bound(which, which + wanted, first);
+    std::vector<int64_t> places(own_which, std::lower_bound(own_which, which + wanted, ends[share]));
+    for (int64_t& place : places) place -= first;
     Alone alone;
-    run_layers<Cells>(alone, m, own, ids + first, previous + first, rows + first, positions + first, own, which,
-                     work_space + Work(m, first, nullptr).floats, hidden + first * m.width);
+    run_layers<Cells>(alone, m, own, ids + first, previous + first, rows + first, positions + first, places.size(),
+                      places.data(), work_space + Work(m, first, nullptr).floats, hidden + (own_which - which) * m.width);
   });
 }
 

@@ -119,8 +119,13 @@ class Scheduler:
         """Give waiting requests the free rows, then choose what to run."""
         self._steps += 1
         moves: list[Swap | Copy] = []
-        while self._waiting and len(self._running) < self._max_rows and not self._worth_waiting():
-            moves += self._take_row(self._waiting[0])
+        while self._waiting and len(self._running) < self._max_rows:
+            request = self._waiting[0]
+            parked = [shared(request, free.tokens) for free in self._parked]
+            running = [shared(request, other.tokens, other.cached) for other in self._running]
+            if self._worth_waiting(request, max([*parked, *running])):
+                break
+            moves += self._take_row(request, parked, running)
             self._running.append(self._waiting.popleft())
         decoding = [(row, r) for row, r in enumerate(self._running) if r.remaining == 1]
         return EngineStep(moves, decoding, self._pieces(self._prefill.tokens(len(decoding))))
@@ -138,25 +143,22 @@ class Scheduler:
             pieces.append(Piece(row, request, count))
         return pieces
 
-    def _worth_waiting(self) -> bool:
-        """Whether a running request is about to compute a prefix of the next one's prompt.
+    def _worth_waiting(self, request: Request, now: int) -> bool:
+        """Whether a running request is about to compute more of a request's prompt than the `now` tokens cached.
 
-        This delays the next request only while that prompt or tool output runs, which every step brings forward.
+        This delays the request only while that prompt or tool output runs, which every step brings forward.
         """
-        request = self._waiting[0]
-        cached = [parked.tokens for parked in self._parked]
-        cached += [other.tokens[: other.cached] for other in self._running]
-        now = max(shared(request, tokens) for tokens in cached)
         return any(
             other.remaining > 1 and shared(request, other.tokens) >= now + MIN_SHARED
             for other in self._running
         )
 
-    def _take_row(self, request: Request) -> list[Swap | Copy]:
-        """The moves that prepare row len(running) for a new request; sets how many of its tokens they bring."""
+    def _take_row(self, request: Request, parked: Sequence[int], running: Sequence[int]) -> list[Swap | Copy]:
+        """The moves that prepare row len(running) for a new request; sets how many of its tokens they bring.
+
+        `parked`, `running`: how many of its tokens each row holds.
+        """
         row = len(self._running)
-        running = [shared(request, other.tokens[: other.cached]) for other in self._running]
-        parked = [shared(request, free.tokens) for free in self._parked]
         taken = max(range(len(parked)), key=parked.__getitem__)
         copies: list[Copy] = []
         if max(parked) >= MIN_SHARED and max(parked) >= max(running, default=0):
@@ -194,9 +196,13 @@ class Scheduler:
         self._parked = [_Parked() for _ in self._parked]
 
 
-def shared(request: Request, tokens: list[int]) -> int:
-    """How many tokens a request need not run if these are cached; it always runs its last one, for its logits."""
-    own, most = request.tokens, min(len(request.tokens) - 1, len(tokens))
+def shared(request: Request, tokens: list[int], count: int | None = None) -> int:
+    """How many tokens a request need not run if the first `count` of these are cached, or all of them.
+
+    It always runs its last one, for its logits.
+    """
+    own = request.tokens
+    most = min(len(own) - 1, len(tokens) if count is None else count)
     if own[:most] == tokens[:most]:
         return most
     same, differ = 0, most  # bisected over slices, which are compared quicker than a loop compares tokens

@@ -135,7 +135,7 @@ def library_of_three_threads(library, code_cache, tmp_path_factory):
 
 
 def in_random_pieces(decoder: NativeDecoder, seed: int) -> Iterator[torch.Tensor]:
-    """The logits of six sequences of 40 tokens, of which a step runs some."""
+    """The hidden states and logits of six sequences of 40 tokens, of which a step runs some."""
     sequences, reached, chooser = sequences_of(*[40] * 6), [0] * 6, random.Random(seed)
     while min(reached) < 40:
         unfinished = [row for row in range(6) if reached[row] < 40]
@@ -143,7 +143,9 @@ def in_random_pieces(decoder: NativeDecoder, seed: int) -> Iterator[torch.Tensor
         most = chooser.choice((1, 9))
         stops = {row: min(40, reached[row] + chooser.randint(1, most)) for row in chosen}
         decoder.wake()
-        yield from logits(decoder, [span(sequences[row], row, reached[row], stops[row]) for row in chosen])
+        spans = [span(sequences[row], row, reached[row], stops[row]) for row in chosen]
+        yield decoder.run(spans)
+        yield from logits(decoder, spans)
         for row in chosen:
             reached[row] = stops[row]
 
