@@ -8,7 +8,6 @@
 // V vocabulary. C, D and U are multiples of 16.
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <bit>
 #include <cmath>
