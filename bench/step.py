@@ -154,7 +154,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with open_runtime(args.device, args.dtype) as runtime:
         trainer = make_trainer(args, runtime)
         began = time.perf_counter()
-        if trainer.model.backend.compile:
+        if trainer.model.backend.compiles:
             warm_up(trainer, args.rows)
         losses = [train_step(trainer).loss for _ in range(args.warmup)]
         runtime.synchronize()
@@ -233,7 +233,8 @@ def compare(args: argparse.Namespace) -> None:
     ratios = []
     for _ in range(args.pairs):
         own = [f"--dtype={args.dtype}", f"--compile={args.compile}"]
-        ours = in_a_process(here, args, own, PYTHONPATH=str(here.parent.parent))
+        path = os.pathsep.join([str(here.parent.parent), os.environ.get("PYTHONPATH", "")])
+        ours = in_a_process(here, args, own, PYTHONPATH=path)
         theirs = in_a_process(here.with_name("step_peer.py"), args, [], **peer)
         ratios.append(ours["tok_s"] / theirs["tok_s"])
         say(

@@ -17,7 +17,7 @@ from torch import Tensor
 from nanochat.errors import EnvironmentFault
 from nanochat.model.document_mask import band_mask, document_bounds, document_mask
 
-KernelName = Literal["fa3", "flash", "sdpa"]
+KernelName = Literal["fa4", "fa3", "flash", "sdpa"]
 
 
 class AttentionKernel(Protocol):
@@ -86,6 +86,20 @@ def varlen(
     return y.view_as(q_BTHD)  # type: ignore[union-attr]
 
 
+def fa4(
+    q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, documents: Tensor | None = None
+) -> Tensor:
+    """FlashAttention 4 for windows and documents, PyTorch's own attention over the whole sequence (docs/benchmarks.md).
+
+    Needs the package flash-attn-4.
+    """
+    if window >= q_BTHD.size(1) and documents is None:
+        return sdpa(q_BTHD, k_BTKD, v_BTKD, window)
+    from nanochat.model.flash4 import flash4
+
+    return flash4(q_BTHD, k_BTKD, v_BTKD, window, documents)
+
+
 @dataclass(frozen=True)
 class KernelProbe:
     """The result of trying a kernel on this machine."""
@@ -101,6 +115,13 @@ def _activate_fa3() -> None:
     activate_flash_attention_impl("FA3")
 
 
+def _deactivate_fa3() -> None:
+    from torch.nn import attention
+
+    if attention.current_flash_attention_impl() is not None:
+        attention.restore_flash_attention_impl()
+
+
 @dataclass(frozen=True)
 class KernelCandidate:
     """A kernel, its form of the starts of documents for a window, and the set-up it needs before its first use."""
@@ -112,8 +133,9 @@ class KernelCandidate:
 
 
 KERNELS: dict[KernelName, KernelCandidate] = {  # best first
+    "fa4": KernelCandidate(fa4, document_bounds, cuda_only=True),
     "fa3": KernelCandidate(varlen, document_bounds, _activate_fa3, cuda_only=True),
-    "flash": KernelCandidate(flash, document_bounds, cuda_only=True),
+    "flash": KernelCandidate(flash, document_bounds, _deactivate_fa3, cuda_only=True),
     "sdpa": KernelCandidate(sdpa, document_mask),
 }
 

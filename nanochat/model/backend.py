@@ -16,7 +16,13 @@ from torch import Tensor
 
 from nanochat.errors import EnvironmentFault
 from nanochat.model.attention import KERNELS, AttentionKernel, KernelName, choose_kernel
-from nanochat.model.compilation import CPU_WORTHWHILE_FLOPS, CompileMode, choose_compile
+from nanochat.model.compilation import (
+    CPU_WORTHWHILE_FLOPS,
+    WHOLE_MODEL_FLOPS,
+    CompiledPart,
+    CompileMode,
+    choose_compile,
+)
 from nanochat.model.fp8 import choose_fp8, fits_fp8, fp8_linear
 from nanochat.model.loss import ChunkLoss, chunk_loss, fusible_chunk_loss
 from nanochat.model.matmul import (
@@ -82,6 +88,11 @@ class Choice(NamedTuple):
         return f"{self.what}: {self.chosen} ({self.why})"
 
 
+_STEPS: dict[CompiledPart, str] = {
+    "nothing": "eager",
+    "block": "compiled, one block for all layers",
+    "model": "compiled, all layers as one",
+}
 _LINEAR_FUNCTIONS: dict[str, LinearFunction] = {
     "BLAS": blas_linear,
     "oneDNN": onednn_linear,
@@ -100,8 +111,8 @@ class Backend:
     attention: KernelName
     fp8: bool
     """Whether the blocks' matrices are multiplied in fp8."""
-    compile: bool
-    """Whether training steps are compiled; evaluation and decoding stay eager, because their shapes vary."""
+    compiled_part: CompiledPart
+    """What is compiled of training steps; evaluation and decoding stay eager, because their shapes vary."""
     native: bool
     """Whether training computes loss and attention, and eager steps also the elementwise operators, in C++ compiled on
     this machine."""
@@ -120,13 +131,13 @@ class Backend:
         """The attention kernel."""
         if self.native:
             kernel = _found(find_native_attention(self.code_cache))
-            return torch.compiler.disable(kernel) if self.compile else kernel
+            return torch.compiler.disable(kernel) if self.compiles else kernel
         return KERNELS[self.attention].run
 
     @property
     def operators(self) -> Operators:
         """The elementwise operators. Compiled steps fuse PyTorch's."""
-        native = self.native and not self.compile
+        native = self.native and not self.compiles
         return _found(find_native_operators(self.code_cache)) if native else Operators()
 
     def documents(self, starts_BT: Tensor, window: int) -> Tensor:
@@ -148,15 +159,20 @@ class Backend:
         """The loss of a chunk of logits, for training."""
         if self.native:
             return _found(find_native_loss(self.code_cache))
-        return torch.compile(fusible_chunk_loss, dynamic=False) if self.compile else chunk_loss
+        return torch.compile(fusible_chunk_loss, dynamic=False) if self.compiles else chunk_loss
 
     def frozen(self, weight_OI: Tensor) -> FrozenLinear:
         """How inference multiplies by a weight, in the compute dtype, that no longer changes."""
         return FROZEN[self.product](weight_OI)
 
-    def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
-        """The function, compiled for fixed shapes if this backend compiles training steps."""
-        return torch.compile(function, dynamic=False) if self.compile else function
+    @property
+    def compiles(self) -> bool:
+        """Whether training steps are compiled."""
+        return self.compiled_part != "nothing"
+
+    def compiled(self, part: CompiledPart, function: Callable[P, R]) -> Callable[P, R]:
+        """The function of a part of the model, compiled for fixed shapes if that part is what is compiled."""
+        return torch.compile(function, dynamic=False) if part == self.compiled_part else function
 
     def describe(self) -> tuple[Choice, ...]:
         """Every choice with its reason, as training and `nanochat doctor` print them."""
@@ -166,7 +182,7 @@ class Backend:
             "product": ("matrix products", self.product),
             "attention": ("attention", f"C++, else {self.attention}" if self.native else self.attention),
             "fp8": ("fp8", "on" if self.fp8 else "off"),
-            "compile": ("training steps", "compiled" if self.compile else "eager"),
+            "compiled_part": ("training steps", _STEPS[self.compiled_part]),
             "native": ("training operators", "C++" if self.native else "PyTorch"),
             "memory": ("loss chunk", f"{self.memory.loss_chunk:,} rows of logits"),
         }
@@ -179,11 +195,11 @@ REFERENCE = Backend(
     product="BLAS",
     attention="sdpa",
     fp8=False,
-    compile=False,
+    compiled_part="nothing",
     native=False,
     memory=memory_model("cpu"),
     reasons=dict.fromkeys(
-        ("device", "compute_dtype", "product", "attention", "fp8", "compile", "native", "memory"),
+        ("device", "compute_dtype", "product", "attention", "fp8", "compiled_part", "native", "memory"),
         "works with every PyTorch",
     ),
 )
@@ -192,7 +208,9 @@ REFERENCE = Backend(
 
 def run_size(training_flops: float) -> int:
     """Runs of one size get the same backend on one machine under the same flags."""
-    return sum(training_flops >= least for least in (_WORTH_COMPILING, CPU_WORTHWHILE_FLOPS))
+    return sum(
+        training_flops >= least for least in (_WORTH_COMPILING, CPU_WORTHWHILE_FLOPS, WHOLE_MODEL_FLOPS)
+    )
 
 
 def choose_backend(
@@ -214,9 +232,9 @@ def choose_backend(
     use_fp8, fp8_reason = choose_fp8(fp8, device)  # first, because it needs no trial to refuse
     product, product_reason = choose_product(device, dtype)
     kernel, kernel_reason = choose_kernel(device, dtype)
-    use_compile, compile_reason = choose_compile(compile_mode, device, training_flops)
-    if runtime.processes.any(not use_compile) and use_compile:
-        use_compile, compile_reason = False, "it does not work on every process"
+    compiled_part, compile_reason = choose_compile(compile_mode, device, training_flops)
+    if runtime.processes.any(compiled_part == "nothing") and compiled_part != "nothing":
+        compiled_part, compile_reason = "nothing", "it does not work on every process"
     native, native_reason = _agree_on_native(runtime, training_flops, begun_native)
     runtime.processes.same("the backend", (str(dtype), product, kernel))
     return Backend(
@@ -225,7 +243,7 @@ def choose_backend(
         product=product,
         attention=kernel,
         fp8=use_fp8,
-        compile=use_compile,
+        compiled_part=compiled_part,
         native=native,
         memory=memory_model(device.type, dtype),
         reasons={
@@ -234,7 +252,7 @@ def choose_backend(
             "product": product_reason,
             "attention": kernel_reason,
             "fp8": fp8_reason,
-            "compile": compile_reason,
+            "compiled_part": compile_reason,
             "native": native_reason,
             "memory": "fits a CPU's caches, or fills a GPU",
         },

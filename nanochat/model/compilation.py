@@ -1,4 +1,4 @@
-"""Whether to use torch.compile for training steps: tried first; eager if it does not work."""
+"""What torch.compile compiles of training steps: tried first; eager if it does not work."""
 
 from typing import Literal
 
@@ -9,9 +9,14 @@ from nanochat.console import warn
 from nanochat.errors import EnvironmentFault
 
 CompileMode = Literal["auto", "on", "off"]
+CompiledPart = Literal["nothing", "block", "model"]
+"""block: one block, reused by all layers, so that the cold time does not grow with depth; model: all layers as one,
+which also fuses what lies between blocks."""
 
 CPU_WORTHWHILE_FLOPS = 2e14
 """Below this many FLOPs on a CPU the cold compile takes longer than it saves (docs/log.md)."""
+WHOLE_MODEL_FLOPS = 3e17
+"""From here on, a quarter of an hour on an H100, compiling all layers as one repays on a GPU (docs/log.md)."""
 
 
 def probe_compile(device: torch.device) -> tuple[bool, str]:
@@ -31,17 +36,19 @@ def probe_compile(device: torch.device) -> tuple[bool, str]:
     return True, "a small function compiled, ran forward and backward, and agreed with eager"
 
 
-def choose_compile(mode: CompileMode, device: torch.device, training_flops: float) -> tuple[bool, str]:
-    """(compile or not, reason) for a run of `training_flops` FLOPs.
+def choose_compile(
+    mode: CompileMode, device: torch.device, training_flops: float
+) -> tuple[CompiledPart, str]:
+    """(what to compile, reason) for a run of `training_flops` FLOPs.
 
     Raises EnvironmentFault if compilation is required and does not work.
     """
     if mode == "off":
-        return False, "only training is compiled, and not with --compile off"
+        return "nothing", "only training is compiled, and not with --compile off"
     if mode == "auto" and device.type == "mps":
-        return False, "compiling for Apple GPUs is experimental in PyTorch"
+        return "nothing", "compiling for Apple GPUs is experimental in PyTorch"
     if mode == "auto" and device.type == "cpu" and training_flops < CPU_WORTHWHILE_FLOPS:
-        return False, "the run is too short to repay a cold compile"
+        return "nothing", "the run is too short to repay a cold compile"
     usable, reason = probe_compile(device)
     if not usable and mode == "on":
         raise EnvironmentFault(
@@ -49,4 +56,5 @@ def choose_compile(mode: CompileMode, device: torch.device, training_flops: floa
         )
     if not usable:
         warn(f"staying eager: torch.compile does not work here ({reason})")
-    return usable, reason
+        return "nothing", reason
+    return "model" if device.type == "cuda" and training_flops >= WHOLE_MODEL_FLOPS else "block", reason

@@ -53,8 +53,8 @@ class GPT(nn.Module):
         cos, sin = rotary_tables(config.max_seq_len, config.head_dim, config.rope_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        # One block is compiled and reused by all layers, so that the cold time does not grow with depth.
-        self._training_block: Callable[..., Tensor] = backend.compiled(Block.forward)
+        self._training_block: Callable[..., Tensor] = backend.compiled("block", Block.forward)
+        self._training_states: Callable[..., Tensor] = backend.compiled("model", GPT._states)
         self.operators = backend.operators
         self._chunk_loss = backend.chunk_loss
 
@@ -111,6 +111,11 @@ class GPT(nn.Module):
         T = ids_BT.size(1)
         if T > self.config.max_seq_len:
             raise ValueError(f"{T} tokens do not fit the model's context of {self.config.max_seq_len}")
+        states = self._training_states if self.training else GPT._states
+        return states(self, ids_BT, starts_BT)
+
+    def _states(self, ids_BT: Tensor, starts_BT: Tensor | None) -> Tensor:
+        T = ids_BT.size(1)
         cos, sin = (table[None, :T, None].to(self.compute_dtype) for table in (self.cos, self.sin))
 
         x_BTC = self.operators.norm(self.embedding(ids_BT).to(self.compute_dtype))

@@ -17,8 +17,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("product", ["BLAS", "oneDNN"])
-def test_loss_and_gradients_are_those_of_eager_code(product: ProductName) -> None:
+@pytest.mark.parametrize(("product", "part"), [("BLAS", "block"), ("oneDNN", "block"), ("BLAS", "model")])
+def test_loss_and_gradients_are_those_of_eager_code(
+    product: ProductName, part: compilation.CompiledPart
+) -> None:
     usable, reason = compilation.probe_compile(CPU)
     if not usable:
         pytest.skip(f"torch.compile does not work here: {reason}")
@@ -28,7 +30,7 @@ def test_loss_and_gradients_are_those_of_eager_code(product: ProductName) -> Non
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    compiled = GPT(CONFIG, replace(REFERENCE, product=product, compile=True))
+    compiled = GPT(CONFIG, replace(REFERENCE, product=product, compiled_part=part))
     compiled.load_state_dict(plain.state_dict())
     ids = torch.randint(0, 100, (3, 32), generator=generator)
     results = []
@@ -46,7 +48,7 @@ def test_a_compiler_that_does_not_work_means_eager_unless_it_was_demanded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(compilation, "probe_compile", lambda device: (False, "no compiler"))
-    assert compilation.choose_compile("auto", CPU, 1e18) == (False, "no compiler")
+    assert compilation.choose_compile("auto", CPU, 1e18) == ("nothing", "no compiler")
     assert "staying eager" in capsys.readouterr().err
     with pytest.raises(EnvironmentFault, match="no compiler"):
         compilation.choose_compile("on", CPU, 1e18)
@@ -55,12 +57,14 @@ def test_a_compiler_that_does_not_work_means_eager_unless_it_was_demanded(
 @pytest.mark.parametrize(
     ("mode", "device", "flops", "expected"),
     [
-        ("auto", "cpu", 1e15, True),
-        ("auto", "cpu", 1e13, False),
-        ("on", "cpu", 1e13, True),
-        ("off", "cuda", 1e18, False),
-        ("auto", "cuda", 1e13, True),
-        ("auto", "mps", 1e18, False),
+        ("auto", "cpu", 1e18, "block"),
+        ("auto", "cpu", 1e15, "block"),
+        ("auto", "cpu", 1e13, "nothing"),
+        ("on", "cpu", 1e13, "block"),
+        ("off", "cuda", 1e18, "nothing"),
+        ("auto", "cuda", 1e13, "block"),
+        ("auto", "cuda", 1e18, "model"),
+        ("auto", "mps", 1e18, "nothing"),
     ],
 )
 def test_the_choice_follows_from_the_device_and_the_length_of_the_run(
@@ -68,7 +72,7 @@ def test_the_choice_follows_from_the_device_and_the_length_of_the_run(
     mode: compilation.CompileMode,
     device: str,
     flops: float,
-    expected: bool,
+    expected: compilation.CompiledPart,
 ) -> None:
     monkeypatch.setattr(compilation, "probe_compile", lambda device: (True, "works"))
-    assert compilation.choose_compile(mode, torch.device(device), flops)[0] is expected
+    assert compilation.choose_compile(mode, torch.device(device), flops)[0] == expected

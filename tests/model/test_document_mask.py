@@ -48,7 +48,9 @@ def varlen_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_with(kernel: KernelName, compiled: bool = False) -> GPT:
-    model = GPT(CONFIG, replace(REFERENCE, attention=kernel, compile=compiled))
+    model = GPT(
+        CONFIG, replace(REFERENCE, attention=kernel, compiled_part="block" if compiled else "nothing")
+    )
     model.init_weights(0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

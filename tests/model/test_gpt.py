@@ -104,7 +104,8 @@ def test_a_kernel_that_fails_or_computes_something_else_is_passed_over(
 
     device = torch.device("cpu")
     broken = {
-        "fa3": attention.KernelCandidate(fails, document_bounds),
+        "fa4": attention.KernelCandidate(fails, document_bounds),
+        "fa3": attention.KernelCandidate(differs, document_bounds),
         "flash": attention.KernelCandidate(differs, document_bounds),
     }
     monkeypatch.setattr(attention, "KERNELS", {**attention.KERNELS, **broken})
