@@ -39,8 +39,10 @@ class Subject:
 
     @cached_property
     def engine(self) -> Engine:
-        """An engine over the model, with tools."""
-        return Engine(self.model, self.tokenizer, max_rows=self.max_rows, weights=self.weights)
+        """An engine over the model, with tools, that decodes in compiled code from the first answer on."""
+        engine = Engine(self.model, self.tokenizer, max_rows=self.max_rows, weights=self.weights)
+        engine.settle()
+        return engine
 
 
 def subject_of(

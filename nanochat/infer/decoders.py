@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+from nanochat.console import say
 from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Decoder
 from nanochat.infer.frozen import WeightsName
@@ -35,7 +36,8 @@ class Decoders:
 
     def settle(self) -> None:
         """Wait for compiled code, so that from now on `best` is the same one."""
-        if self._library is not None:
+        if self._library is not None and self._library.compiling:
+            say("compiling the decoder for this processor, once")
             self._library.wait()
         self.best()
 
@@ -61,4 +63,6 @@ def _library(model: GPT) -> NativeLibrary | None:
     usable = backend.device.type == "cpu" and fits_native(model.config)
     if backend.code_cache is None or not usable or parameters < _WORTHWHILE_PARAMETERS:
         return None
-    return native_library(backend.code_cache)
+    library = native_library(backend.code_cache)
+    library.start()
+    return library

@@ -1,7 +1,7 @@
 """Compiles decode.cpp in the background with the machine's C++ compiler, once, and loads it.
 
-Nobody waits for the compiler: it runs as a process of its own, and engines decode in PyTorch until the library is
-there. Later processes find it in the base directory.
+A chat does not wait for the compiler: it runs as a process of its own, and engines decode in PyTorch until the library
+is there. Evaluations do wait. Later processes find the library in the base directory.
 """
 
 import ctypes
@@ -32,18 +32,24 @@ _DELAY_S = 2.0
 
 
 class NativeLibrary:
-    """The compiled library of one directory, as soon as it is there. `delay_s`: before the compiler starts."""
+    """The compiled library of one directory, as soon as it is there. Call `start` first."""
 
-    def __init__(self, directory: Path, delay_s: float = _DELAY_S):
+    def __init__(self, directory: Path):
         self._compiling: subprocess.Popen[bytes] | None = None
-        self._given_up = False
-        found = compiler()
-        if found is None:
-            self._given_up = True
-            return
-        self._path = library_path(_SOURCE, directory, found)
-        if not self._path.exists():
-            self._compiling = start_compiling(_SOURCE, self._path, found, delay_s=delay_s)
+        self._compiler = compiler()
+        self._given_up = self._compiler is None
+        if self._compiler is not None:
+            self._path = library_path(_SOURCE, directory, self._compiler)
+
+    def start(self, delay_s: float = _DELAY_S) -> None:
+        """Start the compiler, unless it runs or the library is there. It yields to other programs if it is delayed."""
+        if self._compiler is not None and self._compiling is None and not self._path.exists():
+            self._compiling = start_compiling(_SOURCE, self._path, self._compiler, delay_s=delay_s)
+
+    @property
+    def compiling(self) -> bool:
+        """Whether the compiler runs."""
+        return self._compiling is not None and self._compiling.poll() is None
 
     def get(self) -> ctypes.CDLL | None:
         """The library; None while it is being compiled, or if it cannot be used. Never blocks."""
@@ -64,7 +70,7 @@ class NativeLibrary:
             return None
 
     def wait(self) -> None:
-        """Wait for the compiler, for measurements and tests."""
+        """Wait for the compiler."""
         if self._compiling is not None:
             self._compiling.wait()
 
@@ -75,7 +81,7 @@ class NativeLibrary:
 
 @cache
 def native_library(directory: Path) -> NativeLibrary:
-    """This process's library of a directory; compiling begins if it is not there."""
+    """This process's library of a directory."""
     return NativeLibrary(directory)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nanochat.errors import EnvironmentFault
+from nanochat.model import native_attention, native_loss, native_operators
 from nanochat.model.attention import KERNELS, AttentionKernel, KernelName, choose_kernel
 from nanochat.model.compilation import (
     CPU_WORTHWHILE_FLOPS,
@@ -40,6 +41,7 @@ from nanochat.model.native_attention import find_native_attention
 from nanochat.model.native_loss import find_native_loss
 from nanochat.model.native_operators import find_native_operators
 from nanochat.model.operators import Operators
+from nanochat.native.library import compile_together
 from nanochat.runtime import Runtime
 
 P = ParamSpec("P")
@@ -284,6 +286,7 @@ def _choose_native(device: torch.device, code_cache: Path, training_flops: float
         return False, f"C++ is for CPUs, this is {device.type}"
     if training_flops < _WORTH_COMPILING:
         return False, "a small run, or none"
+    compile_together((native_loss.SOURCE, native_attention.SOURCE, native_operators.SOURCE), code_cache)
     for find in (find_native_loss, find_native_attention, find_native_operators):
         found, reason = find(code_cache)
         if found is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from nanochat.model.attention import AttentionKernel, sdpa
 from nanochat.native.library import open_library
 
-_SOURCE = Path(__file__).with_name("attention.cpp")
+SOURCE = Path(__file__).with_name("attention.cpp")
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _TOKENS, _CHANNELS = 4, 16
 _MOST_TOKENS = 1024
@@ -25,7 +25,7 @@ _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 @cache
 def find_native_attention(directory: Path | None) -> tuple[AttentionKernel | None, str]:
     """(the compiled kernel or None, why): from this folder of compiled code, compiled first if it is not there."""
-    return open_library(_SOURCE, directory, _NativeAttention, _agrees)
+    return open_library(SOURCE, directory, _NativeAttention, _agrees)
 
 
 class _NativeAttention:

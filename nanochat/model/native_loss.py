@@ -13,7 +13,7 @@ from torch import Tensor
 from nanochat.model.loss import IGNORE, ChunkLoss, chunk_loss
 from nanochat.native.library import open_library
 
-_SOURCE = Path(__file__).with_name("loss.cpp")
+SOURCE = Path(__file__).with_name("loss.cpp")
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.005}
 """Gradients lie between -1 and 1, where bf16 is exact to 0.002."""
 _FUNCTIONS = {torch.float32: "chunk_loss_fp32", torch.bfloat16: "chunk_loss_bf16"}
@@ -22,7 +22,7 @@ _FUNCTIONS = {torch.float32: "chunk_loss_fp32", torch.bfloat16: "chunk_loss_bf16
 @cache
 def find_native_loss(directory: Path | None) -> tuple[ChunkLoss | None, str]:
     """(the compiled loss or None, why): from this folder of compiled code, compiled first if it is not there."""
-    return open_library(_SOURCE, directory, _NativeLoss, _agrees)
+    return open_library(SOURCE, directory, _NativeLoss, _agrees)
 
 
 class _NativeLoss:

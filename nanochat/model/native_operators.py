@@ -15,7 +15,7 @@ from torch import Tensor
 from nanochat.model.operators import Operators
 from nanochat.native.library import open_library
 
-_SOURCE = Path(__file__).with_name("operators.cpp")
+SOURCE = Path(__file__).with_name("operators.cpp")
 _TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _TOLERANCES = {torch.float32: 3e-5, torch.bfloat16: 0.01}
 """Relative to the largest number of a result."""
@@ -24,7 +24,7 @@ _TOLERANCES = {torch.float32: 3e-5, torch.bfloat16: 0.01}
 @cache
 def find_native_operators(directory: Path | None) -> tuple[Operators | None, str]:
     """(the compiled operators or None, why): from this folder of compiled code, compiled first if not there."""
-    return open_library(_SOURCE, directory, _bind, _agrees)
+    return open_library(SOURCE, directory, _bind, _agrees)
 
 
 class _Compiled:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ctypes import CDLL
 from pathlib import Path
 from typing import TypeVar
@@ -66,6 +66,16 @@ def start_compiling(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def compile_together(sources: Iterable[Path], directory: Path) -> None:
+    """Compile those that `open_library` would compile, at the same time."""
+    found = compiler()
+    if found is not None:
+        paths = {source: library_path(source, directory, found, _OPENMP) for source in sources}
+        missing = [(source, path) for source, path in paths.items() if not path.exists()]
+        for process in [start_compiling(*each, found, flags=_OPENMP) for each in missing]:
+            process.wait()
 
 
 def open_library(

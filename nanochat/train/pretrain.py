@@ -14,6 +14,7 @@ from nanochat.config import to_json
 from nanochat.eval import bpb
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.samples import PROMPTS
+from nanochat.infer.native_library import native_library
 from nanochat.model.backend import choose_backend
 from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
@@ -77,6 +78,8 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         training_flops=plan.total_flops,
         begun_native=begun_native(saved),
     )
+    if backend.native and runtime.processes.is_main:
+        native_library(runtime.paths.code_cache).start(delay_s=0)  # ready when the run is evaluated
     planned = CheckpointMeta(
         stage="pretrain",
         model=plan.model,

@@ -320,7 +320,8 @@ def test_a_forked_process_goes_on_without_its_threads(new_model, large_config, d
 
 def compiling(directory: Path) -> NativeLibrary:
     """The directory's library after its compiler has ended."""
-    library = NativeLibrary(directory, delay_s=0)
+    library = NativeLibrary(directory)
+    library.start(delay_s=0)
     library.wait()
     return library
 
@@ -367,7 +368,7 @@ def test_a_library_that_cannot_be_used_costs_one_line(
 
 
 def test_a_process_that_ends_at_once_leaves_the_library_for_the_next(tmp_path):
-    code = f"from nanochat.infer.native_library import *; NativeLibrary(Path({str(tmp_path)!r}))"
+    code = f"from nanochat.infer.native_library import *; NativeLibrary(Path({str(tmp_path)!r})).start()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     path = library_path(SOURCE, tmp_path, str(compiler()))
     deadline = time.monotonic() + 300

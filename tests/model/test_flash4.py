@@ -1,4 +1,4 @@
-"""Our operator around FlashAttention 4, on a CPU: its package is stood in for by plain attention of the same signature."""
+"""Our operator around FlashAttention 4, on a CPU: plain attention of the same signature stands in for its package."""
 
 import sys
 from collections.abc import Callable, Iterator
