@@ -54,6 +54,10 @@ class Paths:
         """The metrics file of a run."""
         return self.base / "runs" / _checked(run, "run") / "metrics.jsonl"
 
+    def lock(self, run: str) -> Path:
+        """The file that the process training a run keeps locked."""
+        return self.base / "locks" / f"{_checked(run, 'run')}.lock"
+
     def rollouts(self, run: str) -> Path:
         """The samples that a run of reinforcement learned from, one prompt a line."""
         return self.metrics(run).with_name("rollouts.jsonl")

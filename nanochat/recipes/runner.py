@@ -20,6 +20,7 @@ from nanochat.paths import Paths
 from nanochat.recipes.recipe import Stage, dependents, stage_keys
 from nanochat.recipes.record import Record
 from nanochat.report.archive import set_aside
+from nanochat.sandbox.linux import die_with_parent
 
 # A lost terminal is forwarded to the stages as SIGTERM, on which they save.
 PASSED_ON = {
@@ -46,6 +47,12 @@ class _Running:
     process: subprocess.Popen[bytes]
     began: float
     log: IO[bytes] | None
+
+
+def _end_with_us() -> None:
+    """In a stage's process: should the recipe be killed, the stage is asked to save and exit. (Linux only.)"""
+    if sys.platform == "linux":
+        die_with_parent(signal.SIGTERM)
 
 
 class Runner:
@@ -144,6 +151,7 @@ class Runner:
             stdout=log or STDERR,  # stdout is for the recipe's own result
             stderr=log,
             process_group=0,  # so that a Ctrl-C reaches the stage only once, forwarded by us
+            preexec_fn=_end_with_us,
         )
         self._running.append(_Running(stage, process, time.monotonic(), log))
         if self._signal is not None:  # it arrived while the process was being started

@@ -23,7 +23,7 @@ from nanochat.runtime import Runtime
 from nanochat.text.own_files import absolute
 from nanochat.train.objective import preference_loss
 from nanochat.train.preferences import PreferencePair, read_pairs, split_pairs
-from nanochat.train.resuming import begin_or_resume, begun_native, on_backend, saved_run
+from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.rollouts import Shuffled
 from nanochat.train.session import (
     Session,
@@ -69,6 +69,7 @@ class DpoConfig(TrainingOptions):
             raise ValueError("dpo trains without --fp8 and --compile: answers differ in length at every step")
 
 
+@alone
 def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
     """Run preference tuning. Raises ValueError for unusable pairs or flags."""
     config = replace(config, pairs=absolute(config.pairs))

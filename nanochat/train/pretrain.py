@@ -32,7 +32,7 @@ from nanochat.train.plan import (
     device_memory,
     this_machine,
 )
-from nanochat.train.resuming import begin_or_resume, begun_native, on_backend, saved_run
+from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.session import (
     Session,
     TrainingOptions,
@@ -52,6 +52,7 @@ class PretrainConfig(TrainingOptions, TokenizedText, Dial):
     packing: Policy = PRETRAIN_POLICY
 
 
+@alone
 def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     """Run pretraining. A bad request fails before the first step."""
     check_minutes(config)

@@ -1,8 +1,13 @@
 """Resuming: which checkpoint, and whether the run that is asked for is the run that was saved."""
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
+from typing import Protocol, TypeVar
 
+from nanochat.atomic import file_lock
 from nanochat.checkpoint import store
 from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.config import to_json
@@ -13,8 +18,35 @@ from nanochat.processes import Processes
 from nanochat.runtime import DTYPES, Runtime
 from nanochat.train.session import TrainingOptions
 
+
+class NamedRun(Protocol):
+    """The configuration of a training run."""
+
+    @property
+    def model_tag(self) -> str:
+        """The run's name."""
+
+
+C = TypeVar("C", bound=NamedRun)
+R = TypeVar("R")
+
 _UNRECORDED = {"cpu": "fp32"}
 """By kind of device: the compute dtype of runs begun before it was recorded, where it differs from today's choice."""
+
+
+def alone(train: Callable[[C, Runtime], R]) -> Callable[[C, Runtime], R]:
+    """`train`, which waits while another process trains the same run, such as one whose recipe was killed."""
+
+    @wraps(train)
+    def locked(config: C, runtime: Runtime) -> R:
+        with ExitStack() as stack:
+            with runtime.processes.together("locking the run"):
+                if runtime.is_main:
+                    message = f"another process is training {config.model_tag}: waiting until it ends"
+                    stack.enter_context(file_lock(runtime.paths.lock(config.model_tag), message=message))
+            return train(config, runtime)
+
+    return locked
 
 
 def resume_step(directory: Path, options: TrainingOptions, processes: Processes) -> int | None:

@@ -27,7 +27,7 @@ from nanochat.train.objective import (
     with_switches,
 )
 from nanochat.train.reinforce import ReinforceStep
-from nanochat.train.resuming import begin_or_resume, begun_native, on_backend, saved_run
+from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.rewards import parse_rewards, rewards_digest
 from nanochat.train.rl_start import ENGINE_ROWS, PASS_KS, plan_memory, scorer, try_out
 from nanochat.train.rollout_files import KeepRollouts
@@ -132,6 +132,7 @@ _COURSE = (
 )
 
 
+@alone
 def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     """Run reinforcement. Raises ValueError for a bad request, also one in which nothing could be learned."""
     if config.reward is not None:

@@ -20,7 +20,7 @@ from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
 from nanochat.scaling import asked_micro_batch_rows, largest_share, micro_batch_rows, rows_per_step
 from nanochat.tokenizer.tokenizer import Tokenizer
-from nanochat.train.resuming import begin_or_resume, begun_native, on_backend, saved_run
+from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.session import (
     Session,
     TrainingOptions,
@@ -62,6 +62,7 @@ class SftConfig(TrainingOptions):
     """Held-out conversations scored at each evaluation."""
 
 
+@alone
 def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     """Run fine-tuning. Raises ValueError for an unusable source run, mixture or batch size."""
     config = replace(config, mixture=absolute_mixture(config.mixture))

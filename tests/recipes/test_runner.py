@@ -213,6 +213,22 @@ def test_a_signal_stops_the_stage_and_the_next_run_continues_it(
     assert (paths.checkpoints("baserun") / "step_000001_meta.pt").exists() == saves
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
+def test_the_stage_of_a_killed_recipe_saves_and_exits(paths: Paths) -> None:
+    flags = ("pretrain", "--model-tag=baserun", "--until-signal")
+    recipe = subprocess.Popen([sys.executable, "-c", INTERRUPTED, *flags])
+    metrics, saved = paths.metrics("baserun"), paths.checkpoints("baserun") / "step_000001_meta.pt"
+    deadline = time.monotonic() + 30
+    while not (metrics.exists() and metrics.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    recipe.kill()
+    recipe.wait()
+    while not saved.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_several_processes_go_through_torchrun(paths: Paths) -> None:
     runner = Runner((), paths, paths.recipe("toy", "baserun"), processes=8)
     command = runner._command(Stage("pretrain", ("pretrain", "--depth=26"), distributed=True))
