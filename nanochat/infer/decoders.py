@@ -36,7 +36,7 @@ class Decoders:
 
     def settle(self) -> None:
         """Wait for compiled code, so that from now on `best` is the same one."""
-        if self._library is not None and self._library.compiling:
+        if self._library is not None and self._library.pending:
             say("compiling the decoder for this processor, once")
             self._library.wait()
         self.best()

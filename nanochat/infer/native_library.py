@@ -47,8 +47,8 @@ class NativeLibrary:
             self._compiling = start_compiling(_SOURCE, self._path, self._compiler, delay_s=delay_s)
 
     @property
-    def compiling(self) -> bool:
-        """Whether the compiler runs."""
+    def pending(self) -> bool:
+        """Whether the compiler is still running."""
         return self._compiling is not None and self._compiling.poll() is None
 
     def get(self) -> ctypes.CDLL | None:
