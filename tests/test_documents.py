@@ -64,7 +64,8 @@ def test_what_is_imported_is_declared() -> None:
         for path, package in _imported()
         if package not in sys.stdlib_module_names
         and package != "nanochat"
-        and not {_normal(name) for name in distributions.get(package, [ABSENT.get(package, package)])} & declared
+        and not {_normal(name) for name in distributions.get(package, [ABSENT.get(package, package)])}
+        & declared
     }
     assert undeclared == set()
 

@@ -37,9 +37,6 @@ from nanochat.model.matmul import (
     choose_product,
     onednn_linear,
 )
-from nanochat.model.native_attention import find_native_attention
-from nanochat.model.native_loss import find_native_loss
-from nanochat.model.native_operators import find_native_operators
 from nanochat.model.operators import Operators
 from nanochat.native.library import compile_together
 from nanochat.runtime import Runtime
@@ -132,7 +129,7 @@ class Backend:
     def attend(self) -> AttentionKernel:
         """The attention kernel."""
         if self.native:
-            kernel = _found(find_native_attention(self.code_cache))
+            kernel = _found(native_attention.find_native_attention(self.code_cache))
             return torch.compiler.disable(kernel) if self.compiles else kernel
         return KERNELS[self.attention].run
 
@@ -140,7 +137,7 @@ class Backend:
     def operators(self) -> Operators:
         """The elementwise operators. Compiled steps fuse PyTorch's."""
         native = self.native and not self.compiles
-        return _found(find_native_operators(self.code_cache)) if native else Operators()
+        return _found(native_operators.find_native_operators(self.code_cache)) if native else Operators()
 
     def documents(self, starts_BT: Tensor, window: int) -> Tensor:
         """What the attention kernel needs to keep the documents of a row apart."""
@@ -160,7 +157,7 @@ class Backend:
     def chunk_loss(self) -> ChunkLoss:
         """The loss of a chunk of logits, for training."""
         if self.native:
-            return _found(find_native_loss(self.code_cache))
+            return _found(native_loss.find_native_loss(self.code_cache))
         return torch.compile(fusible_chunk_loss, dynamic=False) if self.compiles else chunk_loss
 
     def frozen(self, weight_OI: Tensor) -> FrozenLinear:
@@ -287,7 +284,12 @@ def _choose_native(device: torch.device, code_cache: Path, training_flops: float
     if training_flops < _WORTH_COMPILING:
         return False, "a small run, or none"
     compile_together((native_loss.SOURCE, native_attention.SOURCE, native_operators.SOURCE), code_cache)
-    for find in (find_native_loss, find_native_attention, find_native_operators):
+    finds = (
+        native_loss.find_native_loss,
+        native_attention.find_native_attention,
+        native_operators.find_native_operators,
+    )
+    for find in finds:
         found, reason = find(code_cache)
         if found is None:
             return False, reason
