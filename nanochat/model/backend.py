@@ -87,11 +87,6 @@ class Choice(NamedTuple):
         return f"{self.what}: {self.chosen} ({self.why})"
 
 
-_STEPS: dict[CompiledPart, str] = {
-    "nothing": "eager",
-    "block": "compiled, one block for all layers",
-    "model": "compiled, all layers as one",
-}
 _LINEAR_FUNCTIONS: dict[str, LinearFunction] = {
     "BLAS": blas_linear,
     "oneDNN": onednn_linear,
@@ -181,7 +176,7 @@ class Backend:
             "product": ("matrix products", self.product),
             "attention": ("attention", f"C++, else {self.attention}" if self.native else self.attention),
             "fp8": ("fp8", "on" if self.fp8 else "off"),
-            "compiled_part": ("training steps", _STEPS[self.compiled_part]),
+            "compiled_part": ("training steps", "compiled" if self.compiles else "eager"),
             "native": ("training operators", "C++" if self.native else "PyTorch"),
             "memory": ("loss chunk", f"{self.memory.loss_chunk:,} rows of logits"),
         }

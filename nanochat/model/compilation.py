@@ -57,4 +57,6 @@ def choose_compile(
     if not usable:
         warn(f"staying eager: torch.compile does not work here ({reason})")
         return "nothing", reason
-    return "model" if device.type == "cuda" and training_flops >= WHOLE_MODEL_FLOPS else "block", reason
+    if device.type == "cuda" and training_flops >= WHOLE_MODEL_FLOPS:
+        return "model", f"all layers as one; {reason}"
+    return "block", f"one block for all layers; {reason}"

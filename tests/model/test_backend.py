@@ -166,4 +166,6 @@ def test_a_loaded_model_does_not_wait_for_the_compiler() -> None:
 
 
 def test_compiled_steps_and_runs_without_cpp_compute_with_the_operators_of_pytorch() -> None:
-    assert REFERENCE.operators == replace(REFERENCE, native=True, compiled_part="block").operators == Operators()
+    assert (
+        REFERENCE.operators == replace(REFERENCE, native=True, compiled_part="block").operators == Operators()
+    )
