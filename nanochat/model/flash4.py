@@ -5,13 +5,11 @@ that torch.compile leaves it whole. Shapes as in nanochat.model.attention; N tok
 """
 
 import warnings
+from functools import cache
 from typing import Any
 
 import torch
-from flash_attn.cute import interface
 from torch import Tensor
-
-warnings.filterwarnings("ignore", message="Argument aux_data", category=UserWarning)
 
 
 def flash4(
@@ -26,12 +24,22 @@ def flash4(
     return _attend(q_NHD, k_NKD, v_NKD, documents, length, left)[0].view_as(q_BTHD)
 
 
+@cache
+def _package() -> Any:
+    from flash_attn.cute import interface
+
+    warnings.filterwarnings(
+        "ignore", message="Argument aux_data", category=UserWarning
+    )  # it means nothing to users
+    return interface
+
+
 @torch.library.custom_op("nanochat::flash4", mutates_args=())
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, bounds: Tensor | None, longest: int, left: int | None
 ) -> tuple[Tensor, Tensor]:
     """(values, log of the sums of exponentials); (B, T, heads, D), or (N, heads, D) with `bounds`."""
-    y, sums, *_ = interface._flash_attn_fwd(
+    y, sums, *_ = _package()._flash_attn_fwd(
         q, k, v, causal=True, window_size_left=left, return_lse=True, **_documents(bounds, longest)
     )
     return y, sums
@@ -52,7 +60,7 @@ def _gradients(
     q: Tensor, k: Tensor, v: Tensor, y: Tensor, sums: Tensor, grad: Tensor,
     bounds: Tensor | None, longest: int, left: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    found = interface._flash_attn_bwd(
+    found = _package()._flash_attn_bwd(
         q, k, v, y, grad.contiguous(), sums, causal=True, window_size_left=left, **_documents(bounds, longest)
     )
     return found[0], found[1], found[2]

@@ -19,7 +19,7 @@ from nanochat.checkpoint.loading import load_model
 from nanochat.errors import EnvironmentFault
 from nanochat.metrics import read_metrics, rows_of
 from nanochat.metrics_rows import EvalRow, TrainRow
-from nanochat.model import backend
+from nanochat.model import backend, native_loss
 from nanochat.native.library import compiler
 from nanochat.paths import default_paths
 from nanochat.runtime import open_runtime
@@ -240,7 +240,7 @@ def test_a_run_in_cpp_resumes_to_the_same_bits_or_not_at_all(
     assert hashes("torch", 12) != hashes("whole", 12)
     resumable = replace(tiny, model_tag="broken", resume="auto")
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "find_native_loss", lambda directory: (None, "the compiler is gone"))
+        patch.setattr(native_loss, "find_native_loss", lambda directory: (None, "the compiler is gone"))
         with pytest.raises(EnvironmentFault, match="the compiler is gone"):
             pretrain(resumable)
     assert pretrain(resumable).finished  # now also by itself too small to be worth compiling
