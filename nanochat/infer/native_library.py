@@ -32,7 +32,7 @@ _DELAY_S = 2.0
 
 
 class NativeLibrary:
-    """The compiled library of one directory, as soon as it is there. Call `start` first."""
+    """The compiled library of one directory, as soon as it is there: call `start` or `wait` first."""
 
     def __init__(self, directory: Path):
         self._compiling: subprocess.Popen[bytes] | None = None
@@ -42,8 +42,9 @@ class NativeLibrary:
             self._path = library_path(_SOURCE, directory, self._compiler)
 
     def start(self, delay_s: float = _DELAY_S) -> None:
-        """Start the compiler, unless it runs or the library is there. It yields to other programs if it is delayed."""
-        if self._compiler is not None and self._compiling is None and not self._path.exists():
+        """Start the compiler unless it runs, has failed or is not needed; delayed, it yields to other programs."""
+        if not self._given_up and self._compiling is None and not self._path.exists():
+            assert self._compiler is not None, "without one it is given up"
             self._compiling = start_compiling(_SOURCE, self._path, self._compiler, delay_s=delay_s)
 
     @property
@@ -70,7 +71,8 @@ class NativeLibrary:
             return None
 
     def wait(self) -> None:
-        """Wait for the compiler."""
+        """Wait for the compiler, which starts now if it has not."""
+        self.start(delay_s=0)
         if self._compiling is not None:
             self._compiling.wait()
 

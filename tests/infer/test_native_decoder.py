@@ -321,7 +321,6 @@ def test_a_forked_process_goes_on_without_its_threads(new_model, large_config, d
 def compiling(directory: Path) -> NativeLibrary:
     """The directory's library after its compiler has ended."""
     library = NativeLibrary(directory)
-    library.start(delay_s=0)
     library.wait()
     return library
 
@@ -333,6 +332,8 @@ def test_a_failing_compiler_costs_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CXX", str(failing))
     library = compiling(tmp_path / "code")
     assert library.get() is None
+    library.start(delay_s=0)  # as every further engine does
+    assert not library.pending
     assert library.get() is None
     (line,) = capsys.readouterr().err.strip().splitlines()
     log = next((tmp_path / "code").glob("*.log"))
