@@ -133,11 +133,10 @@ def in_a_process(script: str, args: argparse.Namespace, batch: int, *more: str, 
 def compare(args: argparse.Namespace, batch: int) -> str:
     """Ours and the peer's in turn."""
     here = Path(__file__).resolve()
-    root = str(here.parent.parent)
     own = (f"--weights={args.weights}", f"--device={args.device}", f"--dtype={args.dtype}", "--as-json")
     ours, theirs = [], []
     for _ in range(args.pairs):
-        ours.append(in_a_process(str(here), args, batch, f"--batches={batch}", *own, PYTHONPATH=root))
+        ours.append(in_a_process(str(here), args, batch, f"--batches={batch}", *own))
         peer = {"PYTHONPATH": str(args.peer), "NANOCHAT_DTYPE": args.peer_dtype}
         theirs.append(
             in_a_process(str(here.with_name("decode_peer.py")), args, batch, f"--batch={batch}", **peer)

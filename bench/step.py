@@ -233,8 +233,7 @@ def compare(args: argparse.Namespace) -> None:
     ratios = []
     for _ in range(args.pairs):
         own = [f"--dtype={args.dtype}", f"--compile={args.compile}"]
-        path = os.pathsep.join([str(here.parent.parent), os.environ.get("PYTHONPATH", "")])
-        ours = in_a_process(here, args, own, PYTHONPATH=path)
+        ours = in_a_process(here, args, own)
         theirs = in_a_process(here.with_name("step_peer.py"), args, [], **peer)
         ratios.append(ours["tok_s"] / theirs["tok_s"])
         say(

@@ -28,9 +28,7 @@ def flash4(
 def _package() -> Any:
     from flash_attn.cute import interface
 
-    warnings.filterwarnings(
-        "ignore", message="Argument aux_data", category=UserWarning
-    )  # it means nothing to users
+    warnings.filterwarnings("ignore", message="Argument aux_data", category=UserWarning)  # for its authors
     return interface
 
 

@@ -69,7 +69,7 @@ def start_compiling(
 
 
 def compile_together(sources: Iterable[Path], directory: Path) -> None:
-    """Compile those that `open_library` would compile, at the same time."""
+    """Compile those whose library is not there yet, at the same time, for `open_library`."""
     found = compiler()
     if found is not None:
         paths = {source: library_path(source, directory, found, _OPENMP) for source in sources}
@@ -90,7 +90,8 @@ def open_library(
         return None, "there is no C++ compiler"
     path = library_path(source, directory, found, _OPENMP)
     try:
-        if not path.exists() and start_compiling(source, path, found, flags=_OPENMP).wait():
+        compile_together([source], directory)
+        if not path.exists():
             return None, f"the C++ compiler failed: see {log_path(path)}"
         bound = bind(CDLL(str(path)))
     except (OSError, AttributeError) as error:  # not a library, or not this one
