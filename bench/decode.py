@@ -138,9 +138,11 @@ def compare(args: argparse.Namespace, batch: int) -> str:
     for _ in range(args.pairs):
         ours.append(in_a_process(str(here), args, batch, f"--batches={batch}", *own))
         peer = {"PYTHONPATH": str(args.peer), "NANOCHAT_DTYPE": args.peer_dtype}
-        theirs.append(
-            in_a_process(str(here.with_name("decode_peer.py")), args, batch, f"--batch={batch}", **peer)
+        script, device = (
+            str(here.with_name("decode_peer.py")),
+            "cpu" if args.device == "auto" else args.device,
         )
+        theirs.append(in_a_process(script, args, batch, f"--batch={batch}", f"--device={device}", **peer))
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
     our_ms, their_ms = (1e3 * statistics.median(seconds) for seconds in (ours, theirs))
     return (

@@ -29,6 +29,7 @@ def main() -> None:
     for name in ("depth", "head-dim", "vocab-size", "max-seq-len", "batch", "prompt", "new-tokens", "runs"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--sampled", action="store_true")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
     from nanochat.engine import Engine
@@ -46,7 +47,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = GPT(config)
     model.init_weights()
-    engine = Engine(model.eval(), SpecialTokens(args.vocab_size))
+    engine = Engine(model.eval().to(args.device), SpecialTokens(args.vocab_size))
     sampling = {"temperature": 0.8, "top_k": 50} if args.sampled else {"temperature": 0.0}
     prompt = [7 * at % 256 for at in range(args.prompt)]
     seconds = []

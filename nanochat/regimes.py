@@ -7,8 +7,11 @@ thousand tokens, and every schedule is a fraction of a run that may last only mi
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from nanochat.optim.groups import LearningRates
+
+RegimeName = Literal["hopper", "cpu"]
 
 REFERENCE_DEPTH = 12
 """The depth for which a regime states batch and weight decay; other depths are scaled by their horizon."""
@@ -18,7 +21,7 @@ REFERENCE_DEPTH = 12
 class Regime:
     """Hyperparameters found by experiment at one scale of hardware, and how they scale from there."""
 
-    name: str
+    name: RegimeName
     head_dim: int
     max_seq_len: int
     window_pattern: str
@@ -49,7 +52,7 @@ class Regime:
     """Orthogonalise attention matrices per head: cheaper, which matters for small batches."""
 
 
-REGIMES = {
+REGIMES: dict[RegimeName, Regime] = {
     "hopper": Regime(
         name="hopper",
         head_dim=128,
@@ -99,4 +102,4 @@ REGIMES = {
         muon_per_head=True,
     ),
 }
-REGIME_OF_DEVICE = {"cuda": "hopper", "mps": "cpu", "cpu": "cpu"}
+REGIME_OF_DEVICE: dict[str, RegimeName] = {"cuda": "hopper", "mps": "cpu", "cpu": "cpu"}

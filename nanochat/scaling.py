@@ -14,7 +14,7 @@ from nanochat.model.cost import flops_per_token, horizon_parameters, parameter_c
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.optim.groups import LearningRates
 from nanochat.optim.schedule import Schedule
-from nanochat.regimes import REFERENCE_DEPTH, REGIME_OF_DEVICE, REGIMES, Regime
+from nanochat.regimes import REFERENCE_DEPTH, REGIME_OF_DEVICE, REGIMES, Regime, RegimeName
 
 DEFAULT_DEPTH = 4
 WIDTH_PER_LAYER = 64
@@ -60,6 +60,9 @@ class Dial:
     portable: without remote code, mlx-lm too (no windows, gain, value embeddings, scales, smear, backout)."""
     lr_scale: float = 1.0
     """Multiplies every learning rate."""
+    regime: RegimeName | None = None
+    """Whose batch, rates, schedule, context and heads scale to this run (default: the device's, cpu or hopper).
+    The cpu regime was tuned for runs of minutes and suits such runs on a GPU too."""
 
     @property
     def layers(self) -> int:
@@ -72,7 +75,7 @@ class RunPlan:
     """Everything that the dial decides about a run."""
 
     depth: int
-    regime: str
+    regime: RegimeName
     model: GPTConfig
     parameters: dict[str, int]
     tokens: int
@@ -142,7 +145,7 @@ def make_plan(
     Raises ValueError for sizes that do not divide, and if not even the smallest micro-batch fits.
     """
     assert dial.minutes is None, "train/minutes.py has turned them into depth and steps"
-    regime = REGIMES[REGIME_OF_DEVICE[device]]
+    regime = REGIMES[dial.regime or REGIME_OF_DEVICE[device]]
     config = model_config(dial, vocab_size, regime)
     ratio = dial.target_param_data_ratio or regime.target_param_data_ratio
     horizon = ratio * horizon_parameters(config)

@@ -10,7 +10,7 @@ _OUTLINE = Outline(
     depth=6,
     first_shards=2,  # half a billion characters, more than training reads
     tokenizer=("--vocab-size=8192", "--max-chars=200000000"),
-    pretrain=("--max-seq-len=512", "--target-param-data-ratio=2"),
+    pretrain=("--regime=cpu", "--max-seq-len=512", "--target-param-data-ratio=2"),
     sft=("--mixture=smoltalk+identity+spelling", "--num-iterations=1500"),
     eval_chat=("--suite=chatcore", "--max-items=100"),
 )

@@ -1,4 +1,4 @@
-"""The quickstart: the whole pipeline on a CPU in minutes, over the embedded dataset.
+"""The quickstart: the whole pipeline in minutes, on a CPU or a GPU, over the embedded dataset.
 
 docs/log.md says how its numbers were chosen.
 """
@@ -14,7 +14,7 @@ _OUTLINE = Outline(
     dataset="builtin:small",
     depth=3,
     tokenizer=("--vocab-size=2048",),
-    pretrain=("--num-iterations=910", "--total-batch-size=2048", "--eval-bytes=200000"),
+    pretrain=("--regime=cpu", "--num-iterations=910", "--total-batch-size=2048", "--eval-bytes=200000"),
     sft=("--mixture=builtin", "--epochs=1.15"),
     eval_chat=("--suite=builtin",),
     eval_before=(

@@ -17,6 +17,9 @@ from nanochat.train.session import TrainingOptions
 SMALLEST_DEPTH = 2
 """What a short time buys: no regime was tuned below it."""
 
+RESERVE = 0.05
+"""The share of the minutes that is planned for nothing: a run is slowed down more often than it is sped up."""
+
 Planner = Callable[[Dial], RunPlan]
 """`make_plan` for this machine and vocabulary."""
 
@@ -132,7 +135,7 @@ def choose(
     If not even the smallest one's fits, that one with fewer steps, at least one; likewise a depth that was asked for.
     """
     assert dial.minutes is not None
-    seconds, free = 60 * dial.minutes, replace(dial, minutes=None)
+    seconds, free = 60 * dial.minutes * (1 - RESERVE), replace(dial, minutes=None)
 
     def time_of(plan: RunPlan, steps: int) -> Estimate:
         return estimate(scaled(measured, plan), steps, options, start_s)

@@ -134,12 +134,18 @@ def _open_loader(
 def _choose(
     config: PretrainConfig, plan_of: Planner, tokenizer: Tokenizer, runtime: Runtime
 ) -> MinutesChoice:
-    """Depth and steps for --minutes. Reads the first batch too, so that text is tokenised before anything is timed."""
+    """Depth and steps for --minutes.
+
+    Before anything is timed the first batch is read, so that text is tokenised, and the decoder is compiled, whose
+    compiler would take turns with the first steps.
+    """
     dataset = open_shared(config, runtime.paths, runtime.processes)
     any_plan = plan_of(replace(config, minutes=None))
     loader = _open_loader(config, any_plan, dataset, tokenizer, runtime, None)
     with closing(loader), runtime.processes.together("reading the data"):
         next(loader)
+        if runtime.device.type == "cpu" and runtime.is_main:
+            native_library(runtime.paths.code_cache).wait()
         held_out = map(Document, documents(dataset, "val"))
         length = any_plan.model.max_seq_len
         windows = bpb.cut(tokenizer, held_out, max_seq_len=length, max_bytes=config.eval_bytes)

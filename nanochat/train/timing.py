@@ -33,7 +33,7 @@ from nanochat.train.state import Trainer
 from nanochat.train.step import accumulate_gradients, apply_gradients
 
 _MOST_SECONDS = 4.0
-_SHARE = 0.02
+_SHARE = 0.05
 """Steps of one model are measured for this share of the run, but no longer than _MOST_SECONDS."""
 _FEWEST_STEPS = 3
 _MOST_MICRO_BATCHES = 4
