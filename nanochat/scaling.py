@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from nanochat.bounds import require_positive
 from nanochat.model.backend import MemoryModel, memory_model
 from nanochat.model.cost import flops_per_token, horizon_parameters, parameter_counts, training_bytes
 from nanochat.model.gpt_config import GPTConfig
@@ -64,6 +65,10 @@ class Dial:
     """Whose batch, rates, schedule, context and heads scale to this run (default: the device's, cpu or hopper).
     The cpu regime was tuned for runs of minutes and suits such runs on a GPU too."""
 
+    def __post_init__(self) -> None:
+        require_positive(self, "depth", "minutes", "target_param_data_ratio", "num_iterations", "lr_scale")
+        require_positive(self, "total_batch_size", "device_batch_size", "max_seq_len", "head_dim")
+
     @property
     def layers(self) -> int:
         """The depth, or its default."""
@@ -106,10 +111,8 @@ class RunPlan:
 def model_config(dial: Dial, vocab_size: int, regime: Regime) -> GPTConfig:
     """The model's shape: width = 64 · depth, rounded up to whole heads.
 
-    Raises ValueError for a depth below 1, and for windows in a shape that has none.
+    Raises ValueError for windows in a shape that has none.
     """
-    if dial.layers < 1:
-        raise ValueError(f"--depth must be at least 1, not {dial.layers}")
     head_dim = dial.head_dim or regime.head_dim
     heads = -(-dial.layers * WIDTH_PER_LAYER // head_dim)
     fixed = SHAPES[dial.shape]

@@ -112,10 +112,8 @@ def test_little_memory_means_smaller_micro_batches_for_the_same_step() -> None:
 @pytest.mark.parametrize(
     ("dial", "words"),
     [
-        (Dial(0), "--depth"),
         (Dial(4, total_batch_size=1000), "--total-batch-size"),
         (Dial(4, total_batch_size=128), "--total-batch-size"),
-        (Dial(4, total_batch_size=2048, device_batch_size=0), "--device-batch-size"),
         (Dial(4, head_dim=7), "head_dim"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nanochat import hardware
@@ -149,9 +149,11 @@ def run_info(config: InfoConfig, paths: Paths) -> InfoResult:
     """Read both splits and count. Raises ValueError for a missing dataset."""
     dataset = config.settled(paths).open(paths)
     train, val = _count(dataset, "train"), _count(dataset, "val")
-    rows = [(name, info.files, *astuple(info.counts)) for name, info in (("train", train), ("val", val))]
-    columns = ("split", "files", *(counter.name for counter in fields(Counts)))
-    table(f"{dataset.name}; validation: {dataset.validation}", columns, rows)
+    rows = [("files", train.files, val.files)]
+    for name in (counter.name for counter in fields(Counts)):
+        rows.append((name, getattr(train.counts, name), getattr(val.counts, name)))
+    shown = [(name, f"{here:,}", f"{there:,}") for name, here, there in rows]
+    table(f"{dataset.name}; validation: {dataset.validation}", ("", "train", "val"), shown)
     return InfoResult(dataset.name, dataset.validation, train, val)
 
 

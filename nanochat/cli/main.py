@@ -10,6 +10,7 @@ import difflib
 import importlib
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,12 @@ Environment:
   NANOCHAT_TRACK       log to these services: wandb, trackio, tensorboard (separated by commas)
   OMP_NUM_THREADS      CPU threads per process
   NANOCHAT_DEBUG=1     show the traceback of every error"""
+
+
+_WRONG_VALUE = re.compile(
+    r"Error parsing (?P<flag>\S+): (no type matching \S+ could be instantiated from \[(?P<one>[^]]*)\]"
+    r"|(invalid literal for int\(\) with base 10|could not convert string to float): (?P<other>'[^']*'))"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,7 +150,16 @@ def _parse(name: tuple[str, ...], verb: Verb, config_class: type, arguments: lis
         if not end.code:
             raise
         problem = _without_box(said.getvalue()).removeprefix(f"Error parsing {config_class.__name__}: ")
-    raise ValueError(problem)
+    raise ValueError(_plain(problem))
+
+
+def _plain(problem: str) -> str:
+    """Tyro's message about a value of the wrong type, without what only its author understands."""
+    found = _WRONG_VALUE.match(problem)
+    if found is None:
+        return problem
+    kind = "a whole number" if "int()" in problem else "a number"
+    return f"{found['flag'].rpartition('/')[2]} must be {kind}, not {found['one'] or found['other']}"
 
 
 def _with_repeats_joined(config_class: type, arguments: list[str]) -> list[str]:

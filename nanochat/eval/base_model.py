@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from nanochat.bounds import require_positive
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.config import from_json, to_json
 from nanochat.eval.base_result import EvalBaseResult, TextScore, csv_lines, show
@@ -15,7 +16,6 @@ from nanochat.eval.bpb import BpbResult, bits_per_byte, first_documents
 from nanochat.eval.bundle_files import fetch_bundle, own_bundle
 from nanochat.eval.core import CoreResult, evaluate_core
 from nanochat.eval.kept import kept_beside, sha256_of_values
-from nanochat.eval.options import require_positive
 from nanochat.eval.samples import PROMPTS, SampleTexts, sample
 from nanochat.eval.score_csv import write_scores
 from nanochat.eval.subject import Subject, subject_of

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
+from nanochat.bounds import require_positive
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.config import to_json
 from nanochat.console import say, warn
@@ -14,7 +15,6 @@ from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.core import centred
 from nanochat.eval.intervals import mean_standard_error
 from nanochat.eval.kept import KeptResults, kept_beside
-from nanochat.eval.options import require_positive
 from nanochat.eval.score_csv import CsvLine, accuracy_line, write_scores
 from nanochat.eval.score_table import ScoreLine, percentages, show_scores
 from nanochat.eval.subject import subject_of

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.atomic import write_text_atomic
+from nanochat.bounds import require_not_negative, require_positive
 from nanochat.checkpoint.loading import open_checkpoint
 from nanochat.config import json_line
 from nanochat.console import say, table
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.harness_model import HarnessModel
-from nanochat.eval.options import require_positive
 from nanochat.eval.subject import Subject, subject_of
 from nanochat.flags import ModelTag
 from nanochat.paths import kept_results
@@ -52,6 +52,7 @@ class HarnessConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "limit", "batch_tokens", "max_rows")
+        require_not_negative(self, "num_fewshot")
 
 
 @dataclass(frozen=True)

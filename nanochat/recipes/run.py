@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from nanochat.bounds import require_positive
 from nanochat.console import duration, say, table
 from nanochat.paths import Paths
 from nanochat.recipes.changes import check_changes, with_changes
@@ -38,6 +39,9 @@ class RunConfig:
     dry_run: bool = False
     """Only show the stages and which of them are done."""
 
+    def __post_init__(self) -> None:
+        require_positive(self, "depth", "nproc")
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -58,9 +62,6 @@ def run(config: RunConfig, paths: Paths) -> RunResult:
         return RunResult(None)
     if config.recipe not in RECIPES:
         raise ValueError(f"unknown recipe {config.recipe!r}: choose from {', '.join(RECIPES)}")
-    for flag, value in (("--nproc", config.nproc), ("--depth", config.depth)):
-        if value is not None and value < 1:
-            raise ValueError(f"{flag} must be at least 1, not {value}")
     recipe, names = RECIPES[config.recipe], names_for(config.model_tag)
     stages = with_changes(recipe.stages(names, config.depth), config.set)
     check_changes(stages, config.set)

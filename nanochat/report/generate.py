@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nanochat.atomic import write_atomic, write_text_atomic
+from nanochat.bounds import require_not_negative
 from nanochat.config import json_line
 from nanochat.console import say, warn
 from nanochat.paths import Paths
@@ -55,6 +56,9 @@ class GenerateConfig:
 
     dollars_per_hour: float | None = None
     """Price of the whole machine, to compute the cost."""
+
+    def __post_init__(self) -> None:
+        require_not_negative(self, "dollars_per_hour")
 
 
 @dataclass(frozen=True)

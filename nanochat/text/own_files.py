@@ -13,13 +13,13 @@ from nanochat.text.readers import FORMATS, TEXT_FORMATS, format_of
 
 def names_files(spec: str) -> bool:
     """Whether `spec` is a pattern or an existing path."""
-    return glob.has_magic(spec) or Path(spec).expanduser().exists()
+    return spec != "" and (glob.has_magic(spec) or Path(spec).expanduser().exists())
 
 
 def absolute(spec: str) -> str:
     """The absolute path or pattern of `spec`; unchanged if it is neither a pattern nor an existing path."""
     path = Path(spec).expanduser()
-    if path.exists():
+    if spec and path.exists():  # the path of an empty text is the working directory
         return str(path.resolve() if ".." in path.parts else path.absolute())
     if not glob.has_magic(spec):
         return spec
@@ -43,6 +43,8 @@ def find_files(spec: str) -> list[Path]:
 
     Raises ValueError if there are none.
     """
+    if not names_files(spec):
+        raise ValueError(f"no file or folder {spec!r}")
     path = Path(spec).expanduser()
     if path.is_file():
         if format_of(path) is None:
@@ -55,11 +57,9 @@ def find_files(spec: str) -> list[Path]:
             sorted(file for file in path.rglob("*") if file.is_file() and _is_visible(file, path))
         )
         where = f"the folder {path}"
-    elif glob.has_magic(spec):
+    else:
         found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if format_of(Path(name))]
         where = f"the pattern {spec}"
-    else:
-        raise ValueError(f"no file or folder {spec!r}")
     if not found:
         raise ValueError(f"{where} holds no {', '.join(FORMATS)} file: nothing to read")
     return found

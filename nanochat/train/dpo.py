@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nanochat.batches.position import DataIdentity, DataPosition, RowPosition, check_identity
+from nanochat.bounds import require_positive, require_share
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.console import say
@@ -63,8 +64,10 @@ class DpoConfig(TrainingOptions):
     compile: CompileMode = "off"
 
     def __post_init__(self) -> None:
-        if self.pairs_per_step < 1 or self.beta <= 0:
-            raise ValueError("--pairs-per-step must be at least 1, and --beta more than 0")
+        super().__post_init__()
+        require_positive(self, "epochs", "num_iterations", "pairs_per_step", "beta")
+        require_positive(self, "lr_fraction", "device_batch_size")
+        require_share(self, "warmdown")
         if self.fp8 or self.compile == "on":
             raise ValueError("dpo trains without --fp8 and --compile: answers differ in length at every step")
 

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from nanochat import hardware
+from nanochat.bounds import require_not_negative
 from nanochat.console import amount, duration, say, table
 from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
@@ -64,6 +65,10 @@ class PlanConfig(Dial):
     """Price of the whole machine, to estimate the cost."""
     device: str = "auto"
     dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_not_negative(self, "dollars_per_hour")
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ def this_machine(runtime: Runtime) -> Machine:
 
 def parse_machine(text: str) -> Machine:
     """Parse a description such as "8xH100". Raises ValueError for an unknown machine."""
-    match = re.fullmatch(r"(?:(\d+)\s*[x×]\s*)?(.+)", text.strip())
+    match = re.fullmatch(r"(?:([1-9]\d*)\s*[x×]\s*)?(.+)", text.strip())
     name = match[2] if match else text
     flops = hardware.peak_flops(name, "bf16")
     if match is None or flops is None or name not in _GPU_MEMORY:

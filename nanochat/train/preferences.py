@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.atomic import write_text_atomic
-from nanochat.config import json_line, parse_json
+from nanochat.config import from_json, json_line, parse_json
 from nanochat.console import say
 from nanochat.paths import Paths
 from nanochat.tokenizer.chat_format import render, render_prompt
@@ -44,9 +44,7 @@ def read_pairs(path: Path, tokenizer: Tokenizer, max_seq_len: int) -> list[Prefe
     if not path.is_file():
         raise ValueError(f"--pairs {path} is not a file")
     pairs, too_long = [], 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in _numbered(path):
         try:
             pair = render_pair(parse_json(line), tokenizer)
         except ValueError as error:
@@ -81,6 +79,12 @@ def render_pair(row: Any, tokenizer: Tokenizer) -> PreferencePair:
     )
     own, other = ([bool(learn) and at >= start for at, learn in enumerate(m)] for m in (mask, other_mask))
     return PreferencePair(ids, own, other_ids, other)
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank. Only a line feed ends a line: within JSON, U+2028 is a character like others."""
+    with open(path, "rb") as file:
+        yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
 
 
 def _answer(value: Any) -> tuple[list[Any] | None, Any]:
@@ -123,28 +127,43 @@ def run_preferences(config: PreferencesConfig, paths: Paths) -> PreferencesResul
         raise ValueError(
             f"the run {config.model_tag!r} has no rollouts ({source}): train it with `nanochat rl`"
         )
-    rows = [row for row in _rows(source) if row["step"] >= config.first_step]
-    pairs = [pair for row in rows if (pair := _pair(row))]
+    prompts = [prompt for prompt in _prompts(source) if prompt.step >= config.first_step]
+    pairs = [pair for prompt in prompts if (pair := _pair(prompt))]
     if not pairs:
-        raise ValueError(f"in none of {len(rows)} prompts do the rewards of the samples differ")
+        raise ValueError(f"in none of {len(prompts)} prompts do the rewards of the samples differ")
     path = Path(config.out).expanduser().absolute()
     write_text_atomic(path, "".join(json_line(pair) + "\n" for pair in pairs))
-    say(f"{len(pairs):,} pairs of {len(rows):,} prompts: {path}")
-    return PreferencesResult(path, len(rows), len(pairs))
+    say(f"{len(pairs):,} pairs of {len(prompts):,} prompts: {path}")
+    return PreferencesResult(path, len(prompts), len(pairs))
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+@dataclass(frozen=True)
+class _Sample:
+    reward: float
+    parts: list[Any]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What is read of a line of rollouts."""
+
+    step: int
+    prompt: str
+    samples: tuple[_Sample, ...]
+
+
+def _prompts(path: Path) -> Iterator[_Prompt]:
+    for number, line in _numbered(path):
         try:
-            yield parse_json(line)
+            yield from_json(_Prompt, parse_json(line), ignore_unknown=True)
         except ValueError:
             raise ValueError(f"{path}, line {number}: not a line of rollouts") from None
 
 
-def _pair(row: dict[str, Any]) -> dict[str, Any] | None:
+def _pair(prompt: _Prompt) -> dict[str, Any] | None:
     """The best and the worst answer, of equals the first; None if all are worth the same."""
-    best = max(row["samples"], key=lambda sample: sample["reward"])
-    worst = min(row["samples"], key=lambda sample: sample["reward"])
-    if best["reward"] == worst["reward"]:
+    best = max(prompt.samples, key=lambda sample: sample.reward, default=None)
+    worst = min(prompt.samples, key=lambda sample: sample.reward, default=None)
+    if best is None or worst is None or best.reward == worst.reward:
         return None
-    return {"prompt": row["prompt"], "chosen": best["parts"], "rejected": worst["parts"]}
+    return {"prompt": prompt.prompt, "chosen": best.parts, "rejected": worst.parts}

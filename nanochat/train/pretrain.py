@@ -51,6 +51,10 @@ class PretrainConfig(TrainingOptions, TokenizedText, Dial):
     """Name of the run and of its folders of checkpoints and metrics."""
     packing: Policy = PRETRAIN_POLICY
 
+    def __post_init__(self) -> None:
+        TrainingOptions.__post_init__(self)
+        Dial.__post_init__(self)
+
 
 @alone
 def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:

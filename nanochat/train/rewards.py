@@ -134,7 +134,14 @@ def load_reward(path: Path) -> RewardFunction:
     function = vars(module).get("reward")
     if not callable(function):
         raise ValueError(f"--reward {path} must define a function reward(attempt) that returns a number")
-    return function
+
+    def reward(attempt: Attempt) -> float:
+        try:
+            return function(attempt)
+        except Exception as error:  # whatever the user's function raises
+            raise ValueError(f"--reward {path} fails: {type(error).__name__}: {error}") from error
+
+    return reward
 
 
 def rewards_digest(words: str, own: str | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nanochat.batches.position import DataIdentity, check_identity
+from nanochat.bounds import require_not_negative, require_positive, require_share
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.config import to_json
@@ -104,10 +105,12 @@ class RlConfig(TrainingOptions):
     compile: CompileMode = "off"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "num_iterations", "prompts_per_step", "samples", "updates", "eval_items")
+        require_positive(self, "max_new_tokens", "lr_fraction", "device_batch_size", "max_rows")
+        require_share(self, "warmdown")
+        require_not_negative(self, "kl")
         policy = self.policy()
-        for name in ("num_iterations", "prompts_per_step", "updates", "eval_items"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if self.samples < 2 and policy.baseline == "mean":
             raise ValueError("--samples must be at least 2: a lone sample has nothing to be compared with")
         if self.updates > self.prompts_per_step:

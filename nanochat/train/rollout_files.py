@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanochat.atomic import write_text_atomic
+from nanochat.atomic import write_atomic
 from nanochat.config import json_line, parse_json
 from nanochat.metrics import Metrics
 from nanochat.metrics_rows import SampleRow
@@ -62,14 +62,16 @@ def _sample(step: int, group: Group) -> SampleRow:
 def drop_after(path: Path, step: int) -> None:
     """Keep only the lines up to a step: the later ones, and a torn one, are written again."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():
+    for line in (
+        path.read_bytes().splitlines(keepends=True) if path.exists() else ()
+    ):  # text ends lines at U+2028 too
         try:
             if parse_json(line)["step"] > step:
                 break
         except (ValueError, KeyError, TypeError):
             break
         kept.append(line)
-    write_text_atomic(path, "".join(kept))
+    write_atomic(path, lambda file: file.writelines(kept))
 
 
 def _line(step: int, group: Group) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from nanochat import hardware
 from nanochat.batches.loader import Loader
 from nanochat.batches.rows import PackingReport
+from nanochat.bounds import require_not_negative, require_positive, require_share
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import TOKENIZER_DIR, load_weights
 from nanochat.checkpoint.meta import CheckpointMeta, TrainingPlan
@@ -71,8 +72,9 @@ class TrainingOptions:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        if not 0 < self.eval_share <= 1:
-            raise ValueError(f"--eval-share must be above 0 and at most 1, not {self.eval_share:g}")
+        require_positive(self, "keep_last", "eval_bytes", "eval_share")
+        require_share(self, "eval_share")
+        require_not_negative(self, "save_every", "save_minutes", "eval_every", "sample_every", "seed")
 
 
 @dataclass(frozen=True)

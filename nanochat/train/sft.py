@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from nanochat.batches.loader import sft_loader
+from nanochat.bounds import require_positive, require_share
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.checkpoint.meta import CheckpointMeta, TrainingPlan
@@ -60,6 +61,12 @@ class SftConfig(TrainingOptions):
     """Start from the optimiser's state of the run it starts from, instead of an empty one."""
     eval_conversations: int = 500
     """Held-out conversations scored at each evaluation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "epochs", "num_iterations", "total_batch_size", "device_batch_size")
+        require_positive(self, "lr_fraction", "eval_conversations")
+        require_share(self, "warmdown")
 
 
 @alone

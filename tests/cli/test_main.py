@@ -131,7 +131,7 @@ def test_a_bug_keeps_its_traceback():
     [
         (
             ["--device-batch-size", "many"],
-            "--device-batch-size: invalid literal for int() with base 10: 'many'",
+            "nanochat: error: --device-batch-size must be a whole number, not 'many'\n",
         ),
         (["--device-batch-size", "0"], "nanochat: error: --device-batch-size must be at least 1, not 0"),
         (["--device-batch-sise", "4"], "Perhaps you meant: --device-batch-size INT"),

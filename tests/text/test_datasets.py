@@ -210,6 +210,7 @@ class TestFiles:
         (tmp_path / "table.csv").write_text("a,b")
         pq.write_table(pa.table({"body": ["x", "y"]}), tmp_path / "body.parquet")
         for spec, message in {
+            "": "unknown dataset ''",  # not the working directory
             "no-such-name": "unknown dataset 'no-such-name'.*builtin, fineweb-edu, climbmix",
             str(tmp_path / "empty"): "the folder .*empty holds no .parquet, .jsonl",
             str(tmp_path / "*.npy"): "the pattern .* holds no",
@@ -218,6 +219,8 @@ class TestFiles:
         }.items():
             with pytest.raises(ValueError, match=message):
                 open_dataset(spec, paths)
+        with pytest.raises(ValueError, match="no file or folder ''"):
+            open_dataset(str(tmp_path / "body.parquet"), paths, text_column="body", val_path="")
 
     @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 2.0])
     def test_shares_out_of_range(self, paths: Paths, tmp_path: Path, fraction: float) -> None:

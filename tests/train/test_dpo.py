@@ -110,6 +110,28 @@ def test_a_malformed_line_is_named(tmp_path: Path, tokenizer: Tokenizer, line: s
         read_pairs(file, tokenizer, 64)
 
 
+def test_a_line_ends_only_at_a_line_feed(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    file = tmp_path / "pairs.jsonl"
+    row = {**ROW, "chosen": "one\u2028answer"}
+    file.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for _ in range(2)))
+    assert read_pairs(file, tokenizer, 64) == [render_pair(row, tokenizer)] * 2
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_bytes(json.dumps(ROW).encode() + b'\n{"prompt": "\xff"}')
+    with pytest.raises(ValueError, match=r"pairs\.jsonl, line 2: "):
+        read_pairs(file, tokenizer, 64)
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", '{"step": 1, "prompt": "a", "samples": [{"reward": 1}]}'])
+def test_a_line_that_is_no_rollout_is_named(paths: Paths, line: str) -> None:
+    paths.rollouts("rl").parent.mkdir(parents=True)
+    paths.rollouts("rl").write_text(line)
+    with pytest.raises(ValueError, match="line 1: not a line of rollouts"):
+        run_preferences(PreferencesConfig(), paths)
+
+
 def test_pairs_that_do_not_fit_are_counted(
     tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture
 ) -> None:

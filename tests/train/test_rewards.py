@@ -58,6 +58,9 @@ def test_a_users_own_function_is_added_or_alone(tmp_path: Path) -> None:
     assert rewards_digest("answer", str(file)) != before
     with pytest.raises(ValueError, match="'own' must return a finite number, not nan"):
         parse_rewards("", str(file)).of(GOOD)
+    file.write_text("def reward(attempt):\n    return attempt.meta['letter']\n")
+    with pytest.raises(ValueError, match=r"--reward .*mine\.py fails: AttributeError"):
+        parse_rewards("", str(file)).of(GOOD)
 
 
 @pytest.mark.parametrize(

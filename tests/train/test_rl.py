@@ -192,9 +192,10 @@ def test_a_cold_start_is_told_at_once(sampler: Sampler, capsys: pytest.CaptureFi
 
 def test_the_file_of_rollouts_is_cut_back_to_a_step(tmp_path: Path) -> None:
     file = tmp_path / "rollouts.jsonl"
-    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    kept = '{"step": 1, "prompt": "one\u2028line"}\n{"step": 2}\n'
+    file.write_text(kept + '{"step": 3}\n{"st')
     drop_after(file, 2)
-    assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert file.read_text() == kept
 
 
 @pytest.mark.parametrize(
