@@ -32,7 +32,7 @@ from nanochat.tasks.task import Item, Task
 
 STAGE = "eval-chat"
 _ENGINE_ROWS = {"cuda": 64, "mps": 16, "cpu": 32}
-_SHOWN = 160  # characters printed of a question or an answer
+_SHOWN = 80  # characters printed of a question or an answer
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def describe_plan(plan: RunPlan, choice: MinutesChoice | None = None) -> None:
         f"{name} {amount(count)}" for name, count in plan.parameters.items() if count > total / 1000
     )
     split = (
-        f"{plan.batch_tokens // model.max_seq_len} rows on {plan.world_size} devices, "
+        f"{plan.batch_tokens // model.max_seq_len} rows on {plan.world_size} device{'s' * (plan.world_size > 1)}, "
         f"micro-batches of {plan.device_batch_size}"
     )
     table(
@@ -275,5 +275,5 @@ def _describe_effort(
     if measured:
         say(f"on {where}: about {time} from start to end{cost}, as measured")
         return
-    rate = f"{_UTILISATION[machine.device]:.0%} of {amount(machine.flops or 0)}FLOP/s"
+    rate = f"{_UTILISATION[machine.device]:.0%} of {amount(machine.flops or 0)} FLOP/s"
     say(f"on {where}: about {time} of training{cost} (at {rate})")
