@@ -16,6 +16,7 @@ from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import find_run, split_step
 from nanochat.config import json_line
 from nanochat.console import say, table
+from nanochat.errors import EnvironmentFault
 from nanochat.eval.intervals import (
     Interval,
     Judgement,
@@ -111,7 +112,7 @@ def _kept(name: str, paths: Paths) -> tuple[str, dict[str, dict[str, list[_Answe
     if step is None:
         step = store.latest(directory)
     if step is None:
-        raise ValueError(f"every checkpoint in {directory} is torn: restore the files, or train again")
+        raise EnvironmentFault(f"every checkpoint in {directory} is torn: restore the files, or train again")
     weights = store.load_meta(directory, step).files["model"].sha256
     answers: dict[str, dict[str, list[_Answers]]] = {}
     for task, key, record in task_records(directory, step, weights):
