@@ -14,7 +14,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["fp32", "bf16", "fp8"]
 
@@ -221,11 +224,11 @@ def git_revision(directory: Path) -> str | None:
     return commit and commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
-def measure_gemm_flops(seconds: float = 0.2, size: int = 1024) -> float:
-    """Measured fp32 matmul FLOP/s of this CPU with torch's current threads: the best product within `seconds`."""
+def measure_gemm_flops(dtype: torch.dtype, seconds: float = 0.2, size: int = 1024) -> float:
+    """Measured matmul FLOP/s of this CPU in a dtype with torch's current threads: the best product within `seconds`."""
     import torch
 
-    a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
+    a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0)).to(dtype)
     out = torch.mm(a, b)
     best = float("inf")
     end = time.perf_counter() + seconds

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from nanochat import hardware
 from nanochat.config import json_line, to_json
@@ -47,8 +48,9 @@ def test_the_description_is_plain_data_that_makes_sense():
     assert described["python"].startswith("3.")
 
 
-def test_a_measured_rate_is_positive():
-    assert hardware.measure_gemm_flops(seconds=0.01, size=64) > 1e6
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_measured_rate_is_positive(dtype: torch.dtype):
+    assert hardware.measure_gemm_flops(dtype, seconds=0.01, size=64) > 1e6
 
 
 def _cgroup(folder: Path, **files: str) -> None:

@@ -18,7 +18,7 @@ from nanochat.train.session import TrainingOptions
 from nanochat.train.timing import measure_costs
 
 # Share of the peak FLOP/s that training reaches. For GPUs the peak is the vendor's (bf16), for CPUs it is measured.
-_UTILISATION = {"cuda": 0.5, "mps": 0.5, "cpu": 0.75}
+_UTILISATION = {"cuda": 0.5, "mps": 0.5, "cpu": 0.6}
 
 _LONG_RUN_FLOPS = 1e13  # about a minute on a laptop
 
@@ -168,7 +168,7 @@ def this_machine(runtime: Runtime) -> Machine:
         )
         return Machine(name, "cuda", count, hardware.peak_flops(name, "bf16"), device_memory(runtime))
     cpu = hardware.cpu()
-    flops = hardware.measure_gemm_flops() if runtime.device.type == "cpu" else None
+    flops = hardware.measure_gemm_flops(runtime.compute_dtype) if runtime.device.type == "cpu" else None
     return Machine(
         f"{cpu.model}, {cpu.usable:g} cores",
         runtime.device.type,
