@@ -69,9 +69,8 @@ class Link:
             ) from error
         self._rank, self._world_size = rank, world_size
         self._store = dist.PrefixStore("nanochat", store)
-        self._watch_store = dist.PrefixStore(
-            "nanochat", store.clone()
-        )  # a connection serves one thread at a time
+        # Of the watching thread: a connection that waits for a key, as NCCL's does at first, serves nobody else.
+        self._watch_store = dist.PrefixStore("nanochat", store.clone())
         self._exchanges = 0
         self._heard = [("", time.monotonic())] * world_size  # each one's last heartbeat, and when it arrived
         self._store_lost = self._left = False
@@ -87,7 +86,7 @@ class Link:
             self._store.set(keys[self._rank], pickle.dumps(mine))  # type: ignore[arg-type]
             pause = 1e-5
             while not self._store.check(keys):
-                failure = self._trouble(_LOST_S)
+                failure = self._trouble(self._store, _LOST_S)
                 if failure is not None and not self._store.check(keys):  # else it came after this exchange
                     raise failure
                 time.sleep(pause)
@@ -125,16 +124,16 @@ class Link:
         """The failure of another process that caused `error`, or `error` itself if the others are alive."""
         deadline = time.monotonic() + 2 * _DYING_S
         while time.monotonic() < deadline:
-            if (failure := self._trouble(_DYING_S)) is not None:
+            if (failure := self._trouble(self._store, _DYING_S)) is not None:
                 return failure
             time.sleep(_LONGEST_PAUSE_S)
         return error
 
-    def _trouble(self, patience_s: float) -> ProcessFailure | None:
+    def _trouble(self, store: dist.Store, patience_s: float) -> ProcessFailure | None:
         """The failure of another process: as reported, or no heartbeat for more than `patience_s` seconds."""
         try:
-            if self._store.check(["failure"]):
-                return self.failure(*parse_json(self._store.get("failure")))
+            if store.check(["failure"]):
+                return self.failure(*parse_json(store.get("failure")))
         except dist.DistError:
             self._store_lost = True
         if self._store_lost:
@@ -180,7 +179,7 @@ class Link:
             if self._left:
                 return
             self._beat(beat)
-            failure = self._trouble(_LOST_S)
+            failure = self._trouble(self._watch_store, _LOST_S)
             stuck_s = stuck_s + _BEAT_S if failure is not None and not self.working_alone else 0.0
             if failure is not None and stuck_s > _STUCK_S:
                 print(f"nanochat (process {self._rank}): error: {failure}", file=sys.stderr, flush=True)

@@ -143,11 +143,14 @@ def load_optimizer_state(directory: Path, step: int) -> dict[str, Any]:
 
 
 def ensure_writable(directory: Path, need_bytes: int) -> None:
-    """Raise EnvironmentFault unless `directory` can be created and written to, and has `need_bytes` free."""
+    """Raise EnvironmentFault unless `directory` can be created, written to, and hold `need_bytes` of checkpoints.
+
+    Those that it holds already count, since new ones replace them.
+    """
     directory = Path(directory)
     stage(directory / "step_probe", lambda file: file.write(b"probe")).unlink()
     free = shutil.disk_usage(directory).free
-    if free < need_bytes:
+    if free + sum(path.stat().st_size for path in directory.glob("step_*.pt")) < need_bytes:
         raise EnvironmentFault(
             f"{directory} has {free / 1e9:.2f} GB free and the checkpoints need {need_bytes / 1e9:.2f} GB; "
             "free some space, keep fewer (--keep-last) or choose another NANOCHAT_BASE_DIR"

@@ -43,27 +43,33 @@ class NativeLibrary:
 
     def start(self, delay_s: float = _DELAY_S) -> None:
         """Start the compiler unless it runs, has failed or is not needed; delayed, it yields to other programs."""
-        if not self._given_up and self._compiling is None and not self._path.exists():
-            assert self._compiler is not None, "without one it is given up"
+        if self._given_up or self._compiling is not None or self._path.exists():
+            return
+        assert self._compiler is not None, "without one it is given up"
+        try:
             self._compiling = start_compiling(_SOURCE, self._path, self._compiler, delay_s=delay_s)
+        except OSError as error:  # a read-only folder, or no space
+            self._give_up(f"the compiler cannot be started ({error})")
 
     @property
     def pending(self) -> bool:
         """Whether the compiler is still running."""
-        return self._compiling is not None and self._compiling.poll() is None
+        compiling = self._compiling
+        return compiling is not None and compiling.poll() is None
 
     def get(self) -> ctypes.CDLL | None:
         """The library; None while it is being compiled, or if it cannot be used. Never blocks."""
         if self._given_up:
             return None
-        if self._compiling is not None:
-            status = self._compiling.poll()
+        compiling = self._compiling  # read once: other threads' engines call this, too
+        if compiling is not None:
+            status = compiling.poll()
             if status is None:
                 return None
-            self._compiling = None
             if status != 0:
                 self._give_up(f"the compiler failed: see {log_path(self._path)}")
                 return None
+            self._compiling = None
         try:
             return _load(self._path)
         except (OSError, AttributeError, AssertionError) as error:

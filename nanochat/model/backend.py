@@ -6,6 +6,7 @@ the same as before. Training, evaluation and chat all get their `Backend` from `
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -278,7 +279,9 @@ def _choose_native(device: torch.device, code_cache: Path, training_flops: float
         return False, f"C++ is for CPUs, this is {device.type}"
     if training_flops < _WORTH_COMPILING:
         return False, "a small run, or none"
-    compile_together((native_loss.SOURCE, native_attention.SOURCE, native_operators.SOURCE), code_cache)
+    sources = (native_loss.SOURCE, native_attention.SOURCE, native_operators.SOURCE)
+    with suppress(OSError):  # the reason why the first of them is not there is found below
+        compile_together(sources, code_cache)
     finds = (
         native_loss.find_native_loss,
         native_attention.find_native_attention,

@@ -96,8 +96,9 @@ def _answer(value: Any) -> tuple[list[Any] | None, Any]:
 
 def split_pairs(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """(for training, held out): every HELD_OUT-th, at least the last one, is held out."""
-    held_out = [pair for at, pair in enumerate(pairs) if (at + 1) % HELD_OUT == 0] or [pairs[-1]]
-    return [pair for pair in pairs if not any(pair is other for other in held_out)], held_out
+    every = min(HELD_OUT, len(pairs))
+    training = [pair for at, pair in enumerate(pairs, start=1) if at % every]
+    return training, [*pairs[every - 1 :: every]]
 
 
 @dataclass(frozen=True)

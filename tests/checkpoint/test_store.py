@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -197,6 +198,16 @@ def test_a_directory_that_cannot_be_is_found_before_any_work(tmp_path: Path):
         store.ensure_writable(tmp_path / "run", 10**15)
     store.ensure_writable(tmp_path / "run", 1000)
     assert _names(tmp_path / "run") == set()
+
+
+def test_a_resumed_run_needs_no_room_for_the_checkpoints_it_has(tmp_path: Path, monkeypatch):
+    for step in (1, 2):
+        _save(tmp_path, step)
+    there = sum(path.stat().st_size for path in tmp_path.iterdir())
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: SimpleNamespace(free=there // 2))
+    store.ensure_writable(tmp_path, there * 3 // 2)
+    with pytest.raises(EnvironmentFault, match="GB free"):
+        store.ensure_writable(tmp_path, there * 3 // 2 + 1)
 
 
 def _in_child(work: Callable[[], object]) -> int:

@@ -349,6 +349,17 @@ def test_without_a_compiler_nothing_is_said(tmp_path, monkeypatch, capsys):
     assert not capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_costs_one_line(tmp_path, capsys):
+    (tmp_path / "code").touch()
+    library = NativeLibrary(tmp_path / "code")
+    library.start()
+    assert not library.pending
+    assert library.get() is None
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "the compiler cannot be started" in line
+    assert str(tmp_path / "code") in line
+
+
 @pytest.mark.parametrize("damage", ["not a library", "wrong results"])
 def test_a_library_that_cannot_be_used_costs_one_line(
     tmp_path, monkeypatch, capsys, damage, library, code_cache

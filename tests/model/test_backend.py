@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from nanochat.model.backend import REFERENCE, Backend, choose_backend, memory_mo
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.operators import Operators
+from nanochat.native.library import compiler
 from nanochat.processes import Processes
 from nanochat.runtime import Runtime
 
@@ -100,6 +102,14 @@ def test_cpp_that_one_process_cannot_use_is_used_by_none(
     for rank in (0, 1):
         monkeypatch.setattr(backends, "_choose_native", lambda *_, rank=rank: (rank != without, "tried"))
         assert not choose_backend(replace(runtime(), processes=Beside(rank))).native
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+def test_a_run_that_cannot_keep_compiled_code_trains_in_pytorch(tmp_path: Path) -> None:
+    (tmp_path / "code").touch()
+    native, reason = backends._choose_native(torch.device("cpu"), tmp_path / "code", 1e18)
+    assert not native
+    assert "File exists" in reason
 
 
 def test_sizes_that_fp8_units_cannot_multiply_are_refused() -> None:
