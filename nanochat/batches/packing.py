@@ -43,11 +43,12 @@ class Plan:
     start: np.ndarray
     length: np.ndarray
     stride: int
-    row_dropped: (
-        np.ndarray
-    )  # tokens in no row, counted at the row where they were cut off; empty if contiguous
-    row_padded: np.ndarray  # padding tokens of each row; empty if contiguous
-    cuts: int  # how often a document, or the rest of one, was cut
+    row_dropped: np.ndarray
+    """Tokens in no row, counted at the row where they were cut off; empty if contiguous."""
+    row_padded: np.ndarray
+    """Padding tokens of each row; empty if contiguous."""
+    cuts: int
+    """How often a document, or the rest of one, was cut."""
 
     @property
     def inserted(self) -> int:

@@ -58,7 +58,6 @@ class WindowSource(Protocol):
 class RowStream:
     """Rows of `max_seq_len` inputs and targets from a source, resumed from `position` if given.
 
-
     Raises ValueError for a position that was counted by another kind of source.
     """
 

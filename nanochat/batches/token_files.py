@@ -143,9 +143,7 @@ class CachedShard:
             whole = False
         if whole:
             mapped = np.memmap(self._file(f"{index:04d}.bin"), dtype=self._dtype, mode="r")
-            return TokenPiece(
-                np.asarray(mapped), offsets
-            )  # slicing an ndarray is ten times faster than a memmap
+            return TokenPiece(np.asarray(mapped), offsets)  # slicing a memmap is ten times slower
         if self._info is not None and index < self._info.pieces:
             self._info = None
             self._file("json").unlink(missing_ok=True)

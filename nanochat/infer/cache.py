@@ -18,9 +18,8 @@ class RowCache:
     def __init__(self, config: GPTConfig, rows: int, slots: int, device: torch.device, dtype: torch.dtype):
         shape = (2 * config.n_layer, rows + 1, config.n_kv_head, slots + 1, config.head_dim)
         self.slots = slots
-        self._all = torch.zeros(
-            shape, device=device, dtype=dtype
-        )  # one tensor, so that a row moves in one operation
+        # One tensor, so that a row moves in one operation.
+        self._all = torch.zeros(shape, device=device, dtype=dtype)
         self.k_RKSD = list(self._all[: config.n_layer])
         self.v_RKSD = list(self._all[config.n_layer :])
         self._scratch = rows

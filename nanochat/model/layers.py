@@ -23,9 +23,7 @@ class Linear(nn.Module):
 
 def rotary_tables(length: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
     """cos and sin of every position's angles, (length, head_dim / 2), fp32, on the CPU (RoPE, arXiv:2104.09864)."""
-    cpu = torch.device(
-        "cpu"
-    )  # also in a model on "meta", where arange would import PyTorch's compiler: two seconds
+    cpu = torch.device("cpu")  # also on "meta", where arange would import PyTorch's compiler: two seconds
     frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64, device=cpu) / head_dim)
     angles = torch.outer(torch.arange(length, dtype=torch.float64, device=cpu), frequencies)
     return angles.cos().float(), angles.sin().float()

@@ -14,7 +14,6 @@ from nanochat.config import to_json
 from nanochat.console import say
 from nanochat.errors import EnvironmentFault
 from nanochat.model.backend import Backend
-from nanochat.processes import Processes
 from nanochat.runtime import DTYPES, Runtime
 from nanochat.train.session import TrainingOptions
 
@@ -49,12 +48,8 @@ def alone(train: Callable[[C, Runtime], R]) -> Callable[[C, Runtime], R]:
     return locked
 
 
-def resume_step(directory: Path, options: TrainingOptions, processes: Processes) -> int | None:
-    """The step to resume from, or None to start; process 0 decides. Raises ValueError rather than overwrite a run."""
-    return processes.decide(lambda: _resume_step(directory, options))
-
-
 def _resume_step(directory: Path, options: TrainingOptions) -> int | None:
+    """The step to resume from, or None to start. Raises ValueError rather than overwrite a run."""
     there = store.committed(directory)
     if options.resume == "auto":
         newest = store.latest(directory)
@@ -76,9 +71,9 @@ def saved_run(
 ) -> tuple[CheckpointMeta | None, Runtime]:
     """The checkpoint to resume from, the same on every process, or None to start; and the runtime for this run.
 
-    Without --dtype, a run resumes in the compute dtype that it began with. Raises as `resume_step`.
+    Without --dtype, a run resumes in the compute dtype that it began with. Raises as `_resume_step`.
     """
-    step = resume_step(directory, options, runtime.processes)
+    step = runtime.processes.decide(lambda: _resume_step(directory, options))
     saved = None if step is None else store.load_meta(directory, step)
     runtime.processes.same("the checkpoint", saved and to_json(saved.files))
     if saved is None or options.dtype != "auto":

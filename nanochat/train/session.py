@@ -134,12 +134,6 @@ def make_trainer(
     )
 
 
-def keep_tokenizer(directory: Path, tokenizer: Tokenizer, runtime: Runtime) -> None:
-    """Save a copy of the tokenizer beside the run's checkpoints."""
-    if runtime.is_main:
-        tokenizer.save(directory / TOKENIZER_DIR)
-
-
 @dataclass(frozen=True)
 class Session:
     """A training stage, ready to run."""
@@ -208,7 +202,7 @@ class Session:
         need = (self.options.keep_last + 1) * parameters * CHECKPOINT_BYTES_PER_PARAMETER
         store.ensure_writable(self.directory, need)
         if not self.meta.step:
-            keep_tokenizer(self.directory, self.trainer.tokenizer, self.trainer.runtime)
+            self.trainer.tokenizer.save(self.directory / TOKENIZER_DIR)
 
     def _open_metrics(self) -> Metrics:
         """Open the run's metrics and log the row with its configuration."""

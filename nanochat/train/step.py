@@ -1,5 +1,6 @@
 """One optimiser step: gradients over micro-batches and processes, then the update, skipped if they are not finite."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ def apply_gradients(trainer: Trainer, nats: Tensor) -> Update:
     trainer.runtime.processes.sum_each(gradients)
     grad_norm = nn.utils.get_total_norm(gradients)
     loss, norm = torch.stack((nats, grad_norm.to(nats.dtype))).tolist()  # the step's only wait for the device
-    skipped = not (_finite(loss) and _finite(norm))
+    skipped = not (math.isfinite(loss) and math.isfinite(norm))
     lr = schedule.lr(step)
     if not skipped:
         trainer.optimizer.step(lr, schedule.momentum(step), schedule.weight_decay(step))
@@ -111,7 +112,3 @@ def warm_up(trainer: Trainer, rows: int) -> float:
     seconds = time.perf_counter() - began
     say(f"compiled in {seconds:.0f} s")
     return seconds
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
