@@ -170,11 +170,8 @@ def make_plan(
     total_steps = dial.num_iterations or max(1, round(horizon / batch_tokens))
     decay = regime.rates.weight_decay
     if regime.decay_horizon_depth is not None:
-        decay *= (
-            math.sqrt(batch_tokens / regime.rates_batch)
-            * reference_horizon(regime.decay_horizon_depth)
-            / horizon
-        )
+        larger = math.sqrt(batch_tokens / regime.rates_batch)
+        decay *= larger * reference_horizon(regime.decay_horizon_depth) / horizon
     return RunPlan(
         depth=dial.layers,
         regime=regime.name,

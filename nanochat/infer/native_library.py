@@ -54,16 +54,16 @@ class NativeLibrary:
     @property
     def pending(self) -> bool:
         """Whether the compiler is still running."""
-        compiling = self._compiling
-        return compiling is not None and compiling.poll() is None
+        running = self._compiling
+        return running is not None and running.poll() is None
 
     def get(self) -> ctypes.CDLL | None:
         """The library; None while it is being compiled, or if it cannot be used. Never blocks."""
         if self._given_up:
             return None
-        compiling = self._compiling  # read once: other threads' engines call this, too
-        if compiling is not None:
-            status = compiling.poll()
+        running = self._compiling  # read once: other threads' engines call this, too
+        if running is not None:
+            status = running.poll()
             if status is None:
                 return None
             if status != 0:
