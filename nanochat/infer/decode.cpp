@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <numeric>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -26,6 +27,7 @@ namespace {
 
 constexpr int ROWS = 6;                    // tokens computed together: 24 sums fit the registers of AVX-512
 constexpr int64_t CACHED_BYTES = 8 << 20;  // weights that are quick for every thread to read (docs/log.md)
+constexpr int GROUP = 8;                   // rows that decode ahead together (docs/log.md)
 constexpr int UNITS_PER_THREAD = 3;        // into which work is divided, so that none waits long for the last
 
 enum Kind : int32_t { FP32, BF16, INT8 };
@@ -54,6 +56,26 @@ struct Layer {
 struct Choice {
   float temperature, top_p, min_p;
   int32_t top_k;
+};
+
+// What is added to the logit of a token.
+struct Bias {
+  int32_t token;
+  float value;
+};
+
+// Rows that decode up to `most` tokens each, and the results; the tables of results and random numbers are (rows, most).
+struct Ahead {
+  const int64_t *ids, *previous, *rows, *positions;  // the latest token of each row, as for hidden_states
+  const int64_t* limits;                             // of each row's tokens, from 1 to `most`
+  const Choice* choices;
+  const Bias* biases;  // of all rows, one row after another
+  const int64_t* bias_ends;
+  const float* uniforms;
+  const int64_t* last_ids;  // a row that chooses one of these stops
+  int64_t last_count, most;
+  int64_t *tokens, *counts;
+  float *chosen, *sums;  // the tokens' logits without biases, and as log_sums; null if nobody asks
 };
 
 struct Model {
@@ -95,6 +117,20 @@ class Team {
     });
   }
 
+  // Call range(unit) for every unit, of which there are fewer than 4096, and return when all calls have returned.
+  template <class Range>
+  void share(uint64_t units, const Range& range) {
+    const uint64_t number = next_number();
+    Slot& slot = slots[number % 2];
+    slot.call = [](const void* job, uint64_t unit) { (*static_cast<const Range*>(job))(unit); };
+    slot.job = &range;
+    slot.ended.store(0, std::memory_order_relaxed);
+    ticket.store(number << 2 * FIELD | units << FIELD, std::memory_order_release);
+    ticket.notify_all();
+    work();
+    while (slot.ended.load(std::memory_order_acquire) < units) relax();
+  }
+
   // Wake threads that sleep: the next job is about to come. An empty job does.
   void wake() {
     ticket.store(next_number() << 2 * FIELD, std::memory_order_release);
@@ -112,19 +148,6 @@ class Team {
     const void* job;
     alignas(64) std::atomic<uint64_t> ended;
   };
-
-  template <class Range>
-  void share(uint64_t units, const Range& range) {
-    const uint64_t number = next_number();
-    Slot& slot = slots[number % 2];
-    slot.call = [](const void* job, uint64_t unit) { (*static_cast<const Range*>(job))(unit); };
-    slot.job = &range;
-    slot.ended.store(0, std::memory_order_relaxed);
-    ticket.store(number << 2 * FIELD | units << FIELD, std::memory_order_release);
-    ticket.notify_all();
-    work();
-    while (slot.ended.load(std::memory_order_acquire) < units) relax();
-  }
 
   uint64_t next_number() const { return (ticket.load(std::memory_order_relaxed) >> 2 * FIELD) + 1; }
 
@@ -714,6 +737,90 @@ void run_layers(Workers& workers, const Model& m, int64_t n, const int64_t* ids,
   });
 }
 
+// Soft-capped logits of n hidden states, (n, V rounded up to a multiple of 16).
+template <class Workers>
+void compute_logits(Workers& workers, const Model& m, int64_t n, const float* hidden, float* out) {
+  const int64_t stride = padded(m.head.outputs);
+  const float cap = m.softcap;
+  multiply(workers, hidden, n, m.head, false, [&](int64_t t, int64_t o, vec y) {
+    if (cap > 0.0f) {  // cap * tanh(y / cap)
+      const vec twice = y * (2.0f / cap);
+      y = cap - 2.0f * cap / (exponential(twice > 80.0f ? vec{} + 80.0f : twice) + 1.0f);
+    }
+    store(out + t * stride + o, y);
+  });
+}
+
+float log_sum(const float* logits, int64_t vocab) {
+  const RowWeights weights(logits, vocab, 1.0f);
+  return weights.highest + std::log(weights.sum_between(0, vocab));
+}
+
+// Choose the token at `place` of the tables for a row whose logits are given, and changed.
+void choose_ahead(const Ahead& a, int64_t row, int64_t place, int64_t vocab, float* logits) {
+  const int64_t first = row ? a.bias_ends[row - 1] : 0;
+  thread_local std::vector<float> plain;
+  plain.clear();
+  if (a.sums) a.sums[place] = log_sum(logits, vocab);
+  for (int64_t at = first; at < a.bias_ends[row]; at++) {
+    float& logit = logits[a.biases[at].token];
+    plain.push_back(logit);
+    logit += a.biases[at].value;
+  }
+  const int64_t token = choose_row(logits, vocab, a.choices[row], a.uniforms[place]);
+  a.tokens[place] = token;
+  if (!a.chosen) return;
+  for (int64_t at = a.bias_ends[row]; at-- > first;) logits[a.biases[at].token] = plain[at - first];
+  a.chosen[place] = logits[token];
+}
+
+// Decode ahead rows from `begin` to `end`.
+template <class Cells, class Workers>
+void run_ahead(Workers& workers, const Model& m, const Ahead& a, int64_t begin, int64_t end) {
+  const int64_t most_rows = end - begin, stride = padded(m.head.outputs);
+  thread_local std::vector<float> space;
+  space.resize(std::max<size_t>(space.size(), most_rows * (m.width + stride) + Work(m, most_rows, nullptr).floats));
+  float *const hidden = space.data(), *const logits = hidden + most_rows * m.width;
+  float* const work_space = logits + most_rows * stride;
+  std::vector<int64_t> running(most_rows), ids(most_rows), previous(most_rows), rows(most_rows), positions(most_rows);
+  std::iota(running.begin(), running.end(), begin);
+  for (int64_t step = 0; !running.empty(); step++) {
+    const int64_t n = std::ssize(running);
+    for (int64_t i = 0; i < n; i++) {
+      const int64_t row = running[i];
+      const int64_t* tokens = a.tokens + row * a.most + step;  // the next one's place
+      previous[i] = step == 0 ? a.previous[row] : step == 1 ? a.ids[row] : tokens[-2];
+      ids[i] = step == 0 ? a.ids[row] : tokens[-1];
+      rows[i] = a.rows[row], positions[i] = a.positions[row] + step;
+    }
+    run_layers<Cells>(workers, m, n, ids.data(), previous.data(), rows.data(), positions.data(), n, nullptr, work_space,
+                      hidden);
+    compute_logits(workers, m, n, hidden, logits);
+    workers.run(n, [&](int64_t i) {
+      choose_ahead(a, running[i], running[i] * a.most + step, m.head.outputs, logits + i * stride);
+    });
+    std::erase_if(running, [&](int64_t row) {
+      const int64_t token = a.tokens[row * a.most + step];
+      const bool last = step + 1 == a.limits[row] || std::count(a.last_ids, a.last_ids + a.last_count, token);
+      if (last) a.counts[row] = step + 1;
+      return last;
+    });
+  }
+}
+
+// A group of rows decodes all its tokens before the next group does, so that its keys and values stay in a near cache, and
+// no thread waits for another one. Weights that are slow to read are read for all rows at once.
+template <class Cells>
+void share_ahead(const Model& m, int64_t n, const Ahead& a) {
+  if (n < 2 || m.weight_bytes > CACHED_BYTES) return run_ahead<Cells>(*team, m, a, 0, n);
+  const int64_t rounds = (n + GROUP * team->threads - 1) / (GROUP * team->threads);
+  const int64_t groups = std::min<int64_t>(n, rounds * team->threads);
+  team->share(groups, [&](int64_t group) {
+    Alone alone;
+    run_ahead<Cells>(alone, m, a, group * n / groups, (group + 1) * n / groups);
+  });
+}
+
 // Where each thread's own tokens end if every thread runs all layers for its own: whole rows, because a token sees those of
 // its row. Empty unless all weights fit the cache of the processor, from which every thread reads them, and no thread has
 // much more to do than the others; then threads meet after each product.
@@ -779,17 +886,15 @@ void hidden_states(const Model* model, int64_t n, const int64_t* ids, const int6
 
 // Soft-capped logits of n hidden states, (n, V rounded up to a multiple of 16).
 void logits(const Model* model, int64_t n, const float* hidden, float* out) {
-  const Model& m = *model;
-  const int64_t stride = padded(m.head.outputs);
-  const float cap = m.softcap;
   std::lock_guard<std::mutex> alone(team->busy);
-  multiply(*team, hidden, n, m.head, false, [&](int64_t t, int64_t o, vec y) {
-    if (cap > 0.0f) {  // cap * tanh(y / cap)
-      const vec twice = y * (2.0f / cap);
-      y = cap - 2.0f * cap / (exponential(twice > 80.0f ? vec{} + 80.0f : twice) + 1.0f);
-    }
-    store(out + t * stride + o, y);
-  });
+  compute_logits(*team, *model, n, hidden, out);
+}
+
+// Decode several tokens of each of n rows: hidden states, logits and choice again and again, to the same bits.
+void decode_ahead(const Model* model, int64_t n, const Ahead* ahead) {
+  std::lock_guard<std::mutex> alone(team->busy);
+  const auto run = model->bf16_cache ? share_ahead<Bf16Cells> : share_ahead<FloatCells>;
+  run(*model, n, *ahead);
 }
 
 // Choose a token for each of n rows of logits, as nanochat/infer/sampler.py does, by its number of `uniforms` in [0, 1).
@@ -803,9 +908,6 @@ void choose(int64_t n, int64_t vocab, int64_t stride, const float* logits, const
 // The logarithm of the sum of e^logit of each of n rows.
 void log_sums(int64_t n, int64_t vocab, int64_t stride, const float* logits, float* out) {
   std::lock_guard<std::mutex> alone(team->busy);
-  team->run(n, [&](int64_t row) {
-    const RowWeights weights(logits + row * stride, vocab, 1.0f);
-    out[row] = weights.highest + std::log(weights.sum_between(0, vocab));
-  });
+  team->run(n, [&](int64_t row) { out[row] = log_sum(logits + row * stride, vocab); });
 }
 }

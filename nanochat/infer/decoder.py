@@ -3,7 +3,7 @@
 Shapes: N spans, W wanted tokens, C model width, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
@@ -28,9 +28,44 @@ class Span(NamedTuple):
         return self.start + len(self.tokens)
 
 
+class Continuation(NamedTuple):
+    """A row that decodes several tokens, from its latest one on."""
+
+    row: int
+    position: int
+    token: int
+    previous: int
+    """As of a Span."""
+    params: SamplingParams
+    uniforms: Sequence[float]
+    """A random number for each token that it may decode."""
+
+
+class Decoded(NamedTuple):
+    """The tokens of a row."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    """Of each token, before bias and temperature; empty if no row asks."""
+
+
+class DecodesAhead(Protocol):
+    """Decodes several tokens of each row in one call, the same as one by one."""
+
+    def can_choose(self, params: Sequence[SamplingParams]) -> bool:
+        """Whether tokens of rows with these parameters can be chosen."""
+        ...
+
+    def run(self, rows: Sequence[Continuation], last_ids: Collection[int]) -> list[Decoded]:
+        """The tokens of each row: the first of `last_ids` is its last one. Keys and values go into the cache."""
+        ...
+
+
 class Decoder(Protocol):
     """Runs tokens on a cache that it was made with."""
 
+    ahead: DecodesAhead | None
+    """None if it decodes a token at a time."""
     torch_threads: int | None
     """How many threads PyTorch may use beside it; None: as many as it likes."""
 

@@ -12,18 +12,21 @@ import torch
 from torch import Tensor
 
 from nanochat.infer.cache import RowCache, row_bytes
-from nanochat.infer.decoder import Decoder, Span, threads_beside
+from nanochat.infer.decoder import Continuation, Decoder, DecodesAhead, Span, threads_beside
 from nanochat.infer.decoders import Decoders
 from nanochat.infer.frozen import WeightsName
 from nanochat.infer.request import Completion, Event, Request
-from nanochat.infer.sampler import SamplingParams, adjust, logprobs_of
+from nanochat.infer.sampler import SamplingParams, TokenLogprobs, adjust, logprobs_of
 from nanochat.infer.scheduler import Copy, PrefillLimit, Scheduler, Swap
 from nanochat.infer.tools import DEFAULT_TOOLS, ToolTable
 from nanochat.model.gpt import GPT
+from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 _PREFILL = {"cuda": PrefillLimit(2048, 2048), "mps": PrefillLimit(512, 512), "cpu": PrefillLimit(256, 16)}
 """By kind of device: enough to fill it, and on a CPU few enough for gaps below three usual steps (bench/latency.py)."""
+_AHEAD = 8
+"""Tokens that a row decodes in one call where nobody waits for each: more gain little (docs/log.md)."""
 
 
 class Engine:
@@ -62,6 +65,7 @@ class Engine:
                 "use the tokenizer that the model was trained with"
             )
         self.tokenizer = tokenizer
+        self._special_ids = [tokenizer.special(name) for name in SPECIAL_TOKENS]
         self.max_seq_len = config.max_seq_len if max_seq_len is None else max_seq_len
         if self.max_seq_len > config.max_seq_len:
             raise ValueError(
@@ -99,9 +103,12 @@ class Engine:
         return request.id
 
     @torch.inference_mode()
-    def step(self) -> list[Event]:
-        """Run the model once. Returns an event per new token; none if the engine is idle or runs parts of prompts."""
-        planned = self._scheduler.schedule()
+    def step(self, *, whole_answers: bool = False) -> list[Event]:
+        """Run the model once. Returns an event per new token; none if the engine is idle or runs parts of prompts.
+
+        `whole_answers`: nobody waits for each token. Then prompts come first, and rows may get several tokens.
+        """
+        planned = self._scheduler.schedule(prompts_first=whole_answers)
         for move in planned.moves:
             self._move(move)
         work = [(row, request, 1) for row, request in planned.decoding]
@@ -110,9 +117,12 @@ class Engine:
             return []
         decoder = self._decoders.best()
         decoder.wake()
+        ahead = decoder.ahead if whole_answers and not planned.pieces else None
+        if ahead is not None and ahead.can_choose([request.params for _, request in planned.decoding]):
+            return self._decode_ahead(planned.decoding, ahead)
         complete = [at for at, (_, request, count) in enumerate(work) if count == request.remaining]
         spans = [_span(row, request, count) for row, request, count in work]
-        uniforms = [work[at][1].uniform() for at in complete]
+        uniforms = [number for at in complete for number in work[at][1].uniforms()]
         # Without a pause from here to the chosen tokens: the decoder's threads would fall asleep.
         with threads_beside(decoder):
             hidden_NC = decoder.run(spans)
@@ -136,10 +146,26 @@ class Engine:
         logprobs = logprobs_of(logits_NV, tokens, params, decoder.log_sums)
         for request, token, own in zip(requests, tokens, logprobs, strict=True):
             events += request.accept(token, own)
-        for request in requests:  # after all of them know how many tokens their rows hold
+        self._remove_finished(requests)
+        return events
+
+    def _decode_ahead(self, decoding: Sequence[tuple[int, Request]], ahead: DecodesAhead) -> list[Event]:
+        """Several tokens of each request, or fewer where it ends or a tool may run."""
+        rows = [_continuation(row, request) for row, request in decoding]
+        events: list[Event] = []
+        decoded = ahead.run(rows, self._special_ids)
+        for (_, request), (tokens, logprobs) in zip(decoding, decoded, strict=True):
+            asked = request.params.logprobs is not None
+            for at, token in enumerate(tokens):
+                events += request.accept(token, TokenLogprobs(logprobs[at], ()) if asked else None)
+        self._remove_finished([request for _, request in decoding])
+        return events
+
+    def _remove_finished(self, requests: Sequence[Request]) -> None:
+        """After all of them know how many tokens their rows hold."""
+        for request in requests:
             if request.finished:
                 self._remove(request)
-        return events
 
     def cancel(self, request_id: int) -> None:
         """Drop a waiting or running request; no effect if it has finished."""
@@ -158,7 +184,7 @@ class Engine:
         if len(each) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many sampling parameters, not {len(each)}")
         requests = [self._request(prompt, p) for prompt, p in zip(prompts, each, strict=True)]
-        for _ in self._answer(requests):
+        for _ in self._answer(requests, whole_answers=True):
             pass
         return [request.completion() for request in requests]
 
@@ -167,20 +193,20 @@ class Engine:
 
         Raises ValueError as Request does.
         """
-        return self._answer([self._request(prompt_ids, params)])
+        return self._answer([self._request(prompt_ids, params)], whole_answers=False)
 
     def _request(self, prompt_ids: Sequence[int], params: SamplingParams, reply: int = 0) -> Request:
         return Request(
             next(self._ids), prompt_ids, params, self.tokenizer, self._tools, self.max_seq_len, reply
         )
 
-    def _answer(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
+    def _answer(self, requests: Sequence[Request], *, whole_answers: bool) -> Generator[Event, None, None]:
         assert not self.busy, "generate and stream need an idle engine: use submit and step to share it"
         for request in requests:
             self._scheduler.add(request)
         try:
             while self.busy:
-                yield from self.step()
+                yield from self.step(whole_answers=whole_answers)
         finally:  # also after an exception, or when the caller closes the generator early
             for request in requests:
                 self.cancel(request.id)
@@ -202,6 +228,13 @@ def _span(row: int, request: Request, count: int) -> Span:
     start = request.cached
     previous = request.tokens[start - 1] if start else 0
     return Span(row, start, request.tokens[start : start + count], previous)
+
+
+def _continuation(row: int, request: Request) -> Continuation:
+    """Of a request with one pending token."""
+    at = request.cached
+    token, previous = request.tokens[at], request.tokens[at - 1] if at else 0
+    return Continuation(row, at, token, previous, request.params, request.uniforms(_AHEAD))
 
 
 def _rows_within(max_bytes: int | None, max_rows: int, one_row: int) -> int:

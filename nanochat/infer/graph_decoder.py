@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nanochat.console import warn
-from nanochat.infer.decoder import Span
+from nanochat.infer.decoder import DecodesAhead, Span
 from nanochat.infer.sampler import SamplingParams, log_sums, sample
 from nanochat.infer.torch_decoder import TorchDecoder
 
@@ -54,6 +54,7 @@ class GraphDecoder:
     If a graph cannot be captured, or its first result differs from PyTorch's, graphs are given up with a warning.
     """
 
+    ahead: DecodesAhead | None = None
     torch_threads: int | None = None
 
     def __init__(self, plain: TorchDecoder, capture: Capture = capture_cuda_graph):

@@ -7,24 +7,21 @@ Shapes: N spans or T tokens, W wanted tokens, C model width, O outputs and I inp
 
 import ctypes
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.infer.cache import RowCache
-from nanochat.infer.decoder import Span
-from nanochat.infer.frozen import FrozenLayer, WeightsName, freeze, int8_scales
+from nanochat.infer.decoder import DecodesAhead, Span
+from nanochat.infer.frozen import FrozenLayer, WeightsName, freeze
+from nanochat.infer.native_ahead import Ahead, NativeAhead
+from nanochat.infer.native_choices import Choice, Choices
+from nanochat.infer.native_weights import LANES, PACKS
 from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
-
-_PANEL, _LANES = 64, 16
-_MAX_TOP = 512
-"""decode.cpp sorts the likeliest tokens, which is quick for few."""
-_ALL = 2**31 - 1
 
 
 class _Matrix(ctypes.Structure):
@@ -47,13 +44,6 @@ class _Layer(ctypes.Structure):
     )
 
 
-class _Choice(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p")),
-        ("top_k", ctypes.c_int32),
-    )
-
-
 _SIZES = ("n_layer", "width", "heads", "kv_heads", "head_dim", "mlp_width", "middle_layer", "slots")
 
 
@@ -71,7 +61,7 @@ class _Model(ctypes.Structure):
 
 def fits_native(config: GPTConfig) -> bool:
     """Whether the sizes are multiples of a vector, as decode.cpp needs."""
-    return config.n_embd % _LANES == 0 and config.head_dim % _LANES == 0
+    return config.n_embd % LANES == 0 and config.head_dim % LANES == 0
 
 
 class NativeDecoder:
@@ -92,7 +82,7 @@ class NativeDecoder:
         self._frozen = freeze(model, torch.float32)
         self._kept: list[Tensor] = []  # what the structures point to
         computed: WeightsName = "bf16" if model.compute_dtype == torch.bfloat16 else "fp32"
-        pack = _PACKS[computed if weights == "fp32" else weights]
+        pack = PACKS[computed if weights == "fp32" else weights]
 
         def matrix(weight_OI: Tensor) -> _Matrix:
             kind, words, scales = pack(weight_OI)
@@ -124,7 +114,8 @@ class NativeDecoder:
             *scalars,
         )
         self._reference = ctypes.byref(self._model)
-        self._choices = _Choices(())
+        self._choices = Choices(())
+        self.ahead: DecodesAhead | None = NativeAhead(library, self._model, cache.slots)
 
     def wake(self) -> None:
         """See Decoder."""
@@ -157,7 +148,7 @@ class NativeDecoder:
     def logits(self, hidden_NC: Tensor) -> Tensor:
         """Soft-capped logits (N, V), fp32."""
         hidden_NC = hidden_NC.contiguous()
-        logits_NV = torch.empty(len(hidden_NC), -(-self._config.vocab_size // _LANES) * _LANES)
+        logits_NV = torch.empty(len(hidden_NC), -(-self._config.vocab_size // LANES) * LANES)
         tables = hidden_NC.data_ptr(), logits_NV.data_ptr()
         self._library.logits(self._reference, len(hidden_NC), *tables)
         return logits_NV[:, : self._config.vocab_size]
@@ -166,9 +157,7 @@ class NativeDecoder:
         self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
     ) -> Tensor:
         """See Decoder."""
-        choices = self._choices
-        if params != choices.params:  # as long as the same requests run, they are the same
-            choices = self._choices = _Choices(params)
+        choices = self._choices = self._choices.of(params)
         draws = array("f", uniforms)
         ids_N = torch.empty(len(params), dtype=torch.long)
         results = draws.buffer_info()[0], ids_N.data_ptr()
@@ -196,71 +185,13 @@ def declare(library: ctypes.CDLL) -> None:
     library.hidden_states.argtypes = [model, size, *[pointer] * 4, size, *[pointer] * 3]
     library.hidden_states.restype = None
     library.logits.argtypes, library.logits.restype = [model, size, pointer, pointer], None
-    library.choose.argtypes = [size, size, size, pointer, ctypes.POINTER(_Choice), pointer, pointer]
+    library.choose.argtypes = [size, size, size, pointer, ctypes.POINTER(Choice), pointer, pointer]
     library.choose.restype = None
+    library.decode_ahead.argtypes = [model, size, ctypes.POINTER(Ahead)]
+    library.decode_ahead.restype = None
     library.log_sums.argtypes, library.log_sums.restype = [size, size, size, pointer, pointer], None
-
-
-class _Choices:
-    """How decode.cpp chooses for each row, and the rows for which it cannot."""
-
-    def __init__(self, params: Sequence[SamplingParams]):
-        self.params = [*params]
-        tops = [_top(p) for p in params]
-        self.others = [row for row, top in enumerate(tops) if top is None]
-        choices = (
-            _Choice(p.temperature, p.top_p, p.min_p, top or 0) for p, top in zip(params, tops, strict=True)
-        )
-        self.native = (_Choice * len(tops))(*choices)
-
-
-def _top(params: SamplingParams) -> int | None:
-    """How many of the likeliest tokens decode.cpp chooses from; None if it cannot choose as these ask."""
-    if params.greedy:
-        return 0
-    if params.top_k is None:
-        return _ALL if params.top_p == 1 and params.min_p == 0 else None
-    return params.top_k if params.top_k <= _MAX_TOP else None
 
 
 def _address(tensor: Tensor | None) -> int | None:
     assert tensor is None or tensor.is_contiguous()
     return None if tensor is None else tensor.data_ptr()
-
-
-def _panels(weight_OI: Tensor) -> Tensor:
-    """(P, I, 64): the layout that decode.cpp reads; the last panel is filled up with zeros."""
-    inputs = weight_OI.size(1)
-    return F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % _PANEL)).view(-1, _PANEL, inputs).mT.contiguous()
-
-
-def _words(parts: Tensor, bits: int) -> Tensor:
-    """int32 words whose v-th group of bits, from the lowest, is the v-th integer of the last dimension."""
-    masked = parts.to(torch.int64) & ((1 << bits) - 1)
-    shifted = masked << (bits * torch.arange(parts.size(-1)))
-    return shifted.sum(dim=-1).to(torch.uint32).view(torch.int32).contiguous()
-
-
-def _pack_fp32(weight_OI: Tensor) -> tuple[int, Tensor, None]:
-    return 0, _panels(weight_OI), None
-
-
-def _pack_bf16(weight_OI: Tensor) -> tuple[int, Tensor, None]:
-    bits_PIO = _panels(weight_OI).to(torch.bfloat16).view(torch.int16)
-    # A word holds an output's weights of input i and of the one half of all inputs further on.
-    return 1, _words(bits_PIO.unflatten(1, (2, -1)).movedim(1, -1), 16), None
-
-
-def _pack_int8(weight_OI: Tensor) -> tuple[int, Tensor, Tensor]:
-    scales_O1 = int8_scales(weight_OI)
-    integers = _panels((weight_OI / scales_O1).round()).to(torch.int8)
-    scales_O = F.pad(scales_O1.flatten(), (0, -len(scales_O1) % _PANEL))
-    return 2, _words(integers.unflatten(-1, (-1, _LANES)).mT, 8), scales_O
-
-
-_PACKS: dict[WeightsName, Callable[[Tensor], tuple[int, Tensor, Tensor | None]]] = {
-    "fp32": _pack_fp32,
-    "bf16": _pack_bf16,
-    "int8": _pack_int8,
-}
-"""weight (O, I) → (kind as in decode.cpp, packed weights, scales or None)."""

@@ -115,9 +115,16 @@ class Request:
         """Whether the answer is complete."""
         return self._finished is not None
 
-    def uniform(self) -> float:
-        """The random number in [0, 1) for sampling the next token; 0 if none is needed."""
-        return 0.0 if self.params.greedy else uniform(self._seed, len(self.tokens) - self._prompt_length)
+    def uniforms(self, most: int = 1) -> list[float]:
+        """Random numbers in [0, 1) for sampling the next tokens, 0 if none are needed.
+
+        As many as tokens can be chosen before their text decides whether the answer ends, up to `most`.
+        """
+        count = 1 if self.params.stop else min(most, self._max_seq_len - len(self.tokens))
+        if self.params.greedy:
+            return [0.0] * count
+        first = len(self.tokens) - self._prompt_length
+        return [uniform(self._seed, index) for index in range(first, first + count)]
 
     def accept(self, sampled: int, logprobs: TokenLogprobs | None = None) -> list[Event]:
         """Append the token sampled after all others, and the tool's output if it ends a call: an event for each."""

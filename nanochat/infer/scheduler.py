@@ -115,8 +115,11 @@ class Scheduler:
         """The waiting or running request with this id, or None."""
         return next((r for r in (*self._running, *self._waiting) if r.id == request_id), None)
 
-    def schedule(self) -> EngineStep:
-        """Give waiting requests the free rows, then choose what to run."""
+    def schedule(self, *, prompts_first: bool = False) -> EngineStep:
+        """Give waiting requests the free rows, then choose what to run.
+
+        `prompts_first`: run as many prompt tokens beside running requests as alone.
+        """
         self._steps += 1
         moves: list[Swap | Copy] = []
         while self._waiting and len(self._running) < self._max_rows:
@@ -128,7 +131,8 @@ class Scheduler:
             moves += self._take_row(request, parked, running)
             self._running.append(self._waiting.popleft())
         decoding = [(row, r) for row, r in enumerate(self._running) if r.remaining == 1]
-        return EngineStep(moves, decoding, self._pieces(self._prefill.tokens(len(decoding))))
+        limit = self._prefill.tokens(0 if prompts_first else len(decoding))
+        return EngineStep(moves, decoding, self._pieces(limit))
 
     def _pieces(self, limit: int) -> list[Piece]:
         """Requests with several pending tokens, oldest first, while padded to the longest they fit the limit."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.infer.cache import RowCache
-from nanochat.infer.decoder import Span
+from nanochat.infer.decoder import DecodesAhead, Span
 from nanochat.infer.frozen import WeightsName, freeze, rounded
 from nanochat.infer.sampler import SamplingParams, log_sums, sample
 from nanochat.model.gpt import GPT
@@ -54,6 +54,7 @@ class TorchDecoder:
     `weights`: matrices, and with bf16 their inputs, are rounded as the compiled decoder does, in the compute dtype.
     """
 
+    ahead: DecodesAhead | None = None
     torch_threads: int | None = None
 
     def __init__(self, model: GPT, cache: RowCache, weights: WeightsName = "fp32"):

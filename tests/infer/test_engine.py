@@ -73,7 +73,7 @@ def answer_plainly(
             run = list(request.tokens)
             logits_TV = model.logits(model(torch.tensor([run])))[0]
         logits = logits_TV[known - 1 : known]
-        token = sample(adjust(logits, [params], [request.tokens]), [params], [request.uniform()]).item()
+        token = sample(adjust(logits, [params], [request.tokens]), [params], [request.uniforms()[0]]).item()
         request.accept(token, logprobs_of(logits, [token], [params])[0])
     return request.completion()
 

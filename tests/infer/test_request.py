@@ -122,8 +122,8 @@ def test_a_bias_on_an_id_outside_the_vocabulary_is_refused(tokenizer):
 
 
 def test_requests_without_a_seed_draw_different_numbers_and_those_with_one_the_same(tokenizer):
-    assert request(tokenizer, seed=None).uniform() != request(tokenizer, seed=None).uniform()
-    assert request(tokenizer, seed=4).uniform() == request(tokenizer, [9, 9], seed=4).uniform()
+    assert request(tokenizer, seed=None).uniforms() != request(tokenizer, seed=None).uniforms()
+    assert request(tokenizer, seed=4).uniforms() == request(tokenizer, [9, 9], seed=4).uniforms()
 
 
 @given(
