@@ -13,7 +13,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <mutex>
 #include <numeric>
 #include <thread>
@@ -495,6 +494,30 @@ void attend(const float* q, const Cell* k, const Cell* v, int64_t count, int D, 
   Cells::sum_slots(v, D, weights, count, 1.0f / sum(total), y);
 }
 
+// The k-th highest of `count` values, a multiple of 16; -inf if fewer are numbers. Bisects the floats by their order, which
+// takes as long for any values; a sort's branches would be predicted badly.
+float kth_highest(const float* values, int64_t count, int64_t k) {
+  const auto number = [](int64_t place) {
+    const int32_t bits = static_cast<int32_t>(place);
+    return std::bit_cast<float>(bits >= 0 ? bits : bits ^ 0x7fffffff);
+  };
+  const auto place_of = [](float value) -> int64_t {
+    const int32_t bits = std::bit_cast<int32_t>(value);
+    return bits >= 0 ? bits : bits ^ 0x7fffffff;
+  };
+  int64_t reached = place_of(-INFINITY), beyond = place_of(INFINITY) + 1;  // by k values, and by fewer
+  while (beyond - reached > 1) {
+    const int64_t middle = (reached + beyond) >> 1;
+    const vec least = vec{} + number(middle);
+    int_vec counts{};
+    for (int64_t at = 0; at < count; at += LANES) counts -= load(values + at) >= least;
+    int64_t higher = 0;
+    for (int lane = 0; lane < LANES; lane++) higher += counts[lane];
+    (higher >= k ? reached : beyond) = middle;
+  }
+  return number(reached);
+}
+
 struct Candidate {
   float value;
   float weight;  // its probability relative to the likeliest token's
@@ -516,8 +539,7 @@ float reached_by(const float* logits, int64_t vocab, int64_t k) {
     }
     store(highest.data() + group * LANES, most);
   }
-  std::nth_element(highest.begin(), highest.begin() + (k - 1), highest.end(), std::greater<>());
-  return highest[k - 1];
+  return kth_highest(highest.data(), std::ssize(highest), k);
 }
 
 // All tokens whose logit reaches a value, by id.
@@ -606,6 +628,7 @@ void truncate(std::vector<Candidate>& best, size_t limit, const Choice& choice) 
 
 int64_t choose_row(const float* logits, int64_t vocab, const Choice& choice, float uniform) {
   thread_local std::vector<Candidate> found, best;
+  thread_local std::vector<float> values;
   const bool truncated = choice.top_p < 1.0f || choice.min_p > 0.0f;
   if (choice.top_k >= vocab && !truncated) return draw_of_all(logits, vocab, choice.temperature, uniform);
   const int64_t k = std::clamp<int64_t>(choice.top_k, 1, vocab);
@@ -618,16 +641,18 @@ int64_t choose_row(const float* logits, int64_t vocab, const Choice& choice, flo
   if (choice.top_k == 0) return likeliest.id;
   for (Candidate& each : found) each.weight = std::exp((each.value - likeliest.value) / choice.temperature);
 
-  best = found;
-  const size_t limit = std::min<size_t>(k, best.size());
+  const size_t limit = std::min<size_t>(k, found.size());
+  float least;  // tokens as likely as the last one are kept, too
   if (truncated) {
+    best = found;
     std::sort(best.begin(), best.end(), likelier);
     truncate(best, limit, choice);
+    least = best.back().value;
   } else {
-    std::nth_element(best.begin(), best.begin() + (limit - 1), best.end(), likelier);
-    best.resize(limit);
+    values.assign(padded(found.size()), -INFINITY);
+    for (size_t at = 0; at < found.size(); at++) values[at] = found[at].value;
+    least = kth_highest(values.data(), std::ssize(values), limit);
   }
-  const float least = best.back().value;  // tokens as likely as the last one are kept, too
   std::erase_if(found, [&](const Candidate& each) { return each.value < least; });
 
   float sum = 0.0f;

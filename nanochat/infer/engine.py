@@ -5,19 +5,20 @@ Chat and evaluation share it. Each step decodes one token of every running reque
 Shapes: N requests of a batch, T their longest piece, C model width, V vocabulary.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 
 import torch
 from torch import Tensor
 
 from nanochat.infer.cache import RowCache, row_bytes
-from nanochat.infer.decoder import Continuation, Decoder, DecodesAhead, Span, threads_beside
+from nanochat.infer.decoder import Continuation, Decoder, Span, threads_beside
 from nanochat.infer.decoders import Decoders
 from nanochat.infer.frozen import WeightsName
 from nanochat.infer.request import Completion, Event, Request
 from nanochat.infer.sampler import SamplingParams, TokenLogprobs, adjust, logprobs_of
-from nanochat.infer.scheduler import Copy, PrefillLimit, Scheduler, Swap
+from nanochat.infer.scheduler import Copy, EngineStep, PrefillLimit, Scheduler, Swap
 from nanochat.infer.tools import DEFAULT_TOOLS, ToolTable
 from nanochat.model.gpt import GPT
 from nanochat.tokenizer.special import SPECIAL_TOKENS
@@ -103,12 +104,31 @@ class Engine:
         return request.id
 
     @torch.inference_mode()
-    def step(self, *, whole_answers: bool = False) -> list[Event]:
-        """Run the model once. Returns an event per new token; none if the engine is idle or runs parts of prompts.
+    def step(self) -> list[Event]:
+        """Run the model once. Returns an event per new token; none if the engine is idle or runs parts of prompts."""
+        return self._run(self._scheduler.schedule())
 
-        `whole_answers`: nobody waits for each token. Then prompts come first, and rows may get several tokens.
-        """
-        planned = self._scheduler.schedule(prompts_first=whole_answers)
+    @torch.inference_mode()
+    def _run_ahead(self) -> None:
+        """A step while nobody waits for each token: prompts come first, then several tokens of each request."""
+        planned = self._scheduler.schedule(prompts_first=True)
+        decoder = self._decoders.best()
+        params = [request.params for _, request in planned.decoding]
+        if planned.pieces or decoder.ahead is None or not decoder.ahead.can_choose(params):
+            self._run(planned)
+            return
+        for move in planned.moves:
+            self._move(move)
+        decoder.wake()
+        rows = [_continuation(row, request) for row, request in planned.decoding]
+        decoded = decoder.ahead.run(rows, self._special_ids)
+        for (_, request), (tokens, own) in zip(planned.decoding, decoded, strict=True):
+            asked = request.params.logprobs is not None
+            logprobs = [TokenLogprobs(each, ()) for each in own] if asked else [None] * len(tokens)
+            request.accept_all(tokens, logprobs)
+        self._remove_finished([request for _, request in planned.decoding])
+
+    def _run(self, planned: EngineStep) -> list[Event]:
         for move in planned.moves:
             self._move(move)
         work = [(row, request, 1) for row, request in planned.decoding]
@@ -117,9 +137,6 @@ class Engine:
             return []
         decoder = self._decoders.best()
         decoder.wake()
-        ahead = decoder.ahead if whole_answers and not planned.pieces else None
-        if ahead is not None and ahead.can_choose([request.params for _, request in planned.decoding]):
-            return self._decode_ahead(planned.decoding, ahead)
         complete = [at for at, (_, request, count) in enumerate(work) if count == request.remaining]
         spans = [_span(row, request, count) for row, request, count in work]
         uniforms = [number for at in complete for number in work[at][1].uniforms()]
@@ -149,18 +166,6 @@ class Engine:
         self._remove_finished(requests)
         return events
 
-    def _decode_ahead(self, decoding: Sequence[tuple[int, Request]], ahead: DecodesAhead) -> list[Event]:
-        """Several tokens of each request, or fewer where it ends or a tool may run."""
-        rows = [_continuation(row, request) for row, request in decoding]
-        events: list[Event] = []
-        decoded = ahead.run(rows, self._special_ids)
-        for (_, request), (tokens, logprobs) in zip(decoding, decoded, strict=True):
-            asked = request.params.logprobs is not None
-            for at, token in enumerate(tokens):
-                events += request.accept(token, TokenLogprobs(logprobs[at], ()) if asked else None)
-        self._remove_finished([request for _, request in decoding])
-        return events
-
     def _remove_finished(self, requests: Sequence[Request]) -> None:
         """After all of them know how many tokens their rows hold."""
         for request in requests:
@@ -184,8 +189,9 @@ class Engine:
         if len(each) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many sampling parameters, not {len(each)}")
         requests = [self._request(prompt, p) for prompt, p in zip(prompts, each, strict=True)]
-        for _ in self._answer(requests, whole_answers=True):
-            pass
+        with self._running(requests):
+            while self.busy:
+                self._run_ahead()
         return [request.completion() for request in requests]
 
     def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Generator[Event, None, None]:
@@ -193,21 +199,27 @@ class Engine:
 
         Raises ValueError as Request does.
         """
-        return self._answer([self._request(prompt_ids, params)], whole_answers=False)
+        return self._stream(self._request(prompt_ids, params))
 
     def _request(self, prompt_ids: Sequence[int], params: SamplingParams, reply: int = 0) -> Request:
         return Request(
             next(self._ids), prompt_ids, params, self.tokenizer, self._tools, self.max_seq_len, reply
         )
 
-    def _answer(self, requests: Sequence[Request], *, whole_answers: bool) -> Generator[Event, None, None]:
+    def _stream(self, request: Request) -> Generator[Event, None, None]:
+        with self._running([request]):
+            while self.busy:
+                yield from self.step()
+
+    @contextmanager
+    def _running(self, requests: Sequence[Request]) -> Iterator[None]:
+        """Queues requests, and drops them after an exception, or when a caller closes a stream early."""
         assert not self.busy, "generate and stream need an idle engine: use submit and step to share it"
         for request in requests:
             self._scheduler.add(request)
         try:
-            while self.busy:
-                yield from self.step(whole_answers=whole_answers)
-        finally:  # also after an exception, or when the caller closes the generator early
+            yield
+        finally:
             for request in requests:
                 self.cancel(request.id)
 

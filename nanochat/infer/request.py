@@ -134,6 +134,21 @@ class Request:
             events.append(self._append(self._due.popleft(), None, forced=True))
         return events
 
+    def accept_all(self, sampled: Sequence[int], logprobs: Sequence[TokenLogprobs | None]) -> None:
+        """As `accept` for each token; only the last may be special, or end the answer."""
+        *plain, last = sampled
+        if plain:
+            assert not self.params.stop, "a stop string may end the answer at any token"
+            self.tokens += plain
+            parts = {self._tools.push(token)[0] for token in plain}
+            assert len(parts) == 1, "only special tokens begin another part"
+            text = self._decoder.push(*plain)
+            if parts == {"text"}:
+                self._answer.append(text)
+            self._forced += [False] * len(plain)
+            self._logprobs += logprobs[:-1]
+        self.accept(last, logprobs[-1])
+
     def _append(self, token: int, logprobs: TokenLogprobs | None, *, forced: bool = False) -> Event:
         self.tokens.append(token)
         part, following = self._tools.push(token)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class StreamDecoder:
-    """Decodes token ids one at a time; the concatenated text equals `Tokenizer.decode` of all ids.
+    """Decodes token ids as they come; the concatenated text equals `Tokenizer.decode` of all ids.
 
     Bytes of an incomplete character are held back until the next token. Invalid bytes become U+FFFD, as in
     `decode`.
@@ -15,9 +15,9 @@ class StreamDecoder:
         self._bytes_of = bytes_of
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, token: int) -> str:
-        """The text that `token` completes; empty while a character is incomplete."""
-        return self._utf8.decode(self._bytes_of(token))
+    def push(self, *tokens: int) -> str:
+        """The text that the next tokens complete; empty while a character is incomplete."""
+        return self._utf8.decode(b"".join(map(self._bytes_of, tokens)))
 
     def flush(self) -> str:
         """The rest of an incomplete character (U+FFFD or nothing). Resets the decoder."""
