@@ -7,6 +7,7 @@ Shapes: N requests of a batch, T their longest piece, C model width, V vocabular
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 
 import torch
@@ -114,8 +115,11 @@ class Engine:
         planned = self._scheduler.schedule(prompts_first=True)
         decoder = self._decoders.best()
         params = [request.params for _, request in planned.decoding]
-        if planned.pieces or decoder.ahead is None or not decoder.ahead.can_choose(params):
+        if decoder.ahead is None or not decoder.ahead.can_choose(params):
             self._run(planned)
+            return
+        if planned.pieces:  # alone, so that the rows that decode do so in one call afterwards
+            self._run(replace(planned, decoding=()))
             return
         for move in planned.moves:
             self._move(move)
