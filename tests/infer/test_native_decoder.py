@@ -24,6 +24,7 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.frozen import WeightsName
 from nanochat.infer.native_decoder import NativeDecoder, declare
 from nanochat.infer.native_library import NativeLibrary
+from nanochat.infer.request import Event
 from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.infer.scheduler import PrefillLimit
 from nanochat.infer.torch_decoder import TorchDecoder
@@ -32,7 +33,7 @@ from nanochat.model.gpt import GPT
 from nanochat.native.library import compiler, library_path
 from tests.conftest import REPOSITORY
 from tests.infer.test_decoder import CHANGES, assert_close, on, plainly, sequences_of
-from tests.infer.test_engine import arrive_at_random, random_requests
+from tests.infer.test_engine import CALLING, arrive_at_random, params, prompt, random_requests
 
 pytestmark = [
     pytest.mark.slow,  # the first test waits for the compiler
@@ -296,11 +297,57 @@ def test_requests_in_company_have_the_tokens_and_probabilities_of_lone_ones(
     answers, cancelled = arrive_at_random(engine, requests, chance)
     assert isinstance(engine._decoders.best(), NativeDecoder)
     assert len(cancelled) > 10
-    for index, ((ids, params), events) in enumerate(zip(requests, answers, strict=True)):
-        lone = Engine(model, tokenizer, max_rows=1, weights=weights).generate([ids], params)[0]
+    for index, ((ids, own), events) in enumerate(zip(requests, answers, strict=True)):
+        lone = Engine(model, tokenizer, max_rows=1, weights=weights).generate([ids], own)[0]
         complete = len(events) if index in cancelled else len(lone.ids)
         assert [event.token for event in events] == lone.ids[:complete]
         assert [event.logprobs for event in events] == lone.logprobs[:complete]
+
+
+def test_tokens_decoded_ahead_are_those_of_single_steps(
+    new_model, large_config, library, code_cache, tokenizer, monkeypatch
+):
+    """Bit for bit, with biases, tool calls, stop strings and log-probabilities, in several groups of rows."""
+    monkeypatch.setattr("nanochat.infer.decoders._WORTHWHILE_PARAMETERS", 0)
+    model = on(new_model(large_config), replace(REFERENCE, code_cache=code_cache))
+    kinds = [{}, {"logprobs": 0}, {**CALLING, "logprobs": 0}, {"stop": ("e",)}]
+    requests = [
+        (prompt(1 + at % 9, seed=at), params(at, max_new_tokens=1 + at % 23, **kinds[at // 4 % 4]))
+        for at in range(60)
+    ]
+    for top_k in (None, 20):  # a nucleus needs a top-k to be decoded ahead
+        each = [
+            (ids, replace(p, top_k=top_k or p.top_k, top_p=p.top_p if top_k else 1.0)) for ids, p in requests
+        ]
+        stepping, ahead = (Engine(model, tokenizer, max_rows=20) for _ in range(2))
+        ids = [stepping.submit(*one) for one in each]
+        events: dict[int, list[Event]] = {at: [] for at in ids}
+        while stepping.busy:
+            for event in stepping.step():
+                events[event.request_id].append(event)
+        with monkeypatch.context() as patch:
+            patch.setattr(NativeDecoder, "choose", counted := Counted(NativeDecoder.choose))
+            completions = ahead.generate(*zip(*each, strict=True))
+        assert counted.rows < sum(len(each.ids) for each in completions) / 4, "a token at a time"
+        for at, completion in zip(ids, completions, strict=True):
+            assert completion.ids == [event.token for event in events[at]]
+            assert completion.logprobs == [event.logprobs for event in events[at]]
+            assert completion.text == "".join(event.text for event in events[at] if event.part == "text")
+            assert completion.finish_reason == events[at][-1].finished
+
+
+class Counted:
+    """A method, and for how many rows it was called."""
+
+    def __init__(self, method):
+        self._method, self.rows = method, 0
+
+    def __get__(self, decoder, owner):
+        def call(logits_NV, *rest):
+            self.rows += len(logits_NV)
+            return self._method(decoder, logits_NV, *rest)
+
+        return call
 
 
 def test_a_forked_process_goes_on_without_its_threads(new_model, large_config, decode):

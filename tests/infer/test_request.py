@@ -93,6 +93,22 @@ def test_a_tool_output_is_forced_verbatim_and_kept_out_of_the_answer(tokenizer):
     assert done.text == "So it is."
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_tokens_accepted_together_are_those_accepted_one_by_one(tokenizer, count):
+    start, end = tokenizer.special(PYTHON_START), tokenizer.special(PYTHON_END)
+    tokens = [*tokenizer.encode("Größe 語: "), start, *tokenizer.encode("12*34"), end, *tokenizer.encode("é")]
+    specials = {start, end}
+    single, together = (request(tokenizer, max_new_tokens=30) for _ in range(2))
+    play(single, [*tokens, tokenizer.bos])
+    while tokens:
+        stop = next((at + 1 for at, token in enumerate(tokens[:count]) if token in specials), count)
+        together.accept_all(tokens[:stop], [None] * len(tokens[:stop]))
+        del tokens[:stop]
+    together.accept_all([tokenizer.bos], [None])
+    assert together.completion() == single.completion()
+    assert together.cached == single.cached
+
+
 def test_events_distinguish_text_code_and_output(tokenizer):
     r = request(tokenizer)
     script = [tokenizer.special(PYTHON_START), *tokenizer.encode("1+1"), tokenizer.special(PYTHON_END)]
