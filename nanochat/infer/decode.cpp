@@ -837,7 +837,9 @@ void run_ahead(Workers& workers, const Model& m, const Ahead& a, int64_t begin, 
 // no thread waits for another one. Weights that are slow to read are read for all rows at once.
 template <class Cells>
 void share_ahead(const Model& m, int64_t n, const Ahead& a) {
-  if (n < 2 || m.weight_bytes > CACHED_BYTES) return run_ahead<Cells>(*team, m, a, 0, n);
+  constexpr int BYTES[] = {4, 2, 1};  // of a weight, by its kind
+  const int64_t head_bytes = int64_t{BYTES[m.head.kind]} * m.head.inputs * m.head.outputs;
+  if (n < 2 || std::max(m.weight_bytes, head_bytes) > CACHED_BYTES) return run_ahead<Cells>(*team, m, a, 0, n);
   const int64_t rounds = (n + GROUP * team->threads - 1) / (GROUP * team->threads);
   const int64_t groups = std::min<int64_t>(n, rounds * team->threads);
   team->share(groups, [&](int64_t group) {
