@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Collection, Sequence
 
 from nanochat.infer.decoder import Continuation, Decoded
-from nanochat.infer.native_choices import Bias, Choice, Choices
+from nanochat.infer.native_choices import Bias, TokenChoice, Choices
 from nanochat.infer.sampler import SamplingParams
 
 
@@ -14,7 +14,7 @@ class Ahead(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("ids", "previous", "rows", "positions", "limits")),
-        ("choices", ctypes.POINTER(Choice)),
+        ("choices", ctypes.POINTER(TokenChoice)),
         ("biases", ctypes.POINTER(Bias)),
         *((name, ctypes.c_void_p) for name in ("bias_ends", "uniforms", "last_ids")),
         *((name, ctypes.c_int64) for name in ("last_count", "most")),

@@ -12,8 +12,8 @@ _MAX_TOP = 512
 _ALL = 2**31 - 1
 
 
-class Choice(ctypes.Structure):
-    """As in decode.cpp."""
+class TokenChoice(ctypes.Structure):
+    """`Choice` in decode.cpp."""
 
     _fields_ = (
         *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p")),
@@ -38,9 +38,10 @@ class Choices:
         tops = [_top(p) for p in params]
         self.others = [row for row, top in enumerate(tops) if top is None]
         choices = (
-            Choice(p.temperature, p.top_p, p.min_p, top or 0) for p, top in zip(params, tops, strict=True)
+            TokenChoice(p.temperature, p.top_p, p.min_p, top or 0)
+            for p, top in zip(params, tops, strict=True)
         )
-        self.native = (Choice * len(tops))(*choices)
+        self.native = (TokenChoice * len(tops))(*choices)
         biases = [Bias(*pair) for p in params for pair in p.logit_bias]
         self.biases = (Bias * len(biases))(*biases)
         self.bias_ends = array("q", accumulate(len(p.logit_bias) for p in params))

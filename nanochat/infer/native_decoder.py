@@ -17,7 +17,7 @@ from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import DecodesAhead, Span
 from nanochat.infer.frozen import FrozenLayer, WeightsName, freeze
 from nanochat.infer.native_ahead import Ahead, NativeAhead
-from nanochat.infer.native_choices import Choice, Choices
+from nanochat.infer.native_choices import TokenChoice, Choices
 from nanochat.infer.native_weights import LANES, PACKS
 from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.model.gpt import GPT
@@ -185,7 +185,7 @@ def declare(library: ctypes.CDLL) -> None:
     library.hidden_states.argtypes = [model, size, *[pointer] * 4, size, *[pointer] * 3]
     library.hidden_states.restype = None
     library.logits.argtypes, library.logits.restype = [model, size, pointer, pointer], None
-    library.choose.argtypes = [size, size, size, pointer, ctypes.POINTER(Choice), pointer, pointer]
+    library.choose.argtypes = [size, size, size, pointer, ctypes.POINTER(TokenChoice), pointer, pointer]
     library.choose.restype = None
     library.decode_ahead.argtypes = [model, size, ctypes.POINTER(Ahead)]
     library.decode_ahead.restype = None
