@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Collection, Sequence
 
 from nanochat.infer.decoder import Continuation, Decoded
-from nanochat.infer.native_choices import Bias, TokenChoice, Choices
+from nanochat.infer.native_choices import Bias, Choices, TokenChoice
 from nanochat.infer.sampler import SamplingParams
 
 

@@ -17,7 +17,7 @@ from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import DecodesAhead, Span
 from nanochat.infer.frozen import FrozenLayer, WeightsName, freeze
 from nanochat.infer.native_ahead import Ahead, NativeAhead
-from nanochat.infer.native_choices import TokenChoice, Choices
+from nanochat.infer.native_choices import Choices, TokenChoice
 from nanochat.infer.native_weights import LANES, PACKS
 from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.model.gpt import GPT
