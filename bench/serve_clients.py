@@ -1,7 +1,6 @@
 """Clients for bench/serve.py: one streaming request over a raw socket, so that many cost little."""
 
 import asyncio
-import contextlib
 import json
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ class Answering:
     leave_after: int | None = None
     """Close the connection after so many pieces."""
     pause: float = 0.0
-    """Seconds between reads."""
+    """Seconds that it takes to read a piece."""
 
 
 @dataclass
@@ -54,7 +53,19 @@ class Tally:
 
 async def ask(asked: Answering) -> Timing:
     """Send one streaming request and read the answer."""
-    timing = Timing()
+    loop = asyncio.get_running_loop()
+    client = _Client(asked, loop)
+    try:
+        await loop.create_connection(lambda: client, "127.0.0.1", asked.port)
+    except OSError as error:
+        client.timing.error = str(error)
+        return client.timing
+    await client.ended
+    return client.timing
+
+
+def request(asked: Answering) -> bytes:
+    """The whole HTTP request."""
     body = json.dumps(
         {
             "messages": [{"role": "user", "content": asked.question}],
@@ -65,50 +76,65 @@ async def ask(asked: Answering) -> Timing:
             "stream_options": {"include_usage": True},
         }
     ).encode()
-    began = time.perf_counter()
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", asked.port)
-    except OSError as error:
-        timing.error = str(error)
-        return timing
-    try:
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
-        timing.status = int((await reader.readline()).split()[1])
-        if timing.status == 200:
-            await listen(reader, asked, timing, began)
-    except (OSError, IndexError, ValueError) as error:
-        timing.error = f"{type(error).__name__}: {error}"
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-    return timing
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
-async def listen(reader: asyncio.StreamReader, asked: Answering, timing: Timing, began: float) -> None:
-    """Read a stream, to its end or until it is time to leave. Only what matters is parsed: clients share the cores."""
-    last, count = began, 0
-    async for line in reader:
-        if not line.startswith(b"data: {"):
-            if line.startswith(b"data: [DONE]"):
+class _Client(asyncio.Protocol):
+    """Only what matters is parsed, and nothing is awaited between two pieces: clients share the server's cores."""
+
+    def __init__(self, asked: Answering, loop: asyncio.AbstractEventLoop):
+        self.timing, self.ended = Timing(), loop.create_future()
+        self._asked, self._loop = asked, loop
+        self._last = self._began = time.perf_counter()
+        self._rest = b""
+        self._count = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(request(self._asked))
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if not self.timing.status:
+            self.timing.status = int(lines[0].split()[1])
+        now, before = time.perf_counter(), self._count
+        for line in lines:
+            if line.startswith(b"data: {"):
+                self._read(line, now)
+                if self._count == self._asked.leave_after:
+                    break
+            elif line.startswith(b"data: [DONE]"):
                 break
-            continue
-        now = time.perf_counter()
+        else:
+            if self.timing.status != 200:
+                self._transport.close()
+            elif self._asked.pause:
+                self._transport.pause_reading()
+                pause = self._asked.pause * (self._count - before)
+                self._loop.call_later(pause, self._transport.resume_reading)
+            return
+        self._transport.close()
+
+    def _read(self, line: bytes, now: float) -> None:
+        timing = self.timing
         if line.startswith(b'data: {"error"'):
             timing.error = json.loads(line[6:])["error"]["message"]
         elif b'"usage": {' in line:
             timing.tokens = json.loads(line[6:])["usage"]["completion_tokens"]
         elif b'"delta": {"content"' in line:
             if timing.first is None:
-                timing.first = now - began
-            elif not asked.pause:
-                timing.gaps.append(now - last)
-            last = now
-        count += 1
-        if count == asked.leave_after:
-            return
-        if asked.pause:
-            await asyncio.sleep(asked.pause)
-    if not timing.tokens:
-        timing.error = timing.error or "the stream ended early"
+                timing.first = now - self._began
+            elif not self._asked.pause:
+                timing.gaps.append(now - self._last)
+            self._last = now
+        self._count += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        timing = self.timing
+        left = self._asked.leave_after is not None and self._count >= self._asked.leave_after
+        if timing.status in (0, 200) and not timing.tokens and not left:
+            timing.error = timing.error or str(exc or "the stream ended early")
+        if not self.ended.done():
+            self.ended.set_result(None)

@@ -17,6 +17,7 @@ T = TypeVar("T")
 MAX_DEPTH = 100  # of JSON from outside: whoever walks through it may recurse
 _TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 _SHOWN = 100  # characters of a value in a message
+_SCALARS = frozenset((bool, int, float, str))
 
 
 def to_json(value: Any) -> Any:
@@ -71,34 +72,46 @@ def from_json(cls: type[T], data: Any, *, ignore_unknown: bool = False) -> T:
 def _dataclass(cls: type[T], data: Any, where: str, ignore_unknown: bool) -> T:
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected the fields of {cls.__name__}, got {_shown(data)}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(map(str, set(data) - set(fields)))
-    if unknown and not ignore_unknown:
+    fields = _fields(cls)  # type: ignore[arg-type]
+    if not ignore_unknown and not data.keys() <= fields.keys():
+        unknown = sorted(map(str, data.keys() - fields.keys()))
         raise ValueError(f"{where}: unknown {', '.join(unknown)} (known: {', '.join(fields)})")
-    hints = _hints(cls)  # type: ignore[arg-type]
     values = {
-        name: _restore(hints[name], data[name], f"{where}.{name}", ignore_unknown)
+        name: _restore(field.hint, data[name], f"{where}.{name}", ignore_unknown)
         for name, field in fields.items()
         if field.init and name in data
     }
-    missing = [name for name, field in fields.items() if field.init and name not in data and _required(field)]
+    missing = [name for name, field in fields.items() if field.required and name not in data]
     if missing:
         raise ValueError(f"{where}: missing {', '.join(missing)}")
     return cls(**values)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    hint: Any
+    init: bool
+    required: bool
+
+
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    """The types of a dataclass's fields. Annotations are text, whose evaluation takes a millisecond."""
-    return get_type_hints(cls)
+def _fields(cls: type) -> dict[str, _Field]:
+    """A dataclass's fields. Annotations are text, whose evaluation takes a millisecond."""
+    hints = get_type_hints(cls)
+    return {
+        field.name: _Field(hints[field.name], field.init, field.init and not _has_default(field))
+        for field in dataclasses.fields(cls)
+    }
 
 
-def _required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return not (field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING)
 
 
 def _restore(hint: Any, value: Any, where: str, ignore_unknown: bool) -> Any:
     """`value` converted to the type `hint`. Raises ValueError if it does not fit."""
+    if hint in _SCALARS and type(value) is hint:  # most fields
+        return value
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -118,6 +131,8 @@ def _restore(hint: Any, value: Any, where: str, ignore_unknown: bool) -> Any:
 def _restore_union(members: tuple[Any, ...], value: Any, where: str, ignore_unknown: bool) -> Any:
     if value is None and type(None) in members:
         return None
+    if type(value) in _SCALARS and type(value) in members:
+        return value
     problems = []
     # Exact types first: under `int | float` 1 stays an int, under `str | Path` a string stays a string.
     for member in sorted(members, key=lambda member: type(value) is not member):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from nanochat.paths import Paths
 from nanochat.serve.faults import ApiFault
 
 _BASE_STAGE = "pretrain"
+_SETTLED_NS = 2 * 10**9
+"""A folder that changed more recently may change again within one tick of its file system's clock."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Catalogue:
     def __init__(self, paths: Paths, extra: Mapping[str, Path]):
         self._paths, self._extra = paths, dict(extra)
         self._metas: dict[Path, tuple[int, CheckpointMeta | None, int]] = {}
+        self._found: dict[tuple[str, int | None], tuple[int, ModelCard]] = {}
 
     def cards(self) -> list[ModelCard]:
         """The newest step of every run, by name."""
@@ -81,12 +85,14 @@ class Catalogue:
 
     def find(self, name: str) -> ModelCard:
         """A model by its id. Raises ApiFault for an unknown one."""
-        run, at, step = name.rpartition("@") if "@" in name else (name, "", "")
+        run, step = _parsed(name)
         directory = self._directories().get(run)
-        number = int(step) if step.isdecimal() and len(step) < 10 else None
-        if directory is not None and (not at or number is not None):
-            card = self._card(run, directory, number)
+        if directory is not None:
+            changed = _changed(directory)
+            card = self._card(run, directory, step)
             if card is not None:
+                if time.time_ns() - changed > _SETTLED_NS:
+                    self._found[run, step] = changed, card
                 return card
         raise ApiFault(
             404,
@@ -94,6 +100,11 @@ class Catalogue:
             param="model",
             code="model_not_found",
         )
+
+    def recall(self, name: str) -> ModelCard | None:
+        """What `find` last said, if the run's folder is as it was then: quick enough for the event loop."""
+        changed, card = self._found.get(_parsed(name), (0, None))
+        return card if card is not None and _changed(card.directory) == changed else None
 
     def _directories(self) -> dict[str, Path]:
         folders = (path for path in self._paths.all_checkpoints.glob("*") if path.is_dir())
@@ -126,3 +137,17 @@ class Catalogue:
                 known = (modified, None, 0)
             self._metas[path] = known
         return known[1], known[2], known[0]
+
+
+def _parsed(name: str) -> tuple[str, int | None]:
+    """(run, step) of a model's id; what is no step stays a part of the run's name, which then is unknown."""
+    run, at, step = name.rpartition("@")
+    return (run, int(step)) if at and step.isdecimal() and len(step) < 10 else (name, None)
+
+
+def _changed(directory: Path) -> int:
+    """When a folder's files were last renamed, added or removed; 0 if it is gone."""
+    try:
+        return os.stat(directory).st_mtime_ns
+    except OSError:
+        return 0

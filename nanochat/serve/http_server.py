@@ -59,6 +59,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=_Protocol,
+                loop="asyncio",  # uvloop, where it is installed, gains nothing (docs/log.md)
                 ws="none",
                 lifespan="on",
                 log_config=None,

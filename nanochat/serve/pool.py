@@ -178,7 +178,8 @@ class ModelPool:
 
     async def card(self, name: str) -> ModelCard:
         """A model by its id. Raises ApiFault for an unknown one."""
-        return await asyncio.to_thread(self._catalogue.find, name)
+        known = self._catalogue.recall(name)
+        return known if known is not None else await asyncio.to_thread(self._catalogue.find, name)
 
     def preload(self, name: str) -> None:
         """Load a model in the background."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from nanochat.infer.sampler import SamplingParams
-from nanochat.serve.faults import invalid
+from nanochat.serve.faults import ApiFault, invalid
 from nanochat.serve.limits import Limits
 from nanochat.serve.openai_schema import SamplingBody
 from nanochat.serve.pool import ModelPool, ServedModel
@@ -52,16 +53,24 @@ def sampling(body: SamplingBody, service: Service, max_tokens: int | None = None
         name: getattr(defaults, name) if value is None else value for name, value in given.items()
     }
     top_k = defaults.top_k if body.top_k is None else body.top_k
-    for name, value in values.items():  # one by one, to name the field at fault
-        try:
-            SamplingParams(**{name: value})
-        except ValueError as error:
-            raise invalid(str(error), param=name) from None
     if top_k is not None and top_k < -1:
         raise invalid(f"top_k must be at least 1, or 0 or -1 for no limit, not {top_k}", param="top_k")
-    return SamplingParams(
-        **values,
-        top_k=top_k if top_k is not None and top_k > 0 else None,
-        seed=body.seed,
-        max_new_tokens=wanted if limits.max_tokens is None else min(wanted, limits.max_tokens),
-    )
+    try:
+        return SamplingParams(
+            **values,
+            top_k=top_k if top_k is not None and top_k > 0 else None,
+            seed=body.seed,
+            max_new_tokens=wanted if limits.max_tokens is None else min(wanted, limits.max_tokens),
+        )
+    except ValueError:
+        raise _fault_of(values) from None
+
+
+def _fault_of(values: Mapping[str, float]) -> ApiFault:
+    """The fault that names which of the sampling parameters is out of range."""
+    for name, value in values.items():
+        try:
+            SamplingParams(**{name: value})  # type: ignore[arg-type]
+        except ValueError as error:
+            return invalid(str(error), param=name)
+    raise AssertionError("each parameter is in range alone")

@@ -1,0 +1,57 @@
+"""The models that can be named, and the short way to one that was named before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nanochat.checkpoint import store
+from nanochat.paths import Paths
+from nanochat.serve.catalogue import Catalogue
+from nanochat.serve.faults import ApiFault
+from tests.serve.conftest import CHAT
+
+LONG_AGO = (10**9, 10**9)
+
+
+@pytest.fixture
+def runs(served_base: Path, tmp_path: Path) -> Path:
+    """A base directory with the run CHAT, whose folder last changed long ago."""
+    folder = Paths(tmp_path).checkpoints(CHAT)
+    shutil.copytree(Paths(served_base).checkpoints(CHAT), folder)
+    os.utime(folder, LONG_AGO)
+    return tmp_path
+
+
+def test_a_model_is_recalled_until_its_folder_changes(runs: Path) -> None:
+    catalogue, folder = Catalogue(Paths(runs), {}), Paths(runs).checkpoints(CHAT)
+    assert catalogue.recall(CHAT) is None
+    assert catalogue.find(CHAT).step == 2
+    for name in (CHAT, f"{CHAT}@1"):
+        assert catalogue.find(name) == catalogue.recall(name)
+    store.remove(folder, 2)
+    assert catalogue.recall(CHAT) is None
+    assert catalogue.find(CHAT).step == 1
+    shutil.rmtree(folder)
+    assert catalogue.recall(f"{CHAT}@1") is None
+
+
+def test_a_folder_that_has_just_changed_is_read_again(runs: Path) -> None:
+    """Two changes within a tick of the file system's clock leave one time."""
+    catalogue, folder = Catalogue(Paths(runs), {}), Paths(runs).checkpoints(CHAT)
+    os.utime(folder)
+    assert catalogue.find(CHAT).step == 2
+    assert catalogue.recall(CHAT) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "@", f"{CHAT}@", f"{CHAT}@x", f"{CHAT}@3", f"{CHAT}@1@1", "@1", "..", "x" * 9999]
+)
+def test_what_is_no_model_is_not_found(runs: Path, name: str) -> None:
+    catalogue = Catalogue(Paths(runs), {})
+    with pytest.raises(ApiFault, match="there is no model"):
+        catalogue.find(name)
+    assert catalogue.recall(name) is None
