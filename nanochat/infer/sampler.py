@@ -70,7 +70,7 @@ class SamplingParams:
 
     def for_sample(self, index: int) -> "SamplingParams":
         """These parameters for one of several samples of a prompt: each has its own seed."""
-        return self if self.seed is None else replace(self, seed=self.seed + index)
+        return self if self.seed is None or index == 0 else replace(self, seed=self.seed + index)
 
     @property
     def greedy(self) -> bool:

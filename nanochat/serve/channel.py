@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from nanochat.infer.request import Event
+
+Batch = Mapping[int, list[Event]]
+"""New events of each sample that has any."""
 
 _PACE_SECONDS = 0.02
 _MOST_WRITES = 320
@@ -50,7 +52,8 @@ class Channel:
         self._cancel = cancel
         self._pace = pace
         self._loop = asyncio.get_running_loop()
-        self._items: deque[tuple[int, Event]] = deque()
+        self._batch: dict[int, list[Event]] = {}
+        self._held = 0  # events in the batch
         self._wake = asyncio.Event()
         self._due = 0.0  # when the reader takes the next batch
         self._timer: asyncio.TimerHandle | None = None
@@ -61,10 +64,11 @@ class Channel:
         """Add new events of a sample."""
         if self._closed or self._fault is not None:
             return
-        self._items.extend((index, event) for event in events)
+        self._batch.setdefault(index, []).extend(events)
+        self._held += len(events)
         self.unfinished -= events[-1].finished is not None
-        if len(self._items) > self._limit:
-            self._items.clear()
+        if self._held > self._limit:
+            self._batch, self._held = {}, 0
             self.overflowed = True
             self.fail(SlowReader())
             self.on_overflow()
@@ -92,8 +96,8 @@ class Channel:
         """Give the reader everything at once, at the end."""
         self._due = self._limit = math.inf
 
-    async def __aiter__(self) -> AsyncIterator[list[tuple[int, Event]]]:
-        """All (sample, event) that have arrived since the last time, until every sample is finished or it is closed.
+    async def __aiter__(self) -> AsyncIterator[Batch]:
+        """What has arrived since the last time, until every sample is finished or it is closed.
 
         The first tokens come at once, later ones in batches. Raises the fault that ended the request.
         """
@@ -103,12 +107,11 @@ class Channel:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            if self._items:
-                batch = list(self._items)
-                self._items.clear()
+            if self._batch:
+                batch, self._batch, self._held = self._batch, {}, 0
                 self._due = max(self._due, self._loop.time() + self._pace())
                 yield batch
             if self._fault is not None:
                 raise self._fault
-            if not self.unfinished and not self._items:
+            if not self.unfinished and not self._batch:
                 return

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nanochat import __version__
-from nanochat.infer.request import Event
 from nanochat.infer.sampler import MAX_LOGPROBS
 from nanochat.infer.tools import DEFAULT_TOOLS, ToolUse
 from nanochat.model.gpt import GPT
+from nanochat.serve.channel import Batch
 from nanochat.serve.completions import prompt_of_chat
 from nanochat.serve.faults import invalid, json_response
 from nanochat.serve.limits import read_json
@@ -56,7 +56,7 @@ class TokenEvents:
         """The prompt's tokens and the seed."""
         return [{"prompt": described(self.tokenizer, self.prompt), "seed": self.seed}]
 
-    def chunks(self, batch: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
+    def chunks(self, batch: Batch) -> list[dict[str, Any]]:
         """Every new token."""
         names = special_names(self.tokenizer)
         return [
@@ -70,7 +70,7 @@ class TokenEvents:
                 "top": self._rivals(event.logprobs.top) if event.logprobs else [],
                 "finished": event.finished,
             }
-            for _, event in batch
+            for event in batch[0]
         ]
 
     def closing(self) -> list[dict[str, Any]]:

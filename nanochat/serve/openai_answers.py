@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat.infer.request import Event
+from nanochat.infer.sampler import TokenLogprobs
+from nanochat.serve.channel import Batch
 from nanochat.serve.prompts import special_names
 from nanochat.tokenizer.special import OUTPUT_END, PYTHON_START
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -58,33 +60,30 @@ class ChoiceReader:
         self.finish: str | None = None
         self.tokens = 0
 
-    def read(self, events: Iterable[Event]) -> Delta:
-        """Take further events."""
-        delta = Delta()
+    def read(self, events: Sequence[Event]) -> Delta:
+        """Take further events. A sample's last one is the last of its batch."""
+        delta, texts = Delta(), []
         for event in events:
-            self.tokens += 1
-            if event.part == "text":
-                self._read_text(event, delta)
-            else:
+            if event.part != "text":
                 self._read_tool(event, delta)
-            if event.finished:
-                delta.finish = event.finished
-                if self._call is not None:  # cut off before its output
-                    delta.tools.append(self._call)
+                continue
+            texts.append(event.text)
+            self._length += len(event.text)
+            if event.token in self._special:
+                if self._special[event.token] == PYTHON_START:
+                    self._call = {"type": "python", "arguments": "", "output": None, "offset": self._length}
+            elif event.logprobs is not None:
+                delta.logprobs.append(self._logprobs(event.token, event.logprobs))
+        delta.text = "".join(texts)
+        delta.finish = events[-1].finished
+        if delta.finish and self._call is not None:  # cut off before its output
+            delta.tools.append(self._call)
+        self.tokens += len(events)
         self.text += delta.text
         self.tools += delta.tools
         self.logprobs += delta.logprobs
-        self.finish = delta.finish or self.finish
+        self.finish = delta.finish
         return delta
-
-    def _read_text(self, event: Event, delta: Delta) -> None:
-        delta.text += event.text
-        self._length += len(event.text)
-        if self._special.get(event.token) == PYTHON_START:
-            self._call = {"type": "python", "arguments": "", "output": None, "offset": self._length}
-        elif event.logprobs is not None and event.token not in self._special:
-            top = [self._logprob(token, value) for token, value in event.logprobs.top]
-            delta.logprobs.append({**self._logprob(event.token, event.logprobs.logprob), "top_logprobs": top})
 
     def _read_tool(self, event: Event, delta: Delta) -> None:
         call = self._call
@@ -97,6 +96,10 @@ class ChoiceReader:
         if self._special.get(event.token) == OUTPUT_END:
             delta.tools.append(call)
             self._call = None
+
+    def _logprobs(self, token: int, found: TokenLogprobs) -> dict[str, Any]:
+        top = [self._logprob(rival, value) for rival, value in found.top]
+        return {**self._logprob(token, found.logprob), "top_logprobs": top}
 
     def _logprob(self, token: int, logprob: float) -> dict[str, Any]:
         raw = self._tokenizer.decode_bytes([token])
@@ -126,10 +129,10 @@ class ChatAnswer:
     def __post_init__(self) -> None:
         self._readers = [ChoiceReader(self.tokenizer) for _ in range(self.samples)]
 
-    def whole(self, events: Sequence[tuple[int, Event]]) -> dict[str, Any]:
+    def whole(self, batch: Batch) -> dict[str, Any]:
         """The answer in one object."""
-        for index, event in events:
-            self._readers[index].read([event])
+        for index, events in batch.items():
+            self._readers[index].read(events)
         choices = []
         for index, reader in enumerate(self._readers):
             message: dict[str, Any] = {"role": "assistant", "content": reader.text, "refusal": None}
@@ -143,10 +146,10 @@ class ChatAnswer:
         """The role of every choice."""
         return [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(self.samples)]
 
-    def chunks(self, batch: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
+    def chunks(self, batch: Batch) -> list[dict[str, Any]]:
         """New content, tool calls, and the end of a choice."""
         found = []
-        for index, events in by_sample(batch).items():
+        for index, events in batch.items():
             delta = self._readers[index].read(events)
             fields: dict[str, Any] = {}
             if delta.text or delta.logprobs:
@@ -208,10 +211,10 @@ class TextAnswer:
         self._readers = [ChoiceReader(self.tokenizer) for _ in self.echoes]
         self._offsets = [len(echo) for echo in self.echoes]
 
-    def whole(self, events: Sequence[tuple[int, Event]]) -> dict[str, Any]:
+    def whole(self, batch: Batch) -> dict[str, Any]:
         """The answer in one object."""
-        for index, event in events:
-            self._readers[index].read([event])
+        for index, events in batch.items():
+            self._readers[index].read(events)
         choices = [
             self._choice(index, echo + reader.text, reader.logprobs, reader.finish)
             for index, (echo, reader) in enumerate(zip(self.echoes, self._readers, strict=True))
@@ -224,10 +227,10 @@ class TextAnswer:
             self._chunk(self._choice(index, echo, [], None)) for index, echo in enumerate(self.echoes) if echo
         ]
 
-    def chunks(self, batch: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
+    def chunks(self, batch: Batch) -> list[dict[str, Any]]:
         """New text, and the end of a choice."""
         found = []
-        for index, events in by_sample(batch).items():
+        for index, events in batch.items():
             delta = self._readers[index].read(events)
             if delta.text or delta.logprobs or delta.finish:
                 found.append(self._chunk(self._choice(index, delta.text, delta.logprobs, delta.finish)))
@@ -270,11 +273,3 @@ class TextAnswer:
             "top_logprobs": tops if self.top_logprobs else None,
             "text_offset": offsets,
         }
-
-
-def by_sample(batch: Sequence[tuple[int, Event]]) -> dict[int, list[Event]]:
-    """The events of each sample."""
-    found: dict[int, list[Event]] = {}
-    for index, event in batch:
-        found.setdefault(index, []).append(event)
-    return found

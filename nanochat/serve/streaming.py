@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from nanochat.infer.request import Event
-from nanochat.serve.channel import Channel, SlowReader
+from nanochat.serve.channel import Batch, Channel, SlowReader
 from nanochat.serve.faults import ApiFault
 
 DONE = b"data: [DONE]\n\n"
@@ -24,7 +23,7 @@ class Renderer(Protocol):
     def opening(self) -> list[dict[str, Any]]:
         """Before the first token."""
 
-    def chunks(self, batch: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
+    def chunks(self, batch: Batch) -> list[dict[str, Any]]:
         """For new events of its samples."""
 
     def closing(self) -> list[dict[str, Any]]:
@@ -121,15 +120,15 @@ def _events(objects: Iterable[dict[str, Any]]) -> bytes:
     return "".join(f"data: {json.dumps(item)}\n\n" for item in objects).encode()
 
 
-async def collected(channel: Channel, receive: Receive, max_seconds: float) -> list[tuple[int, Event]] | None:
+async def collected(channel: Channel, receive: Receive, max_seconds: float) -> Batch | None:
     """All events of a request, or None if the client left. Raises ApiFault."""
-    events: list[tuple[int, Event]] = []
     channel.wait_for_all()
+    whole: Batch = {}
     async with cancelled_on_disconnect(receive, channel):
         try:
             async with asyncio.timeout(max_seconds):
                 async for batch in channel:
-                    events += batch
+                    whole = batch
         except TimeoutError:
             raise out_of_time(max_seconds) from None
-    return None if channel.unfinished else events
+    return None if channel.unfinished else whole

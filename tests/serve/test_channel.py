@@ -17,7 +17,7 @@ def event(token: int, finished: Any = None) -> Event:
 
 
 async def read(channel: Channel) -> list[list[int]]:
-    return [[event.token for _, event in batch] async for batch in channel]
+    return [[event.token for events in batch.values() for event in events] async for batch in channel]
 
 
 def test_the_first_token_and_the_end_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,10 +43,10 @@ def test_later_tokens_come_in_batches_before_the_end(monkeypatch: pytest.MonkeyP
         channel = Channel(1, 100, lambda _: None)
         batches = aiter(channel)
         channel.push(0, [event(0)])
-        assert len(await anext(batches)) == 1
+        assert len((await anext(batches))[0]) == 1
         channel.push(0, [event(1)])
         channel.push(0, [event(2)])
-        assert len(await asyncio.wait_for(anext(batches), 60)) == 2
+        assert len((await asyncio.wait_for(anext(batches), 60))[0]) == 2
 
     asyncio.run(run())
 
@@ -78,7 +78,7 @@ def test_a_fault_comes_after_what_has_arrived_and_closing_cancels_once() -> None
         failing.push(0, [event(0)])
         failing.fail(RuntimeError("made to fail"))
         batches = aiter(failing)
-        assert len(await anext(batches)) == 1
+        assert len((await anext(batches))[0]) == 1
         with pytest.raises(RuntimeError, match="made to fail"):
             await anext(batches)
         left = Channel(1, 3, cancelled.append)

@@ -54,14 +54,14 @@ def events_of(tokenizer: Tokenizer, ids: list[int], stop: tuple[str, ...] = ()) 
 def answer_to(tokenizer: Tokenizer, events: list[Event]) -> dict[str, Any]:
     heading = Heading("m", "m@1")
     answer = ChatAnswer(heading, tokenizer, 1, 3, include_usage=False, logprobs=False)
-    return answer.whole([(0, event) for event in events])
+    return answer.whole({0: events})
 
 
 def streamed(tokenizer: Tokenizer, events: list[Event], size: int) -> list[dict[str, Any]]:
     answer = ChatAnswer(Heading("m", "m@1"), tokenizer, 1, 3, include_usage=False, logprobs=False)
     chunks = answer.opening()
     for start in range(0, len(events), size):
-        chunks += answer.chunks([(0, event) for event in events[start : start + size]])
+        chunks += answer.chunks({0: events[start : start + size]})
     return chunks
 
 

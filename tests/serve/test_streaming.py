@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from starlette.types import Message
 
 from nanochat.infer.request import Event
-from nanochat.serve.channel import Channel
+from nanochat.serve.channel import Batch, Channel
 from nanochat.serve.streaming import EventStream
 
 
@@ -18,8 +17,8 @@ class Plain:
     def opening(self) -> list[dict[str, Any]]:
         return [{"begins": True}]
 
-    def chunks(self, batch: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
-        return [{"tokens": [event.token for _, event in batch]}]
+    def chunks(self, batch: Batch) -> list[dict[str, Any]]:
+        return [{"tokens": [event.token for event in batch[0]]}]
 
     def closing(self) -> list[dict[str, Any]]:
         return [{"ends": True}]
