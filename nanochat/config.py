@@ -112,7 +112,7 @@ def _restore(hint: Any, value: Any, where: str, ignore_unknown: bool) -> Any:
     """`value` converted to the type `hint`. Raises ValueError if it does not fit."""
     if hint in _SCALARS and type(value) is hint:  # most fields
         return value
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin, arguments = _parts(hint)
     if hint is Any:
         return value
     if origin is Literal:
@@ -126,6 +126,12 @@ def _restore(hint: Any, value: Any, where: str, ignore_unknown: bool) -> Any:
     if dataclasses.is_dataclass(hint):
         return _dataclass(hint, value, where, ignore_unknown)  # type: ignore[arg-type]
     return _restore_scalar(hint, value, where)
+
+
+@cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """`list[int]` → list, (int,)."""
+    return get_origin(hint), get_args(hint)
 
 
 def _restore_union(members: tuple[Any, ...], value: Any, where: str, ignore_unknown: bool) -> Any:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import h11
 import uvicorn
@@ -26,6 +27,8 @@ _IDLE_SECONDS = 30
 """For a request to arrive, its headers complete, on a new connection and after each response."""
 _STALLED_MS = 60_000
 """A client that accepts nothing for this long loses its connection."""
+_MOST_AHEAD_BYTES = 2**16
+"""Of further requests that a client may send before it has its answer."""
 _SEND_BUFFER_BYTES = 2**18
 """Of a connection in the kernel, which by default would hold megabytes for a client that does not read."""
 
@@ -105,7 +108,7 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for a request."""
-        super().connection_made(transport)
+        super().connection_made(_GatheringTransport(transport, self.loop))
         self._await_request()
 
     def data_received(self, data: bytes) -> None:
@@ -120,6 +123,9 @@ class _Protocol(H11Protocol):
                 self._await_request()
         else:
             self.timeout_keep_alive_task = waiting
+        # uvicorn stops reading at the next request, and would not notice a client that leaves.
+        if self.conn.their_state is h11.DONE and len(self.conn.trailing_data[0]) <= _MOST_AHEAD_BYTES:
+            self.flow.resume_reading()
 
     def _await_request(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
@@ -145,3 +151,44 @@ class _Protocol(H11Protocol):
         ):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+
+class _GatheringTransport(asyncio.Transport):
+    """Makes one write of those within one step of the loop: a response's head and first piece, its last and its end.
+
+    Each costs a system call, a packet, and a wait for the interpreter's lock, which the engine then takes.
+    """
+
+    def __init__(self, inner: asyncio.Transport, loop: asyncio.AbstractEventLoop):
+        super().__init__()
+        self._inner, self._loop = inner, loop
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(bytes(data))
+
+    def _flush(self) -> None:
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            self._inner.write(b"".join(pieces))
+
+    def close(self) -> None:
+        self._flush()
+        self._inner.close()
+
+    def abort(self) -> None:
+        self._inner.abort()
+
+    def is_closing(self) -> bool:
+        return self._inner.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._inner.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._inner.resume_reading()

@@ -42,6 +42,20 @@ def test_a_client_that_leaves_frees_its_row_within_three_steps(
     assert server.worker().outstanding == 0
 
 
+@pytest.mark.parametrize("more", [b"\r\n", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_a_client_that_leaves_after_it_sent_more_is_noticed(
+    server: Running, gate: Gate, endings: Endings, more: bytes
+) -> None:
+    connection = server.open_stream(**LONG)
+    assert gate.reached.acquire(timeout=60)
+    connection.sendall(more)
+    server.settle()
+    connection.close()
+    server.settle()
+    gate.permits.release(3)
+    assert endings.next() == "abort"
+
+
 @pytest.mark.slow
 def test_a_client_that_leaves_while_it_waits_gives_up_its_place(
     new_server: Callable[..., Any], gate: Gate, endings: Endings

@@ -30,6 +30,13 @@ def test_an_answer_has_openais_shape(server: Running) -> None:
     }
 
 
+def test_a_short_answer_is_one_write(server: Running) -> None:
+    with server.open_stream(stream=True, max_tokens=1) as connection:
+        received = connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 200 OK")
+    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
 @pytest.mark.parametrize("include_usage", [False, True])
 def test_a_stream_is_the_answer_in_chunks(server: Running, include_usage: bool) -> None:
     whole = server.chat(n=2, seed=7, max_tokens=20).json
