@@ -195,6 +195,8 @@ def _check_answer(body: AnswerBody, limits: Limits) -> None:
             f"stop takes at most {limits.stops} strings of {limits.stop_characters} characters together",
             param="stop",
         )
+    if body.stop is not None and not all(stops):
+        raise invalid("stop: a string is empty", param="stop")
     if len(body.logit_bias) > limits.biases:
         raise invalid(f"logit_bias takes at most {limits.biases} tokens", param="logit_bias")
 

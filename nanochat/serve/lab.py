@@ -40,6 +40,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 
 _SCORE_RIVALS = 5
 _LOGITS_POSITIONS = 128  # at once: the logits of a whole context would take much memory
+_CHARACTERS = 10  # a token takes about as long as so many characters of a text
 _SEED_BITS = 32  # JavaScript's numbers are exact up to 53
 _PARTS = {"text": "text", "python": "python", "python_output": "output"}
 
@@ -166,11 +167,15 @@ class Lab:
             ids, logprobs, logits = await served.worker.compute(
                 lambda model: next_token(model, body.ids, body.top)
             )
-        tokens = [
-            {"id": token, "text": tokenizer.decode([token]), "logprob": logprob}
-            for token, logprob in zip(ids, logprobs, strict=True)
-        ]
-        return json_response({"tokens": tokens, "logits": logits})
+
+        def response() -> Response:
+            tokens = [
+                {"id": token, "text": tokenizer.decode([token]), "logprob": logprob}
+                for token, logprob in zip(ids, logprobs, strict=True)
+            ]
+            return json_response({"tokens": tokens, "logits": logits})
+
+        return await tokenised(body.top * _CHARACTERS, response)  # a whole vocabulary takes some 0.1 s
 
     async def score(self, request: Request) -> Response:
         """`POST /api/score`: how many bits each token of a text costs, given those before it."""

@@ -163,13 +163,12 @@ _FIELD = re.compile(r"\.([\w.\[\]]+): ")
 
 
 def decode(kind: type[B], body: Mapping[str, Any]) -> B:
-    """The body as `kind`. Unknown fields are ignored; null means that a field is not given.
+    """The body as `kind`. Unknown fields are ignored; null means that a field is not given, at any depth.
 
     Raises ApiFault naming the field for a missing one and for a wrong type.
     """
-    given = {name: value for name, value in body.items() if value is not None}
     try:
-        return from_json(kind, given, ignore_unknown=True)
+        return from_json(kind, _given(body), ignore_unknown=True)
     except ValueError as error:
         message = str(error)
     missing = message.removeprefix(f"{kind.__name__}: missing ")
@@ -179,3 +178,10 @@ def decode(kind: type[B], body: Mapping[str, Any]) -> B:
     raise invalid(
         message.replace(f"{kind.__name__}.", ""), param=found[1] if found else None, code="invalid_type"
     )
+
+
+def _given(value: Any) -> Any:
+    """A JSON value without the fields that are null."""
+    if isinstance(value, dict):
+        return {name: _given(inner) for name, inner in value.items() if inner is not None}
+    return [_given(item) for item in value] if isinstance(value, list) else value
