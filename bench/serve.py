@@ -22,7 +22,7 @@ from dataclasses import replace
 import psutil
 from serve_clients import Answering, Tally, Timing, ask
 
-from nanochat.checkpoint.loading import LoadedModel, load_model
+from nanochat.checkpoint.loading import load_model
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
 from nanochat.runtime import open_runtime
@@ -76,29 +76,25 @@ def rate(port: int, requests: Sequence[Answering], at_once: bool) -> float:
     return sum(timing.tokens for timing in timings) / elapsed
 
 
-def engine_rate(loaded: LoadedModel, requests: Sequence[Answering], rows: int) -> float:
+def engine_rate(engine: Engine, requests: Sequence[Answering]) -> float:
     """Tokens per second of the same requests with the engine alone."""
-    engine = Engine(loaded.model, loaded.tokenizer, max_rows=rows)
-    rates = []
-    for _ in range(3):  # the first warms up
-        prompts = [
-            render_prompt(loaded.tokenizer, [{"role": "user", "content": request.question}])
-            for request in requests
-        ]
-        params = [
-            SamplingParams(
-                temperature=0.6,
-                top_k=50,
-                seed=request.seed,
-                max_new_tokens=request.max_tokens,
-                logit_bias=tuple((token, -100.0) for token in request.banned),
-            )
-            for request in requests
-        ]
-        began = time.perf_counter()
-        answers = engine.generate(prompts, params)
-        rates.append(sum(len(answer.ids) for answer in answers) / (time.perf_counter() - began))
-    return max(rates[1:])
+    prompts = [
+        render_prompt(engine.tokenizer, [{"role": "user", "content": request.question}])
+        for request in requests
+    ]
+    params = [
+        SamplingParams(
+            temperature=0.6,
+            top_k=50,
+            seed=request.seed,
+            max_new_tokens=request.max_tokens,
+            logit_bias=tuple((token, -100.0) for token in request.banned),
+        )
+        for request in requests
+    ]
+    began = time.perf_counter()
+    answers = engine.generate(prompts, params)
+    return sum(len(answer.ids) for answer in answers) / (time.perf_counter() - began)
 
 
 def banned(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -107,26 +103,27 @@ def banned(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def compare(model_tag: str, clients: int, tokens: int, runs: int) -> None:
-    """Together against one after the other, and against the engine alone."""
-    with open_runtime() as runtime:
+    """Together against one after the other, and against the engine alone, in turn: the machine's pace changes."""
+    with open_runtime() as runtime, server(model_tag, ("--max-rows", str(clients))) as (port, _):
         loaded = load_model(model_tag, runtime)
+        engine = Engine(loaded.model, loaded.tokenizer, max_rows=clients)
         endings = banned(loaded.tokenizer)
         requests = [
-            Answering(0, QUESTIONS[at % len(QUESTIONS)], tokens, at, endings) for at in range(clients)
+            Answering(port, QUESTIONS[at % len(QUESTIONS)], tokens, at, endings) for at in range(clients)
         ]
-        alone = engine_rate(loaded, requests, clients)
-    with server(model_tag, ("--max-rows", str(clients))) as (port, _):
-        here = [replace(request, port=port) for request in requests]
-        rate(port, here, at_once=True)
-        together = [rate(port, here, at_once=True) for _ in range(runs)]
-        one_by_one = [rate(port, here, at_once=False) for _ in range(runs)]
-    many, single = statistics.median(together), statistics.median(one_by_one)
-    print(f"{clients} clients at once   {many:9,.0f} tok/s ({min(together):,.0f} to {max(together):,.0f})")
-    print(f"one after the other  {single:9,.0f} tok/s ({min(one_by_one):,.0f} to {max(one_by_one):,.0f})")
-    print(f"the engine alone     {alone:9,.0f} tok/s")
-    print(
-        f"ratio {many / single:.2f} (to reach: 5); HTTP and streaming cost {1 - many / alone:.0%} (to reach: 15%)"
-    )
+        measures = {
+            f"{clients} clients at once": lambda: rate(port, requests, at_once=True),
+            "one after the other": lambda: rate(port, requests, at_once=False),
+            "the engine alone": lambda: engine_rate(engine, requests),
+        }
+        rounds = [[measure() for measure in measures.values()] for _ in range(runs + 1)][
+            1:
+        ]  # the first warms up
+    for name, values in zip(measures, zip(*rounds, strict=True), strict=True):
+        print(f"{name:20} {statistics.median(values):9,.0f} tok/s ({min(values):,.0f} to {max(values):,.0f})")
+    ratio = statistics.median(together / single for together, single, _ in rounds)
+    cost = statistics.median(1 - together / alone for together, _, alone in rounds)
+    print(f"ratio {ratio:.2f} (to reach: 5); HTTP and streaming cost {cost:.0%} (to reach: 15%)")
 
 
 async def soak(port: int, process: psutil.Process, clients: int, seconds: float) -> tuple[Tally, list[int]]:
