@@ -39,6 +39,7 @@ export class Thread {
   show(conversation) {
     this.#conversation = conversation;
     this.#follows = true;
+    this.#top = 0;
     this.#render();
   }
 
@@ -54,11 +55,12 @@ export class Thread {
     if (away < 4) this.#follows = true;
     else if (scrollTop < this.#top) this.#follows = false;
     this.#top = scrollTop;
-    this.latest.hidden = this.#follows || away < 4;
+    this.latest.hidden = this.#follows || away < 4 || !this.empty.hidden;
   }
 
+  /** Keep the end in view, or the beginning of what stands there before the first message. */
   #follow() {
-    if (this.#follows) this.log.scrollTop = this.log.scrollHeight;
+    if (this.#follows) this.log.scrollTop = this.empty.hidden ? this.log.scrollHeight : 0;
     this.#scrolled();
   }
 

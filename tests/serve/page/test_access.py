@@ -41,6 +41,32 @@ def test_the_chat_has_no_violation(page: Page, stub: Stub, axe: str, theme: str,
         assert violations(page, axe) == []
 
 
+def test_a_short_window_begins_with_the_greeting(page: Page, stub: Stub) -> None:
+    page.set_viewport_size({"width": 360, "height": 420})
+    stub.plan("word " * 400)
+    ask(page)
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    page.get_by_role("button", name="Conversations").click()
+    page.get_by_role("button", name="New chat").click()
+    expect(page.get_by_role("heading", name="What would you like to know?")).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("button", name="Jump to latest")).to_be_hidden()
+
+
+def test_a_phone_shows_the_whole_name_of_the_model(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 700})
+    shown = "select => select.clientWidth"
+    as_wide_as_it_likes = """select => {
+        const free = select.cloneNode(true);
+        free.style.cssText = "flex: none; position: absolute; width: auto";
+        select.after(free);
+        const width = free.clientWidth;
+        free.remove();
+        return width;
+    }"""
+    model = page.locator("#model")
+    assert model.evaluate(shown) >= model.evaluate(as_wide_as_it_likes)
+
+
 @pytest.mark.parametrize("width", [320, 360, 768, 1280, 2560])
 def test_nothing_is_cut_off_at_any_width(page: Page, stub: Stub, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 700})
