@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from nanochat.infer.request import Event
 
-Batch = Mapping[int, list[Event]]
-"""New events of each sample that has any."""
+NewEvents = Mapping[int, list[Event]]
+"""By sample, of those that have any."""
 
 _PACE_SECONDS = 0.02
 _MOST_WRITES = 320
@@ -96,7 +96,7 @@ class Channel:
         """Give the reader everything at once, at the end."""
         self._due = self._limit = math.inf
 
-    async def __aiter__(self) -> AsyncIterator[Batch]:
+    async def __aiter__(self) -> AsyncIterator[NewEvents]:
         """What has arrived since the last time, until every sample is finished or it is closed.
 
         The first tokens come at once, later ones in batches. Raises the fault that ended the request.

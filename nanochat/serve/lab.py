@@ -15,9 +15,8 @@ from starlette.responses import Response
 
 from nanochat import __version__
 from nanochat.infer.sampler import MAX_LOGPROBS
-from nanochat.infer.tools import DEFAULT_TOOLS, ToolUse
 from nanochat.model.gpt import GPT
-from nanochat.serve.channel import Batch
+from nanochat.serve.channel import NewEvents
 from nanochat.serve.completions import prompt_of_chat
 from nanochat.serve.faults import invalid, json_response
 from nanochat.serve.limits import read_json
@@ -33,6 +32,7 @@ from nanochat.serve.prompts import (
     text_stream,
     tokenised,
     too_long,
+    with_output,
 )
 from nanochat.serve.service import Service, sampling
 from nanochat.serve.streaming import EventStream
@@ -40,7 +40,6 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 
 _SCORE_RIVALS = 5
 _LOGITS_POSITIONS = 128  # at once: the logits of a whole context would take much memory
-_CHARACTERS = 10  # a token takes about as long as so many characters of a text
 _SEED_BITS = 32  # JavaScript's numbers are exact up to 53
 _PARTS = {"text": "text", "python": "python", "python_output": "output"}
 
@@ -57,7 +56,7 @@ class TokenEvents:
         """The prompt's tokens and the seed."""
         return [{"prompt": described(self.tokenizer, self.prompt), "seed": self.seed}]
 
-    def chunks(self, batch: Batch) -> list[dict[str, Any]]:
+    def chunks(self, batch: NewEvents) -> list[dict[str, Any]]:
         """Every new token."""
         names = special_names(self.tokenizer)
         return [
@@ -142,9 +141,7 @@ class Lab:
 
     async def _prompt(self, body: GenerateBody, served: ServedModel) -> list[int]:
         if body.ids is not None:
-            if not body.ids:
-                raise invalid("ids is empty", param="ids")
-            check_ids(body.ids, served.tokenizer, "ids")
+            check_given(body.ids, served.tokenizer)
             return body.ids
         if body.messages is not None:
             return await prompt_of_chat(served, body.messages, self._service.limits)
@@ -159,9 +156,7 @@ class Lab:
             tokenizer = served.tokenizer
             if not 1 <= body.top <= tokenizer.vocab_size:
                 raise invalid(f"top must be 1 to {tokenizer.vocab_size}, not {body.top}", param="top")
-            if not body.ids:
-                raise invalid("ids is empty", param="ids")
-            check_ids(body.ids, tokenizer, "ids")
+            check_given(body.ids, tokenizer)
             if len(body.ids) > served.worker.max_seq_len:
                 raise too_long(len(body.ids), served.worker.max_seq_len, "ids")
             ids, logprobs, logits = await served.worker.compute(
@@ -175,7 +170,7 @@ class Lab:
             ]
             return json_response({"tokens": tokens, "logits": logits})
 
-        return await tokenised(body.top * _CHARACTERS, response)  # a whole vocabulary takes some 0.1 s
+        return await tokenised(10 * body.top, response)  # a whole vocabulary takes a while
 
     async def score(self, request: Request) -> Response:
         """`POST /api/score`: how many bits each token of a text costs, given those before it."""
@@ -223,13 +218,11 @@ class Lab:
         return stream
 
 
-def with_output(tokenizer: Tokenizer, reply: Sequence[int]) -> list[int]:
-    """The beginning of an answer; if it ends with a whole tool call, with the call's output."""
-    tools = ToolUse(DEFAULT_TOOLS, tokenizer)
-    output: list[int] = []
-    for token in reply:
-        _, output = tools.push(token)
-    return [*reply, *output]
+def check_given(ids: Sequence[int], tokenizer: Tokenizer) -> None:
+    """Raise ApiFault unless the `ids` of a request are some of the vocabulary's."""
+    if not ids:
+        raise invalid("ids is empty", param="ids")
+    check_ids(ids, tokenizer, "ids")
 
 
 async def _document(tokenizer: Tokenizer, text: str) -> TokenStream:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nanochat.infer.request import Event
 from nanochat.infer.sampler import TokenLogprobs
-from nanochat.serve.channel import Batch
+from nanochat.serve.channel import NewEvents
 from nanochat.serve.prompts import special_names
 from nanochat.tokenizer.special import OUTPUT_END, PYTHON_START
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -129,7 +129,7 @@ class ChatAnswer:
     def __post_init__(self) -> None:
         self._readers = [ChoiceReader(self.tokenizer) for _ in range(self.samples)]
 
-    def whole(self, batch: Batch) -> dict[str, Any]:
+    def whole(self, batch: NewEvents) -> dict[str, Any]:
         """The answer in one object."""
         for index, events in batch.items():
             self._readers[index].read(events)
@@ -146,7 +146,7 @@ class ChatAnswer:
         """The role of every choice."""
         return [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(self.samples)]
 
-    def chunks(self, batch: Batch) -> list[dict[str, Any]]:
+    def chunks(self, batch: NewEvents) -> list[dict[str, Any]]:
         """New content, tool calls, and the end of a choice."""
         found = []
         for index, events in batch.items():
@@ -211,7 +211,7 @@ class TextAnswer:
         self._readers = [ChoiceReader(self.tokenizer) for _ in self.echoes]
         self._offsets = [len(echo) for echo in self.echoes]
 
-    def whole(self, batch: Batch) -> dict[str, Any]:
+    def whole(self, batch: NewEvents) -> dict[str, Any]:
         """The answer in one object."""
         for index, events in batch.items():
             self._readers[index].read(events)
@@ -227,7 +227,7 @@ class TextAnswer:
             self._chunk(self._choice(index, echo, [], None)) for index, echo in enumerate(self.echoes) if echo
         ]
 
-    def chunks(self, batch: Batch) -> list[dict[str, Any]]:
+    def chunks(self, batch: NewEvents) -> list[dict[str, Any]]:
         """New text, and the end of a choice."""
         found = []
         for index, events in batch.items():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from nanochat.infer.tools import DEFAULT_TOOLS, ToolUse
 from nanochat.serve.faults import ApiFault, invalid
 from nanochat.serve.openai_schema import ChatMessage, ExecutedTool
 from nanochat.tokenizer.chat_format import render, render_prompt
@@ -176,6 +177,15 @@ def too_long(tokens: int, context: int, param: str) -> ApiFault:
         param=param,
         code="context_length_exceeded",
     )
+
+
+def with_output(tokenizer: Tokenizer, reply: Sequence[int]) -> list[int]:
+    """The beginning of an answer; if it ends with a whole tool call, with the call's output."""
+    tools = ToolUse(DEFAULT_TOOLS, tokenizer)
+    output: list[int] = []
+    for token in reply:
+        _, output = tools.push(token)
+    return [*reply, *output]
 
 
 def special_names(tokenizer: Tokenizer) -> dict[int, str]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from nanochat.serve.channel import Batch, Channel, SlowReader
+from nanochat.serve.channel import Channel, NewEvents, SlowReader
 from nanochat.serve.faults import ApiFault
 
 DONE = b"data: [DONE]\n\n"
@@ -23,7 +23,7 @@ class Renderer(Protocol):
     def opening(self) -> list[dict[str, Any]]:
         """Before the first token."""
 
-    def chunks(self, batch: Batch) -> list[dict[str, Any]]:
+    def chunks(self, batch: NewEvents) -> list[dict[str, Any]]:
         """For new events of its samples."""
 
     def closing(self) -> list[dict[str, Any]]:
@@ -120,10 +120,10 @@ def _events(objects: Iterable[dict[str, Any]]) -> bytes:
     return "".join(f"data: {json.dumps(item)}\n\n" for item in objects).encode()
 
 
-async def collected(channel: Channel, receive: Receive, max_seconds: float) -> Batch | None:
+async def collected(channel: Channel, receive: Receive, max_seconds: float) -> NewEvents | None:
     """All events of a request, or None if the client left. Raises ApiFault."""
     channel.wait_for_all()
-    whole: Batch = {}
+    whole: NewEvents = {}
     async with cancelled_on_disconnect(receive, channel):
         try:
             async with asyncio.timeout(max_seconds):

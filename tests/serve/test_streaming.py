@@ -7,7 +7,7 @@ from typing import Any
 from starlette.types import Message
 
 from nanochat.infer.request import Event
-from nanochat.serve.channel import Batch, Channel
+from nanochat.serve.channel import Channel, NewEvents
 from nanochat.serve.streaming import EventStream
 
 
@@ -17,7 +17,7 @@ class Plain:
     def opening(self) -> list[dict[str, Any]]:
         return [{"begins": True}]
 
-    def chunks(self, batch: Batch) -> list[dict[str, Any]]:
+    def chunks(self, batch: NewEvents) -> list[dict[str, Any]]:
         return [{"tokens": [event.token for event in batch[0]]}]
 
     def closing(self) -> list[dict[str, Any]]:
