@@ -112,9 +112,11 @@ class GPT(nn.Module):
         if T > self.config.max_seq_len:
             raise ValueError(f"{T} tokens do not fit the model's context of {self.config.max_seq_len}")
         states = self._training_states if self.training else GPT._states
-        return states(self, ids_BT, starts_BT)
+        # Found outside of compiled code: how many documents there are depends on the data.
+        documents = {} if starts_BT is None else self._documents(starts_BT)
+        return states(self, ids_BT, starts_BT, documents)
 
-    def _states(self, ids_BT: Tensor, starts_BT: Tensor | None) -> Tensor:
+    def _states(self, ids_BT: Tensor, starts_BT: Tensor | None, documents: dict[int, Tensor]) -> Tensor:
         T = ids_BT.size(1)
         cos, sin = (table[None, :T, None].to(self.compute_dtype) for table in (self.cos, self.sin))
 
@@ -124,7 +126,6 @@ class GPT(nn.Module):
         x0_BTC = x_BTC
         middle_BTC = x_BTC
         run_block = self._training_block if self.training else Block.forward
-        documents = {} if starts_BT is None else self._documents(starts_BT)
         for layer, block in enumerate(self.layers()):
             if layer == self.config.middle_layer:
                 middle_BTC = x_BTC

@@ -11,6 +11,7 @@ from torch.nn.attention import varlen
 
 from nanochat.model.attention import KernelName
 from nanochat.model.backend import REFERENCE
+from nanochat.model.compilation import CompiledPart
 from nanochat.model.document_mask import document_starts
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
@@ -47,10 +48,8 @@ def varlen_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(varlen, "varlen_attn", attend)
 
 
-def model_with(kernel: KernelName, compiled: bool = False) -> GPT:
-    model = GPT(
-        CONFIG, replace(REFERENCE, attention=kernel, compiled_part="block" if compiled else "nothing")
-    )
+def model_with(kernel: KernelName, compiled: CompiledPart = "nothing") -> GPT:
+    model = GPT(CONFIG, replace(REFERENCE, attention=kernel, compiled_part=compiled))
     model.init_weights(0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -114,15 +113,15 @@ def test_documents_of_a_row_are_computed_as_if_alone(kernel: KernelName) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", ["sdpa", "fa3"])
+@pytest.mark.parametrize(("kernel", "part"), [("sdpa", "block"), ("fa3", "block"), ("fa3", "model")])
 def test_compiled_code_is_the_same_for_batches_with_other_documents(
-    kernel: KernelName, monkeypatch: pytest.MonkeyPatch
+    kernel: KernelName, part: CompiledPart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracing_only = partial(
         torch.compile, backend="aot_eager"
     )  # generating code takes long and decides nothing here
     monkeypatch.setattr(torch, "compile", tracing_only)
-    eager, compiled = model_with(kernel), model_with(kernel, compiled=True)
+    eager, compiled = model_with(kernel), model_with(kernel, part)
     gradients(compiled, [packed()], mask=True)
     others = [packed(((12, 12), (24,), (24,))), packed(((2,) * 12, (3,) * 8, (4,) * 6))]
     with torch.compiler.set_stance("fail_on_recompile"):
