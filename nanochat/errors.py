@@ -12,3 +12,8 @@ class EnvironmentFault(RuntimeError):  # noqa: N818 - a fault of the machine, no
     """
 
     speaks = True
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; "" if it says nothing."""
+    return str(error).strip().partition("\n")[0]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nanochat.console import warn
+from nanochat.errors import first_line
 from nanochat.infer.decoder import DecodesAhead, Span
 from nanochat.infer.sampler import SamplingParams, log_sums, sample
 from nanochat.infer.torch_decoder import TorchDecoder
@@ -102,7 +103,7 @@ class GraphDecoder:
             if not difference <= _TOLERANCE:
                 raise ArithmeticError(f"its result differs from PyTorch's by {difference:.1e}")
         except (RuntimeError, ArithmeticError) as error:
-            warn(f"decoding without CUDA graphs, which is slower: {str(error).splitlines()[0]}")
+            warn(f"decoding without CUDA graphs, which is slower: {first_line(error)}")
             self._usable = False
             self._captured.clear()
             return None

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.errors import EnvironmentFault
+from nanochat.errors import EnvironmentFault, first_line
 from nanochat.model.document_mask import band_mask, document_bounds, document_mask
 
 KernelName = Literal["fa4", "fa3", "flash", "sdpa"]
@@ -164,7 +164,7 @@ def _probe(
         if not error < 0.05 or q.grad is None or not q.grad.isfinite().all():
             return KernelProbe(name, False, f"ran, but differs from sdpa by {error:.3g}")
     except Exception as error:  # a probe reports whatever a driver or build throws
-        return KernelProbe(name, False, str(error).splitlines()[0][:120] or type(error).__name__)
+        return KernelProbe(name, False, (first_line(error) or type(error).__name__)[:120])
     return KernelProbe(name, True, "forward and backward ran and agree with sdpa")
 
 

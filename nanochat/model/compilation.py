@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nanochat.console import warn
-from nanochat.errors import EnvironmentFault
+from nanochat.errors import EnvironmentFault, first_line
 
 CompileMode = Literal["auto", "on", "off"]
 CompiledPart = Literal["nothing", "block", "model"]
@@ -32,7 +32,7 @@ def probe_compile(device: torch.device) -> tuple[bool, str]:
         if not torch.allclose(expected, actual, atol=1e-4):
             return False, "compiled code gave other results than eager code"
     except Exception as error:  # compilers and drivers fail in many ways; each means: stay eager
-        return False, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+        return False, f"{type(error).__name__}: {first_line(error)[:160]}"
     return True, "a small function compiled, ran forward and backward, and agreed with eager"
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat import hardware
+from nanochat.errors import first_line
 
 ProductName = Literal["BLAS", "oneDNN"]
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -130,7 +131,7 @@ def choose_product(device: torch.device, dtype: torch.dtype) -> tuple[ProductNam
         a, b = torch.arange(24.0).view(4, 6), torch.arange(18.0).view(3, 6)
         agrees = torch.equal(onednn_product(a, b), blas_product(a, b))
     except (RuntimeError, AttributeError) as error:  # a build without oneDNN
-        return "BLAS", f"oneDNN does not run: {str(error).splitlines()[0]}"
+        return "BLAS", f"oneDNN does not run: {first_line(error)}"
     if not agrees:
         return "BLAS", "oneDNN gave another result in a trial"
     return "oneDNN", "uses AMD's AVX-512 units, which MKL does not"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nanochat.config import from_json
+from nanochat.errors import first_line
 
 OURS = Path(__file__).with_name("nanochat.toml")
 """The persona that ships: nanochat itself, and an example to copy."""
@@ -64,5 +65,5 @@ def load_persona(path: Path) -> Persona:
     try:
         return from_json(Persona, tomllib.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:  # also for malformed TOML and UTF-8
-        line = str(error).splitlines()[0]
+        line = first_line(error)
         raise ValueError(f"{path} does not describe a persona: {line} (compare {OURS})") from error

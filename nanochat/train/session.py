@@ -167,7 +167,8 @@ class Session:
             for choice in trainer.model.backend.describe():
                 say(str(choice))
             rows = self.meta.plan.device_batch_size
-            compile_s = warm_up(trainer, rows) if trainer.model.backend.compiles else None
+            compiles = trainer.model.backend.compiles and not trainer.finished
+            compile_s = warm_up(trainer, rows) if compiles else None
             evaluate = Evaluate(self.options.eval_every, self.score, metrics, self.options.eval_share)
             log, packing = self._train(metrics, evaluate)
             result = TrainingResult(
