@@ -43,13 +43,13 @@ def story_turn(rng: Random, held_out: bool) -> Turn:
 # Makers of turns and their share of all turns, in percent.
 _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
     (partial(exercise_turn, "facts"), 21),
-    (partial(exercise_turn, "arithmetic"), 16),
+    (partial(exercise_turn, "arithmetic"), 15),
     (partial(exercise_turn, "letters"), 8),
     (partial(exercise_turn, "spelling"), 24),
     (partial(exercise_turn, "choice"), 15),
     (partial(exercise_turn, "identity"), 8),
     (talk_turn, 3),
-    (partial(exercise_turn, "refusal"), 4),
+    (partial(exercise_turn, "refusal"), 5),
     (story_turn, 1),
 )
 

@@ -38,6 +38,15 @@ DIGESTS: dict[int, dict[str, str]] = {
         "evaluation": "db2c3de02f37dd17",
         "sizes": "172d45bb96793fbb",
     },
+    4: {
+        "documents small": "ee90d6efb27862cb",
+        "documents medium": "1b1497f81097a70f",
+        "documents large": "2fe95918efb4a60d",
+        "validation documents": "6d5466c93ce8bf0e",
+        "conversations": "9339022ac4b2ecab",
+        "evaluation": "db2c3de02f37dd17",
+        "sizes": "172d45bb96793fbb",
+    },
 }
 
 
