@@ -76,8 +76,8 @@ def rate(port: int, requests: Sequence[Answering], at_once: bool) -> float:
     return sum(timing.tokens for timing in timings) / elapsed
 
 
-def engine_rate(engine: Engine, requests: Sequence[Answering]) -> float:
-    """Tokens per second of the same requests with the engine alone."""
+def engine_rate(engine: Engine, requests: Sequence[Answering], *, whole: bool) -> float:
+    """Tokens per second of the same requests with the engine alone: whole answers, or a token a step as for streams."""
     prompts = [
         render_prompt(engine.tokenizer, [{"role": "user", "content": request.question}])
         for request in requests
@@ -93,8 +93,15 @@ def engine_rate(engine: Engine, requests: Sequence[Answering]) -> float:
         for request in requests
     ]
     began = time.perf_counter()
-    answers = engine.generate(prompts, params)
-    return sum(len(answer.ids) for answer in answers) / (time.perf_counter() - began)
+    if whole:
+        tokens = sum(len(answer.ids) for answer in engine.generate(prompts, params))
+    else:
+        for prompt, own in zip(prompts, params, strict=True):
+            engine.submit(prompt, own)
+        tokens = 0
+        while engine.busy:
+            tokens += len(engine.step())
+    return tokens / (time.perf_counter() - began)
 
 
 def banned(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -114,15 +121,16 @@ def compare(model_tag: str, clients: int, tokens: int, runs: int) -> None:
         measures = {
             f"{clients} clients at once": lambda: rate(port, requests, at_once=True),
             "one after the other": lambda: rate(port, requests, at_once=False),
-            "the engine alone": lambda: engine_rate(engine, requests),
+            "the engine alone": lambda: engine_rate(engine, requests, whole=False),
+            "its whole answers": lambda: engine_rate(engine, requests, whole=True),
         }
         rounds = [[measure() for measure in measures.values()] for _ in range(runs + 1)][
             1:
         ]  # the first warms up
     for name, values in zip(measures, zip(*rounds, strict=True), strict=True):
         print(f"{name:20} {statistics.median(values):9,.0f} tok/s ({min(values):,.0f} to {max(values):,.0f})")
-    ratio = statistics.median(together / single for together, single, _ in rounds)
-    cost = statistics.median(1 - together / alone for together, _, alone in rounds)
+    ratio = statistics.median(together / single for together, single, *_ in rounds)
+    cost = statistics.median(1 - together / alone for together, _, alone, _ in rounds)
     print(f"ratio {ratio:.2f} (to reach: 5); HTTP and streaming cost {cost:.0%} (to reach: 15%)")
 
 
