@@ -62,9 +62,8 @@ def _sample(step: int, group: Group) -> SampleRow:
 def drop_after(path: Path, step: int) -> None:
     """Keep only the lines up to a step: the later ones, and a torn one, are written again."""
     kept = []
-    for line in (
-        path.read_bytes().splitlines(keepends=True) if path.exists() else ()
-    ):  # text ends lines at U+2028 too
+    # Bytes, because text ends lines at U+2028 too.
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
         try:
             if parse_json(line)["step"] > step:
                 break
