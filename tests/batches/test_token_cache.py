@@ -334,6 +334,7 @@ store.make_all(lambda characters: time.sleep(600) if characters > 1600 else None
     store.close()
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_wait_for_another_process(
     dataset: Dataset, tokenizer: Tokenizer, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:

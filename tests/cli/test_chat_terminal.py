@@ -43,6 +43,7 @@ lines_of_text = st.lists(
 ).filter(lambda lines: any(lines))
 
 
+@pytest.mark.slow
 @given(lines_of_text)
 def test_any_text_between_fences_is_one_message(lines):
     text = "\n".join(lines)

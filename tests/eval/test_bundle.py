@@ -53,6 +53,7 @@ def test_what_cannot_be_had_leaves_nothing_behind(served, content):
     assert not default_paths().eval_bundle.exists()
 
 
+@pytest.mark.slow
 def test_the_real_bundle(shared_data):
     tasks = load_bundle(shared_data / "eval_bundle")
     assert len(tasks) == 14

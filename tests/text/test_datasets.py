@@ -40,6 +40,7 @@ class TestBuiltin:
         leftovers = [path.name for path in paths.data("x").parent.iterdir() if path.is_dir()]
         assert leftovers == ["builtin-small-s0"]
 
+    @pytest.mark.slow
     def test_what_a_killed_run_left_is_removed(self, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
         from nanochat import builtin
 
