@@ -293,6 +293,7 @@ def test_uint16_holds_vocabularies_up_to_65536() -> None:
     assert token_dtype(65537) == np.uint32
 
 
+@pytest.mark.slow
 def test_a_shard_of_a_killed_process_is_finished_by_another(
     dataset: Dataset, tokenizer: Tokenizer, paths: Paths
 ) -> None:

@@ -37,6 +37,7 @@ def chats(draw: st.DrawFn) -> list[dict[str, Any]]:
     return messages
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(messages=chats(), style=st.sampled_from(["openai", "trl"]))
 def test_ours_come_back(messages: list[dict[str, Any]], style: Style) -> None:

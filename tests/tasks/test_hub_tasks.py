@@ -132,6 +132,7 @@ def test_humaneval_runs_what_the_reply_means_and_says_how_it_failed(circle, text
     assert (score.value, score.reason) == (float(not reason), reason)
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_end_is_timed_out(circle, monkeypatch):
     monkeypatch.setattr("nanochat.tasks.humaneval.check_function", partial(check_function, timeout_s=0.5))
     assert HUMANEVAL.check(circle, "    while True: pass\n").reason == "more than 0.5 s"

@@ -152,6 +152,7 @@ def test_minutes_and_steps_contradict_each_other() -> None:
         check_minutes(Dial(minutes=5, num_iterations=10))
 
 
+ASSUMED_FLOPS = 1e11  # of products, so that the first candidate is the choice
 COSTS = Costs(first_step_s=2.0, step_s=1.0, evaluation_s=3.0, save_s=0.5, samples_s=0.25)
 
 
@@ -163,6 +164,9 @@ class Stopwatch:
         self.measured = 0
         patch.setattr(plan, "measure_costs", self._measure)
         patch.setattr(plan, "_process_clock", lambda: self.read)
+        patch.setattr(plan.hardware, "measure_gemm_flops", lambda _: ASSUMED_FLOPS)
+        compiled = SimpleNamespace(wait=lambda: None, start=lambda **_: None)
+        patch.setattr("nanochat.train.pretrain.native_library", lambda _: compiled)
         patch.setattr(hooks, "time", SimpleNamespace(monotonic=self.read))
         patch.setattr(session, "Evaluate", partial(hooks.Evaluate, clock=self.read))
         for owner, name, cost_s in (
