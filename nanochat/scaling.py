@@ -62,8 +62,8 @@ class Dial:
     lr_scale: float = 1.0
     """Multiplies every learning rate."""
     regime: RegimeName | None = None
-    """Whose batch, rates, schedule, context and heads scale to this run (default: the device's, cpu or hopper).
-    The cpu regime was tuned for runs of minutes and suits such runs on a GPU too."""
+    """Which measured batch, rates, schedule, context and head size are scaled to this run (default: by device).
+    cpu was tuned for runs of minutes on two cores, hopper for runs of hours on large GPUs."""
 
     def __post_init__(self) -> None:
         require_positive(self, "depth", "minutes", "target_param_data_ratio", "num_iterations", "lr_scale")
@@ -224,7 +224,7 @@ def _micro_batch(
         most = next((rows for rows in range(min(most_rows, share), 1, -1) if fits(rows)), 1)
         chosen = micro_batch_rows(share, most)
     else:
-        chosen = asked_micro_batch_rows(share, dial.device_batch_size)
+        chosen = min(share, dial.device_batch_size)
     if not fits(chosen):
         assert memory_limit is not None
         raise ValueError(
@@ -271,13 +271,6 @@ def micro_batch_rows(share: int, limit: int) -> int:
     divisor = next(rows for rows in range(limit, 0, -1) if share % rows == 0)
     fewest = -(-share // limit)
     return divisor if 2 * divisor > limit else -(-share // fewest)
-
-
-def asked_micro_batch_rows(share: int, device_batch_size: int) -> int:
-    """The same where a person chose the limit. Raises ValueError for less than one row."""
-    if device_batch_size < 1:
-        raise ValueError(f"--device-batch-size must be at least 1, not {device_batch_size}")
-    return min(share, device_batch_size)
 
 
 def _schedule(regime: Regime, total_steps: int) -> Schedule:

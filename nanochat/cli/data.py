@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nanochat import hardware
 from nanochat.batches.token_cache import open_tokens
+from nanochat.bounds import require_positive
 from nanochat.console import amount, progress, say, table
 from nanochat.paths import Paths
 from nanochat.text.dataset_tokenizer import TokenizedText
@@ -46,11 +47,10 @@ class TokensResult:
 
 def run_tokens(config: TokensConfig, paths: Paths) -> TokensResult:
     """Tokenise ahead of training. Raises ValueError if dataset or tokenizer is missing."""
+    require_positive(config, "workers")
     config = config.settled(paths)
     tokenizer = config.find_tokenizer(paths)
     dataset = config.open(paths)
-    if config.workers is not None and config.workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {config.workers}")
     store = open_tokens(dataset, tokenizer, paths, workers=config.workers or hardware.usable_cores())
     began = time.monotonic()
     with progress(f"tokenise {dataset.name}", split_bytes(dataset, "train"), "B") as shown:

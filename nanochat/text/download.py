@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from nanochat import hub
+from nanochat.bounds import require_positive
 from nanochat.console import amount, say
 from nanochat.paths import Paths
 from nanochat.text.datasets import HUB_DATASETS
@@ -46,8 +47,7 @@ def run(config: DownloadConfig, paths: Paths) -> DownloadResult:
         raise ValueError(
             f"{config.dataset} has {remote.val_index} training shards; cannot download {config.num_shards}"
         )
-    if config.workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {config.workers}")
+    require_positive(config, "workers")
     directory = paths.data(config.dataset)
     indices = [remote.val_index, *range(config.num_shards)]
     files = hub.fetch_files(

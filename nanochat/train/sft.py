@@ -19,7 +19,7 @@ from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
-from nanochat.scaling import asked_micro_batch_rows, largest_share, micro_batch_rows, rows_per_step
+from nanochat.scaling import largest_share, micro_batch_rows, rows_per_step
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.session import (
@@ -168,7 +168,7 @@ def _batch(config: SftConfig, source: TrainingPlan, max_seq_len: int, world_size
     share = largest_share(rows, world_size)
     if config.device_batch_size is None:
         return rows, micro_batch_rows(share, source.device_batch_size)
-    return rows, asked_micro_batch_rows(share, config.device_batch_size)
+    return rows, min(share, config.device_batch_size)
 
 
 def _scorer(
