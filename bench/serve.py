@@ -4,7 +4,7 @@
     python bench/serve.py --soak 60               # mixed clients: latencies, errors, memory; then ten times the load
 
 The server runs in a process of its own; the clients share this one, over raw sockets, so that they cost little. The
-answers of the comparisons have a fixed length: the tokens that would end them are excluded by `logit_bias`.
+answers of the comparisons have given lengths: the tokens that would end them are excluded by `logit_bias`.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from nanochat.checkpoint.loading import load_model
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampler import SamplingParams
 from nanochat.runtime import open_runtime
+from nanochat.serve.worker import HELD_SECONDS
 from nanochat.tokenizer.chat_format import render_prompt
 from nanochat.tokenizer.special import ASSISTANT_END, BOS, PYTHON_START
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -61,23 +62,24 @@ def server(model_tag: str, flags: Sequence[str]) -> Iterator[tuple[int, psutil.P
         draining.wait(10)
 
 
-def rate(port: int, requests: Sequence[Answering], at_once: bool) -> float:
-    """Tokens per second of all requests."""
+def rate(clients: Sequence[Sequence[Answering]]) -> float:
+    """Tokens per second of clients at once, each of which sends its requests one after the other."""
 
-    async def run() -> list[Timing]:
-        if at_once:
-            return list(await asyncio.gather(*map(ask, requests)))
+    async def run(requests: Sequence[Answering]) -> list[Timing]:
         return [await ask(request) for request in requests]
 
+    async def run_all() -> list[Timing]:
+        return [timing for own in await asyncio.gather(*map(run, clients)) for timing in own]
+
     began = time.perf_counter()
-    timings = asyncio.run(run())
+    timings = asyncio.run(run_all())
     elapsed = time.perf_counter() - began
     assert all(timing.tokens for timing in timings), timings
     return sum(timing.tokens for timing in timings) / elapsed
 
 
-def engine_rate(engine: Engine, requests: Sequence[Answering], *, whole: bool) -> float:
-    """Tokens per second of the same requests with the engine alone: whole answers, or a token a step as for streams."""
+def engine_rate(engine: Engine, requests: Sequence[Answering], patience: float | None) -> float:
+    """Tokens per second of the same requests with the engine alone: in steps of some patience, or whole answers."""
     prompts = [
         render_prompt(engine.tokenizer, [{"role": "user", "content": request.question}])
         for request in requests
@@ -93,14 +95,14 @@ def engine_rate(engine: Engine, requests: Sequence[Answering], *, whole: bool) -
         for request in requests
     ]
     began = time.perf_counter()
-    if whole:
+    if patience is None:
         tokens = sum(len(answer.ids) for answer in engine.generate(prompts, params))
     else:
         for prompt, own in zip(prompts, params, strict=True):
             engine.submit(prompt, own)
         tokens = 0
         while engine.busy:
-            tokens += len(engine.step())
+            tokens += len(engine.step(patience))
     return tokens / (time.perf_counter() - began)
 
 
@@ -109,24 +111,26 @@ def banned(tokenizer: Tokenizer) -> tuple[int, ...]:
     return tuple(tokenizer.special(name) for name in (ASSISTANT_END, BOS, PYTHON_START))
 
 
-def compare(model_tag: str, clients: int, tokens: int, runs: int) -> None:
+def compare(model_tag: str, clients: int, answers: int, tokens: int, runs: int) -> None:
     """Together against one after the other, and against the engine alone, in turn: the machine's pace changes."""
     with open_runtime() as runtime, server(model_tag, ("--max-rows", str(clients))) as (port, _):
         loaded = load_model(model_tag, runtime)
         engine = Engine(loaded.model, loaded.tokenizer, max_rows=clients)
-        endings = banned(loaded.tokenizer)
+        endings, chance = banned(loaded.tokenizer), random.Random(0)
         requests = [
-            Answering(port, QUESTIONS[at % len(QUESTIONS)], tokens, at, endings) for at in range(clients)
+            Answering(
+                port, chance.choice(QUESTIONS), chance.randint(tokens // 2, tokens * 3 // 2), at, endings
+            )
+            for at in range(clients * answers)
         ]
         measures = {
-            f"{clients} clients at once": lambda: rate(port, requests, at_once=True),
-            "one after the other": lambda: rate(port, requests, at_once=False),
-            "the engine alone": lambda: engine_rate(engine, requests, whole=False),
-            "its whole answers": lambda: engine_rate(engine, requests, whole=True),
+            f"{clients} clients at once": lambda: rate([requests[at::clients] for at in range(clients)]),
+            "one after the other": lambda: rate([requests[:clients]]),
+            "the engine alone": lambda: engine_rate(engine, requests, HELD_SECONDS),
+            "its whole answers": lambda: engine_rate(engine, requests, None),
         }
-        rounds = [[measure() for measure in measures.values()] for _ in range(runs + 1)][
-            1:
-        ]  # the first warms up
+        rounds = [[measure() for measure in measures.values()] for _ in range(runs + 1)]
+        del rounds[0]  # it warms up
     for name, values in zip(measures, zip(*rounds, strict=True), strict=True):
         print(f"{name:20} {statistics.median(values):9,.0f} tok/s ({min(values):,.0f} to {max(values):,.0f})")
     ratio = statistics.median(together / single for together, single, *_ in rounds)
@@ -204,12 +208,15 @@ def main() -> None:
     )
     parser.add_argument("--model-tag", default="sft")
     parser.add_argument("--clients", type=int, help="default: 16, or 64 with --soak")
-    parser.add_argument("--tokens", type=int, default=120, help="of each answer in the comparisons")
+    parser.add_argument("--answers", type=int, default=4, help="for each client in the comparisons")
+    parser.add_argument(
+        "--tokens", type=int, default=120, help="of an answer in the comparisons, plus or minus half of them"
+    )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--soak", type=float, metavar="SECONDS")
     args = parser.parse_args()
     if args.soak is None:
-        compare(args.model_tag, args.clients or 16, args.tokens, args.runs)
+        compare(args.model_tag, args.clients or 16, args.answers, args.tokens, args.runs)
     else:
         long_run(args.model_tag, args.clients or 64, args.soak)
 

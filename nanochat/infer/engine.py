@@ -5,10 +5,12 @@ Chat and evaluation share it. Each step decodes one token of every running reque
 Shapes: N requests of a batch, T their longest piece, C model width, V vocabulary.
 """
 
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -28,7 +30,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 _PREFILL = {"cuda": PrefillLimit(2048, 2048), "mps": PrefillLimit(512, 512), "cpu": PrefillLimit(256, 16)}
 """By kind of device: enough to fill it, and on a CPU few enough for gaps below three usual steps (bench/latency.py)."""
 _AHEAD = 8
-"""Tokens that a row decodes in one call where nobody waits for each."""
+"""The most tokens that a row decodes in one call where nobody waits for each."""
 
 
 class Engine:
@@ -81,6 +83,9 @@ class Engine:
         self._config, self._weights = config, weights
         self._decoders = Decoders(model, self._cache, weights)
         self._ids = count()
+        self._token_seconds = 0.0
+        """What the latest token of every request took together; 0 if that is unknown."""
+        self._prompts_last = False
 
     @property
     def busy(self) -> bool:
@@ -105,41 +110,43 @@ class Engine:
         return request.id
 
     @torch.inference_mode()
-    def step(self) -> list[Event]:
-        """Run the model once. Returns an event per new token; none if the engine is idle or runs parts of prompts."""
-        return self._run(self._scheduler.schedule())
+    def step(self, patience: float = 0.0) -> list[Event]:
+        """Run the model once. Returns an event per new token; none if the engine is idle or runs parts of prompts.
 
-    @torch.inference_mode()
-    def _run_ahead(self) -> None:
-        """A step while nobody waits for each token: prompts come first, then several tokens of each request."""
-        planned = self._scheduler.schedule(prompts_first=True)
+        `patience`: seconds that tokens may wait for each other. If several of each request can be decoded meanwhile,
+        they are, in turn with larger parts of prompts.
+        """
         decoder = self._decoders.best()
-        params = [request.params for _, request in planned.decoding]
-        if decoder.ahead is None or not decoder.ahead.can_choose(params):
-            self._run(planned)
-            return
-        if planned.pieces:  # alone, so that the rows that decode do so in one call afterwards
-            self._run(replace(planned, decoding=()))
-            return
-        for move in planned.moves:
-            self._move(move)
-        decoder.wake()
-        rows = [_continuation(row, request) for row, request in planned.decoding]
-        decoded = decoder.ahead.run(rows, self._special_ids)
-        for (_, request), (tokens, own) in zip(planned.decoding, decoded, strict=True):
-            asked = request.params.logprobs is not None
-            logprobs = [TokenLogprobs(each, ()) for each in own] if asked else [None] * len(tokens)
-            request.accept_all(tokens, logprobs)
-        self._remove_finished([request for _, request in planned.decoding])
+        ahead = self._tokens_within(patience, decoder)
+        planned = self._scheduler.schedule(prompts_first=ahead > 1)
+        if ahead > 1 and self._prompts_last and planned.decoding:
+            planned = replace(planned, pieces=())
+        began = perf_counter()
+        events = self._run(planned, decoder, ahead)
+        self._prompts_last = bool(planned.pieces)
+        if events and not planned.pieces:
+            most = max(Counter(event.request_id for event in events).values())
+            self._token_seconds = (perf_counter() - began) / most
+        return events
 
-    def _run(self, planned: EngineStep) -> list[Event]:
+    def _tokens_within(self, patience: float, decoder: Decoder) -> int:
+        """How many tokens each running request may decode in one call, by the time that the last ones took."""
+        if not patience or not self._token_seconds or not _can_choose(decoder, self._scheduler.decoding()):
+            return 1
+        return max(1, min(_AHEAD, int(patience / self._token_seconds)))
+
+    def _run(self, planned: EngineStep, decoder: Decoder, ahead: int) -> list[Event]:
+        """What is planned; if the decoder can run `ahead`, so many tokens of each request, not beside prompts."""
         for move in planned.moves:
             self._move(move)
+        if ahead > 1 and _can_choose(decoder, planned.decoding):
+            if not planned.pieces:
+                return self._decode_ahead(planned.decoding, decoder, ahead)
+            planned = replace(planned, decoding=())
         work = [(row, request, 1) for row, request in planned.decoding]
         work += [(piece.row, piece.request, piece.count) for piece in planned.pieces]
         if not work:
             return []
-        decoder = self._decoders.best()
         decoder.wake()
         complete = [at for at, (_, request, count) in enumerate(work) if count == request.remaining]
         spans = [_span(row, request, count) for row, request, count in work]
@@ -154,6 +161,21 @@ class Engine:
             if len(complete) < len(work):
                 hidden_NC = hidden_NC[complete]
             return self._accept([work[at][1] for at in complete], uniforms, hidden_NC, decoder)
+
+    def _decode_ahead(
+        self, decoding: Sequence[tuple[int, Request]], decoder: Decoder, ahead: int
+    ) -> list[Event]:
+        assert decoder.ahead is not None
+        decoder.wake()
+        rows = [_continuation(row, request, ahead) for row, request in decoding]
+        events: list[Event] = []
+        decoded = decoder.ahead.run(rows, self._special_ids)
+        for (_, request), (tokens, own) in zip(decoding, decoded, strict=True):
+            asked = request.params.logprobs is not None
+            logprobs = [TokenLogprobs(each, ()) for each in own] if asked else [None] * len(tokens)
+            events += request.accept_all(tokens, logprobs)
+        self._remove_finished([request for _, request in decoding])
+        return events
 
     def _accept(
         self, requests: Sequence[Request], uniforms: Sequence[float], hidden_NC: Tensor, decoder: Decoder
@@ -182,6 +204,7 @@ class Engine:
         if request is not None:
             self._remove(request)
 
+    @torch.inference_mode()
     def generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
     ) -> list[Completion]:
@@ -195,7 +218,7 @@ class Engine:
         requests = [self._request(prompt, p) for prompt, p in zip(prompts, each, strict=True)]
         with self._running(requests):
             while self.busy:
-                self._run_ahead()
+                self._run(self._scheduler.schedule(prompts_first=True), self._decoders.best(), _AHEAD)
         return [request.completion() for request in requests]
 
     def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Generator[Event, None, None]:
@@ -233,10 +256,16 @@ class Engine:
             self._move(move)
 
     def _move(self, move: Swap | Copy) -> None:
-        if isinstance(move, Copy):
-            self._cache.copy(move.source, move.destination, move.length)
-        else:
-            self._cache.swap(move.a, move.b, move.length)
+        with threads_beside(self._decoders.best()):  # on a busy machine, two threads would wait long for each other
+            if isinstance(move, Copy):
+                self._cache.copy(move.source, move.destination, move.length)
+            else:
+                self._cache.swap(move.a, move.b, move.length)
+
+
+def _can_choose(decoder: Decoder, decoding: Sequence[tuple[int, Request]]) -> bool:
+    """Whether it decodes several tokens of these requests in one call."""
+    return decoder.ahead is not None and decoder.ahead.can_choose([request.params for _, request in decoding])
 
 
 def _span(row: int, request: Request, count: int) -> Span:
@@ -246,11 +275,11 @@ def _span(row: int, request: Request, count: int) -> Span:
     return Span(row, start, request.tokens[start : start + count], previous)
 
 
-def _continuation(row: int, request: Request) -> Continuation:
-    """Of a request with one pending token."""
+def _continuation(row: int, request: Request, most: int) -> Continuation:
+    """Of a request with one pending token, for up to so many more."""
     at = request.cached
     token, previous = request.tokens[at], request.tokens[at - 1] if at else 0
-    return Continuation(row, at, token, previous, request.params, request.uniforms(_AHEAD))
+    return Continuation(row, at, token, previous, request.params, request.uniforms(most))
 
 
 def _rows_within(max_bytes: int | None, max_rows: int, one_row: int) -> int:

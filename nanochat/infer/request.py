@@ -134,20 +134,30 @@ class Request:
             events.append(self._append(self._due.popleft(), None, forced=True))
         return events
 
-    def accept_all(self, sampled: Sequence[int], logprobs: Sequence[TokenLogprobs | None]) -> None:
-        """As `accept` for each token; only the last may be special, or end the answer."""
+    def accept_all(self, sampled: Sequence[int], logprobs: Sequence[TokenLogprobs | None]) -> list[Event]:
+        """As `accept` for each token; only the last may be special, or end the answer.
+
+        Text that the others complete is in the event of the last of them.
+        """
         *plain, last = sampled
+        events: list[Event] = []
         if plain:
             assert not self.params.stop, "a stop string may end the answer at any token"
             self.tokens += plain
             parts = {self._tools.push(token)[0] for token in plain}
             assert len(parts) == 1, "only special tokens begin another part"
+            (part,) = parts
             text = self._decoder.push(*plain)
-            if parts == {"text"}:
+            if part == "text":
                 self._answer.append(text)
             self._forced += [False] * len(plain)
             self._logprobs += logprobs[:-1]
-        self.accept(last, logprobs[-1])
+            texts = [""] * (len(plain) - 1) + [text]
+            events = [
+                Event(self.id, token, False, None, part, own, found)
+                for token, own, found in zip(plain, texts, logprobs, strict=False)
+            ]
+        return events + self.accept(last, logprobs[-1])
 
     def _append(self, token: int, logprobs: TokenLogprobs | None, *, forced: bool = False) -> Event:
         self.tokens.append(token)

@@ -130,9 +130,13 @@ class Scheduler:
                 break
             moves += self._take_row(request, parked, running)
             self._running.append(self._waiting.popleft())
-        decoding = [(row, r) for row, r in enumerate(self._running) if r.remaining == 1]
+        decoding = self.decoding()
         limit = self._prefill.tokens(0 if prompts_first else len(decoding))
         return EngineStep(moves, decoding, self._pieces(limit))
+
+    def decoding(self) -> list[tuple[int, Request]]:
+        """Rows and running requests with one pending token each, by row."""
+        return [(row, request) for row, request in enumerate(self._running) if request.remaining == 1]
 
     def _pieces(self, limit: int) -> list[Piece]:
         """Requests with several pending tokens, oldest first, while padded to the longest they fit the limit."""

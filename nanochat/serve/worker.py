@@ -28,8 +28,8 @@ from nanochat.serve.faults import ApiFault, busy, crashed, invalid, stopping
 from nanochat.serve.observer import Observer
 
 T = TypeVar("T")
-_HELD_SECONDS = 0.01
-"""How long tokens other than an answer's first and last may wait for those of the next steps."""
+HELD_SECONDS = 0.01
+"""How long tokens other than an answer's first and last may wait for the next ones."""
 _log = logging.getLogger("nanochat.serve")
 
 
@@ -225,7 +225,7 @@ class Worker:
             self._last_step = None
             return
         urgent = False
-        for event in self._engine.step():
+        for event in self._engine.step(HELD_SECONDS):
             queued = self._running[event.request_id]
             self._held.setdefault(queued, []).append(event)
             urgent |= event.finished is not None or not queued.sent
@@ -235,7 +235,7 @@ class Worker:
         if self._last_step is not None:
             self._gaps.append(now - self._last_step)
         self._last_step = now
-        if urgent or now - self._last_sent > _HELD_SECONDS:
+        if urgent or now - self._last_sent > HELD_SECONDS:
             self._send_held()
 
     def _send_held(self) -> None:

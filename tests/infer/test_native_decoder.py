@@ -33,13 +33,14 @@ from nanochat.model.gpt import GPT
 from nanochat.native.library import compiler, library_path
 from tests.conftest import REPOSITORY
 from tests.infer.test_decoder import CHANGES, assert_close, on, plainly, sequences_of
-from tests.infer.test_engine import CALLING, arrive_at_random, params, prompt, random_requests
+from tests.infer.test_engine import CALLING, SPECIALS, arrive_at_random, params, prompt, random_requests
 
 pytestmark = [
     pytest.mark.slow,  # the first test waits for the compiler
     pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
 ]
 SLOTS = 64
+NO_SPECIALS = tuple((token, -100.0) for token in SPECIALS.values())
 SOURCE = REPOSITORY / "nanochat/infer/decode.cpp"
 SIZES = {
     **{name: change for name, change in CHANGES.items() if name != "other sizes"},
@@ -319,12 +320,16 @@ def test_tokens_decoded_ahead_are_those_of_single_steps(
         each = [
             (ids, replace(p, top_k=top_k or p.top_k, top_p=p.top_p if top_k else 1.0)) for ids, p in requests
         ]
-        stepping, ahead = (Engine(model, tokenizer, max_rows=20) for _ in range(2))
-        ids = [stepping.submit(*one) for one in each]
-        events: dict[int, list[Event]] = {at: [] for at in ids}
-        while stepping.busy:
-            for event in stepping.step():
-                events[event.request_id].append(event)
+        stepping, patient, ahead = (Engine(model, tokenizer, max_rows=20) for _ in range(3))
+        ids, events = events_of(stepping, each, patience=0)
+        _, together = events_of(patient, each, patience=1e9)
+        for at in ids:
+            assert [event._replace(text="") for event in together[at]] == [
+                event._replace(text="") for event in events[at]
+            ]
+            assert "".join(event.text for event in together[at]) == "".join(
+                event.text for event in events[at]
+            )
         with monkeypatch.context() as patch:
             patch.setattr(NativeDecoder, "choose", counted := Counted(NativeDecoder.choose))
             completions = ahead.generate(*zip(*each, strict=True))
@@ -334,6 +339,63 @@ def test_tokens_decoded_ahead_are_those_of_single_steps(
             assert completion.logprobs == [event.logprobs for event in events[at]]
             assert completion.text == "".join(event.text for event in events[at] if event.part == "text")
             assert completion.finish_reason == events[at][-1].finished
+
+
+def events_of(engine, requests, patience):
+    """The ids of requests that run together, and the events of each."""
+    ids = [engine.submit(*one) for one in requests]
+    events: dict[int, list[Event]] = {at: [] for at in ids}
+    while engine.busy:
+        for event in engine.step(patience):
+            events[event.request_id].append(event)
+    return ids, events
+
+
+def test_patience_decodes_several_tokens_and_lets_prompts_take_turns(
+    new_model, large_config, library, code_cache, tokenizer, monkeypatch
+):
+    """And a request whose tokens decode.cpp cannot choose makes all decode single tokens, beside small pieces."""
+    monkeypatch.setattr("nanochat.infer.decoders._WORTHWHILE_PARAMETERS", 0)
+    model = on(new_model(large_config), replace(REFERENCE, code_cache=code_cache))
+    endless = params(0, max_new_tokens=40, temperature=0.0, logit_bias=NO_SPECIALS)
+    engine = Engine(model, tokenizer, max_rows=4, prefill=PrefillLimit(12, 4))
+    first = engine.submit(prompt(5), endless)
+    assert [len(engine.step(1e9)) for _ in range(4)] == [1, 1, 8, 8], "one is measured, then several at once"
+    assert len(engine.step()) == len(engine.step(1e-9)) == 1
+    engine.submit(prompt(30, seed=1), endless)
+    taken = [engine.step(1e9) for _ in range(5)]
+    assert [[event.request_id == first for event in events] for events in taken] == [
+        [],
+        [True] * 8,
+        [],
+        [True] * 8,
+        [False],
+    ]
+    engine.cancel(first)
+    engine.submit(prompt(9, seed=2), replace(endless, repetition_penalty=1.1))
+    assert [len(engine.step(1e9)) for _ in range(4)] == [8, 1, 2, 2]
+    late = engine.submit(prompt(12, seed=3), endless)
+    begun = [late in {event.request_id for event in engine.step(1e9)} for _ in range(3)]
+    assert begun == [False, False, True]
+
+
+def test_rows_are_moved_by_as_many_threads_as_the_decoder_leaves(
+    new_model, large_config, library, code_cache, tokenizer, monkeypatch
+):
+    """On a busy machine, PyTorch's threads wait long for each other."""
+    monkeypatch.setattr("nanochat.infer.decoders._WORTHWHILE_PARAMETERS", 0)
+    threads = []
+    monkeypatch.setattr(RowCache, "copy", lambda *_: threads.append(torch.get_num_threads()))
+    model = on(new_model(large_config), replace(REFERENCE, code_cache=code_cache))
+    engine = Engine(model, tokenizer, max_rows=3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        lengths = [2, 9, 5]
+        engine.generate([prompt(20)] * 3, [params(0, max_new_tokens=most) for most in lengths])
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {1}
 
 
 class Counted:

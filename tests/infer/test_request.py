@@ -99,12 +99,19 @@ def test_tokens_accepted_together_are_those_accepted_one_by_one(tokenizer, count
     tokens = [*tokenizer.encode("Größe 語: "), start, *tokenizer.encode("12*34"), end, *tokenizer.encode("é")]
     specials = {start, end}
     single, together = (request(tokenizer, max_new_tokens=30) for _ in range(2))
-    play(single, [*tokens, tokenizer.bos])
+    expected = play(single, [*tokens, tokenizer.bos])
+    events = []
     while tokens:
         stop = next((at + 1 for at, token in enumerate(tokens[:count]) if token in specials), count)
-        together.accept_all(tokens[:stop], [None] * len(tokens[:stop]))
+        events += together.accept_all(tokens[:stop], [None] * len(tokens[:stop]))
         del tokens[:stop]
-    together.accept_all([tokenizer.bos], [None])
+    events += together.accept_all([tokenizer.bos], [None])
+    assert [event._replace(text="") for event in events] == [event._replace(text="") for event in expected]
+    for part in ("text", "python", "python_output"):
+        told, whole = (
+            "".join(each.text for each in some if each.part == part) for some in (events, expected)
+        )
+        assert told == whole
     assert together.completion() == single.completion()
     assert together.cached == single.cached
 

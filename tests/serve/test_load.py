@@ -143,10 +143,10 @@ def test_a_failing_engine_answers_with_an_error_and_is_replaced(
         step = engine.step
         steps = iter(range(1000))
 
-        def failing(self: Any) -> Any:
+        def failing(self: Any, patience: float) -> Any:
             if next(steps) == 3:
                 raise RuntimeError("made to fail")
-            return step(self)
+            return step(self, patience)
 
         monkeypatch.setattr(engine, "step", failing)
         events = server.chat(stream=True, max_tokens=20).events
