@@ -29,7 +29,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 
 _PREFILL = {"cuda": PrefillLimit(2048, 2048), "mps": PrefillLimit(512, 512), "cpu": PrefillLimit(256, 16)}
 """By kind of device: enough to fill it, and on a CPU few enough for gaps below three usual steps (bench/latency.py)."""
-_AHEAD = 8
+_AHEAD = 16
 """The most tokens that a row decodes in one call where nobody waits for each."""
 
 

@@ -225,16 +225,18 @@ class Worker:
             self._last_step = None
             return
         urgent = False
-        for event in self._engine.step(HELD_SECONDS):
+        events = self._engine.step(HELD_SECONDS)
+        for event in events:
             queued = self._running[event.request_id]
             self._held.setdefault(queued, []).append(event)
             urgent |= event.finished is not None or not queued.sent
             if event.finished:
                 self._forget(queued)
         now = time.perf_counter()
-        if self._last_step is not None:
-            self._gaps.append(now - self._last_step)
-        self._last_step = now
+        if events:
+            if self._last_step is not None:
+                self._gaps.append(now - self._last_step)
+            self._last_step = now
         if urgent or now - self._last_sent > HELD_SECONDS:
             self._send_held()
 
