@@ -256,7 +256,9 @@ class Engine:
             self._move(move)
 
     def _move(self, move: Swap | Copy) -> None:
-        with threads_beside(self._decoders.best()):  # on a busy machine, two threads would wait long for each other
+        with threads_beside(
+            self._decoders.best()
+        ):  # on a busy machine, two threads would wait long for each other
             if isinstance(move, Copy):
                 self._cache.copy(move.source, move.destination, move.length)
             else:

@@ -360,7 +360,9 @@ def test_patience_decodes_several_tokens_and_lets_prompts_take_turns(
     endless = params(0, max_new_tokens=58, temperature=0.0, logit_bias=NO_SPECIALS)
     engine = Engine(model, tokenizer, max_rows=4, prefill=PrefillLimit(12, 4))
     first = engine.submit(prompt(5), endless)
-    assert [len(engine.step(1e9)) for _ in range(4)] == [1, 1, 16, 16], "one is measured, then several at once"
+    assert [len(engine.step(1e9)) for _ in range(4)] == [1, 1, 16, 16], (
+        "one is measured, then several at once"
+    )
     assert len(engine.step()) == len(engine.step(1e-9)) == 1
     engine.submit(prompt(30, seed=1), endless)
     taken = [engine.step(1e9) for _ in range(5)]
