@@ -24,8 +24,11 @@ _NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native"}
 
 
 def compiler() -> str | None:
-    """The path of the C++ compiler: CXX, or the system's usual one. None if there is none."""
-    return shutil.which(os.environ.get("CXX") or USUAL_COMPILER)
+    """The C++ compiler as a command: CXX, which may be words like `ccache g++`, or the usual one. None if absent."""
+    wanted = os.environ.get("CXX", "").strip() or USUAL_COMPILER
+    program, *arguments = [wanted] if shutil.which(wanted) else wanted.split()
+    path = shutil.which(program)
+    return None if path is None else shlex.join([path, *arguments])
 
 
 def library_path(source: Path, directory: Path, compiler: str, flags: tuple[str, ...] = ()) -> Path:
@@ -48,7 +51,7 @@ def start_compiling(
     handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=library.parent)  # of its own, also in a container
     os.close(handle)
     native = _NATIVE.get(platform.machine(), "-mcpu=native")
-    words = [compiler, *_FLAGS, native, *flags, f"-I{_HEADERS}", "-o", temporary, str(source)]
+    words = [*shlex.split(compiler), *_FLAGS, native, *flags, f"-I{_HEADERS}", "-o", temporary, str(source)]
     command = shlex.join(["nice", "-n", "19", *words] if delay_s else words)
     # Linux weighs sessions before it weighs their processes, so that `nice` alone yields to nobody.
     quietly = "{ echo 19 > /proc/self/autogroup; } 2> /dev/null; " if delay_s else ""

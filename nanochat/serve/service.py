@@ -39,7 +39,8 @@ def sampling(body: SamplingBody, service: Service, max_tokens: int | None = None
     defaults, limits = service.defaults, service.limits
     wanted = max_tokens if max_tokens is not None else body.max_tokens
     if wanted is not None and wanted < 1:
-        raise invalid(f"max_tokens must be at least 1, not {wanted}", param="max_tokens")
+        name = "max_tokens" if max_tokens is None else "max_completion_tokens"
+        raise invalid(f"{name} must be at least 1, not {wanted}", param=name)
     if body.seed is not None and abs(body.seed) >= _LARGEST_SEED:
         raise invalid("seed must fit into 64 bits", param="seed")
     wanted = defaults.max_new_tokens if wanted is None else wanted

@@ -188,6 +188,7 @@ MISTAKES = [
     ({"n": 1000}, "n", None),
     ({"n": True}, "n", "invalid_type"),
     ({"max_tokens": 0}, "max_tokens", None),
+    ({"max_completion_tokens": 0}, "max_completion_tokens", None),
     ({"seed": 2**70}, "seed", None),
     ({"stop": ""}, "stop", None),
     ({"stop": ["x", ""]}, "stop", None),
