@@ -36,6 +36,9 @@ Environment:
   NANOCHAT_DEBUG=1     show the traceback of every error"""
 
 
+_SPINS = "5000"
+"""A tenth of a millisecond or so: as fast on an idle machine, six to ten times as fast beside one busy program
+(docs/log.md)."""
 _WRONG_VALUE = re.compile(
     r"Error parsing (?P<flag>\S+): (no type matching \S+ could be instantiated from \[(?P<one>[^]]*)\]"
     r"|(invalid literal for int\(\) with base 10|could not convert string to float): (?P<other>'[^']*'))"
@@ -44,6 +47,7 @@ _WRONG_VALUE = re.compile(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit status."""
+    _let_waiting_threads_sleep()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
@@ -69,6 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain("error: out of memory: use a smaller --device-batch-size, or a smaller model or context")
         return 1
+
+
+def _let_waiting_threads_sleep() -> None:
+    """PyTorch's threads wait for each other at every operator. GNU's OpenMP lets them spin, by default for milliseconds.
+
+    As soon as anything else runs, that keeps the cores from those that are waited for. Read when torch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
 def _dispatch(arguments: list[str]) -> int:

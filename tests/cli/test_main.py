@@ -282,3 +282,24 @@ def test_python_m_nanochat_is_the_same_command():
     done = subprocess.run([sys.executable, "-m", "nanochat", "--version"], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.startswith("nanochat ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP is Linux's")
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(given: dict[str, str], spins: str):
+    """OpenMP tells what it has read: beside another busy program, threads that spin hold up each other."""
+    ours = {name: value for name, value in os.environ.items() if name not in _THREAD_SETTINGS}
+    done = subprocess.run(
+        [sys.executable, "-m", "nanochat", "plan", "--depth", "2", "--vocab-size", "300"],
+        env={**ours, **given, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
+_THREAD_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
