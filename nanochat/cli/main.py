@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _let_waiting_threads_sleep() -> None:
-    """PyTorch's threads wait for each other at every operator. GNU's OpenMP lets them spin, by default for milliseconds.
+    """PyTorch's threads wait for each other at every operator; GNU's OpenMP lets them spin for milliseconds by default.
 
     As soon as anything else runs, that keeps the cores from those that are waited for. Read when torch is imported.
     """

@@ -48,7 +48,7 @@ def flops_per_token(config: GPTConfig) -> float:
 
 # Floats kept for the backward pass by one token in one layer, in units of the model width. Eager, counted in layers.py:
 # the mixed stream, two norms, q, k, v before and after rotation and norm, attention's output, three of the MLP's width.
-# Compiled blocks keep less: what was measured on a GPU (docs/benchmarks.md), between 17 and 18.
+# Compiled blocks keep less: what was measured on a GPU (docs/log.md), between 17 and 18.
 _SAVED_PER_LAYER = {"eager": 16 + 3 * 4, "compiled": 18}
 
 # Eager code keeps three fp32 tensors of a chunk's logits, compiled code the logits and their gradient in bf16.
