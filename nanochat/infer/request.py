@@ -49,7 +49,7 @@ class Request:
     """A prompt and the answer generated so far.
 
     `reply`: how many of the prompt's last tokens are the beginning of the answer, so that a tool call or a character
-    that is open at their end is completed.
+    that is open at their end is completed, and a call that ends there is answered.
 
     Raises ValueError for an empty prompt, a prompt that leaves no room for an answer within `max_seq_len` tokens,
     and ids outside the vocabulary, also in `logit_bias`.
@@ -98,12 +98,17 @@ class Request:
         self._logprobs: list[TokenLogprobs | None] = []
         self._answer: list[str] = []
         self._finished: FinishReason | None = None
+        self._early: list[Event] = []
+        """The output of a call that ends the beginning of the answer."""
+        output: list[int] = []
         for token in self.tokens[len(prompt) - reply :]:
-            self._tools.push(token)
+            _, output = self._tools.push(token)
             if token in self._specials:
                 self._decoder.flush()
             else:
                 self._decoder.push(token)
+        for token in output[: self._max_seq_len - len(self.tokens) - 1]:  # the model chooses one, at least
+            self._early.append(self._append(token, None, forced=True))
 
     @property
     def remaining(self) -> int:
@@ -129,7 +134,7 @@ class Request:
     def accept(self, sampled: int, logprobs: TokenLogprobs | None = None) -> list[Event]:
         """Append the token sampled after all others, and the tool's output if it ends a call: an event for each."""
         self.cached = len(self.tokens)
-        events = [self._append(sampled, logprobs)]
+        events, self._early = [*self._early, self._append(sampled, logprobs)], []
         while self._due and self._finished is None:
             events.append(self._append(self._due.popleft(), None, forced=True))
         return events

@@ -44,6 +44,19 @@ def test_a_tool_output_is_pending_as_a_whole(tokenizer):
     assert r.tokens[r.cached :] == [event.token for event in events]
 
 
+@pytest.mark.parametrize("room", [2, 9])
+def test_a_call_that_ends_an_answers_beginning_is_answered_before_the_next_token(tokenizer, room):
+    call = [tokenizer.special(PYTHON_START), *tokenizer.encode("1+1"), tokenizer.special(PYTHON_END)]
+    output = [tokenizer.special(OUTPUT_START), *tokenizer.encode("2"), tokenizer.special(OUTPUT_END)]
+    params = SamplingParams(seed=1, max_new_tokens=room)
+    r = Request(0, [1, *call], params, tokenizer, DEFAULT_TOOLS, 20, reply=len(call))
+    expected = output[: room - 1]
+    assert r.tokens == [1, *call, *expected]
+    events = r.accept(65)
+    assert [(event.token, event.forced) for event in events] == [(at, True) for at in expected] + [(65, False)]
+    assert r.finished == (room == 2)
+
+
 def test_a_tool_output_ends_where_the_context_does(tokenizer):
     r = request(tokenizer, max_seq_len=7)
     play(r, [tokenizer.special(PYTHON_START), *tokenizer.encode("1+1"), tokenizer.special(PYTHON_END)])
