@@ -53,7 +53,9 @@ def test_a_call_that_ends_an_answers_beginning_is_answered_before_the_next_token
     expected = output[: room - 1]
     assert r.tokens == [1, *call, *expected]
     events = r.accept(65)
-    assert [(event.token, event.forced) for event in events] == [(at, True) for at in expected] + [(65, False)]
+    assert [(event.token, event.forced) for event in events] == [(at, True) for at in expected] + [
+        (65, False)
+    ]
     assert r.finished == (room == 2)
 
 
