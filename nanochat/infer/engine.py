@@ -5,6 +5,7 @@ Chat and evaluation share it. Each step decodes one token of every running reque
 Shapes: N requests of a batch, T their longest piece, C model width, V vocabulary.
 """
 
+import math
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from nanochat.infer.cache import RowCache, row_bytes
 from nanochat.infer.decoder import Continuation, Decoder, Span, threads_beside
 from nanochat.infer.decoders import Decoders
 from nanochat.infer.frozen import WeightsName
+from nanochat.infer.pace import Pace
 from nanochat.infer.request import Completion, Event, Request
 from nanochat.infer.sampler import SamplingParams, TokenLogprobs, adjust, logprobs_of
 from nanochat.infer.scheduler import Copy, EngineStep, PrefillLimit, Scheduler, Swap
@@ -83,8 +85,7 @@ class Engine:
         self._config, self._weights = config, weights
         self._decoders = Decoders(model, self._cache, weights)
         self._ids = count()
-        self._token_seconds = 0.0
-        """What the latest token of every request took together; 0 if that is unknown."""
+        self._pace = Pace()
         self._prompts_last = False
 
     @property
@@ -114,26 +115,26 @@ class Engine:
         """Run the model once. Returns an event per new token; none if the engine is idle or runs parts of prompts.
 
         `patience`: seconds that tokens may wait for each other. If several of each request can be decoded meanwhile,
-        they are, in turn with larger parts of prompts.
+        by the time of the latest ones, they are, in turn with as large parts of prompts.
         """
         decoder = self._decoders.best()
-        ahead = self._tokens_within(patience, decoder)
-        planned = self._scheduler.schedule(prompts_first=ahead > 1)
+        ahead, prompt_tokens = 1, 0.0
+        if patience and _can_choose(decoder, self._scheduler.decoding()):
+            ahead = self._pace.tokens_within(patience, _AHEAD)
+        if ahead > 1:
+            prompt_tokens = self._pace.prompt_tokens_within(patience)
+        planned = self._scheduler.schedule(prompt_tokens)
         if ahead > 1 and self._prompts_last and planned.decoding:
             planned = replace(planned, pieces=())
         began = perf_counter()
         events = self._run(planned, decoder, ahead)
+        seconds = perf_counter() - began
         self._prompts_last = bool(planned.pieces)
-        if events and not planned.pieces:
-            most = max(Counter(event.request_id for event in events).values())
-            self._token_seconds = (perf_counter() - began) / most
+        if planned.pieces and (ahead > 1 or not planned.decoding):
+            self._pace.read(sum(piece.count for piece in planned.pieces), seconds)
+        elif events and not planned.pieces:
+            self._pace.decoded(max(Counter(event.request_id for event in events).values()), seconds)
         return events
-
-    def _tokens_within(self, patience: float, decoder: Decoder) -> int:
-        """How many tokens each running request may decode in one call, by the time that the last ones took."""
-        if not patience or not self._token_seconds or not _can_choose(decoder, self._scheduler.decoding()):
-            return 1
-        return max(1, min(_AHEAD, int(patience / self._token_seconds)))
 
     def _run(self, planned: EngineStep, decoder: Decoder, ahead: int) -> list[Event]:
         """What is planned; if the decoder can run `ahead`, so many tokens of each request, not beside prompts."""
@@ -218,7 +219,7 @@ class Engine:
         requests = [self._request(prompt, p) for prompt, p in zip(prompts, each, strict=True)]
         with self._running(requests):
             while self.busy:
-                self._run(self._scheduler.schedule(prompts_first=True), self._decoders.best(), _AHEAD)
+                self._run(self._scheduler.schedule(math.inf), self._decoders.best(), _AHEAD)
         return [request.completion() for request in requests]
 
     def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Generator[Event, None, None]:

@@ -115,10 +115,10 @@ class Scheduler:
         """The waiting or running request with this id, or None."""
         return next((r for r in (*self._running, *self._waiting) if r.id == request_id), None)
 
-    def schedule(self, *, prompts_first: bool = False) -> EngineStep:
+    def schedule(self, prompt_tokens: float = 0) -> EngineStep:
         """Give waiting requests the free rows, then choose what to run.
 
-        `prompts_first`: run as many prompt tokens beside running requests as alone.
+        `prompt_tokens`: how many may run beside running requests, if that is more than usual; never more than alone.
         """
         self._steps += 1
         moves: list[Swap | Copy] = []
@@ -131,8 +131,8 @@ class Scheduler:
             moves += self._take_row(request, parked, running)
             self._running.append(self._waiting.popleft())
         decoding = self.decoding()
-        limit = self._prefill.tokens(0 if prompts_first else len(decoding))
-        return EngineStep(moves, decoding, self._pieces(limit))
+        usual, most = self._prefill.tokens(len(decoding)), self._prefill.alone
+        return EngineStep(moves, decoding, self._pieces(max(usual, int(min(prompt_tokens, most)))))
 
     def decoding(self) -> list[tuple[int, Request]]:
         """Rows and running requests with one pending token each, by row."""

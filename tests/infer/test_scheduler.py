@@ -1,5 +1,6 @@
 """Rows stay contiguous and hold what the scheduler says, every request runs eventually, no step exceeds its limit."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -177,7 +178,8 @@ def test_running_requests_limit_what_a_prompt_may_run_beside_them(new_request):
     planned = scheduler.schedule()
     assert [request.id for _, request in planned.decoding] == [0]
     assert pieces_of(planned) == [(1, 16)]
-    assert pieces_of(scheduler.schedule(prompts_first=True)) == [(1, 40)]
+    allowed = [pieces_of(scheduler.schedule(prompt_tokens=most)) for most in (3, 30.5, math.inf)]
+    assert allowed == [[(1, 16)], [(1, 30)], [(1, 40)]]
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=20), st.lists(st.integers(1, 3), max_size=20))
