@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.model.backend import run_size
+from nanochat.model.cost import horizon_parameters
 from nanochat.scaling import Dial, RunPlan
 from nanochat.train.hooks import SAVE_SHARE
 from nanochat.train.session import TrainingOptions
@@ -108,8 +109,12 @@ def _occasions(interval: int, steps: int) -> int:
 
 
 def scaled(measured: Sequence[Measurement], plan: RunPlan) -> Costs:
-    """The costs of a plan: the last ones measured at its depth, else at the nearest, in proportion to the FLOPs."""
-    nearest = min(reversed(measured), key=lambda each: abs(each.plan.depth - plan.depth))
+    """The costs of a plan: the last ones measured at its depth and batch or nearest, in proportion to the FLOPs."""
+
+    def distance(each: Measurement) -> tuple[int, int]:
+        return abs(each.plan.depth - plan.depth), abs(each.plan.batch_tokens - plan.batch_tokens)
+
+    nearest = min(reversed(measured), key=distance)
     costs, like = nearest.costs, nearest.plan
     flops = plan.flops_per_token / like.flops_per_token
     step = flops * plan.batch_tokens / like.batch_tokens
@@ -125,15 +130,20 @@ def scaled(measured: Sequence[Measurement], plan: RunPlan) -> Costs:
 def choose(
     dial: Dial, plan_of: Planner, measured: Sequence[Measurement], options: TrainingOptions, start_s: float
 ) -> MinutesChoice:
-    """The deepest model whose whole horizon fits into the minutes, trained for as many steps as fit.
+    """The deepest model whose horizon fits into the minutes, trained for as many steps as fit.
 
     If not even the smallest one's fits, that one with fewer steps, at least one; likewise a depth that was asked for.
+    The batch is that of the tokens that fit, which may be fewer than the horizon, or more.
     """
     assert dial.minutes is not None
     seconds, free = 60 * dial.minutes * (1 - RESERVE), replace(dial, minutes=None)
 
     def time_of(plan: RunPlan, steps: int) -> Estimate:
         return estimate(scaled(measured, plan), steps, options, start_s)
+
+    def steps_within(plan: RunPlan) -> int:
+        most = range(1, 1 + int(seconds / scaled(measured, plan).step_s))
+        return max(1, bisect_right(most, seconds, key=lambda count: time_of(plan, count).total_s))
 
     plan = plan_of(replace(free, depth=_first_depth(dial)))
     while dial.depth is None:
@@ -144,11 +154,11 @@ def choose(
         if time_of(deeper, deeper.total_steps).total_s > seconds:
             break
         plan = deeper
-    costs = scaled(measured, plan)
-    most = range(1, 1 + int(seconds / costs.step_s))
-    steps = max(1, bisect_right(most, seconds, key=lambda count: time_of(plan, count).total_s))
-    chosen = plan_of(replace(free, depth=plan.depth, num_iterations=steps))
-    return MinutesChoice(chosen, costs, time_of(plan, steps))
+    ratio = steps_within(plan) * plan.batch_tokens / horizon_parameters(plan.model)
+    fitting = plan_of(replace(free, depth=plan.depth, target_param_data_ratio=ratio))
+    steps, batch = steps_within(fitting), fitting.batch_tokens
+    chosen = plan_of(replace(free, depth=plan.depth, num_iterations=steps, total_batch_size=batch))
+    return MinutesChoice(chosen, scaled(measured, chosen), time_of(chosen, steps))
 
 
 def _first_depth(dial: Dial) -> int:
@@ -189,7 +199,8 @@ def settle(
 
 def _alike(one: RunPlan, other: RunPlan) -> bool:
     """Whether the steps of two plans take the same time."""
-    return one.depth == other.depth and run_size(one.total_flops) == run_size(other.total_flops)
+    alike = one.depth == other.depth and one.batch_tokens == other.batch_tokens
+    return alike and run_size(one.total_flops) == run_size(other.total_flops)
 
 
 def resumed(dial: Dial, saved: CheckpointMeta) -> Dial:
@@ -207,4 +218,5 @@ def resumed(dial: Dial, saved: CheckpointMeta) -> Dial:
         return dial
     check_minutes(dial)
     depth = saved.model.n_layer if dial.depth is None else dial.depth
-    return replace(dial, minutes=None, depth=depth, num_iterations=saved.plan.total_steps)
+    steps, batch = saved.plan.total_steps, saved.plan.batch_tokens
+    return replace(dial, minutes=None, depth=depth, num_iterations=steps, total_batch_size=batch)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nanochat.checkpoint import store
 from nanochat.eval import bpb
+from nanochat.model.cost import horizon_parameters
 from nanochat.paths import default_paths
 from nanochat.runtime import open_runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
@@ -118,6 +119,24 @@ def test_the_depth_is_the_largest_whose_whole_horizon_fits() -> None:
         if one.plan.depth > SMALLEST_DEPTH:
             assert one.plan.total_steps >= full_plan(one.plan.depth).total_steps
     assert chosen(1, 1e11, depth=5).plan.depth == 5
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_the_batch_is_that_of_the_tokens_that_fit(depth: int) -> None:
+    plan_of = partial(make_plan, vocab_size=2048, device="cpu")
+    smallest = plan_of(Dial(depth))
+    measured = [Measurement(smallest, Costs(1.0, 0.2, 5.0, 0.1, 0.1))]
+    batches = []
+    for minutes in (1, 4, 20, 120):
+        dial = Dial(depth=depth, minutes=minutes)
+        plan = choose(dial, plan_of, measured, OPTIONS, start_s=3.0).plan
+        ratio = plan.tokens / horizon_parameters(plan.model)
+        assert plan.batch_tokens == plan_of(Dial(depth, target_param_data_ratio=ratio)).batch_tokens
+        batches.append(plan.batch_tokens)
+    assert batches[0] < batches[-1]
+    assert batches == sorted(batches)
+    asked = Dial(depth=depth, minutes=1, total_batch_size=512)
+    assert choose(asked, plan_of, measured, OPTIONS, start_s=3.0).plan.batch_tokens == 512
 
 
 def test_the_choice_is_always_a_measured_depth() -> None:
