@@ -27,6 +27,8 @@ class Regime:
     window_pattern: str
     target_param_data_ratio: float
     """Training tokens per parameter (matrices and head)."""
+    least_param_data_ratio: float
+    """Tokens per parameter from which on a model buys more in a given time than one of a layer less."""
     batch_tokens: int
     """Best batch for the horizon of the reference depth, or for `batch_horizon` tokens if given."""
     batch_exponent: float
@@ -59,6 +61,7 @@ REGIMES: dict[RegimeName, Regime] = {
         max_seq_len=2048,
         window_pattern="SSSL",
         target_param_data_ratio=12,
+        least_param_data_ratio=12,  # not measured: a whole horizon
         batch_tokens=2**19,
         batch_exponent=0.383,
         batch_horizon=None,
@@ -83,8 +86,9 @@ REGIMES: dict[RegimeName, Regime] = {
         max_seq_len=256,
         window_pattern="L",
         target_param_data_ratio=12,
-        batch_tokens=2048,
-        batch_exponent=0.5,
+        least_param_data_ratio=1.5,
+        batch_tokens=4096,
+        batch_exponent=0.383,
         batch_horizon=2.5e6,
         batch_minimum=1024,
         rates=LearningRates(

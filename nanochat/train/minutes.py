@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.model.backend import run_size
 from nanochat.model.cost import horizon_parameters
+from nanochat.regimes import REGIMES
 from nanochat.scaling import Dial, RunPlan
 from nanochat.train.hooks import SAVE_SHARE
 from nanochat.train.session import TrainingOptions
@@ -130,10 +131,10 @@ def scaled(measured: Sequence[Measurement], plan: RunPlan) -> Costs:
 def choose(
     dial: Dial, plan_of: Planner, measured: Sequence[Measurement], options: TrainingOptions, start_s: float
 ) -> MinutesChoice:
-    """The deepest model whose horizon fits into the minutes, trained for as many steps as fit.
+    """The deepest model that gets enough tokens per parameter in the minutes, trained for as many steps as fit.
 
-    If not even the smallest one's fits, that one with fewer steps, at least one; likewise a depth that was asked for.
-    The batch is that of the tokens that fit, which may be fewer than the horizon, or more.
+    Enough: what the dial says, or else the regime. If not even the smallest model gets as many, it is that one, with at
+    least one step; likewise a depth that was asked for. The batch is that of the tokens that fit.
     """
     assert dial.minutes is not None
     seconds, free = 60 * dial.minutes * (1 - RESERVE), replace(dial, minutes=None)
@@ -146,9 +147,10 @@ def choose(
         return max(1, bisect_right(most, seconds, key=lambda count: time_of(plan, count).total_s))
 
     plan = plan_of(replace(free, depth=_first_depth(dial)))
+    enough = dial.target_param_data_ratio or REGIMES[plan.regime].least_param_data_ratio
     while dial.depth is None:
         try:
-            deeper = plan_of(replace(free, depth=plan.depth + 1))
+            deeper = plan_of(replace(free, depth=plan.depth + 1, target_param_data_ratio=enough))
         except ValueError:  # it does not fit into memory
             break
         if time_of(deeper, deeper.total_steps).total_s > seconds:

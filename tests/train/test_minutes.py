@@ -121,6 +121,18 @@ def test_the_depth_is_the_largest_whose_whole_horizon_fits() -> None:
     assert chosen(1, 1e11, depth=5).plan.depth == 5
 
 
+@pytest.mark.parametrize(("ratio", "depths"), [(None, (2, 2, 3)), (12, (2, 2, 2)), (0.5, (2, 3, 4))])
+def test_a_cpu_needs_few_tokens_per_parameter_for_a_deeper_model(ratio: float | None, depths: tuple) -> None:
+    """On the machine of docs/log.md, where a d3 is the better buy from between 5 and 10 minutes on."""
+    plan_of = partial(make_plan, vocab_size=8192, device="cpu")
+    measured = []
+    for depth, speed in ((2, 24_000), (3, 13_000), (4, 8_000)):
+        of = plan_of(Dial(depth))
+        measured.append(Measurement(of, Costs(1.0, of.batch_tokens / speed, 5.0, 0.1, 0.1)))
+    dials = [Dial(minutes=minutes, target_param_data_ratio=ratio) for minutes in (2, 5, 10)]
+    assert depths == tuple(choose(dial, plan_of, measured, OPTIONS, 10.0).plan.depth for dial in dials)
+
+
 @pytest.mark.parametrize("depth", [2, 3])
 def test_the_batch_is_that_of_the_tokens_that_fit(depth: int) -> None:
     plan_of = partial(make_plan, vocab_size=2048, device="cpu")
