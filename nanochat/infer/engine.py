@@ -114,8 +114,8 @@ class Engine:
     def step(self, patience: float = 0.0) -> list[Event]:
         """Run the model once. Returns an event per new token; none if the engine is idle or runs parts of prompts.
 
-        `patience`: seconds that tokens may wait for each other. If several of each request can be decoded meanwhile,
-        by the time of the latest ones, they are, in turn with as large parts of prompts.
+        `patience`: seconds for which tokens may be held back. As many of each request are decoded at once as that
+        allows, by what the latest ones took; parts of prompts that take as long run in turn with them.
         """
         decoder = self._decoders.best()
         ahead, prompt_tokens = 1, 0.0

@@ -56,8 +56,8 @@ def measure_costs(
         lambda: Costs(max(0.0, first_s - step_s), step_s, evaluation_s, save_s, samples_s)
     )
     say(
-        f"measured a model of depth {plan.depth}: {plan.batch_tokens / costs.step_s:.0f} tok/s, "
-        f"{costs.step_s:.3g} s per step"
+        f"measured a model of depth {plan.depth} with {plan.batch_tokens:,} tokens a step: "
+        f"{plan.batch_tokens / costs.step_s:,.0f} tok/s, {costs.step_s:.3g} s per step"
     )
     return costs
 

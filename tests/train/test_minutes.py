@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache, partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,8 @@ from nanochat.train.minutes import (
     check_minutes,
     choose,
     estimate,
+    resumed,
+    scaled,
     settle,
 )
 from nanochat.train.pretrain import PretrainConfig, run
@@ -145,6 +148,8 @@ def test_the_batch_is_that_of_the_tokens_that_fit(depth: int) -> None:
         ratio = plan.tokens / horizon_parameters(plan.model)
         assert plan.batch_tokens == plan_of(Dial(depth, target_param_data_ratio=ratio)).batch_tokens
         batches.append(plan.batch_tokens)
+        saved: Any = SimpleNamespace(model=plan.model, config={"minutes": minutes}, plan=plan)
+        assert plan_of(resumed(dial, saved)) == plan
     assert batches[0] < batches[-1]
     assert batches == sorted(batches)
     asked = Dial(depth=depth, minutes=1, total_batch_size=512)
@@ -165,6 +170,24 @@ def test_the_choice_is_always_a_measured_depth() -> None:
         assert choice.plan.depth == measured[-1] or choice.plan.depth in measured
         assert choice.costs == measure(choice.plan)
         assert len(measured) <= 6
+
+
+@pytest.mark.parametrize("assumed", [1e10, 1e11, 1e12, 1e13])
+def test_the_choice_is_measured_with_its_own_batch(assumed: float) -> None:
+    """Small steps make fewer tokens per second."""
+    plan_of = partial(make_plan, vocab_size=8192, device="cpu")
+
+    def measure(of: RunPlan) -> Costs:
+        return Costs(0.1, of.batch_tokens / (10_000 + of.batch_tokens), 1.0, 0.1, 0.1)
+
+    for minutes in (1, 3, 10):
+        dial = Dial(depth=3, minutes=minutes)
+        choice = settle(dial, plan_of, measure, OPTIONS, assumed_flops=assumed, age_s=lambda: 2.0)
+        assert choice.costs == measure(choice.plan)
+    small, large = (plan_of(Dial(3, total_batch_size=tokens)) for tokens in (2048, 8192))
+    measured = [Measurement(of, measure(of)) for of in (small, large)]
+    for of in (small, large):
+        assert scaled(measured, of) == scaled(measured[::-1], of) == measure(of)
 
 
 def test_minutes_without_time_to_train_are_refused() -> None:
@@ -273,8 +296,8 @@ def test_a_resumed_run_keeps_its_steps_and_measures_nothing(
         steps = pretrain(asked).step
     store.remove(default_paths().checkpoints("baserun"), steps)
     monkeypatch.setattr(plan, "measure_costs", lambda *_, **__: pytest.fail("measured again"))
-    resumed = pretrain(replace(asked, resume="auto"))
-    assert (resumed.finished, resumed.step) == (True, steps)
+    result = pretrain(replace(asked, resume="auto"))
+    assert (result.finished, result.step) == (True, steps)
     for other in (2, None):
         with pytest.raises(ValueError, match=rf"--minutes was 0.3 and is now {other}"):
             pretrain(replace(asked, resume="auto", minutes=other))
