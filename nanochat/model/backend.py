@@ -19,7 +19,6 @@ from nanochat.errors import EnvironmentFault
 from nanochat.model import native_attention, native_loss, native_operators
 from nanochat.model.attention import KERNELS, AttentionKernel, KernelName, choose_kernel
 from nanochat.model.compilation import (
-    CPU_WORTHWHILE_FLOPS,
     WHOLE_MODEL_FLOPS,
     CompiledPart,
     CompileMode,
@@ -203,9 +202,7 @@ REFERENCE = Backend(
 
 def run_size(training_flops: float) -> int:
     """Runs of one size get the same backend on one machine under the same flags."""
-    return sum(
-        training_flops >= least for least in (_WORTH_COMPILING, CPU_WORTHWHILE_FLOPS, WHOLE_MODEL_FLOPS)
-    )
+    return sum(training_flops >= least for least in (_WORTH_COMPILING, WHOLE_MODEL_FLOPS))
 
 
 def choose_backend(

@@ -13,8 +13,11 @@ CompiledPart = Literal["nothing", "block", "model"]
 """block: one block, reused by all layers, so that the cold time does not grow with depth; model: all layers as one,
 which also fuses what lies between blocks."""
 
-CPU_WORTHWHILE_FLOPS = 2e14
-"""Below this many FLOPs on a CPU the cold compile takes longer than it saves (docs/log.md)."""
+_EAGER_DEVICES = {
+    "cpu": "compiled steps are no faster on a CPU",  # docs/log.md, 2026-11-26
+    "mps": "compiling for Apple GPUs is experimental in PyTorch",
+}
+"""Why `auto` does not compile for a kind of device."""
 WHOLE_MODEL_FLOPS = 3e17
 """From here on, a quarter of an hour on an H100, compiling all layers as one repays on a GPU (docs/log.md)."""
 
@@ -45,10 +48,8 @@ def choose_compile(
     """
     if mode == "off":
         return "nothing", "only training is compiled, and not with --compile off"
-    if mode == "auto" and device.type == "mps":
-        return "nothing", "compiling for Apple GPUs is experimental in PyTorch"
-    if mode == "auto" and device.type == "cpu" and training_flops < CPU_WORTHWHILE_FLOPS:
-        return "nothing", "the run is too short to repay a cold compile"
+    if mode == "auto" and device.type in _EAGER_DEVICES:
+        return "nothing", _EAGER_DEVICES[device.type]
     usable, reason = probe_compile(device)
     if not usable and mode == "on":
         raise EnvironmentFault(

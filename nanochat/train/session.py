@@ -65,6 +65,7 @@ class TrainingOptions:
     sample_every: int = 0
     """Steps between samples; 0 samples only at the end."""
     compile: CompileMode = "auto"
+    """Compile training steps with torch.compile; auto does on CUDA only, and stays eager if it does not work."""
     fp8: bool = False
     """Multiply the blocks' matrices in fp8 (Hopper and later)."""
     seed: int = 42
