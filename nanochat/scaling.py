@@ -19,6 +19,8 @@ from nanochat.regimes import REFERENCE_DEPTH, REGIME_OF_DEVICE, REGIMES, Regime,
 
 DEFAULT_DEPTH = 4
 WIDTH_PER_LAYER = 64
+MOST_DEPTH = 256
+"""Ten trillion bytes of weights and gradients: more than any device has, and still planned in seconds."""
 
 ShapeName = Literal["full", "servable", "portable"]
 
@@ -68,6 +70,8 @@ class Dial:
     def __post_init__(self) -> None:
         require_positive(self, "depth", "minutes", "target_param_data_ratio", "num_iterations", "lr_scale")
         require_positive(self, "total_batch_size", "device_batch_size", "max_seq_len", "head_dim")
+        if self.layers > MOST_DEPTH:
+            raise ValueError(f"--depth must be at most {MOST_DEPTH}, not {self.layers:,}")
 
     @property
     def layers(self) -> int:

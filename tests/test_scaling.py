@@ -141,6 +141,11 @@ def test_rows_of_a_micro_batch(share: int, limit: int, rows: int) -> None:
     assert micro_batch_rows(share, limit) == rows
 
 
+def test_a_depth_beyond_every_machine_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="--depth must be at most 256, not 100,000"):
+        Dial(100_000)
+
+
 @pytest.mark.slow
 def test_what_cannot_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="smaller depth"):
