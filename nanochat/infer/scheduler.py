@@ -205,15 +205,20 @@ class Scheduler:
 
 
 def shared(request: Request, tokens: list[int], count: int | None = None) -> int:
-    """How many tokens a request need not run if the first `count` of these are cached, or all of them.
+    """How many tokens a request need not run if the first `count` of these are cached, or all of them; 0 if too few.
 
     It always runs its last one, for its logits.
     """
     own = request.tokens
     most = min(len(own) - 1, len(tokens) if count is None else count)
+    if most < MIN_SHARED or own[:MIN_SHARED] != tokens[:MIN_SHARED]:
+        return 0
     if own[:most] == tokens[:most]:
         return most
-    same, differ = 0, most  # bisected over slices, which are compared quicker than a loop compares tokens
+    same, differ = (
+        MIN_SHARED,
+        most,
+    )  # bisected over slices, which are compared quicker than a loop compares tokens
     while differ - same > 1:
         middle = (same + differ) // 2
         if own[same:middle] == tokens[same:middle]:

@@ -5,6 +5,7 @@ import operator
 import re
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from simpleeval import SimpleEval
@@ -74,6 +75,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., int | float]] = {
 _NODES = (ast.BinOp, ast.UnaryOp, ast.Constant, ast.Call, ast.Attribute)
 
 
+@cache
 def _evaluator() -> SimpleEval:
     """simpleeval restricted to arithmetic and str.count: no names, no functions, no other syntax."""
     evaluator = SimpleEval(operators=_OPERATORS, functions={}, names={}, allowed_attrs={str: {"count"}})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nanochat.infer.request import Request
 from nanochat.infer.sampler import SamplingParams
-from nanochat.infer.scheduler import Copy, EngineStep, PrefillLimit, Scheduler, Swap, shared
+from nanochat.infer.scheduler import MIN_SHARED, Copy, EngineStep, PrefillLimit, Scheduler, Swap, shared
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +182,16 @@ def test_running_requests_limit_what_a_prompt_may_run_beside_them(new_request):
     assert allowed == [[(1, 16)], [(1, 30)], [(1, 40)]]
 
 
-@given(st.lists(st.integers(1, 3), min_size=1, max_size=20), st.lists(st.integers(1, 3), max_size=20))
-def test_what_is_shared_is_the_common_prefix_without_the_last_token(new_request, prompt, cached):
+@given(
+    st.integers(0, 12),
+    st.lists(st.integers(1, 3), min_size=1, max_size=20),
+    st.lists(st.integers(1, 3), max_size=20),
+)
+def test_what_is_shared_is_the_common_prefix_without_the_last_token_unless_too_short(
+    new_request, same, prompt, cached
+):
+    prompt, cached = [5] * same + prompt, [5] * same + cached
     common = 0
     while common < min(len(prompt) - 1, len(cached)) and prompt[common] == cached[common]:
         common += 1
-    assert shared(new_request(0, prompt), cached) == common
+    assert shared(new_request(0, prompt), cached) == (common if common >= MIN_SHARED else 0)
