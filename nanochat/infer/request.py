@@ -149,9 +149,7 @@ class Request:
         if plain:
             assert not self.params.stop, "a stop string may end the answer at any token"
             self.tokens += plain
-            parts = {self._tools.push(token)[0] for token in plain}
-            assert len(parts) == 1, "only special tokens begin another part"
-            (part,) = parts
+            part = self._tools.push_plain(plain)
             text = self._decoder.push(*plain)
             if part == "text":
                 self._answer.append(text)

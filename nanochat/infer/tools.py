@@ -6,7 +6,7 @@ output would invent one. Only special token ids open or close a call, and the to
 text, so text cannot call a tool.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,6 +73,12 @@ class ToolUse:
         elif part == "python":
             self._call.append(token)
         return part, forced
+
+    def push_plain(self, tokens: Sequence[int]) -> ReplyPart:
+        """As `push` for tokens that are not special; returns the part of all of them."""
+        if self._part == "python":
+            self._call += tokens
+        return self._part
 
     def _answer(self, tool: Tool) -> list[int]:
         result = None
