@@ -156,6 +156,8 @@ def _guarded(tracker: Tracker, trouble: str) -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     except ImportError as error:
-        warn(f"{tracker} cannot be imported, the run continues without it ({error}): pip install {tracker}")
+        warn(
+            f"{tracker} cannot be imported, the run continues without it ({error}): uv pip install {tracker}"
+        )
     except Exception as error:
         warn(f"{tracker} {trouble}, the run continues without it: {error}")

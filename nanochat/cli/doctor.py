@@ -34,11 +34,11 @@ _HUB_TIMEOUT_S = 10
 _BY_RUN = ("training steps", "training operators")
 """Choices that depend on the run's length; of what they need, `_compilation` tells."""
 _OPTIONAL = {
-    "wandb": "--track wandb: metrics to Weights & Biases too (pip install wandb)",
-    "trackio": "--track trackio: metrics to trackio too (pip install trackio)",
-    "tensorboard": "--track tensorboard: metrics to TensorBoard too (pip install tensorboard)",
-    "transformers": "nanochat export (pip install transformers safetensors tokenizers)",
-    "safetensors": "nanochat import of folders of transformers (pip install safetensors)",
+    "wandb": "--track wandb: metrics to Weights & Biases too (uv pip install wandb)",
+    "trackio": "--track trackio: metrics to trackio too (uv pip install trackio)",
+    "tensorboard": "--track tensorboard: metrics to TensorBoard too (uv pip install tensorboard)",
+    "transformers": "nanochat export (uv pip install transformers safetensors tokenizers)",
+    "safetensors": "nanochat import of folders of transformers (uv pip install safetensors)",
 }
 
 
@@ -149,14 +149,16 @@ def _compilation(visit: _Visit) -> Iterator[Finding]:
     missing = f"{without}; install {USUAL_COMPILER}, or set CXX to another compiler"
     yield Finding("C++ compiler", path or f"no {wanted}", uses if path else missing, bool(path))
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    if not headers.exists():
+    if not headers.exists() and visit.runtime.device.type == "cuda":
         missing = f"torch.compile needs {headers} (a package like python{platform.python_version()[:4]}-dev)"
         yield Finding("Python headers", "missing", missing, ok=False)
     if visit.config.probe_compile:
         usable, reason = probe_compile(visit.runtime.device)
         yield Finding("torch.compile", "works" if usable else "does not work", reason, usable)
     else:
-        yield Finding("torch.compile", "not tried", "--probe-compile tries it; a run with --compile does too")
+        yield Finding(
+            "torch.compile", "not tried", "--probe-compile tries it; runs on CUDA or with --compile on do too"
+        )
 
 
 def _disk(visit: _Visit) -> Iterator[Finding]:

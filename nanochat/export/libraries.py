@@ -10,5 +10,5 @@ def require(*names: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise EnvironmentFault(
-            f"{' and '.join(missing)} not installed: run `uv sync --inexact --extra export`, or pip install them"
+            f"{' and '.join(missing)} not installed: run `uv pip install -e '.[export]'` in the clone"
         )

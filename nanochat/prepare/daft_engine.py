@@ -56,7 +56,7 @@ class Daft:
         except ImportError as error:
             raise EnvironmentFault(
                 f"data prepare needs Daft, and Ray for --runner ray ({error}): "
-                "run `uv sync --inexact --extra prepare`, or pip install them"
+                "run `uv pip install -e '.[prepare]'` in the clone"
             ) from error
         self._daft: Any = daft
         self.version: str = daft.__version__
