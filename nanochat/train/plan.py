@@ -31,6 +31,10 @@ _LONGEST_START_S = 60.0
 
 _BYTES_PER_TOKEN = 4  # of English text, where `nanochat plan` knows no dataset
 
+# From which models of minutes on a CPU learn most: half and twice as many tokens cost 1 and 3 % (docs/log.md).
+_VOCABULARY_OF_MINUTES = 8192
+_MOST_MINUTES = 60
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -229,6 +233,17 @@ def describe_plan(plan: RunPlan, choice: MinutesChoice | None = None) -> None:
             *_estimate_rows(choice),
         ),
     )
+    if choice is not None:
+        _advise_on_vocabulary(plan, choice)
+
+
+def _advise_on_vocabulary(plan: RunPlan, choice: MinutesChoice) -> None:
+    short = plan.regime == "cpu" and choice.estimate.total_s < 60 * _MOST_MINUTES
+    if short and plan.model.vocab_size > _VOCABULARY_OF_MINUTES:
+        say(
+            f"in so short a time a vocabulary of {_VOCABULARY_OF_MINUTES:,} tokens learns more than one of "
+            f"{plan.model.vocab_size:,}: `nanochat tokenizer train --vocab-size {_VOCABULARY_OF_MINUTES}`"
+        )
 
 
 def _estimate_rows(choice: MinutesChoice | None) -> tuple[tuple[str, str], ...]:

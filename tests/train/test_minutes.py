@@ -21,6 +21,7 @@ from nanochat.train.minutes import (
     RESERVE,
     SMALLEST_DEPTH,
     Costs,
+    Estimate,
     Measurement,
     MinutesChoice,
     check_minutes,
@@ -301,3 +302,21 @@ def test_a_resumed_run_keeps_its_steps_and_measures_nothing(
     for other in (2, None):
         with pytest.raises(ValueError, match=rf"--minutes was 0.3 and is now {other}"):
             pretrain(replace(asked, resume="auto", minutes=other))
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "device", "training_s", "advised"),
+    [
+        (32_768, "cpu", 500.0, True),
+        (8_192, "cpu", 500.0, False),
+        (32_768, "cpu", 36_000.0, False),
+        (32_768, "cuda", 500.0, False),
+    ],
+)
+def test_minutes_of_a_cpu_are_too_short_for_a_large_vocabulary(
+    capsys: pytest.CaptureFixture, vocab_size: int, device: str, training_s: float, advised: bool
+) -> None:
+    chosen = make_plan(Dial(2), vocab_size, device)
+    costs = Costs(1.0, 1.0, 1.0, 1.0, 1.0)
+    plan.describe_plan(chosen, MinutesChoice(chosen, costs, Estimate(1.0, training_s, 1.0, 1.0, 1.0)))
+    assert ("nanochat tokenizer train --vocab-size 8192" in capsys.readouterr().err) == advised
