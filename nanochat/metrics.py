@@ -102,7 +102,7 @@ def open_metrics(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not resume:
-            _set_aside(path)
+            set_aside(path)
         torn = _torn(path)
         file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by Metrics.close
         if torn:
@@ -242,7 +242,8 @@ def _torn(path: Path) -> bool:
         return file.read(1) != b"\n"
 
 
-def _set_aside(path: Path) -> None:
+def set_aside(path: Path) -> None:
+    """Rename a file to `name.1.suffix`, or the next free number, so that a new one can begin."""
     if path.exists():
         number = 1
         while (older := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():

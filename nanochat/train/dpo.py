@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanochat.batches.position import DataIdentity, DataPosition, RowPosition, check_identity
 from nanochat.bounds import require_positive, require_share
-from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
+from nanochat.checkpoint.loading import OpenCheckpoint
 from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.console import say
 from nanochat.eval.batching import length_batches, pad_right
@@ -34,7 +34,7 @@ from nanochat.train.session import (
 )
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult, apply_gradients
-from nanochat.train.successor import described, planned_from, policy_plan
+from nanochat.train.successor import described, open_source, planned_from, policy_plan
 
 _ROUNDING = 1e-5
 """A smaller margin is none: before the first step, all are rounding errors."""
@@ -76,10 +76,10 @@ class DpoConfig(TrainingOptions):
 def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
     """Run preference tuning. Raises ValueError for unusable pairs or flags."""
     config = replace(config, pairs=absolute(config.pairs))
-    source = open_checkpoint(config.from_tag, runtime)
-    context = source.config.max_seq_len
     directory = runtime.paths.checkpoints(config.model_tag)
     saved, runtime = saved_run(directory, config, runtime)
+    source = open_source(config.from_tag, saved, runtime)
+    context = source.config.max_seq_len
     if saved is not None and saved.config.get("beta") != config.beta:
         raise ValueError(f"cannot resume: --beta was {saved.config.get('beta')} and is now {config.beta}")
     training, held_out = split_pairs(read_pairs(Path(config.pairs), source.tokenizer, context))

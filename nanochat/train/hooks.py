@@ -37,7 +37,6 @@ class Save:
     keep_last: int
     meta: CheckpointMeta
     """The run's meta; `progress` is filled in at each save."""
-    saved_step: int | None = None
     _saved_at: float = field(default_factory=time.monotonic)
     _cost_s: float = 0.0
 
@@ -57,7 +56,6 @@ class Save:
         with trainer.runtime.processes.together("saving"):
             if trainer.runtime.is_main:
                 self._write(trainer, optimizer)
-        self.saved_step = trainer.progress.step
         self._saved_at = time.monotonic()
         self._cost_s = self._saved_at - began
 
@@ -150,8 +148,12 @@ class SampleText:
 
     def after_step(self, trainer: Trainer, result: StepResult, *, last: bool) -> None:
         """Sample if due."""
-        due = _every(self.every, trainer.progress.step) or trainer.finished
-        if due and self.prompts:
+        if _every(self.every, trainer.progress.step) or trainer.finished:
+            self.show(trainer)
+
+    def show(self, trainer: Trainer) -> None:
+        """Sample, log and print."""
+        if self.prompts:
             with _aside(trainer, "sampling"), trainer.runtime.processes.together("sampling"):
                 if trainer.runtime.is_main:
                     self._sample(trainer)

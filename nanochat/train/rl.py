@@ -7,7 +7,7 @@ from typing import Literal
 
 from nanochat.batches.position import DataIdentity, check_identity
 from nanochat.bounds import require_not_negative, require_positive, require_share
-from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
+from nanochat.checkpoint.loading import OpenCheckpoint
 from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.config import to_json
 from nanochat.infer.engine import Engine
@@ -39,7 +39,7 @@ from nanochat.train.session import (
     TrainingResult,
     make_trainer,
 )
-from nanochat.train.successor import described, planned_from, policy_plan
+from nanochat.train.successor import described, open_source, planned_from, policy_plan
 
 Learn = Literal["matrices", "all"]
 _LEARN: Mapping[Learn, Callable[[LearningRates], LearningRates]] = {
@@ -141,9 +141,9 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     if config.reward is not None:
         config = replace(config, reward=absolute(config.reward))
     rewards = parse_rewards(config.rewards, config.reward)
-    source, task = open_checkpoint(config.from_tag, runtime), TASKS[config.task]
     directory = runtime.paths.checkpoints(config.model_tag)
     saved, runtime = saved_run(directory, config, runtime)
+    source, task = open_source(config.from_tag, saved, runtime), TASKS[config.task]
     _check_course(config, saved)
     items, held_out = (_items(task, split, config.seed, runtime) for split in ("train", "val"))
     meta = begin_or_resume(_planned(config, source, runtime.dtype), saved, config.model_tag)

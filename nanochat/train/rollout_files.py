@@ -6,7 +6,7 @@ from typing import Any
 
 from nanochat.atomic import write_atomic
 from nanochat.config import json_line, parse_json
-from nanochat.metrics import Metrics
+from nanochat.metrics import Metrics, set_aside
 from nanochat.metrics_rows import SampleRow
 from nanochat.train.reinforce import ReinforceStep
 from nanochat.train.rollouts import Group
@@ -21,8 +21,8 @@ SHOWN = 4
 class KeepRollouts:
     """Logs each step's figures and appends its groups to the file.
 
-    Runs before saving, so that no checkpoint is ahead of the file; a resumed run first drops what comes after its
-    checkpoint.
+    Runs before saving, so that after a kill no checkpoint is ahead of the file; a resumed run first drops what comes
+    after its checkpoint, and a new one sets an older file aside.
     """
 
     step: ReinforceStep
@@ -42,7 +42,10 @@ class KeepRollouts:
                 if last or (self.sample_every and row.step % self.sample_every == 0):
                     self.metrics.log(_sample(row.step, groups[0]))
                 if not self._open:
-                    drop_after(self.path, row.step - 1)
+                    if row.step == 1:
+                        set_aside(self.path)
+                    else:
+                        drop_after(self.path, row.step - 1)
                     self._open = True
                 with self.path.open("a", encoding="utf-8") as file:
                     file.writelines(json_line(_line(row.step, group)) + "\n" for group in groups)

@@ -1,6 +1,7 @@
 """Shared by pretraining and fine-tuning: options, resuming, the hooks around the loop, and the final message."""
 
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +22,8 @@ from nanochat.config import to_json
 from nanochat.console import progress as progress_bar
 from nanochat.console import say
 from nanochat.flags import Tracker, WandbRun, default_track
-from nanochat.metrics import Metrics, open_metrics
-from nanochat.metrics_rows import ConfigRow, DoneRow, PackingRow
+from nanochat.metrics import Metrics, open_metrics, rows_of
+from nanochat.metrics_rows import ConfigRow, DoneRow, EvalRow, PackingRow
 from nanochat.model.compilation import CompileMode
 from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
@@ -204,6 +205,8 @@ class Session:
         need = (self.options.keep_last + 1) * parameters * CHECKPOINT_BYTES_PER_PARAMETER
         store.ensure_writable(self.directory, need)
         if not self.meta.step:
+            # A run that died before its first checkpoint may have left another tokenizer.
+            shutil.rmtree(self.directory / TOKENIZER_DIR, ignore_errors=True)
             self.trainer.tokenizer.save(self.directory / TOKENIZER_DIR)
 
     def _open_metrics(self) -> Metrics:
@@ -239,6 +242,9 @@ class Session:
             hooks = (*self.hooks(metrics), save, log, evaluate, samples)
             if self.score_first and not trainer.progress.step:
                 evaluate.evaluate(trainer)
+            if trainer.finished and not self._evaluated():  # killed between its last save and the evaluation
+                evaluate.evaluate(trainer)
+                samples.show(trainer)
             packing = None
             try:
                 train(trainer, hooks, self.step)
@@ -247,6 +253,13 @@ class Session:
                     packing = trainer.loader.report()
                     trainer.loader.close()
         return log, packing
+
+    def _evaluated(self) -> bool:
+        """Whether the metrics have an evaluation of the present step."""
+        path, step = self.trainer.runtime.paths.metrics(self.model_tag), self.trainer.progress.step
+        return self.trainer.runtime.processes.decide(
+            lambda: any(row.step == step for row in rows_of(path, EvalRow, self.meta.stage))
+        )
 
     def _peak_flops(self) -> float | None:
         runtime = self.trainer.runtime

@@ -8,7 +8,7 @@ from functools import cache
 from nanochat.batches.loader import sft_loader
 from nanochat.bounds import require_positive, require_share
 from nanochat.checkpoint import store
-from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
+from nanochat.checkpoint.loading import OpenCheckpoint
 from nanochat.checkpoint.meta import CheckpointMeta, TrainingPlan
 from nanochat.console import say
 from nanochat.conversations.mixtures import absolute_mixture, load_conversations, show_mixture
@@ -29,7 +29,7 @@ from nanochat.train.session import (
     make_trainer,
 )
 from nanochat.train.state import Trainer
-from nanochat.train.successor import described, planned_from
+from nanochat.train.successor import described, open_source, planned_from
 
 _EVAL_BATCH_TOKENS = 16_384
 
@@ -73,11 +73,11 @@ class SftConfig(TrainingOptions):
 def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     """Run fine-tuning. Raises ValueError for an unusable source run, mixture or batch size."""
     config = replace(config, mixture=absolute_mixture(config.mixture))
-    source = open_checkpoint(config.from_tag, runtime)
-    max_seq_len = source.config.max_seq_len
-    rows, micro_rows = _batch(config, source.meta.plan, max_seq_len, runtime.processes.world_size)
     directory = runtime.paths.checkpoints(config.model_tag)
     saved, runtime = saved_run(directory, config, runtime)
+    source = open_source(config.from_tag, saved, runtime)
+    max_seq_len = source.config.max_seq_len
+    rows, micro_rows = _batch(config, source.meta.plan, max_seq_len, runtime.processes.world_size)
     conversations = load_conversations(config.mixture, runtime.paths, split="train", seed=config.seed)
     loader = sft_loader(
         render_conversations(conversations, source.tokenizer, max_seq_len, runtime),

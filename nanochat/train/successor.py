@@ -3,15 +3,26 @@
 from typing import Any
 
 from nanochat import hardware
-from nanochat.checkpoint.loading import OpenCheckpoint
+from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
 from nanochat.checkpoint.meta import CheckpointMeta, Progress, SourceRun, TrainingPlan
 from nanochat.config import to_json
 from nanochat.model.cost import parameter_counts
 from nanochat.optim.groups import LearningRates
 from nanochat.optim.schedule import Schedule
+from nanochat.runtime import Runtime
 
 _MOMENTUM = 0.9
 """Of Muon in `policy_plan`: a policy changes too fast for the longer average of pretraining."""
+
+
+def open_source(from_tag: str, saved: CheckpointMeta | None, runtime: Runtime) -> OpenCheckpoint:
+    """The checkpoint that a run starts from: the newest, or for a resumed run the one that it began with.
+
+    Raises as `open_checkpoint`.
+    """
+    begun = None if saved is None else saved.source
+    step = begun.step if begun is not None and begun.model_tag == from_tag else None
+    return open_checkpoint(from_tag, runtime, step)
 
 
 def planned_from(

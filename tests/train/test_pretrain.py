@@ -115,6 +115,34 @@ def test_resuming_a_finished_run_changes_nothing(tiny: PretrainConfig) -> None:
     assert hashes("baserun", 12) == before
 
 
+def test_a_run_killed_in_its_last_evaluation_makes_up_for_it_once(
+    tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        for hook, method in ((hooks.Evaluate, "evaluate"), (hooks.SampleText, "show")):
+            patch.setattr(
+                hook, method, lambda *_: os.kill(os.getpid(), signal.SIGINT)
+            )  # the second one ends it
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(tiny)
+    assert store.load_meta(default_paths().checkpoints("baserun"), 12).finished
+    figures = [pretrain(replace(tiny, resume="auto")).figures for _ in range(2)]
+    (row,) = rows_of(default_paths().metrics("baserun"), EvalRow)
+    assert (row.step, [row.val_bpb]) == (12, [figures[0]["val_bpb"]])
+    assert figures[1] == {}
+
+
+def test_a_run_that_died_before_its_first_checkpoint_leaves_no_tokenizer_behind(
+    tiny: PretrainConfig,
+) -> None:
+    folder = default_paths().checkpoints("baserun") / "tokenizer"
+    folder.mkdir(parents=True)
+    (folder / "tok999.tiktoken").write_text("")
+    pretrain(tiny)
+    with open_runtime("cpu") as here:
+        assert load_model("baserun", here).step == 12
+
+
 def test_the_state_of_global_generators_does_not_matter(tiny: PretrainConfig) -> None:
     """A checkpoint therefore need not hold it."""
     for seed in (1, 2):
@@ -285,7 +313,7 @@ def test_training_and_loading_choose_one_backend_once_each(
         ({"device_batch_size": 0}, "--device-batch-size"),
         ({"depth": 0}, "--depth"),
         ({"eval_share": 0}, "--eval-share"),
-        ({"depth": 300}, "GB"),
+        ({"depth": 256}, "GB"),
         ({"fp8": True}, "fp8"),
     ],
 )

@@ -299,6 +299,16 @@ def test_a_resumed_run_ends_with_the_same_bits(config: RlConfig, flags: dict) ->
 
 
 @pytest.mark.slow
+def test_a_new_run_sets_the_rollouts_of_the_one_before_aside(config: RlConfig) -> None:
+    for steps in (2, 1):
+        shutil.rmtree(default_paths().checkpoints("rl"), ignore_errors=True)
+        reinforce(replace(config, num_iterations=steps))
+    new = default_paths().rollouts("rl")
+    counts = [len(file.read_text().splitlines()) for file in (new, new.with_name("rollouts.1.jsonl"))]
+    assert counts == [4, 8]
+
+
+@pytest.mark.slow
 def test_two_processes_continue_the_run_of_one(config: RlConfig, tmp_path: Path) -> None:
     """From the same checkpoint they draw the same samples, compute the same loss."""
     own = tmp_path / "mine.py"

@@ -137,6 +137,18 @@ def test_a_run_from_another_base_model_is_not_resumed(tiny: PretrainConfig, conf
         fine_tune(replace(config, num_iterations=2, from_tag="other", resume="auto"))
 
 
+def test_a_run_resumes_from_its_own_base_checkpoint_when_the_base_has_trained_on(config: SftConfig) -> None:
+    fine_tune(replace(config, num_iterations=2))
+    base = default_paths().checkpoints("baserun")
+    meta, state = store.load_meta(base, 12), store.load_model_state(base, 12)
+    schedule = replace(meta.plan.schedule, total_steps=13)
+    longer = replace(
+        meta, progress=replace(meta.progress, step=13), plan=replace(meta.plan, schedule=schedule)
+    )
+    store.save(base, longer, {name: 2 * weight for name, weight in state.items()}, {}, keep_last=9)
+    assert fine_tune(replace(config, num_iterations=2, resume="auto")).finished
+
+
 def test_without_a_base_model_the_way_to_one_is_told(config: SftConfig) -> None:
     with pytest.raises(ValueError, match="there are: baserun"):
         fine_tune(replace(config, from_tag="nothing"))
