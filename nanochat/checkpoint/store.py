@@ -132,6 +132,14 @@ def load_meta(directory: Path, step: int) -> CheckpointMeta:
         raise _torn(directory, step, str(damage)) from None
 
 
+def intact(directory: Path, step: int, meta: CheckpointMeta) -> bool:
+    """Whether a step's files have the sizes that its meta gives."""
+    return all(
+        _part_problem(directory, step, part, facts, contents=False) is None
+        for part, facts in meta.files.items()
+    )
+
+
 def load_model_state(directory: Path, step: int) -> dict[str, Any]:
     """The model's tensors, read after checking their file against the meta. Raises as `load_meta`."""
     return _load_part(Path(directory), step, "model")

@@ -112,7 +112,11 @@ class Catalogue:
 
     def _card(self, run: str, directory: Path, step: int | None = None) -> ModelCard | None:
         metas = {number: self._meta(directory, number) for number in store.committed(directory)}
-        steps = tuple(number for number, (meta, _, _) in metas.items() if meta is not None)
+        steps = tuple(
+            number
+            for number, (meta, _, _) in metas.items()
+            if meta is not None and store.intact(directory, number, meta)
+        )
         wanted = step if step is not None else max(steps, default=None)
         if wanted is None or wanted not in steps:
             return None

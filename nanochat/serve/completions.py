@@ -64,9 +64,7 @@ class Completions:
             raise invalid("log-probabilities of an echoed prompt are not available: use /api/score", "echo")
         params = replace(_params(body, self._service), logprobs=body.logprobs)
         async with self._service.model(body.model) as served:
-            prompts = await _prompts(body, served)
-            if len(prompts) * body.n > limits.samples:
-                raise invalid(f"at most {limits.samples} answers (prompts times n) per request", param="n")
+            prompts = await _prompts(body, served, limits)
             for prompt in prompts:
                 _check_room(served, prompt, "prompt")
             echoes = [served.tokenizer.decode(_without_bos(p, served)) if body.echo else "" for p in prompts]
@@ -138,7 +136,7 @@ async def prompt_of_chat(
     return prompt
 
 
-async def _prompts(body: TextBody, served: ServedModel) -> list[list[int]]:
+async def _prompts(body: TextBody, served: ServedModel, limits: Limits) -> list[list[int]]:
     """The prompts of a text completion: texts, which get a <|bos|>, or ids, which are used as they are."""
     given = body.prompt
     if isinstance(given, str):
@@ -148,6 +146,8 @@ async def _prompts(body: TextBody, served: ServedModel) -> list[list[int]]:
     listed: list[list[int]] = []
     if isinstance(given[0], int):
         given = [given]  # type: ignore[list-item]
+    if len(given) * body.n > limits.samples:
+        raise invalid(f"at most {limits.samples} answers (prompts times n) per request", param="n")
     for prompt in given:
         if isinstance(prompt, str):
             text: str = prompt

@@ -123,7 +123,10 @@ class Guard:
 
     def _allowed_origin(self, origin: str, host: str) -> bool:
         """Whether a page of this origin may ask: this server's own, or one that was allowed."""
-        same = urlsplit(origin).netloc.lower() == host.lower() != ""
+        try:
+            same = urlsplit(origin).netloc.lower() == host.lower() != ""
+        except ValueError:  # like `http://[`
+            same = False
         return same or origin in self._access.origins or "*" in self._access.origins
 
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
@@ -151,7 +154,7 @@ def _allowed_host(host: str, names: tuple[str, ...]) -> bool:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    if name == "localhost" or name.endswith(".localhost") or name in names:
+    if name == "localhost" or name.endswith(".localhost") or name in map(str.lower, names):
         return True
     try:
         ipaddress.ip_address(name)

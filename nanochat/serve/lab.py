@@ -194,6 +194,7 @@ class Lab:
                 if len(messages) > limits.messages:
                     raise invalid(f"at most {limits.messages} messages, not {len(messages)}", "messages")
                 stream = await tokenised(characters_of(messages), lambda: chat_stream(tokenizer, messages))
+                self._check_length(stream, "messages")
             elif body.text is not None:
                 stream = await self._listed(tokenizer, body.text)
             else:
@@ -208,14 +209,18 @@ class Lab:
         """A text's tokens, of which every one will be in the response."""
         if not text:
             raise invalid("text is empty", param="text")
-        stream, most = await _document(tokenizer, text), self._service.limits.score_tokens
+        stream = await _document(tokenizer, text)
+        self._check_length(stream, "text")
+        return stream
+
+    def _check_length(self, stream: TokenStream, param: str) -> None:
+        most = self._service.limits.score_tokens
         if len(stream.ids) > most:
             raise invalid(
-                f"the text has {len(stream.ids)} tokens and at most {most} are scored: shorten it",
-                param="text",
+                f"{param}: {len(stream.ids)} tokens, and at most {most} are scored or listed: shorten it",
+                param=param,
                 code="context_length_exceeded",
             )
-        return stream
 
 
 def check_given(ids: Sequence[int], tokenizer: Tokenizer) -> None:

@@ -21,7 +21,7 @@ class Limits:
     max_tokens: int | None
     """Of an answer; None: as many as the context holds."""
     seconds: float
-    """From the arrival of a request to the end of its answer."""
+    """For an answer, once the request has arrived and the model is loaded."""
     body_seconds: float = 30.0
     """For the body to arrive."""
     samples: int = 16
@@ -34,7 +34,7 @@ class Limits:
     buffered_events: int = 1024
     """Tokens that a reader may be behind, beyond what the connection holds."""
     score_tokens: int = 8192
-    """Of a text whose tokens are scored or listed."""
+    """Of a text or messages whose tokens are scored or listed."""
 
 
 async def read_json(request: Request, limits: Limits) -> dict[str, Any]:

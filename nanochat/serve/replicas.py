@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from types import FrameType
 
 from nanochat.errors import EnvironmentFault
@@ -42,7 +43,7 @@ def run_replicas(config: ServeConfig, paths: Paths, listener: socket.socket) -> 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             for child in children:
-                child.start()
+                _start(child)
             if stopping:  # a child that was not started yet has not been told
                 stop(stopping[0], None)
             running = {child.sentinel: child for child in children}
@@ -61,6 +62,15 @@ def run_replicas(config: ServeConfig, paths: Paths, listener: socket.socket) -> 
                 signal.signal(number, handler)
     if failed:
         raise EnvironmentFault(f"{failed[0].name} ended with status {failed[0].exitcode}; all were stopped")
+
+
+def _start(child: SpawnProcess) -> None:
+    """Start a child to which Ctrl-C means nothing: until `os.setsid` it would get the terminal's, too."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a new program inherits
+    try:
+        child.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

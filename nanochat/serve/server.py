@@ -64,11 +64,12 @@ class ServeConfig:
     max_waiting: int = 64
     """Answers that may wait for each model; further requests get 429."""
     max_seconds: float = 300.0
-    """Limit of a request from its arrival to the end of its answer."""
+    """Limit of an answer, once its request has arrived and its model is loaded."""
     max_body_bytes: int = 2**20
     max_messages: int = 512
     memory: float | None = None
-    """GB for models; the least recently used idle one is unloaded to make room. None: half of what is available."""
+    """GB for models, of all replicas together (with GPUs of each); the least recently used idle one is unloaded to make
+    room. None: half of what is available."""
     replicas: int = 1
     """Processes behind the one port, on a machine with several GPUs one each."""
     log_requests: bool = False
@@ -122,11 +123,13 @@ def serve(config: ServeConfig, paths: Paths, listener: socket.socket) -> None:
 
 def make_service(config: ServeConfig, runtime: Runtime) -> Service:
     """The parts of the app for a config. Raises ValueError for a missing model and invalid settings."""
-    directory = find_run(config.model_tag, runtime.paths)
+    directory = find_run(config.model_tag, runtime.paths).resolve()
     catalogue = Catalogue(runtime.paths, {directory.name: directory})
     telemetry = Telemetry()
     limits = Limits(config.max_body_bytes, config.max_messages, config.max_tokens, config.max_seconds)
     budget = _SHARE_OF_MEMORY * _available_bytes(runtime) if config.memory is None else config.memory * 1e9
+    if runtime.device.type != "cuda":  # where each replica has a GPU of its own
+        budget /= config.replicas
     settings = PoolSettings(
         int(budget), config.max_rows, config.max_waiting, limits.buffered_events, config.weights
     )

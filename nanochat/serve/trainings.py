@@ -43,22 +43,30 @@ class Trainings:
         path = self._paths.metrics(run) if _RUN.fullmatch(run) else None
         if path is None or not path.is_file():
             raise ApiFault(404, f"there is no run {run[:100]!r}: GET /api/runs lists them", code="not_found")
-        return json_response(await asyncio.to_thread(_rows_after, path, int(after)))
+        try:
+            return json_response(await asyncio.to_thread(_rows_after, path, int(after)))
+        except FileNotFoundError:  # set aside in this moment
+            return json_response({"rows": [], "next": 0})
 
     def _list(self) -> list[dict[str, Any]]:
         files = (self._paths.base / "runs").glob("*/metrics.jsonl")
-        return [self._summary(path) for path in sorted(files) if _RUN.fullmatch(path.parent.name)]
+        summaries = [self._summary(path) for path in sorted(files) if _RUN.fullmatch(path.parent.name)]
+        return [summary for summary in summaries if summary is not None]
 
-    def _summary(self, path: Path) -> dict[str, Any]:
-        run, size = path.parent.name, path.stat().st_size
-        rows, _ = _read(path, max(0, size - _TAIL_BYTES))
+    def _summary(self, path: Path) -> dict[str, Any] | None:
+        run = path.parent.name
+        try:
+            found = path.stat()
+            rows, _ = _read(path, max(0, found.st_size - _TAIL_BYTES))
+        except FileNotFoundError:  # set aside in this moment
+            return None
         steps = [logged.row.step for logged in rows if isinstance(logged.row, StepRow)]
         return {
             "run": run,
             "stage": rows[-1].stage if rows else None,
             "steps": max(steps, default=None),
             "finished": self._finished(run),
-            "updated": path.stat().st_mtime,
+            "updated": found.st_mtime,
         }
 
     def _finished(self, run: str) -> bool:

@@ -38,7 +38,7 @@ def test_only_known_names_are_answered(server: Running, host: str, allowed: bool
 
 
 def test_pages_of_other_origins_are_refused(server: Running) -> None:
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://["):
         answered = server.ask("POST", "/v1/chat/completions", {}, {"Origin": origin})
         assert answered.status == 403
         assert answered.error["code"] == "origin_not_allowed"
@@ -50,7 +50,7 @@ def test_pages_of_other_origins_are_refused(server: Running) -> None:
 
 @pytest.mark.slow
 def test_allowed_names_and_origins(new_server: Callable[..., Any]) -> None:
-    with new_server(allow_host=("chat.example",), cors_origin=("https://page.example",)) as server:
+    with new_server(allow_host=("Chat.example",), cors_origin=("https://page.example",)) as server:
         headers = {"Host": "chat.example", "Origin": "https://page.example"}
         answered = server.ask("GET", "/v1/models", headers=headers)
         assert answered.status == 200

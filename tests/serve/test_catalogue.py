@@ -39,6 +39,12 @@ def test_a_model_is_recalled_until_its_folder_changes(runs: Path) -> None:
     assert catalogue.recall(f"{CHAT}@1") is None
 
 
+def test_a_step_that_is_not_whole_is_passed_over(runs: Path) -> None:
+    weights = store.file_of(Paths(runs).checkpoints(CHAT), 2, "model")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert Catalogue(Paths(runs), {}).find(CHAT).step == 1
+
+
 def test_a_folder_that_has_just_changed_is_read_again(runs: Path) -> None:
     """Two changes within a tick of the file system's clock leave one time."""
     catalogue, folder = Catalogue(Paths(runs), {}), Paths(runs).checkpoints(CHAT)

@@ -219,6 +219,9 @@ def test_a_trainings_metrics_are_read_as_they_grow(server: Running, served_base:
         ("/api/score", {"text": ""}, "text"),
         ("/api/score", {"text": "x" * 9000}, "text"),
         ("/api/tokens", {}, "messages"),
+        ("/api/tokens", {"text": "x" * 9000}, "text"),
+        ("/api/tokens", {"messages": [{"role": "user", "content": "x" * 9000}]}, "messages"),
+        ("/v1/completions", {"prompt": [[1]] * 9, "n": 2}, "n"),
         ("/tokenize", {}, "prompt"),
     ],
 )
