@@ -106,13 +106,21 @@ def test_replicas_answer_behind_one_port_and_end_together(served_base: Path) -> 
         assert "Traceback" not in server.stderr.read()
 
 
-def test_replicas_that_are_stopped_while_they_start_are_no_failure(served_base: Path) -> None:
+@pytest.mark.parametrize("by_terminal", [False, True], ids=["SIGTERM", "Ctrl-C"])
+def test_replicas_that_are_stopped_while_they_start_are_no_failure(
+    served_base: Path, by_terminal: bool
+) -> None:
     with process(served_base, "--replicas", "2", "--device", "cpu") as (server, _):
         children = psutil.Process(server.pid).children()
         while len(children) < 2:
             children = psutil.Process(server.pid).children()
-        server.send_signal(signal.SIGTERM)
+        if by_terminal:  # which sends it to every process of the foreground
+            for child in children:
+                child.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGINT if by_terminal else signal.SIGTERM)
         assert server.wait(60) == 0
+        assert server.stderr is not None
+        assert "Traceback" not in server.stderr.read()
 
 
 def test_a_missing_model_and_a_taken_port_cost_one_line(
