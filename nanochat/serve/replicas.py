@@ -65,12 +65,12 @@ def run_replicas(config: ServeConfig, paths: Paths, listener: socket.socket) -> 
 
 
 def _start(child: SpawnProcess) -> None:
-    """Start a child to which Ctrl-C means nothing: until `os.setsid` it would get the terminal's, too."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a new program inherits
+    """Start a child that Ctrl-C does not reach: until `os.setsid` it would get the terminal's, too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the child inherits
     try:
         child.start()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
