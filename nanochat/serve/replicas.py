@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
@@ -66,6 +67,7 @@ def run_replicas(config: ServeConfig, paths: Paths, listener: socket.socket) -> 
 
 def _start(child: SpawnProcess) -> None:
     """Start a child that Ctrl-C does not reach: until `os.setsid` it would get the terminal's, too."""
+    resource_tracker.ensure_running()  # `start` would do it, and unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the child inherits
     try:
         child.start()
