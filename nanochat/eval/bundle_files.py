@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from nanochat.atomic import sha256_of
@@ -62,11 +63,8 @@ def _check_zip(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
             listings = [name for name in file.namelist() if PurePosixPath(name).name == _LISTING]
-    except (
-        zipfile.BadZipFile,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:  # encrypted, or of an unknown method
+    # Encrypted, of an unknown method, or damaged at any place.
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
         raise ValueError(f"it is not a zip archive that can be read: {error}") from None
     if damaged:
         raise ValueError(f"{damaged} in it is damaged")

@@ -202,17 +202,21 @@ def _open(task: Task, runtime: Runtime, *, unsafe: bool) -> Sequence[Item] | Ski
 
     A task that runs programs is skipped if they cannot be isolated, unless `unsafe`.
     """
-    items: Sequence[Item] | None = None
-    skipped: Skipped | None = None
+    items: Sequence[Item] = ()
+    reason: str | None = None
     if runtime.is_main:
         try:
             if task.unsafe_check and not unsafe:
                 require_isolation()
             items = task.items(runtime.paths, "test", 0)
+            if not items:
+                reason = "its data have no items"
         except (ValueError, EnvironmentFault, OSError) as error:
-            skipped = Skipped(task.name, str(error))
-    skipped = runtime.processes.decide(lambda: skipped)
-    return skipped or items or task.items(runtime.paths, "test", 0)
+            reason = str(error)
+    agreed = runtime.processes.decide(lambda: reason)
+    if agreed is not None:
+        return Skipped(task.name, agreed)
+    return items if runtime.is_main else task.items(runtime.paths, "test", 0)
 
 
 def chatcore(results: Sequence[TaskResult]) -> float | None:

@@ -92,11 +92,12 @@ class HarnessModel:
     def _score(self, rows: Sequence[PromptRow], contexts: Sequence[Any]) -> list[tuple[float, bool]]:
         """The log-probability of each row's scored tokens, and whether all are the greedy ones.
 
-        Rows of equal contexts run as one group, whose common beginning is computed once.
+        Rows of equal contexts run as one group, one after another, and what they share is computed once.
         """
         places: dict[Any, list[int]] = {}
         for place, context in enumerate(contexts):
-            places.setdefault(context, []).append(place)
+            shares = rows[place].start > 1  # more than <|bos|>
+            places.setdefault((context, None if shares else place), []).append(place)
         # Contexts of like length together, the longest first.
         groups = sorted(places.values(), key=lambda group: -max(len(rows[place].ids) for place in group))
         found: dict[int, tuple[float, bool]] = {}

@@ -70,6 +70,7 @@ class PromptStates:
         within = _CACHE_BYTES[device.type] // row_bytes(config, config.max_seq_len, dtype) - 1
         self._rows = max(1, min(_MAX_ROWS[device.type], within))
         self._decoders = Decoders(model, RowCache(config, self._rows, config.max_seq_len, device, dtype))
+        self._decoders.settle()  # one result is not computed by two decoders
 
     @torch.inference_mode()
     def before_scored(self, groups: Sequence[Sequence[PromptRow]]) -> list[list[Tensor]]:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,10 @@ def parse_rewards(words: str, own: str | None = None) -> Rewards:
             raise ValueError(
                 f"cannot read the reward {term!r}: write a sum such as answer+tool*0.1 of {', '.join(REWARDS)}"
             )
+        if found["name"] in functions:
+            raise ValueError(
+                f"the reward {found['name']} is named twice: write {found['name']}*2 for twice its weight"
+            )
         functions[found["name"]] = (_weight(term, found["weight"] or "1"), REWARDS[found["name"]])
     if own is not None:
         functions[OWN] = (1.0, load_reward(Path(own)))
@@ -127,6 +132,7 @@ def load_reward(path: Path) -> RewardFunction:
     if spec is None or spec.loader is None or not path.is_file():
         raise ValueError(f"--reward {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's file raises

@@ -1,6 +1,7 @@
 import json
 import threading
 import zipfile
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -199,6 +200,17 @@ def test_an_archive_that_is_no_bundle_leaves_nothing_behind(tmp_path, names, lin
         own_bundle(path, default_paths())
     assert str(error.value).startswith(f"{path}: {line}")
     assert not (default_paths().base / "bundles").exists()
+
+
+def test_a_damaged_archive_is_one_clear_line(tmp_path):
+    path = tmp_path / "odd.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("core.yaml", "icl_tasks: []\n" * 50)
+    whole = path.read_bytes()
+    for at in range(30 + len("core.yaml"), len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with suppress(ValueError):  # the only exception that it may raise
+            own_bundle(path, default_paths())
 
 
 def test_an_archive_cannot_write_outside_its_folder(make_bundle, tmp_path):

@@ -12,7 +12,7 @@ from nanochat.eval.intervals import accuracy_interval
 from nanochat.eval.task_result import TaskResult
 from nanochat.metrics import read_metrics
 from nanochat.metrics_rows import TasksRow
-from nanochat.tasks.registry import SUITES
+from nanochat.tasks.registry import SUITES, TASKS
 
 HALF = accuracy_interval(5, 10)
 SCORED = ("builtin-choice", "builtin-letters")
@@ -47,6 +47,13 @@ def test_scores_tasks_and_logs_them(checkpoint, runtime, capsys):
     assert "tiny at step 7: mean centred accuracy" in shown
     [task, *_] = [task for task in result.tasks if task.failures]
     assert f"({task.failures[0].reason})" in shown
+
+
+def test_a_task_without_items_is_skipped(checkpoint, runtime, monkeypatch):
+    empty = replace(TASKS["builtin-facts"], items=lambda *_: [])
+    monkeypatch.setitem(TASKS, "builtin-facts", empty)
+    [skipped] = run(replace(CONFIG, suite="builtin-facts,builtin-choice"), runtime).skipped
+    assert (skipped.name, skipped.reason) == ("builtin-facts", "its data have no items")
 
 
 def test_a_task_without_data_is_skipped_with_its_reason(checkpoint, runtime, monkeypatch, capsys):

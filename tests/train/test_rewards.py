@@ -42,7 +42,7 @@ def test_a_sum_has_weights() -> None:
     }
 
 
-@pytest.mark.parametrize("words", ["", "speed", "answer*", "answer*1.2.3", "answer*x"])
+@pytest.mark.parametrize("words", ["", "speed", "answer*", "answer*1.2.3", "answer*x", "answer+answer*2"])
 def test_a_sum_that_cannot_be_read_is_one_clear_line(words: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]*reward[^\n]*$"):
         parse_rewards(words)
@@ -53,6 +53,10 @@ def test_a_users_own_function_is_added_or_alone(tmp_path: Path) -> None:
     file.write_text("def reward(attempt):\n    return attempt.text.count('3') - attempt.score.value\n")
     assert parse_rewards("answer", str(file)).of(GOOD) == {"answer": 1.0, "own": 0.0}
     assert parse_rewards("", str(file)).of(WRONG) == {"own": -0.1}
+    imports = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    found = "@dataclass\nclass Found:\n    n: int\ndef reward(attempt):\n    return Found(2).n\n"
+    file.write_text(imports + found)
+    assert parse_rewards("", str(file)).of(GOOD) == {"own": 2.0}
     before = rewards_digest("answer", str(file))
     file.write_text("def reward(attempt):\n    return float('nan')\n")
     assert rewards_digest("answer", str(file)) != before
