@@ -27,6 +27,7 @@ from nanochat.errors import EnvironmentFault
 
 _BEAT_S = 1.0  # between heartbeats
 _LOST_S = 20.0  # without a heartbeat: a process is lost. Below the 30 s torchrun grants after SIGTERM
+_PAUSED_S = 10.0  # between two looks at the others' heartbeats: this process itself was stopped
 _DYING_S = 4.0  # the same, once something is known to be wrong
 _STUCK_S = 15.0  # how long a process may stay blocked in a collective after another has failed
 _LONGEST_PAUSE_S = 0.05  # between polls of the store
@@ -73,6 +74,7 @@ class Link:
         self._watch_store = dist.PrefixStore("nanochat", store.clone())
         self._exchanges = 0
         self._heard = [("", time.monotonic())] * world_size  # each one's last heartbeat, and when it arrived
+        self._looked_at = time.monotonic()
         self._store_lost = self._left = False
         self.working_alone = False  # inside work that does not communicate and ends by itself
         self._thread = threading.Thread(target=self._watch, name="processes", daemon=True)
@@ -139,6 +141,9 @@ class Link:
         if self._store_lost:
             return self.failure(0, "its key-value store is gone: it or its torchrun was killed or cut off")
         now = time.monotonic()
+        if now - self._looked_at > _PAUSED_S:  # nothing could be heard
+            self._heard = [(sign, now) for sign, _ in self._heard]
+        self._looked_at = now
         silence, rank = max(
             (now - at, rank) for rank, (_, at) in enumerate(self._heard) if rank != self._rank
         )

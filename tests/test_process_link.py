@@ -3,12 +3,23 @@
 import threading
 import time
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 import torch.distributed as dist
 
 from nanochat import process_link
 from nanochat.process_link import Link
+
+
+def test_after_a_pause_of_this_process_nobody_is_thought_lost() -> None:
+    link = Link.__new__(Link)
+    link._rank, link._store_lost, link._looked_at = 0, False, time.monotonic() - 60
+    link._heard = [("", 0.0), ("7", time.monotonic() - 60)]
+    store = Mock(check=Mock(return_value=False))
+    assert link._trouble(store, 20.0) is None
+    link._heard[1] = ("7", time.monotonic() - 60)  # looked at a moment ago, and silent for a minute
+    assert "no sign of life" in str(link._trouble(store, 20.0))
 
 
 def test_a_process_that_waits_for_a_key_still_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:

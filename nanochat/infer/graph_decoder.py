@@ -34,7 +34,8 @@ def capture_cuda_graph(function: Callable[[], Tensor]) -> tuple[Callable[[], Non
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # A server's other models, in threads of their own, may allocate memory meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = function()
     return graph.replay, result
 

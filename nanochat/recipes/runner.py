@@ -194,7 +194,10 @@ class Runner:
 
     def _verdict(self, running: _Running, code: int) -> tuple[str, float, int]:
         wall_s = time.monotonic() - running.began
-        if self._signal is not None and code in _stopped_by(PASSED_ON[self._signal]):
+        stopped_by = () if self._signal is None else _stopped_by(PASSED_ON[self._signal])
+        if stopped_by and self._through_torchrun(running.stage):
+            stopped_by += (1,)  # torchrun's, whatever its workers exited with
+        if code in stopped_by:
             complete = code == 0 and running.stage.complete(self._paths)
             return ("done" if complete else "interrupted"), wall_s, 0
         if code != 0:

@@ -1,7 +1,7 @@
 """Pretraining: train a base model of a given depth on a dataset's text."""
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -75,7 +75,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     )
     dial = config if saved is None else resumed(config, saved)
     choice = None if dial.minutes is None else _choose(config, plan_of, tokenizer, runtime)
-    plan = plan_of(dial) if choice is None else choice.plan
+    plan = _plan(plan_of, dial, saved) if choice is None else choice.plan
     backend = choose_backend(
         runtime,
         fp8=config.fp8,
@@ -133,6 +133,14 @@ def _open_loader(
         seed=config.seed,
         position=position,
     )
+
+
+def _plan(plan_of: Planner, dial: Dial, saved: CheckpointMeta | None) -> RunPlan:
+    """The plan; of a resumed run with its micro-batches as long as they fit, because others add up to other bits."""
+    if saved is not None and dial.device_batch_size is None:
+        with suppress(ValueError):
+            return plan_of(replace(dial, device_batch_size=saved.plan.device_batch_size))
+    return plan_of(dial)
 
 
 def _choose(

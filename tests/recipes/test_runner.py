@@ -242,3 +242,13 @@ def test_several_processes_go_through_torchrun(paths: Paths) -> None:
         "report",
         "generate",
     ]
+
+
+@pytest.mark.parametrize(("processes", "status"), [(1, "failed"), (8, "interrupted")])
+def test_torchrun_that_was_stopped_is_no_failure(paths: Paths, processes: int, status: str) -> None:
+    """It exits with 1, whatever its workers exited with."""
+    runner = Runner((), paths, paths.recipe("toy", "baserun"), processes=processes)
+    evaluating = SimpleNamespace(stage=Stage("eval-base", ("eval", "base"), distributed=True), began=0.0)
+    assert runner._verdict(evaluating, 1)[0] == "failed"  # type: ignore[arg-type]
+    runner._signal = signal.SIGINT
+    assert runner._verdict(evaluating, 1)[0] == status  # type: ignore[arg-type]

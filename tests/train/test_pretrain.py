@@ -23,7 +23,9 @@ from nanochat.model import backend, native_loss
 from nanochat.native.library import compiler
 from nanochat.paths import default_paths
 from nanochat.runtime import open_runtime
+from nanochat.scaling import Dial
 from nanochat.train import hooks, session, step
+from nanochat.train import pretrain as pretrain_stage
 from nanochat.train.pretrain import PretrainConfig, run
 from nanochat.train.session import TrainingResult
 
@@ -113,6 +115,25 @@ def test_resuming_a_finished_run_changes_nothing(tiny: PretrainConfig) -> None:
     again = pretrain(replace(tiny, resume="auto"))
     assert again.finished
     assert hashes("baserun", 12) == before
+
+
+@pytest.mark.parametrize(("most", "rows"), [(8, 2), (2, 2), (1, 1)])
+def test_a_resumed_run_keeps_its_micro_batches_while_they_fit(
+    tiny: PretrainConfig, most: int, rows: int
+) -> None:
+    """Other micro-batches add up to other bits."""
+    pretrain(replace(tiny, num_iterations=1, device_batch_size=2))
+    saved = store.load_meta(default_paths().checkpoints("baserun"), 1)
+
+    def plan_of(dial: Dial) -> int:
+        if (dial.device_batch_size or most) > most:
+            raise ValueError("more than fit")
+        return dial.device_batch_size or most
+
+    dial = replace(tiny, device_batch_size=None)
+    assert pretrain_stage._plan(plan_of, dial, saved) == rows  # type: ignore[arg-type]
+    assert pretrain_stage._plan(plan_of, dial, None) == most  # type: ignore[arg-type]
+    assert pretrain_stage._plan(plan_of, replace(dial, device_batch_size=1), saved) == 1  # type: ignore[arg-type]
 
 
 def test_a_run_killed_in_its_last_evaluation_makes_up_for_it_once(
