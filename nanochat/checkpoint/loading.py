@@ -11,7 +11,6 @@ from torch import Tensor
 from nanochat.checkpoint import store
 from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.config import to_json
-from nanochat.errors import EnvironmentFault
 from nanochat.model.backend import Backend, choose_backend
 from nanochat.model.cost import meta_model
 from nanochat.model.gpt import GPT
@@ -86,9 +85,7 @@ def open_checkpoint(run: str | Path, runtime: Runtime, step: int | None = None) 
     Raises ValueError if the run or step does not exist, EnvironmentFault if it is torn.
     """
     directory = find_run(run, runtime.paths)
-    step = runtime.processes.decide(lambda: step if step is not None else store.latest(directory))
-    if step is None:
-        raise EnvironmentFault(f"every checkpoint in {directory} is torn: restore the files, or train again")
+    step = runtime.processes.decide(lambda: store.require_latest(directory) if step is None else step)
     meta = store.load_meta(directory, step)
     runtime.processes.same("the checkpoint", to_json(meta.files))
     return OpenCheckpoint(load_run_tokenizer(directory), meta, step, directory)

@@ -113,6 +113,14 @@ def latest(directory: Path) -> int | None:
     return None
 
 
+def require_latest(directory: Path) -> int:
+    """The newest valid step. Raises EnvironmentFault if there is none."""
+    step = latest(directory)
+    if step is None:
+        raise EnvironmentFault(f"every checkpoint in {directory} is torn: restore the files, or train again")
+    return step
+
+
 def finished_step(directory: Path) -> int | None:
     """The newest valid step if the run is finished at it, else None. The only test for a finished run."""
     step = latest(directory)

@@ -17,7 +17,7 @@ from nanochat.eval.intervals import mean_standard_error
 from nanochat.eval.kept import KeptResults, kept_beside
 from nanochat.eval.score_csv import CsvLine, accuracy_line, write_scores
 from nanochat.eval.score_table import ScoreLine, percentages, show_scores
-from nanochat.eval.subject import subject_of
+from nanochat.eval.subject import ENGINE_ROWS, subject_of
 from nanochat.eval.task_accuracy import Sampling, evaluate_task
 from nanochat.eval.task_result import PartScore, TaskResult
 from nanochat.flags import ModelTag, Tracker, WandbRun, default_track
@@ -31,7 +31,6 @@ from nanochat.tasks.registry import SUITES, TASKS, task_names
 from nanochat.tasks.task import Item, Task
 
 STAGE = "eval-chat"
-_ENGINE_ROWS = {"cuda": 64, "mps": 16, "cpu": 32}
 _SHOWN = 80  # characters printed of a question or an answer
 
 
@@ -169,7 +168,7 @@ def _answer(
     runtime: Runtime,
 ) -> tuple[list[TaskResult], list[Skipped]]:
     kind = runtime.device.type
-    rows = config.max_rows or _ENGINE_ROWS[kind]
+    rows = config.max_rows or ENGINE_ROWS[kind]
     subject = subject_of(checkpoint, runtime, rows, config.weights)
     results: list[TaskResult] = []
     skipped: list[Skipped] = []

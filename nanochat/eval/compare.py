@@ -16,7 +16,6 @@ from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import find_run, split_step
 from nanochat.config import json_line
 from nanochat.console import say, table
-from nanochat.errors import EnvironmentFault
 from nanochat.eval.intervals import (
     Interval,
     Judgement,
@@ -110,9 +109,7 @@ def _kept(name: str, paths: Paths) -> tuple[str, dict[str, dict[str, list[_Answe
         raise ValueError(f"{name!r}: after @ comes the number of a step")
     directory = find_run(run, paths)
     if step is None:
-        step = store.latest(directory)
-    if step is None:
-        raise EnvironmentFault(f"every checkpoint in {directory} is torn: restore the files, or train again")
+        step = store.require_latest(directory)
     weights = store.load_meta(directory, step).files["model"].sha256
     answers: dict[str, dict[str, list[_Answers]]] = {}
     for task, key, record in task_records(directory, step, weights):

@@ -17,12 +17,10 @@ from nanochat.console import say, table
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.harness_model import HarnessModel
-from nanochat.eval.subject import Subject, subject_of
+from nanochat.eval.subject import ENGINE_ROWS, Subject, subject_of
 from nanochat.flags import ModelTag
 from nanochat.paths import kept_results
 from nanochat.runtime import Runtime
-
-_ENGINE_ROWS = {"cuda": 64, "mps": 16, "cpu": 32}
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def run(config: HarnessConfig, runtime: Runtime) -> HarnessResult:
     manager, names = _find_tasks(config)
     chat = config.chat if config.chat is not None else checkpoint.meta.stage != "pretrain"
     kind = runtime.device.type
-    subject = subject_of(checkpoint, runtime, config.max_rows or _ENGINE_ROWS[kind])
+    subject = subject_of(checkpoint, runtime, config.max_rows or ENGINE_ROWS[kind])
     version, report = evaluate(
         subject,
         names,

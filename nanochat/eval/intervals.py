@@ -91,17 +91,17 @@ def normal_interval(mean: float, standard_error: float) -> Interval:
     return Interval(mean - _Z * standard_error, mean + _Z * standard_error)
 
 
-def difference_interval(pairs: Pairs, seed: int = _SEED) -> Interval:
+def difference_interval(pairs: Pairs) -> Interval:
     """Of the difference in accuracy, by bootstrap over pairs of answers."""
-    return _percentiles(_differences(pairs, np.random.default_rng(seed)))
+    return _percentiles(_differences(pairs, np.random.default_rng(_SEED)))
 
 
-def mean_difference_interval(tasks: Sequence[tuple[Pairs, float]], seed: int = _SEED) -> Interval:
+def mean_difference_interval(tasks: Sequence[tuple[Pairs, float]]) -> Interval:
     """Of the difference in the mean centred accuracy, from each task's (pairs, baseline).
 
     Bootstrap over pairs of answers within each task.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     drawn = [_differences(pairs, rng) / (1 - baseline) for pairs, baseline in tasks]
     return _percentiles(np.mean(drawn, axis=0))
 

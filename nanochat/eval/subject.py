@@ -15,6 +15,9 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
 
+ENGINE_ROWS = {"cuda": 64, "mps": 16, "cpu": 32}
+"""Answers that an evaluation generates at once, by kind of device."""
+
 
 @dataclass(frozen=True)
 class Subject:

@@ -20,7 +20,6 @@ from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import check_weights, find_run, load_run_tokenizer, split_step
 from nanochat.checkpoint.meta import CheckpointMeta, Progress, to_plain
 from nanochat.console import amount, say
-from nanochat.errors import EnvironmentFault
 from nanochat.export.hf_config import FACTS, REMOTE_MODULE, beyond_stock, hf_config
 from nanochat.export.hf_tokenizer import save_hf_tokenizer
 from nanochat.export.hub_models import check_repo, push
@@ -74,9 +73,7 @@ def run_hf(config: ExportHfConfig, paths: Paths) -> ExportResult:
         check_repo(config.push)
     run, step = split_step(config.run)
     source = find_run(run, paths)
-    step = store.latest(source) if step is None else step
-    if step is None:
-        raise EnvironmentFault(f"every checkpoint in {source} is torn: restore the files, or train again")
+    step = store.require_latest(source) if step is None else step
     if config.directory.exists():
         raise ValueError(f"{config.directory} exists: choose another folder, or remove it")
     meta, tokenizer = store.load_meta(source, step), load_run_tokenizer(source)

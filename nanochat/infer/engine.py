@@ -1,7 +1,7 @@
 """The engine: prompts in, tokens out, many requests at once on one model and one cache.
 
-Chat and evaluation share it. Each step decodes one token of every running request (continuous batching, Orca, OSDI
-2022) and runs a piece of the new requests' prompts.
+Chat and evaluation share it. A step decodes every running request (continuous batching, Orca, OSDI 2022), one token or
+several, and runs a piece of the new requests' prompts, where several are decoded in turn with it.
 Shapes: N requests of a batch, T their longest piece, C model width, V vocabulary.
 """
 
@@ -16,7 +16,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from nanochat.infer.cache import RowCache, row_bytes
+from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Continuation, Decoder, Span, threads_beside
 from nanochat.infer.decoders import Decoders
 from nanochat.infer.frozen import WeightsName
@@ -41,15 +41,14 @@ class Engine:
     Args:
         model: already in eval mode, on its device. Requests run on a frozen copy of its weights; see `reload`.
         tokenizer: the tokenizer that the model was trained with.
-        max_rows: requests that run at once; memory for their keys and values is allocated immediately.
+        max_rows: requests that run at once; others wait. Memory for their keys and values is allocated immediately.
         max_seq_len: tokens of a prompt and its answer together (default: the model's context).
-        max_bytes: limit of that memory (default: none). It may lower the number of rows; further requests wait.
         tools: the tools that the model may call; None for no tools.
         prefill: limit of prompt tokens per step (default: by device).
         weights: how the copy's matrices are stored on a CPU; bf16 and int8 are faster and less exact.
 
-    Raises ValueError if the tokenizer does not match the model, max_seq_len exceeds the model's context,
-    max_bytes is too small for one row, or the device does not support `weights`.
+    Raises ValueError if the tokenizer does not match the model, max_seq_len exceeds the model's context, or the device
+    does not support `weights`.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class Engine:
         *,
         max_rows: int = 16,
         max_seq_len: int | None = None,
-        max_bytes: int | None = None,
         tools: ToolTable | None = DEFAULT_TOOLS,
         prefill: PrefillLimit | None = None,
         weights: WeightsName = "fp32",
@@ -79,9 +77,8 @@ class Engine:
             )
         device, dtype = model.head.weight.device, model.compute_dtype
         self._tools = tools or ()
-        rows = _rows_within(max_bytes, max_rows, row_bytes(config, self.max_seq_len, dtype))
-        self._scheduler = Scheduler(rows, prefill or _PREFILL[device.type])
-        self._cache = RowCache(config, rows, self.max_seq_len, device, dtype)
+        self._scheduler = Scheduler(max_rows, prefill or _PREFILL[device.type])
+        self._cache = RowCache(config, max_rows, self.max_seq_len, device, dtype)
         self._config, self._weights = config, weights
         self._decoders = Decoders(model, self._cache, weights)
         self._ids = count()
@@ -283,14 +280,3 @@ def _continuation(row: int, request: Request, most: int) -> Continuation:
     at = request.cached
     token, previous = request.tokens[at], request.tokens[at - 1] if at else 0
     return Continuation(row, at, token, previous, request.params, request.uniforms(most))
-
-
-def _rows_within(max_bytes: int | None, max_rows: int, one_row: int) -> int:
-    """As many rows as max_bytes allows, one more being scratch. Raises ValueError if that is none."""
-    if max_bytes is None:
-        return max_rows
-    if max_bytes < 2 * one_row:
-        raise ValueError(
-            f"{max_bytes:,} bytes are too few for one request: its keys and values need {2 * one_row:,}"
-        )
-    return min(max_rows, max_bytes // one_row - 1)

@@ -82,8 +82,8 @@ class _Parked:
 class Scheduler:
     """Continuous batching with chunked prefill (Sarathi-Serve, arXiv:2403.02310).
 
-    Every step decodes all running requests; beside them it runs at most `prefill` prompt tokens, so that running
-    requests never wait for a long prompt.
+    A step decodes all running requests; beside them, or in turn with them, run at most `prefill` prompt tokens, so that
+    running requests never wait for a long prompt.
 
     Args:
         max_rows: requests that run at once.
@@ -215,10 +215,8 @@ def shared(request: Request, tokens: list[int], count: int | None = None) -> int
         return 0
     if own[:most] == tokens[:most]:
         return most
-    same, differ = (
-        MIN_SHARED,
-        most,
-    )  # bisected over slices, which are compared quicker than a loop compares tokens
+    # Bisected over slices, which are compared quicker than a loop compares tokens.
+    same, differ = MIN_SHARED, most
     while differ - same > 1:
         middle = (same + differ) // 2
         if own[same:middle] == tokens[same:middle]:

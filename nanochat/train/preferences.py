@@ -95,7 +95,7 @@ def _answer(value: Any) -> tuple[list[Any] | None, Any]:
 
 
 def split_pairs(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """(for training, held out): every HELD_OUT-th, at least the last one, is held out."""
+    """(for training, held out): every HELD_OUT-th is held out; of fewer pairs, the last."""
     every = min(HELD_OUT, len(pairs))
     training = [pair for at, pair in enumerate(pairs, start=1) if at % every]
     return training, [*pairs[every - 1 :: every]]
