@@ -60,13 +60,18 @@ class MemoryModel:
     compute_bytes: int
     """Bytes per number in the compute dtype."""
     loss_chunk: int
-    """Rows of logits computed at once: few enough for a CPU's caches, enough to fill a GPU."""
+    """Rows of logits computed at once in training: many, because each chunk adds to the gradient of the whole head."""
+
+    @property
+    def evaluation_chunk(self) -> int:
+        """The same in evaluation, which keeps several copies in fp32."""
+        return self.loss_chunk // 4
 
 
 _MEMORY_MODELS = {
     "cuda": MemoryModel("compiled", compute_bytes=2, loss_chunk=16384),
     "mps": MemoryModel("eager", compute_bytes=2, loss_chunk=4096),
-    "cpu": MemoryModel("eager", compute_bytes=4, loss_chunk=1024),
+    "cpu": MemoryModel("eager", compute_bytes=4, loss_chunk=4096),
 }
 
 
@@ -246,7 +251,7 @@ def choose_backend(
             "fp8": fp8_reason,
             "compiled_part": compile_reason,
             "native": native_reason,
-            "memory": "fits a CPU's caches, or fills a GPU",
+            "memory": "few chunks that fit memory",
         },
         code_cache=runtime.paths.code_cache,
     )

@@ -210,7 +210,7 @@ class GPT(nn.Module):
             self._head_weight(),
             targets_BT.flatten(),
             self.config.softcap,
-            self.backend.memory.loss_chunk,
+            self.backend.memory.evaluation_chunk,
             self.head.multiply,
         )
         return nats_N.view_as(targets_BT)
