@@ -26,7 +26,7 @@ namespace {
 
 constexpr int ROWS = 6;                    // tokens computed together: 24 sums fit the registers of AVX-512
 constexpr int64_t CACHED_BYTES = 8 << 20;  // weights that are quick for every thread to read (docs/log.md)
-constexpr int GROUP = 8;                   // rows that decode ahead together
+constexpr int GROUP = 4;                   // rows that decode ahead together, whose keys fit a near cache (docs/log.md)
 constexpr int UNITS_PER_THREAD = 3;        // into which work is divided, so that none waits long for the last
 
 enum Kind : int32_t { FP32, BF16, INT8 };
