@@ -63,20 +63,20 @@ def advantages(rewards_GS: Tensor, objective: PolicyObjective) -> Tensor:
     return _SCALE[objective.scale](_BASELINE[objective.baseline](rewards_GS))
 
 
+def _minus_mean(rewards_GS: Tensor) -> Tensor:
+    """Rewards less their mean; exactly 0 where all are equal, whatever the rounding of their mean."""
+    equal_G1 = (rewards_GS == rewards_GS[:, :1]).all(dim=1, keepdim=True)
+    return (rewards_GS - rewards_GS.mean(dim=1, keepdim=True)).masked_fill(equal_G1, 0.0)
+
+
 _BASELINE: Mapping[Baseline, Callable[[Tensor], Tensor]] = {
-    "mean": lambda rewards_GS: _minus_mean(rewards_GS),
+    "mean": _minus_mean,
     "none": lambda rewards_GS: rewards_GS,
 }
 _SCALE: Mapping[Scale, Callable[[Tensor], Tensor]] = {
     "none": lambda values_GS: values_GS,
     "std": lambda values_GS: values_GS / (values_GS.std(dim=1, correction=0, keepdim=True) + _STD_EPS),
 }
-
-
-def _minus_mean(rewards_GS: Tensor) -> Tensor:
-    """Rewards less their mean; exactly 0 where all are equal, whatever the rounding of their mean."""
-    equal_G1 = (rewards_GS == rewards_GS[:, :1]).all(dim=1, keepdim=True)
-    return (rewards_GS - rewards_GS.mean(dim=1, keepdim=True)).masked_fill(equal_G1, 0.0)
 
 
 def shares(lengths: Sequence[int], limit: int, normalise: Normalise) -> list[float]:
