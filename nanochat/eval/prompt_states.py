@@ -67,7 +67,7 @@ class PromptStates:
     def __init__(self, model: GPT, batch_tokens: int):
         config, device, dtype = model.config, model.head.weight.device, model.compute_dtype
         self.batch_tokens = batch_tokens
-        within = _CACHE_BYTES[device.type] // row_bytes(config, config.max_seq_len, dtype) - 1
+        within = _CACHE_BYTES[device.type] // row_bytes(config, config.max_seq_len, dtype)
         self._rows = max(1, min(_MAX_ROWS[device.type], within))
         self._decoders = Decoders(model, RowCache(config, self._rows, config.max_seq_len, device, dtype))
         self._decoders.settle()  # one result is not computed by two decoders

@@ -12,17 +12,16 @@ class RowCache:
     """Keys and values of R rows: two tensors per layer, in the layout that attention reads.
 
     A row's token at position p is in slot p. A slot beyond a row's own position is never visible, so nothing needs
-    clearing. The last slot takes what padding writes; the last row is scratch for `swap`.
+    clearing. The last slot takes what padding writes.
     """
 
     def __init__(self, config: GPTConfig, rows: int, slots: int, device: torch.device, dtype: torch.dtype):
-        shape = (2 * config.n_layer, rows + 1, config.n_kv_head, slots + 1, config.head_dim)
+        shape = (2 * config.n_layer, rows, config.n_kv_head, slots + 1, config.head_dim)
         self.slots = slots
         # One tensor, so that a row moves in one operation.
         self._all = torch.zeros(shape, device=device, dtype=dtype)
         self.k_RKSD = list(self._all[: config.n_layer])
         self.v_RKSD = list(self._all[config.n_layer :])
-        self._scratch = rows
 
     def copy(self, source: int, destination: int, length: int) -> None:
         """Copy the first `length` tokens of row `source` over those of row `destination`."""
@@ -30,9 +29,9 @@ class RowCache:
 
     def swap(self, a: int, b: int, length: int) -> None:
         """Exchange the first `length` tokens of two rows."""
-        self.copy(a, self._scratch, length)
+        kept = self._all[:, a, :, :length].clone()
         self.copy(b, a, length)
-        self.copy(self._scratch, b, length)
+        self._all[:, b, :, :length] = kept
 
 
 def row_bytes(config: GPTConfig, slots: int, dtype: torch.dtype) -> int:

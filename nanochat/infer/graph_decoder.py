@@ -73,7 +73,7 @@ class GraphDecoder:
         if not self._usable or any(len(span.tokens) > 1 for span in spans):
             return self._plain.run(spans)
         cache = self._plain.cache
-        rows = min(_power_of_two(1 + max(span.row for span in spans)), len(cache.k_RKSD[0]) - 1)
+        rows = min(_power_of_two(1 + max(span.row for span in spans)), len(cache.k_RKSD[0]))
         slots = min(max(_FEWEST_SLOTS, _power_of_two(max(span.stop for span in spans))), cache.slots)
         columns = [(0, 0, -1)] * rows
         for span in spans:

@@ -150,7 +150,7 @@ class ModelPool:
     def _size(self, card: ModelCard) -> int:
         """Estimated bytes of a loaded model: its weights, the engine's copy of them, and the cache."""
         dtype = self._runtime.compute_dtype
-        rows = (self._settings.max_rows + 1) * row_bytes(card.meta.model, card.meta.model.max_seq_len, dtype)
+        rows = self._settings.max_rows * row_bytes(card.meta.model, card.meta.model.max_seq_len, dtype)
         return card.parameters * (4 + dtype.itemsize) + rows
 
     async def _make_room(self, card: ModelCard, size: int) -> None:

@@ -47,13 +47,13 @@ def plan_memory(
     training = training_bytes(config, micro_rows * config.max_seq_len, runtime.processes.world_size, memory)
     fixed = training + 4 * models * sum(parameter_counts(config).values())
     one = row_bytes(config, config.max_seq_len, runtime.compute_dtype)
-    fitting = min(rows, (limit - fixed) // one - 1)
+    fitting = min(rows, (limit - fixed) // one)
     if fitting < 1:
         raise ValueError(
             f"training needs {fixed / 1e9:.2f} GB and each sample {one / 1e6:.1f} MB, but there are "
             f"{limit / 1e9:.2f} GB on each device: choose a smaller --device-batch-size or model"
         )
-    planned = StepMemory(fitting, micro_rows, fixed + (fitting + 1) * one)
+    planned = StepMemory(fitting, micro_rows, fixed + fitting * one)
     say(
         f"memory: about {planned.bytes / 1e9:.2f} GB per device, {fitting} samples at once; micro-batches of "
         f"{micro_rows * config.max_seq_len:,} tokens"
