@@ -47,6 +47,7 @@ CALLS = {
     "pidfd_getfd": (438, 438),
     "pidfd_send_signal": (424, 424),
     "pivot_root": (155, 41),
+    "prlimit64": (302, 261),
     "process_madvise": (440, 440),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -54,7 +55,13 @@ CALLS = {
     "request_key": (249, 218),
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "semget": (64, 190),
     "setns": (308, 268),
+    "setpriority": (141, 140),
     "shmget": (29, 194),
     "socket": (41, 198),
     "socketpair": (53, 199),
@@ -87,13 +94,14 @@ class CallRule(NamedTuple):
 
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE_MASK = 1, 1, 0xF
 _F_SETOWN, _F_SETOWN_EX = 8, 15
+_PRIO_PROCESS = 0
 _SHARED_ANONYMOUS = 0x01 | 0x20  # MAP_SHARED | MAP_ANONYMOUS
 _CLONE_NAMESPACES = 0x7E02_0000
 
 
 def rules(pid: int) -> tuple[CallRule, ...]:
     """Every rule for a program with process id `pid`, the only process it may signal."""
-    own = Argument(0, pid)
+    own, itself = Argument(0, pid), Argument(0, 0)
     return (
         # An unnamed pair is all that asyncio needs, and a connected stream reaches nobody else.
         CallRule("sockets", "socket"),
@@ -107,6 +115,14 @@ def rules(pid: int) -> tuple[CallRule, ...]:
         CallRule("signals", "pidfd_send_signal"),
         CallRule("signals", "fcntl", only_if=Argument(1, _F_SETOWN)),
         CallRule("signals", "fcntl", only_if=Argument(1, _F_SETOWN_EX)),
+        # Else it could starve or limit the supervisor, which has the same user unless the caller is root.
+        CallRule("scheduling", "sched_setaffinity", unless=itself),
+        CallRule("scheduling", "sched_setattr", unless=itself),
+        CallRule("scheduling", "sched_setparam", unless=itself),
+        CallRule("scheduling", "sched_setscheduler", unless=itself),
+        CallRule("scheduling", "prlimit64", unless=itself),
+        CallRule("scheduling", "setpriority", unless=Argument(0, _PRIO_PROCESS)),
+        CallRule("scheduling", "setpriority", unless=Argument(1, 0)),
         CallRule("debugging", "ptrace"),
         CallRule("debugging", "process_vm_readv"),
         CallRule("debugging", "process_vm_writev"),
@@ -139,6 +155,7 @@ def rules(pid: int) -> tuple[CallRule, ...]:
         CallRule("hidden memory", "memfd_secret"),
         CallRule("hidden memory", "shmget"),
         CallRule("hidden memory", "msgget"),
+        CallRule("hidden memory", "semget"),
         CallRule("hidden memory", "mmap", only_if=Argument(3, _SHARED_ANONYMOUS, _SHARED_ANONYMOUS)),
     )
 

@@ -75,6 +75,10 @@ PROGRAMS = {
         "import os, time\nchild = os.fork()\nif child == 0: time.sleep(2); os._exit(0)\n"
         "os.kill(child, 9)\nprint('DONE')"
     ),
+    "filter: scheduling": (
+        "import os, time\nchild = os.fork()\nif child == 0: time.sleep(2); os._exit(0)\n"
+        "os.setpriority(os.PRIO_PROCESS, child, 5)\nprint('DONE')"
+    ),
     "filter: debugging": _SYSCALL + "if call({ptrace}, 0) == 0: print('DONE')",
     "filter: mounts": _SYSCALL + "if call({mount}, 1, 1, 1, 0, 0) == -errno.EFAULT: print('DONE')",
     "filter: new namespaces": _SYSCALL + "if call({unshare}, 0x10000000) == 0: print('DONE')",
@@ -140,6 +144,7 @@ ARGUMENTS: dict[str, tuple[tuple[int, ...], ...]] = {
     "perf_event_open": ((1, 0, -1, -1, 0),),
     "pidfd_getfd": ((-1, 0, 0),),
     "pidfd_send_signal": ((-1, 0, 0, 0),),
+    "prlimit64": ((99_999, 7, 0, 0),),
     "process_madvise": ((-1, 1, 1, 4, 0),),
     "process_vm_readv": ((99_999, 0, 0, 0, 0, 0),),
     "process_vm_writev": ((99_999, 0, 0, 0, 0, 0),),
@@ -147,7 +152,13 @@ ARGUMENTS: dict[str, tuple[tuple[int, ...], ...]] = {
     "request_key": ((1, 1, 1, 0),),
     "rt_sigqueueinfo": ((99_999, 0, 1),),
     "rt_tgsigqueueinfo": ((99_999, 99_999, 0, 1),),
+    "sched_setaffinity": ((99_999, 8, 1),),
+    "sched_setattr": ((99_999, 1, 0),),
+    "sched_setparam": ((99_999, 1),),
+    "sched_setscheduler": ((99_999, 0, 1),),
+    "semget": ((0, 1, 0o666),),
     "setns": ((-1, 0),),
+    "setpriority": ((0, 99_999, 0), (2, 99_999, 0)),
     "shmget": ((0, 4096, 0o666),),
     "socket": ((1, 1, 0), (2, 1, 0), (16, 3, 0), (40, 1, 0)),
     "socketpair": ((2, 1, 0, 1), (1, 2, 0, 1)),
