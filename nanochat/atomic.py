@@ -25,6 +25,9 @@ _ADVICE = {
     errno.EEXIST: "a file stands where a folder is needed",
 }
 
+_NO_DIRECTORY_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
+"""What file systems answer that cannot sync a folder: some shared and user-space ones."""
+
 
 def write_fault(path: Path, error: OSError) -> EnvironmentFault:
     """An error of one line: why `path` cannot be written, and what to do."""
@@ -76,12 +79,15 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames and removals in `directory` survive a power failure (POSIX only)."""
+    """Make renames and removals in `directory` survive a power failure, where the file system can (POSIX only)."""
     if os.name != "posix":
         return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
     finally:
         os.close(descriptor)
 

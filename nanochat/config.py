@@ -21,7 +21,7 @@ _SCALARS = frozenset((bool, int, float, str))
 
 
 def to_json(value: Any) -> Any:
-    """`value` as plain dicts, lists and scalars: from dataclasses (also nested), paths, enums and numpy scalars.
+    """`value` as plain dicts, lists and scalars: from dataclasses (also nested), paths, enums and numpy numbers.
 
     Raises TypeError for any other type.
     """

@@ -52,7 +52,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 def amount(value: float) -> str:
     """A number in short form, readable while it changes: 950, 12.3k, 4.56M."""
     for scale, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= scale:
+        if abs(value) >= 0.9995 * scale:  # which three digits round up
             return f"{value / scale:.3g}{suffix}"
     return f"{value:.4g}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -55,7 +56,12 @@ class Metrics:
             return
         logged = LoggedRow(self.stage, time.time(), row).to_json()
         # One write per row: if the process is killed, at most the last line is torn.
-        self._file.write(json_line(logged).encode("utf-8") + b"\n")
+        line = json_line(logged).encode("utf-8") + b"\n"
+        try:
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise write_fault(Path(self._file.name), error) from error
         step, figures = _figures(row)
         if figures and not isinstance(row, ConfigRow):  # services receive the config when they start
             self._sinks.log(step, figures)

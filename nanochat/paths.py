@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TAKEN = ("recipe", "tokenizer")
+"""In `runs/` for the metrics of recipes and tokenizers."""
 
 
 def _checked(name: str, what: str) -> str:
-    """`name`, if it is a valid folder name on every file system. Raises ValueError otherwise."""
+    """`name`, if it is a plain folder name. Raises ValueError otherwise."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{what} {name!r} is not a valid folder name: use letters, digits, '.', '_' and '-'")
     return name
@@ -47,7 +49,9 @@ class Paths:
         return self.base / "checkpoints"
 
     def checkpoints(self, run: str) -> Path:
-        """The checkpoints of a run."""
+        """The checkpoints of a run. Raises ValueError for a name that is taken."""
+        if run in _TAKEN:
+            raise ValueError(f"the run name {run!r} is taken: choose another --model-tag")
         return self.all_checkpoints / _checked(run, "run")
 
     def metrics(self, run: str) -> Path:

@@ -86,6 +86,6 @@ if [ -n "$sources" ] || ! install; then
     sources=--no-sources
     install --no-sources || die "the packages could not be installed (see uv's message above); fix that and run this again"
 fi
-[ -e .venv/bin/uv ] || ln -s "$(command -v uv)" .venv/bin/uv # so that `uv pip install` adds to an activated .venv
+ln -sf "$(command -v uv)" .venv/bin/uv # so that `uv pip install` adds to an activated .venv
 printf '%s\n%s\n' "$wanted $groups" "$sources" > "$stamp"
 say "ready: .venv/bin/nanochat"

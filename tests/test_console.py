@@ -89,7 +89,18 @@ def test_only_rank_0_prints(rank: str, said: str):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (7, "7"), (999, "999"), (12_345, "12.3k"), (4.56e6, "4.56M"), (2e9, "2G"), (1e13, "10T")],
+    [
+        (0, "0"),
+        (7, "7"),
+        (999, "999"),
+        (12_345, "12.3k"),
+        (999_499, "999k"),
+        (999_999, "1M"),
+        (999.6e6, "1G"),
+        (4.56e6, "4.56M"),
+        (2e9, "2G"),
+        (1e13, "10T"),
+    ],
 )
 def test_amounts_are_short(value: float, text: str):
     assert console.amount(value) == text

@@ -2,6 +2,8 @@
 
 import json
 import math
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +94,20 @@ def test_a_new_run_sets_the_old_file_aside(tmp_path: Path):
     assert _steps(path) == [2]
     assert _steps(tmp_path / "metrics.1.jsonl") == [0]
     assert _steps(tmp_path / "metrics.2.jsonl") == [1]
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path):
+    """RLIMIT_FSIZE makes writes fail half-way, like a full disk."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with _open(tmp_path / "metrics.jsonl") as metrics:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            with pytest.raises(EnvironmentFault, match=r"cannot write .*metrics.jsonl: [^\n]+; [^\n]+"):
+                metrics.log(SampleRow(1, "", "x" * 2000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_the_other_processes_write_nothing(tmp_path: Path):

@@ -42,6 +42,12 @@ def test_the_layout():
     assert paths.report == Path("/base/report")
 
 
+@pytest.mark.parametrize("name", ["recipe", "tokenizer"])
+def test_a_run_cannot_take_the_metrics_of_others(name: str):
+    with pytest.raises(ValueError, match=f"'{name}' is taken: choose another --model-tag"):
+        Paths(Path("/base")).checkpoints(name)
+
+
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "/etc", ".hidden", "a b", "x\n"])
 def test_a_name_cannot_lead_elsewhere(name: str):
     paths = Paths(Path("/base"))

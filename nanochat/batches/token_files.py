@@ -37,7 +37,7 @@ BATCH_CHARS = 250_000  # encoded at a time
 PIECE_BATCHES = 32
 GROUP_BYTES = 8_000_000  # of text files per shard: about one piece
 _FORMAT = 1
-_STEM_CHARS = 80  # of a file's name, which may be as long as the file system allows
+_STEM_BYTES = 80  # of a file's name, which may be as long as the file system allows
 
 Documents = tuple[int, list[str]]
 """(piece, documents)"""
@@ -112,7 +112,8 @@ class CachedShard:
         if self._dataset.held_out:
             parts += [self._split, self._dataset.held_out]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-        return f"{self._paths[0].name.split('.')[0][:_STEM_CHARS]}-{key}"
+        stem = self._paths[0].name.split(".")[0].encode()[:_STEM_BYTES].decode(errors="ignore")
+        return f"{stem}-{key}"
 
     @property
     def lock(self) -> Path:

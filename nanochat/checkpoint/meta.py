@@ -26,6 +26,7 @@ Part = Literal["model", "optim"]
 # No real model comes near these sizes. A damaged meta is refused before anything of its size is allocated.
 _MOST_LAYERS = 2**12
 _MOST_TOKENS = 2**24
+_MOST_SOFTCAP = 50  # beyond it, e^logit underflows in the fp32 of nanochat/model/loss.cpp
 _MOST_CHANNELS = 2**20
 _GATES = ("gate_channels", "smear_channels")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -216,6 +217,12 @@ def check_shape(config: GPTConfig) -> None:
         _require(1 <= value <= most, f"model.{name}", value, f"between 1 and {most}")
     for name in ("rope_base", "qk_gain", "gate_scale", "softcap"):
         _require(math.isfinite(getattr(config, name)), f"model.{name}", getattr(config, name), "finite")
+    _require(
+        0 <= config.softcap <= _MOST_SOFTCAP,
+        "model.softcap",
+        config.softcap,
+        f"between 0 and {_MOST_SOFTCAP}",
+    )
 
 
 def _plain(table: dict[str, Any], name: str) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def absolute_mixture(mixture: str) -> str:
                 raise ValueError(
                     f"a mixture cannot hold the path {name}, since + separates its terms: rename it"
                 )
-        terms.append(name if repeats == 1 else f"{name}*{repeats}")
+        terms.append(name if repeats == 1 else f"{name}*{np.format_float_positional(repeats, trim='-')}")
     return "+".join(terms)
 
 

@@ -51,7 +51,7 @@ def local_run(model: str, paths: Paths) -> str:
         return model
     repo = model.removeprefix(PREFIX)
     check_repo(repo)
-    tag = f"hf-{repo.replace('/', '-')}"
+    tag = f"hf-{repo.replace('/', '--')}"
     directory = paths.checkpoints(tag)
     lock = directory.parent / f".{tag}.lock"
     with file_lock(lock, message=f"waiting for another process that imports {repo}"):

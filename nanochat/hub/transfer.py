@@ -38,7 +38,7 @@ class DownloadSource:
         return bool(self.sha256 or self.version)
 
     def part_of(self, destination: Path) -> Path:
-        """The partial file beside `destination`, named by version: bytes of two versions are never mixed."""
+        """The partial file beside `destination`, named by the version that was asked for."""
         version = hashlib.sha256((self.sha256 or self.version or "").encode()).hexdigest()[:8]
         return destination.with_name(f"{destination.name}.{version}.part")
 

@@ -48,8 +48,7 @@ T = TypeVar("T")
 LayerRole = Literal["block", "gate", "head"]
 """block: the large matrices of attention and MLP; gate: a few channels wide; head: the logits."""
 
-_WORTH_COMPILING = 1e12
-"""FLOPs of a training run, some seconds, from which on compiling C++ for it pays."""
+_WORTH_COMPILING = 1e12  # FLOPs of a training run, some seconds, from which on compiling C++ for it pays
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,7 @@ class Backend:
     compiled_part: CompiledPart
     """What is compiled of training steps; evaluation and decoding stay eager, because their shapes vary."""
     native: bool
-    """Whether training computes loss and attention, and eager steps also the elementwise operators, in C++ compiled on
-    this machine."""
+    """Whether training computes loss and attention, and eager steps also the elementwise operators, in C++."""
     memory: MemoryModel
     reasons: Mapping[str, str]
     code_cache: Path | None = None

@@ -57,7 +57,7 @@ def _agrees(loss: ChunkLoss) -> bool:
     drawn_NV = 20 * torch.randn(8, 67, generator=torch.Generator().manual_seed(0))
     targets_N = torch.tensor([0, 66, 13, IGNORE, 5, 63, 64, 31])
     for dtype, tolerance in _TOLERANCES.items():
-        raw_NV = drawn_NV.to(dtype)
+        raw_NV = drawn_NV.to(dtype, copy=True)  # the loss overwrites it
         expected = chunk_loss(raw_NV.float().clone(), targets_N, 15.0)
         for actual, exact in zip(loss(raw_NV, targets_N, 15.0), expected, strict=True):
             if not (actual.float() - exact).abs().max().item() < tolerance:

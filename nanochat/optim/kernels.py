@@ -48,7 +48,7 @@ def nesterov(gradients: Tensor, momentum_buffer: Tensor, momentum: float) -> Ten
 
 
 def normalise_neurons(updates_SRC: Tensor, second_moment_SR1: Tensor, beta2: float) -> Tensor:
-    """NorMuon (arXiv:2510.05491): divide each row by its running RMS, then restore each matrix's Frobenius norm.
+    """NorMuon (arXiv:2510.05491): divide each neuron by its running RMS, then restore each matrix's Frobenius norm.
 
     Updates the second moment in place. It has one entry per neuron of the longer side: the rows of a tall matrix,
     shape (S, R, 1), or the columns of a wide one, shape (S, 1, C).

@@ -21,7 +21,9 @@ class Schedule:
     momentum_final: float = 0.90
 
     def lr(self, step: int) -> float:
-        """Multiplier of every learning rate, in (0, 1]."""
+        """Multiplier of every learning rate, from 0 to 1. The last step has `final_lr`, unless it is the only one."""
+        if self.total_steps == 1:
+            return 1.0
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         return 1 - self._warmdown(step) * (1 - self.final_lr)

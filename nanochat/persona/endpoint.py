@@ -97,9 +97,11 @@ def _varied(
     kept = 0
     for question, reply, asked in turns:
         if asked is not None:
-            new = endpoint.ask(client, [_message("user", _REWORD.format(question=question))])
+            new = (
+                endpoint.ask(client, [_message("user", _REWORD.format(question=question))]).strip().strip('"')
+            )
             if _usable_question(new):
-                question, kept = new.strip().strip('"'), kept + 1
+                question, kept = new, kept + 1
             system = _message("system", persona.fill(_SYSTEM))
             new = endpoint.ask(client, [system, _message("user", question)])
             if _usable_reply(new, persona, asked):

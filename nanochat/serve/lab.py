@@ -199,11 +199,8 @@ class Lab:
                 stream = await self._listed(tokenizer, body.text)
             else:
                 raise invalid("give messages or text", param="messages", code="missing_required_parameter")
-        listed = described(tokenizer, stream.ids)
-        tokens = [
-            {**token, "supervised": bool(mask)} for token, mask in zip(listed, stream.mask, strict=True)
-        ]
-        return json_response({"tokens": tokens})
+        listed = zip(described(tokenizer, stream.ids), stream.mask, strict=True)
+        return json_response({"tokens": [{**token, "supervised": bool(mask)} for token, mask in listed]})
 
     async def _listed(self, tokenizer: Tokenizer, text: str) -> TokenStream:
         """A text's tokens, of which every one will be in the response."""

@@ -73,7 +73,7 @@ def find_tokenizer(
 
     Raises ValueError, with a remedy, if no tokenizer or several match.
     """
-    if choice is not None and (choice.endswith(".tiktoken") or Path(choice).is_file()):
+    if choice is not None and choice.endswith(".tiktoken"):
         return Path(choice).expanduser().absolute()
     owner = dataset if choice is None else choice
     folder, sizes = tokenizer_folder(owner, paths), tokenizer_sizes(owner, paths)

@@ -235,7 +235,7 @@ def _open_hub(name: str, paths: Paths, need_shards: int | None) -> Dataset:
     val = folder / shard_name(hub.val_index)
     if need_shards is None and not _is_downloaded(name, paths):
         raise ValueError(f"{name} is not downloaded: run `nanochat data download --dataset {name}`")
-    shards = unbroken(folder) if need_shards is None else need_shards
+    shards = min(unbroken(folder), hub.val_index) if need_shards is None else need_shards
     train = [folder / shard_name(index) for index in range(shards)]
     wait_for(name, folder, [*train, val])
     return Dataset(name, tuple(train), (val,))

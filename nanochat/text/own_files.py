@@ -58,7 +58,11 @@ def find_files(spec: str) -> list[Path]:
         )
         where = f"the folder {path}"
     else:
-        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if format_of(Path(name))]
+        found = [
+            Path(name)
+            for name in sorted(glob.glob(str(path), recursive=True))
+            if format_of(Path(name)) and Path(name).is_file()
+        ]
         where = f"the pattern {spec}"
     if not found:
         raise ValueError(f"{where} holds no {', '.join(FORMATS)} file: nothing to read")

@@ -16,7 +16,7 @@ _MOMENTUM = 0.9
 
 
 def open_source(from_tag: str, saved: CheckpointMeta | None, runtime: Runtime) -> OpenCheckpoint:
-    """The checkpoint that a run starts from: the newest, or for a resumed run the one that it began with.
+    """The checkpoint that a run starts from: the newest, or of a resumed run its own.
 
     Raises as `open_checkpoint`.
     """

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.batches import token_files
+from nanochat.batches.rows import TokenWindows
 from nanochat.batches.token_cache import TokenStore, open_tokens
 from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths
@@ -270,6 +271,7 @@ def test_a_shard_without_documents_has_no_pieces(
     info = store.info(0)
     assert info is not None
     assert (info.pieces, info.tokens, info.counts.empty) == (0, 0, 2)
+    assert TokenWindows(store, tokenizer.bos, 8, "contiguous", 0).epochs((0, 0, 0), 0) == 0
     store.close()
 
 

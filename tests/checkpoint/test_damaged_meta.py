@@ -146,6 +146,7 @@ META_FAULTS: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "a huge width": (("model", "n_embd"), 2**60, "n_embd must be between"),
     "countless layers": (("model", "n_layer"), 10**9, "n_layer must be between"),
     "a gain that is no number": (("model", "qk_gain"), float("inf"), "qk_gain must be finite"),
+    "a cap beyond fp32": (("model", "softcap"), 100.0, "softcap must be between 0 and 50"),
     "heads that do not divide": (("model", "n_kv_head"), 5, "not divisible"),
     "a file elsewhere": (
         ("files", "../../secret"),

@@ -9,7 +9,7 @@ import pytest
 
 from nanochat.builtin.holdout import held_out_letter
 from nanochat.conversations.formats import fault
-from nanochat.conversations.mixtures import load_conversations, show_mixture
+from nanochat.conversations.mixtures import absolute_mixture, load_conversations, show_mixture
 from nanochat.conversations.sources import open_jsonl
 from nanochat.paths import default_paths
 from nanochat.tasks.spellingbee import word_list
@@ -80,6 +80,11 @@ def test_a_fraction_is_an_even_share(tmp_path, capsys, times):
     shown = capsys.readouterr().err
     assert f"{part.size}" in shown
     assert "100.0%" in shown
+
+
+@pytest.mark.parametrize("mixture", ["smoltalk*0.00005+identity", "mmlu*3", "builtin*0.5"])
+def test_a_mixture_made_absolute_is_the_same(mixture):
+    assert absolute_mixture(mixture) == mixture
 
 
 def test_order_is_a_function_of_the_seed(tmp_path):

@@ -14,6 +14,8 @@ def test_known_points() -> None:
     assert REFERENCE.lr(0) == 1 / 40
     assert REFERENCE.lr(39) == REFERENCE.lr(300) == 1
     assert abs(REFERENCE.lr(999) - 0.05) < 1e-12
+    assert [Schedule(2, 0, 0.5, 0.0, 0).lr(step) for step in range(2)] == [1, 0]
+    assert Schedule(1, 0, 0.5, 0.0, 0).lr(0) == 1
     assert REFERENCE.momentum(0) == 0.85
     assert abs(REFERENCE.momentum(200) - 0.97) < 1e-12
     assert abs(REFERENCE.momentum(999) - 0.90) < 1e-12

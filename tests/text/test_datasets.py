@@ -1,5 +1,6 @@
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -99,6 +100,16 @@ class TestHub:
         hub_shards(paths, 0, 1, 2, LAST)
         assert len(open_dataset("climbmix", paths, need_shards=2).train) == 2
 
+    def test_the_validation_shard_is_never_trained_on(
+        self, paths: Paths, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not even when all training shards are here, up to the one before it."""
+        few = replace(HUB_DATASETS["climbmix"], shards=3)
+        monkeypatch.setitem(HUB_DATASETS, "climbmix", few)
+        hub_shards(paths, 0, 1, 2)
+        dataset = open_dataset("climbmix", paths)
+        assert list(documents(dataset, "train")) == ["from shard 0", "from shard 1"]
+
     def test_shards_after_a_gap_wait_for_it_to_be_filled(self, paths: Paths) -> None:
         """Or a run that is resumed once it is filled would find other first shards."""
         hub_shards(paths, 0, 1, 3, LAST)
@@ -194,6 +205,8 @@ class TestFiles:
     def test_patterns(self, paths: Paths, tmp_path: Path) -> None:
         for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
             (tmp_path / name).write_text(json.dumps({"body": name}))
+        (tmp_path / "[folder].jsonl").mkdir()
+        (tmp_path / "b").mkdir()
         dataset = open_dataset(str(tmp_path / "[ab].jsonl"), paths, text_column="body")
         assert [path.name for path in (*dataset.train, *dataset.val)] == ["a.jsonl", "b.jsonl"]
 

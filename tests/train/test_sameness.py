@@ -1,6 +1,6 @@
 """What training computes equals a record: weights and optimiser state bit for bit, and the models' answers.
 
-`sameness.json` was recorded when a CPU got its present chunks of the loss (docs/log.md, 2026-11-26): pretraining (d2, 60
+`sameness.json` was recorded when a CPU got its present chunks of the loss (docs/log.md): pretraining (d2, 60
 steps) and SFT (30 steps) on the builtin text in fp32 on one thread, the greedy answers of that model (token ids) and
 of the quickstart's (text). Bits depend on the processor and on torch, so they are compared on the recorded kind of
 machine only; elsewhere losses must be close.
