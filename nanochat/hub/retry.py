@@ -54,7 +54,7 @@ class Refused(EnvironmentFault):
 
 
 class IncompleteError(Exception):
-    """A transfer ended before the file was complete; retrying resumes it."""
+    """An attempt ended early and may succeed if it is repeated, like a transfer before the file was complete."""
 
 
 def retrying(

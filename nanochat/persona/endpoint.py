@@ -14,11 +14,14 @@ from typing import Any
 import httpx
 
 from nanochat.config import parse_json
+from nanochat.console import progress
 from nanochat.errors import EnvironmentFault
+from nanochat.hub.retry import IncompleteError, RetryPolicy, retrying
 from nanochat.persona.conversations import Asked, Spoken, is_held_out
 from nanochat.persona.persona import Persona
 
 _TIMEOUT_S = 120.0
+_PATIENCE = RetryPolicy(attempts=6)
 _AT_ONCE = 8
 _LONGEST = 300
 _MAX_TOKENS = 120
@@ -39,7 +42,7 @@ class Endpoint:
     key: str = ""
 
     def ask(self, client: httpx.Client, messages: Sequence[dict[str, str]]) -> str:
-        """The reply's text. Raises EnvironmentFault if the endpoint does not answer as OpenAI's does."""
+        """The reply's text; a busy endpoint is asked again. Raises EnvironmentFault unless it answers as OpenAI's."""
         address = f"{self.base.rstrip('/')}/chat/completions"
         body = {
             "model": self.model,
@@ -48,10 +51,17 @@ class Endpoint:
             "temperature": 1.0,
         }
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        try:
-            answer = client.post(address, json=body, headers=headers)
-        except httpx.HTTPError as error:
-            raise EnvironmentFault(f"{address} does not answer: {error or type(error).__name__}") from error
+
+        def attempt() -> httpx.Response:
+            try:
+                answer = client.post(address, json=body, headers=headers)
+            except httpx.HTTPError as error:
+                raise IncompleteError(str(error) or type(error).__name__) from error
+            if _is_busy(answer.status_code):
+                raise IncompleteError(f"HTTP {answer.status_code} {answer.reason_phrase}")
+            return answer
+
+        answer = retrying(attempt, address, _PATIENCE)
         if answer.status_code != 200:
             said = " ".join(answer.text.split())[:200]
             raise EnvironmentFault(f"{address} answers {answer.status_code}: {said}")
@@ -62,6 +72,10 @@ class Endpoint:
                 f"{address} does not answer as an OpenAI-compatible endpoint does"
             ) from error
         return text if isinstance(text, str) else ""
+
+
+def _is_busy(status: int) -> bool:
+    return status == httpx.codes.TOO_MANY_REQUESTS or httpx.codes.is_server_error(status)
 
 
 @dataclass(frozen=True)
@@ -83,8 +97,12 @@ def vary(
     with (
         httpx.Client(timeout=_TIMEOUT_S, transport=transport) as client,
         ThreadPoolExecutor(_AT_ONCE) as threads,
+        progress("conversations", len(conversations), "conversations") as shown,
     ):
-        made = list(threads.map(lambda turns: _varied(turns, persona, endpoint, client), conversations))
+        made: list[tuple[list[Spoken], int]] = []
+        for varied in threads.map(lambda turns: _varied(turns, persona, endpoint, client), conversations):
+            made.append(varied)
+            shown.update(len(made))
     kept = sum(kept for _, kept in made)
     written = 2 * sum(asked is not None for turns in conversations for _, _, asked in turns)
     return Varied([turns for turns, _ in made], written, kept)

@@ -7,6 +7,8 @@ import httpx
 import pytest
 
 from nanochat.errors import EnvironmentFault
+from nanochat.hub.retry import RetryPolicy
+from nanochat.persona import endpoint
 from nanochat.persona.conversations import draw
 from nanochat.persona.endpoint import Endpoint, vary
 from nanochat.persona.persona import OURS, load_persona
@@ -65,6 +67,21 @@ def test_unusable_texts_leave_the_offline_ones(question: str, reply: str) -> Non
     made = vary(keyed, PERSONA, ENDPOINT, answering(question, reply))
     assert made.conversations == keyed
     assert made.kept == 0
+
+
+def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "_PATIENCE", RetryPolicy(attempts=3, first_pause_s=0.0))
+    willing, busy = answering("Who would you be?", ""), iter((429, 503))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        status = next(busy, 200)
+        return willing.handle_request(request) if status == 200 else httpx.Response(status, request=request)
+
+    made = vary(DRAWN[:4], PERSONA, ENDPOINT, httpx.MockTransport(answer))
+    assert next(busy, None) is None
+    assert 0 < made.kept < made.written
+    with pytest.raises(EnvironmentFault, match=r"HTTP 503 [^\n]* 3 times in a row"):
+        vary(DRAWN[:4], PERSONA, ENDPOINT, httpx.MockTransport(lambda _: httpx.Response(503)))
 
 
 def test_a_topic_without_a_key_needs_no_name() -> None:
