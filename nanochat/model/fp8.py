@@ -14,6 +14,9 @@ FORWARD = torch.float8_e4m3fn
 BACKWARD = torch.float8_e5m2
 _TINY = 1e-12
 
+FP8_MULTIPLE = 16
+"""fp8 units multiply matrices whose sides are multiples of this."""
+
 
 def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """x scaled to the full range of `dtype`, and the fp32 scale that undoes it: x ≈ quantised * scale."""
@@ -71,10 +74,10 @@ class _Fp8Linear(torch.autograd.Function):
 
 
 def fp8_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
-    """x @ weight.T with both in fp8. The hardware requires sizes that are multiples of 16."""
+    """x @ weight.T with both in fp8. The hardware requires sizes that are multiples of FP8_MULTIPLE."""
     return _Fp8Linear.apply(x.flatten(0, -2), weight_OI).unflatten(0, x.shape[:-1])
 
 
 def fits_fp8(n_in: int, n_out: int) -> bool:
     """Whether the hardware can multiply a weight of these sizes."""
-    return n_in % 16 == 0 and n_out % 16 == 0
+    return n_in % FP8_MULTIPLE == 0 and n_out % FP8_MULTIPLE == 0

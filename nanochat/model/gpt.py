@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.model.backend import Backend
+from nanochat.model.fp8 import FP8_MULTIPLE
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.layers import Block, Linear, rotary_tables
 from nanochat.model.loss import IGNORE, linear_cross_entropy, linear_token_nats, softcapped, token_nats
@@ -21,7 +22,8 @@ class GPT(nn.Module):
     """A decoder that computes as its backend says. Call `init_weights` or load a state first.
 
     Weights are fp32, on the CPU at first. In training mode the blocks and the loss run compiled if the backend
-    compiles; in evaluation mode, where shapes vary, they run eagerly.
+    compiles; in evaluation mode, where shapes vary, they run eagerly. Raises ValueError for sizes that fp8 units do not
+    multiply, if the backend uses them.
     """
 
     cos: Tensor
@@ -29,6 +31,11 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig, backend: Backend):
         super().__init__()
+        if backend.fp8 and config.max_seq_len % FP8_MULTIPLE:  # tokens are summed over in a weight's gradient
+            raise ValueError(
+                f"--fp8 needs a context that is a multiple of {FP8_MULTIPLE}, not {config.max_seq_len} tokens: "
+                "choose another --max-seq-len, or omit --fp8"
+            )
         self.config = config
         self.backend = backend
         C, V = config.n_embd, config.padded_vocab_size

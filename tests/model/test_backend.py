@@ -115,6 +115,8 @@ def test_a_run_that_cannot_keep_compiled_code_trains_in_pytorch(tmp_path: Path) 
 def test_sizes_that_fp8_units_cannot_multiply_are_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 16"):
         GPT(replace(CONFIG, n_embd=24), replace(REFERENCE, fp8=True))
+    with pytest.raises(ValueError, match="multiple of 16, not 40 tokens"):
+        GPT(replace(CONFIG, max_seq_len=40), replace(REFERENCE, fp8=True))
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
