@@ -55,6 +55,8 @@ class Endpoint:
         def attempt() -> httpx.Response:
             try:
                 answer = client.post(address, json=body, headers=headers)
+            except httpx.ConnectError as error:  # nobody is there: most often a wrong address
+                raise EnvironmentFault(f"{address} does not answer: {error}") from error
             except httpx.HTTPError as error:
                 raise IncompleteError(str(error) or type(error).__name__) from error
             if _is_busy(answer.status_code):

@@ -22,7 +22,7 @@ def test_without_daft_one_line_says_what_to_install(
     config: PrepareConfig, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "daft", None)
-    with pytest.raises(EnvironmentFault, match=r"^data prepare needs Daft[^\n]+--extra prepare`[^\n]*$"):
+    with pytest.raises(EnvironmentFault, match=r"^data prepare needs Daft[^\n]+'\.\[prepare\]'`[^\n]*$"):
         run_prepare(config, paths)
     assert not config.out.exists()
 
