@@ -47,14 +47,14 @@ def test_a_published_model_comes_back(
     hub.requests.clear()
     with open_runtime("cpu", "fp32") as runtime:
         speaker = open_speaker("hf:me/tiny", runtime)
-    assert (speaker.model_tag, speaker.step) == ("hf-me-tiny", 7)
+    assert (speaker.model_tag, speaker.step) == ("hf-me--tiny", 7)
     fetched = {Path(request.path).name for request in hub.content_requests()}
     assert fetched == {"config.json", "tokenizer.json", "model.safetensors"}  # no code
-    state = torch.load(paths.checkpoints("hf-me-tiny") / "step_000007_model.pt", weights_only=True)
+    state = torch.load(paths.checkpoints("hf-me--tiny") / "step_000007_model.pt", weights_only=True)
     assert all(torch.equal(state[name], tensor) for name, tensor in ours.state_dict().items())
 
     hub.requests.clear()
-    assert local_run("hf:me/tiny", paths) == "hf-me-tiny"
+    assert local_run("hf:me/tiny", paths) == "hf-me--tiny"
     assert hub.requests == []
 
 

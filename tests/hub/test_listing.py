@@ -111,6 +111,7 @@ def test_folders_and_new_fields_of_a_listing_are_passed_over(hub, policy):
     assert list(list_files("owner/name", policy=policy)) == NAMES[:1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stalled", "fault", "ask"),
     [

@@ -139,6 +139,7 @@ def trained(request: pytest.FixtureRequest) -> tuple[Tokenizer, dict[bytes, int]
     return tokenizer, {token: rank for rank, token in enumerate(tokens_of(tokenizer))}
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(text=st.one_of(TEXTS, st.text(CHARACTERS)))
 def test_encoding_is_the_plain_algorithm_and_tiktoken(
