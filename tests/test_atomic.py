@@ -1,12 +1,15 @@
 """A file is complete or absent: after errors, full disks, kills, and with several writers."""
 
+import errno
 import hashlib
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,23 @@ def test_a_full_disk_is_one_clear_line_and_nothing_half_written(tmp_path: Path):
     assert "\n" not in str(caught.value)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(("reason", "written"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_folder_that_cannot_be_synced_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int, written: bool
+):
+    """Some shared file systems answer EINVAL; a disk's error is one."""
+    sync = os.fsync
+
+    def of_files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(reason, os.strerror(reason))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    with nullcontext() if written else pytest.raises(EnvironmentFault, match="cannot write"):
+        write_text_atomic(tmp_path / "file", "text")
 
 
 @pytest.mark.parametrize("place", ["a file/x", "a file/sub/x", "/proc/nanochat/x"])

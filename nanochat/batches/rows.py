@@ -183,9 +183,9 @@ class TokenWindows:
         """Passes over the data after `offset` tokens of the window at `place`; within a shard an estimate."""
         epoch, position, piece = place
         info = self._store.info(self._order(epoch)[position])
-        share = (
-            0.0 if info is None or not info.tokens else min(piece / info.pieces + offset / info.tokens, 1.0)
-        )
+        share = 0.0
+        if info is not None and info.tokens:
+            share = min(piece / info.pieces + offset / info.tokens, 1.0)
         return epoch + (position + share) / len(self._store)
 
     def _order(self, epoch: int) -> list[int]:

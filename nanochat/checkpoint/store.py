@@ -142,10 +142,7 @@ def load_meta(directory: Path, step: int) -> CheckpointMeta:
 
 def intact(directory: Path, step: int, meta: CheckpointMeta) -> bool:
     """Whether a step's files have the sizes that its meta gives."""
-    return all(
-        _part_problem(directory, step, part, facts, contents=False) is None
-        for part, facts in meta.files.items()
-    )
+    return _files_problem(directory, step, meta.files, contents=False) is None
 
 
 def load_model_state(directory: Path, step: int) -> dict[str, Any]:
@@ -254,6 +251,10 @@ def _problem(directory: Path, step: int, *, contents: bool) -> str | None:
         files = _read_meta(directory, step).files
     except _Damaged as damage:
         return str(damage)
+    return _files_problem(directory, step, files, contents=contents)
+
+
+def _files_problem(directory: Path, step: int, files: dict[Part, FileFacts], *, contents: bool) -> str | None:
     problems = (_part_problem(directory, step, part, files[part], contents=contents) for part in files)
     return next((problem for problem in problems if problem is not None), None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nanochat import hardware
@@ -96,7 +96,6 @@ class PackResult:
 
 def run_pack(config: PackConfig, paths: Paths) -> PackResult:
     """Shuffle any text into shards. Raises ValueError for impossible sources or settings."""
-    config = replace(config, out=config.out.expanduser())
     files, settings = pack_job(config)
     with progress("pack", 2 * sum(map(text_bytes, files)), "B") as shown:
         manifest, shards = pack(files, config.out, settings, shown.update)
@@ -109,7 +108,7 @@ def pack_job(config: PackConfig) -> tuple[list[Path], PackSettings]:
     if not 0 < config.shard_mb < math.inf or not 0 < config.val_fraction < 1 or config.seed < 0:
         raise ValueError("--shard-mb must be positive, --val-fraction between 0 and 1, --seed at least 0")
     files = find_files(config.source)
-    source, out = Path(config.source).expanduser().resolve(), config.out.expanduser().resolve()
+    source, out = Path(config.source).expanduser().resolve(), config.out.resolve()
     within = source.is_dir() and out.is_relative_to(source)
     if within or any(path.resolve().is_relative_to(out) for path in files):
         raise ValueError(

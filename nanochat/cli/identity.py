@@ -53,7 +53,7 @@ def run_identity(config: IdentityConfig, paths: Paths) -> IdentityResult:
         raise ValueError("--conversations must be at least 2 and --seed at least 0")
     if (config.api_base is None) != (config.model is None):
         raise ValueError("--api-base and --model belong together: give both or neither")
-    persona = load_persona(config.persona.expanduser())
+    persona = load_persona(config.persona)
     drawn = [
         draw(Random(f"identity/{config.seed}/{index}"), persona) for index in range(config.conversations)
     ]
@@ -70,7 +70,7 @@ def run_identity(config: IdentityConfig, paths: Paths) -> IdentityResult:
         for question, reply, _ in turns:
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
         lines.append(json_line({"messages": messages}))
-    out = config.out.expanduser() if config.out else paths.identity
+    out = config.out or paths.identity
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(out, "\n".join(lines) + "\n")
     write_text_atomic(paths.persona, json_line(persona))

@@ -15,6 +15,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from nanochat import __version__
@@ -153,17 +155,25 @@ def _parse(name: tuple[str, ...], verb: Verb, config_class: type, arguments: lis
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                config_class,
-                prog=" ".join(("nanochat", *name)),
-                description=f"{verb.help}.",
-                args=_with_repeats_joined(config_class, arguments),
+            return _at_home(
+                tyro.cli(
+                    config_class,
+                    prog=" ".join(("nanochat", *name)),
+                    description=f"{verb.help}.",
+                    args=_with_repeats_joined(config_class, arguments),
+                )
             )
     except SystemExit as end:
         if not end.code:
             raise
         problem = _without_box(said.getvalue()).removeprefix(f"Error parsing {config_class.__name__}: ")
     raise ValueError(_plain(problem))
+
+
+def _at_home(config: Any) -> Any:
+    """The config with `~` expanded in its paths, which shells leave as it is after `--out=`."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return replace(config, **{n: v.expanduser() for n, v in values.items() if isinstance(v, Path)})
 
 
 def _plain(problem: str) -> str:

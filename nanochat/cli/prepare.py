@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.cli.data import PackConfig, pack_job
@@ -42,7 +42,6 @@ def run_prepare(config: PrepareConfig, paths: Paths) -> PrepareResult:
     """Prepare text. Raises ValueError for impossible sources or settings, EnvironmentFault without Daft."""
     if unknown := sorted({*config.skip} - {*RULES, _NEAR}):
         raise ValueError(f"--skip {' '.join(unknown)}: no such rule; there are {', '.join([*RULES, _NEAR])}")
-    config = replace(config, out=config.out.expanduser())
     files, pack_settings = pack_job(config)
     rules = tuple(rule for rule in RULES if rule not in config.skip)
     settings = PrepareSettings(rules, _NEAR not in config.skip, pack_settings)

@@ -69,7 +69,6 @@ class ExportResult:
 def run_hf(config: ExportHfConfig, paths: Paths) -> ExportResult:
     """Run the verb. Raises ValueError for an unknown run, a flavour that cannot run it, or a folder that exists."""
     require("transformers", "safetensors")
-    config = replace(config, directory=config.directory.expanduser())
     if config.push is not None:
         check_repo(config.push)
     run, step = split_step(config.run)

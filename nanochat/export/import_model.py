@@ -46,15 +46,20 @@ class ImportResult:
     parameters: int
 
 
+def _read_hf(config: ImportConfig) -> Incoming:
+    if (config.step, config.tokenizer_file, config.era) != (None, None, None):
+        raise ValueError("--step, --tokenizer-file and --era are for checkpoints of the reference")
+    return read_hf_folder(config.path)
+
+
 _READERS: tuple[tuple[Callable[[Path], bool], Callable[[ImportConfig], Incoming]], ...] = (
     (is_reference, lambda c: read_reference(c.path, c.step, c.tokenizer_file, c.era)),
-    (is_hf_folder, lambda c: read_hf_folder(c.path)),
+    (is_hf_folder, _read_hf),
 )
 
 
 def run_import(config: ImportConfig, paths: Paths) -> ImportResult:
     """Run the verb. Raises ValueError for a folder that holds no such model, and for a run that exists."""
-    config = replace(config, path=config.path.expanduser())
     if not config.path.is_dir():
         raise ValueError(f"{config.path} is not a folder")
     tag = config.model_tag or re.sub(r"[^A-Za-z0-9._-]+", "-", config.path.resolve().name).lstrip("._-")
@@ -64,8 +69,6 @@ def run_import(config: ImportConfig, paths: Paths) -> ImportResult:
     read = next((read for recognises, read in _READERS if recognises(config.path)), None)
     if read is None:
         raise ValueError(f"{config.path} holds neither model_*.pt with meta_*.json nor config.json")
-    if is_hf_folder(config.path) and (config.step, config.tokenizer_file, config.era) != (None, None, None):
-        raise ValueError("--step, --tokenizer-file and --era are for checkpoints of the reference")
     incoming = read(config)
     check_weights(meta_model(incoming.meta.model), incoming.state, config.path)
     if incoming.tokenizer.vocab_size != incoming.meta.model.vocab_size:

@@ -1,7 +1,7 @@
 """The engine: prompts in, tokens out, many requests at once on one model and one cache.
 
-Chat and evaluation share it. A step decodes every running request (continuous batching, Orca, OSDI 2022), one token or
-several, and runs a piece of the new requests' prompts, where several are decoded in turn with it.
+Chat and evaluation share it. A step decodes one or several tokens of every running request (continuous batching, Orca,
+OSDI 2022), beside a piece of the new requests' prompts or in turn with one.
 Shapes: N requests of a batch, T their longest piece, C model width, V vocabulary.
 """
 
@@ -111,8 +111,8 @@ class Engine:
     def step(self, patience: float = 0.0) -> list[Event]:
         """Run the model once. Returns an event per new token; none if the engine is idle or runs parts of prompts.
 
-        `patience`: seconds for which tokens may be held back. As many of each request are decoded at once as that
-        allows, by what the latest ones took; parts of prompts that take as long run in turn with them.
+        `patience`: seconds for which tokens may be held back. Each request decodes as many at once as fit into them, if
+        they take as long as the latest ones did; in between, parts of prompts run for up to as long.
         """
         decoder = self._decoders.best()
         ahead, prompt_tokens = 1, 0.0

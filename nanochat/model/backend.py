@@ -249,7 +249,7 @@ def choose_backend(
             "fp8": fp8_reason,
             "compiled_part": compile_reason,
             "native": native_reason,
-            "memory": "few chunks that fit memory",
+            "memory": "large, because each chunk adds to the gradient of the whole head",
         },
         code_cache=runtime.paths.code_cache,
     )

@@ -117,9 +117,8 @@ def _varied(
     kept = 0
     for question, reply, asked in turns:
         if asked is not None:
-            new = (
-                endpoint.ask(client, [_message("user", _REWORD.format(question=question))]).strip().strip('"')
-            )
+            new = endpoint.ask(client, [_message("user", _REWORD.format(question=question))])
+            new = new.strip().strip('"')
             if _usable_question(new):
                 question, kept = new, kept + 1
             system = _message("system", persona.fill(_SYSTEM))

@@ -194,10 +194,8 @@ class Runner:
 
     def _verdict(self, running: _Running, code: int) -> tuple[str, float, int]:
         wall_s = time.monotonic() - running.began
-        stopped_by = () if self._signal is None else _stopped_by(PASSED_ON[self._signal])
-        if stopped_by and self._through_torchrun(running.stage):
-            stopped_by += (1,)  # torchrun's, whatever its workers exited with
-        if code in stopped_by:
+        torchrun = self._through_torchrun(running.stage)
+        if self._signal is not None and code in _stopped_by(PASSED_ON[self._signal], torchrun=torchrun):
             complete = code == 0 and running.stage.complete(self._paths)
             return ("done" if complete else "interrupted"), wall_s, 0
         if code != 0:
@@ -246,6 +244,9 @@ class Runner:
                 signal.signal(number, handler)
 
 
-def _stopped_by(number: signal.Signals) -> tuple[int, ...]:
-    """Exit statuses of a process stopped by a signal: it saved and exited, was killed, or reported the signal."""
-    return 0, -number, 128 + number
+def _stopped_by(number: signal.Signals, *, torchrun: bool) -> tuple[int, ...]:
+    """Exit statuses of a process stopped by a signal: it saved and exited, was killed, or reported the signal.
+
+    torchrun exits with 1, whatever its workers exited with.
+    """
+    return 0, -number, 128 + number, *((1,) if torchrun else ())

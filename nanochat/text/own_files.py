@@ -58,11 +58,8 @@ def find_files(spec: str) -> list[Path]:
         )
         where = f"the folder {path}"
     else:
-        found = [
-            Path(name)
-            for name in sorted(glob.glob(str(path), recursive=True))
-            if format_of(Path(name)) and Path(name).is_file()
-        ]
+        matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
+        found = [match for match in matches if format_of(match) and match.is_file()]
         where = f"the pattern {spec}"
     if not found:
         raise ValueError(f"{where} holds no {', '.join(FORMATS)} file: nothing to read")

@@ -152,10 +152,11 @@ def test_changed_text_is_tokenised_again(
         store.close()
 
 
+@pytest.mark.parametrize("longest", ["-and-so-on" * 22, "文" * 80], ids=["ASCII", "Chinese"])
 def test_small_text_files_share_a_shard(
-    tokenizer: Tokenizer, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer: Tokenizer, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: str
 ) -> None:
-    names = [f"{number:02d}{'-and-so-on' * (number == 0) * 22}.txt" for number in range(20)]
+    names = [f"{number:02d}{longest * (number == 0)}.txt" for number in range(20)]
     for name in names:
         (tmp_path / name).write_text(f"the text of {name}")
     sources = tuple(tmp_path / name for name in names)

@@ -303,3 +303,10 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(given: dict[s
 
 
 _THREAD_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+
+def test_a_tilde_in_a_path_is_the_home_folder_in_both_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells expand it only where it begins a word."""
+    monkeypatch.setenv("HOME", "/home/ada")
+    for words in (["--out=~/corpus"], ["--out", "~/corpus"]):
+        assert parse_command(["data", "pack", "--source", "x", *words]).out == Path("/home/ada/corpus")

@@ -20,6 +20,7 @@ from nanochat.paths import Paths
 from nanochat.processes import Processes
 from nanochat.runtime import Runtime
 from nanochat.serve.lab import score_tokens, windows
+from nanochat.serve.trainings import Trainings
 from nanochat.tokenizer.chat_format import render
 from nanochat.tokenizer.special import OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START
 from tests.serve.conftest import BASE, CHAT, CONTEXT, Running, train_row
@@ -229,3 +230,8 @@ def test_a_mistake_names_the_field(server: Running, path: str, fields: dict, par
     answered = server.post(path, **fields)
     assert answered.status == 400
     assert answered.error["param"] == param
+
+
+def test_a_training_set_aside_while_it_is_listed_is_no_fault(tmp_path: Path) -> None:
+    trainings = Trainings(Paths(tmp_path))
+    assert trainings._summary(Paths(tmp_path).metrics("gone")) is None

@@ -205,9 +205,8 @@ class TestFiles:
     def test_patterns(self, paths: Paths, tmp_path: Path) -> None:
         for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
             (tmp_path / name).write_text(json.dumps({"body": name}))
-        (tmp_path / "[folder].jsonl").mkdir()
-        (tmp_path / "b").mkdir()
-        dataset = open_dataset(str(tmp_path / "[ab].jsonl"), paths, text_column="body")
+        (tmp_path / "d.jsonl").mkdir()  # as Spark names a folder of parts
+        dataset = open_dataset(str(tmp_path / "[abd].jsonl"), paths, text_column="body")
         assert [path.name for path in (*dataset.train, *dataset.val)] == ["a.jsonl", "b.jsonl"]
 
     def test_a_folder_is_searched_below_and_a_readme_is_no_shard(self, paths: Paths, tmp_path: Path) -> None:

@@ -108,6 +108,13 @@ class TestTokenizer:
         assert found[2] == paths.base / "tokenizers" / "tok300.tiktoken", "the place that the overview names"
         assert found[0] == paths.base / "tokenizers" / "builtin-small-s0" / "tok300.tiktoken"
 
+    def test_a_choice_may_be_a_dataset_of_one_file(self, paths: Paths, tmp_path: Path) -> None:
+        file = tmp_path / "my.txt"
+        file.write_text("text")
+        with pytest.raises(ValueError, match=r"my.txt has no tokenizer"):
+            find_tokenizer("builtin", paths, choice=str(file))
+        assert find_tokenizer("builtin", paths, choice="own.tiktoken").name == "own.tiktoken"
+
     def test_several_sizes_ask_for_a_choice(self, paths: Paths) -> None:
         for size in (300, 280):
             other_tokenizer(size).save(tokenizer_folder("builtin", paths))

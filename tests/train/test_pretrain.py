@@ -140,10 +140,9 @@ def test_a_run_killed_in_its_last_evaluation_makes_up_for_it_once(
     tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
+        # The first signal asks the run to stop, the second one ends it.
         for hook, method in ((hooks.Evaluate, "evaluate"), (hooks.SampleText, "show")):
-            patch.setattr(
-                hook, method, lambda *_: os.kill(os.getpid(), signal.SIGINT)
-            )  # the second one ends it
+            patch.setattr(hook, method, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             pretrain(tiny)
     assert store.load_meta(default_paths().checkpoints("baserun"), 12).finished
