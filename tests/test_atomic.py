@@ -3,8 +3,6 @@
 import errno
 import hashlib
 import os
-import resource
-import signal
 import stat
 import subprocess
 import sys
@@ -16,6 +14,7 @@ import pytest
 
 from nanochat.atomic import file_lock, remove_temporaries, sha256_of, stage, write_atomic, write_text_atomic
 from nanochat.errors import EnvironmentFault
+from tests.conftest import full_disk
 
 
 def test_the_new_content_replaces_the_old(tmp_path: Path):
@@ -41,18 +40,13 @@ def test_an_error_while_writing_leaves_the_old_content(tmp_path: Path):
 
 
 def test_a_full_disk_is_one_clear_line_and_nothing_half_written(tmp_path: Path):
-    """RLIMIT_FSIZE makes writes fail half-way, like a full disk."""
     path = tmp_path / "file"
     write_text_atomic(path, "old")
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(EnvironmentFault, match=r"cannot write .*file: File too large; .+") as caught:
-            write_atomic(path, lambda file: file.write(bytes(100_000)))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with (
+        full_disk(after=1000),
+        pytest.raises(EnvironmentFault, match=r"cannot write .*file: File too large; .+") as caught,
+    ):
+        write_atomic(path, lambda file: file.write(bytes(100_000)))
     assert "\n" not in str(caught.value)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]

@@ -2,8 +2,6 @@
 
 import json
 import math
-import resource
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 from nanochat.errors import EnvironmentFault
 from nanochat.metrics import Metrics, open_metrics, read_metrics, rows_of
 from nanochat.metrics_rows import EvalRow, PackingRow, SampleRow
+from tests.conftest import full_disk
 
 
 def _open(path: Path, **changes) -> Metrics:
@@ -97,17 +96,12 @@ def test_a_new_run_sets_the_old_file_aside(tmp_path: Path):
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path):
-    """RLIMIT_FSIZE makes writes fail half-way, like a full disk."""
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with _open(tmp_path / "metrics.jsonl") as metrics:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        try:
-            with pytest.raises(EnvironmentFault, match=r"cannot write .*metrics.jsonl: [^\n]+; [^\n]+"):
-                metrics.log(SampleRow(1, "", "x" * 2000))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, handler)
+    with (
+        _open(tmp_path / "metrics.jsonl") as metrics,
+        full_disk(after=1000),
+        pytest.raises(EnvironmentFault, match=r"cannot write .*metrics.jsonl: [^\n]+; [^\n]+"),
+    ):
+        metrics.log(SampleRow(1, "", "x" * 2000))
 
 
 def test_the_other_processes_write_nothing(tmp_path: Path):

@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import resource
 import threading
 from dataclasses import replace
 from email.utils import formatdate
@@ -16,6 +15,7 @@ from nanochat.errors import EnvironmentFault
 from nanochat.hub.retry import Refused, RetryPolicy
 from nanochat.hub.threads import Cancellation, CancelledError
 from nanochat.hub.transfer import DownloadSource, Rejected, download
+from tests.conftest import full_disk
 from tests.hub_server import FAULTS, LoopbackHub
 
 DATA = random.Random(7).randbytes(200_000)
@@ -219,13 +219,8 @@ def test_a_download_survives_a_server_restart(hub, policy, tmp_path):
 
 
 def test_a_write_error_is_one_line(hub, policy, tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, hard))
-    try:
-        with pytest.raises(EnvironmentFault, match="cannot write"):
-            download(source_of(hub), tmp_path / "file.bin", policy=policy)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(after=HALF), pytest.raises(EnvironmentFault, match="cannot write"):
+        download(source_of(hub), tmp_path / "file.bin", policy=policy)
     (tmp_path / "occupied").write_text("a file")
     with pytest.raises(EnvironmentFault, match="a file stands where a folder is needed"):
         download(source_of(hub), tmp_path / "occupied" / "file.bin", policy=policy)
