@@ -68,8 +68,7 @@ class ServeConfig:
     max_body_bytes: int = 2**20
     max_messages: int = 512
     memory: float | None = None
-    """GB for models, on a CPU of all replicas together; the idle one used least recently makes room. None: half of what
-    is available."""
+    """GB for models, on a CPU of all replicas together; idle ones make room. None: half of what is available."""
     replicas: int = 1
     """Processes behind the one port, on a machine with several GPUs one each."""
     log_requests: bool = False
