@@ -35,6 +35,16 @@ inline float sum(vec v) {
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
+inline float greatest(vec v) {
+  struct Halves { half_vec low, high; };
+  struct Quarters { quarter_vec low, high; };
+  const auto halves = std::bit_cast<Halves>(v);
+  const auto quarters = std::bit_cast<Quarters>(halves.low > halves.high ? halves.low : halves.high);
+  const quarter_vec four = quarters.low > quarters.high ? quarters.low : quarters.high;
+  const float even = four[0] > four[2] ? four[0] : four[2], odd = four[1] > four[3] ? four[1] : four[3];
+  return even > odd ? even : odd;
+}
+
 // A bit for each lane that reaches a value, from the lowest.
 inline uint32_t reaching(vec v, float least) {
 #ifdef __AVX512F__

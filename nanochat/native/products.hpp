@@ -1,0 +1,179 @@
+// Products of small matrices that lie in a core's cache, in fp32, in pairs of bf16, or in the tiles of AMX.
+//
+// A product sums over inputs, one float or two bf16 at a time: a word. Its right factor lies in panels, (panels, words,
+// PANEL); its left factor has ROWS rows.
+
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+
+#include "vectors.hpp"
+
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#define HAS_TILES
+#endif
+
+namespace {
+
+#ifdef __AVX512F__
+// For two rows of words that are `step` apart: what each of them is after exchanging the blocks beside the diagonal.
+constexpr std::array<int32_t, 2 * LANES> exchanged(int step) {
+  std::array<int32_t, 2 * LANES> found{};
+  for (int i = 0; i < LANES; i++) {
+    found[i] = i & step ? LANES + i - step : i;
+    found[LANES + i] = i & step ? LANES + i : i + step;
+  }
+  return found;
+}
+
+template <int STEP>
+inline void exchange(__m512i (&m)[LANES]) {
+  alignas(64) static constexpr auto index = exchanged(STEP);
+  const __m512i upper = _mm512_load_si512(index.data()), lower = _mm512_load_si512(index.data() + LANES);
+  for (int r = 0; r < LANES; r++)
+    if (!(r & STEP)) {
+      const __m512i a = m[r], b = m[r + STEP];
+      m[r] = _mm512_permutex2var_epi32(a, upper, b);
+      m[r + STEP] = _mm512_permutex2var_epi32(a, lower, b);
+    }
+}
+#endif
+
+// Turns 16 rows of words, `from_stride` apart, into columns: to[i * to_stride + r] = from[r * from_stride + i].
+template <class Word>
+inline void turn(const Word* from, int64_t from_stride, int64_t columns, Word* to, int64_t to_stride) {
+  int64_t done = 0;
+#ifdef __AVX512F__
+  for (; done + LANES <= columns; done += LANES) {
+    __m512i m[LANES];
+    for (int r = 0; r < LANES; r++) m[r] = _mm512_loadu_si512(from + r * from_stride + done);
+    exchange<8>(m), exchange<4>(m), exchange<2>(m), exchange<1>(m);
+    for (int i = 0; i < LANES; i++) _mm512_storeu_si512(to + (done + i) * to_stride, m[i]);
+  }
+#endif
+  for (; done < columns; done++)
+    for (int r = 0; r < LANES; r++) to[done * to_stride + r] = from[r * from_stride + done];
+}
+
+// The products of Kind by the vectors that every processor has.
+template <class Kind>
+struct ByVectors {
+  static constexpr int ROWS = 4;             // 16 sums fit the registers
+  static constexpr int WORDS = 1;            // the number of words must be a multiple of this
+  static constexpr bool NEIGHBOURS = false;  // whether the words of a left factor's row must be neighbours
+  struct Session {};                         // what a thread needs while it multiplies
+
+  // sums (ROWS, PANEL), its rows `stride` apart, = x times one panel; only its first `columns`, in whole vectors, if
+  // they are fewer. x: row r's word i is x[r * row + i * step].
+  template <class Word>
+  static void multiply(const Word* x, int64_t row, int64_t step, const Word* panel, int64_t words, int64_t columns,
+                       float* sums, int64_t stride) {
+    if (columns > 3 * LANES) return multiply<4>(x, row, step, panel, words, sums, stride);
+    if (columns > 2 * LANES) return multiply<3>(x, row, step, panel, words, sums, stride);
+    if (columns > LANES) return multiply<2>(x, row, step, panel, words, sums, stride);
+    multiply<1>(x, row, step, panel, words, sums, stride);
+  }
+
+  template <int COLUMNS, class Word>
+  static void multiply(const Word* x, int64_t row, int64_t step, const Word* panel, int64_t words, float* sums,
+                       int64_t stride) {
+    vec total[ROWS][COLUMNS]{};
+    for (int64_t i = 0; i < words; i++, panel += PANEL) {
+      typename Kind::Weights w[COLUMNS];
+      for (int v = 0; v < COLUMNS; v++) w[v] = Kind::read(panel + v * LANES);
+      for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < COLUMNS; v++) Kind::add(total[r][v], w[v], x[r * row + i * step]);
+    }
+    for (int r = 0; r < ROWS; r++)
+      for (int v = 0; v < COLUMNS; v++) store(sums + r * stride + v * LANES, total[r][v]);
+  }
+};
+
+struct Fp32 : ByVectors<Fp32> {
+  using Number = float;
+  using Word = float;
+  using Weights = vec;
+  static constexpr int INPUTS = 1;
+  static Weights read(const Word* words) { return load(words); }
+  static void add(vec& total, const Weights& w, Word in) { total += w * in; }
+  // The words of two rows, for sums over rows: of one row, if a word is one input.
+  template <class From>
+  static void interleave(const From* first, const From*, Word* to) {
+    store(to, load(first));
+  }
+};
+
+struct Bf16 : ByVectors<Bf16> {
+  using Number = bf16_bits;
+  using Word = uint32_t;
+  using Weights = word_vec;
+  static constexpr int INPUTS = 2;
+  static Weights read(const Word* words) { return *reinterpret_cast<const word_vec*>(words); }
+  static void add(vec& total, const Weights& w, Word in) { add_pairs(total, w, in); }
+  template <class From>
+  static void interleave(const From* first, const From* second, Word* to) {
+    *reinterpret_cast<word_vec*>(to) = bf16(load(first)) | bf16(load(second)) << 16;
+  }
+};
+
+#ifdef HAS_TILES
+// The same by AMX: tiles of 16 rows and 64 bytes, two by two.
+struct Bf16Tiles : Bf16 {
+  static constexpr int ROWS = 2 * LANES;
+  static constexpr int WORDS = LANES;
+  static constexpr bool NEIGHBOURS = true;
+
+  // Linux wants to be asked before a process uses tiles.
+  static bool permitted() {
+    constexpr int ASK_FOR = 0x1023, TILE_DATA = 18;
+    static const bool granted = syscall(SYS_arch_prctl, ASK_FOR, TILE_DATA) == 0;
+    return granted;
+  }
+
+  struct Session {
+    Session() {
+      struct alignas(64) {
+        uint8_t palette = 1, start = 0, reserved[14]{};
+        uint16_t bytes[16]{};
+        uint8_t rows[16]{};
+      } shapes;
+      for (int tile = 0; tile < 8; tile++) shapes.bytes[tile] = 64, shapes.rows[tile] = LANES;
+      _tile_loadconfig(&shapes);
+    }
+    ~Session() { _tile_release(); }
+  };
+
+  static void multiply(const Word* x, int64_t row, int64_t, const Word* panel, int64_t words, int64_t columns,
+                       float* sums, int64_t stride) {
+    constexpr int64_t BYTES = sizeof(Word);
+    asm volatile("" ::: "memory");  // GCC does not know that tiles read memory
+    for (int64_t half = 0; half < std::min<int64_t>(columns, PANEL); half += 2 * LANES) {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+      for (int64_t i = 0; i < words; i += LANES) {
+        _tile_loadd(4, x + i, row * BYTES);
+        _tile_loadd(5, x + LANES * row + i, row * BYTES);
+        _tile_loadd(6, panel + i * PANEL + half, PANEL * BYTES);
+        _tile_loadd(7, panel + i * PANEL + half + LANES, PANEL * BYTES);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+      float* to = sums + half;
+      _tile_stored(0, to, stride * BYTES);
+      _tile_stored(1, to + LANES, stride * BYTES);
+      _tile_stored(2, to + LANES * stride, stride * BYTES);
+      _tile_stored(3, to + LANES * stride + LANES, stride * BYTES);
+    }
+  }
+};
+#endif
+
+}  // namespace
