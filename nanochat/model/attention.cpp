@@ -14,52 +14,6 @@
 
 namespace {
 
-inline int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
-
-// Space that a thread keeps for its next task.
-template <class T>
-T* space(std::vector<T>& kept, int64_t n) {
-  if (static_cast<int64_t>(kept.size()) < n) kept.resize(n);
-  return kept.data();
-}
-
-// One head's (T, D) numbers, `stride` apart, as the right factor of a product.
-template <class Kind>
-struct Factor {
-  using Number = typename Kind::Number;
-  using Word = typename Kind::Word;
-  std::vector<Word> kept;
-  int64_t words;
-
-  // For products with T outputs, summed over channels.
-  void of_tokens(const Number* x, int64_t stride, int64_t T, int64_t D) {
-    words = D / Kind::INPUTS;
-    Word* to = space(kept, panels(T) * words * PANEL);
-    std::fill_n(to, panels(T) * words * PANEL, Word{});
-    const Word* from = reinterpret_cast<const Word*>(x);
-    const int64_t row = stride / Kind::INPUTS;
-    const auto place = [&](int64_t t) { return to + t / PANEL * words * PANEL + t % PANEL; };
-    int64_t t = 0;
-    for (; t + LANES <= T; t += LANES) turn(from + t * row, row, words, place(t), PANEL);
-    for (; t < T; t++)
-      for (int64_t i = 0; i < words; i++) place(t)[i * PANEL] = from[t * row + i];
-  }
-
-  // For products with D outputs, summed over tokens.
-  void of_channels(const Number* x, int64_t stride, int64_t T, int64_t D) {
-    words = T / Kind::INPUTS;
-    Word* to = space(kept, panels(D) * words * PANEL);
-    std::fill_n(to, panels(D) * words * PANEL, Word{});
-    for (int64_t i = 0; i < words; i++)
-      for (int64_t d = 0; d < D; d += LANES) {
-        const Number* first = x + i * Kind::INPUTS * stride + d;
-        Kind::interleave(first, first + (Kind::INPUTS - 1) * stride, to + (d / PANEL * words + i) * PANEL + d % PANEL);
-      }
-  }
-
-  const Word* panel(int64_t p, int64_t word = 0) const { return kept.data() + (p * words + word) * PANEL; }
-};
-
 // The keys that a tile of queries may see, in whole vectors and tiles.
 template <class Kind>
 struct Range {
@@ -145,36 +99,6 @@ void combine(const typename Kind::Number* x, int64_t padded_T, const Factor<Kind
   }
 }
 
-// The rows of all tiles of queries as the left factor of sums over queries: a row for each key.
-template <class Kind>
-struct ByKey {
-  using Word = typename Kind::Word;
-  std::vector<Word> kept;
-  int64_t row, step;  // from a key to the next, from a word to the next
-
-  void begin(int64_t T, int64_t padded_T) {
-    const int64_t words = T / Kind::INPUTS;
-    row = Kind::NEIGHBOURS ? words : 1, step = Kind::NEIGHBOURS ? 1 : padded_T;
-    space(kept, words * padded_T);
-  }
-
-  // The ROWS rows from query t on.
-  void put(const float* rows, int64_t t, const Range<Kind>& range, int64_t padded_T) {
-    for (int64_t s = range.begin; s < range.end; s += LANES) {
-      Word turned[Kind::ROWS / Kind::INPUTS * LANES];
-      Word* to = kept.data() + s * row + t / Kind::INPUTS * step;
-      for (int r = 0; r < Kind::ROWS; r += Kind::INPUTS) {
-        const float* from = rows + r * padded_T + s;
-        Kind::interleave(from, from + (Kind::INPUTS - 1) * padded_T,
-                         Kind::NEIGHBOURS ? turned + r / Kind::INPUTS * LANES : to + r / Kind::INPUTS * step);
-      }
-      if (Kind::NEIGHBOURS) turn(turned, LANES, LANES, to, row);
-    }
-  }
-
-  const Word* key(int64_t at, int64_t word) const { return kept.data() + at * row + word * step; }
-};
-
 struct Shape {
   int64_t B, T, H, K, D, window;
   int64_t padded_T() const { return panels(T) * PANEL; }
@@ -210,8 +134,8 @@ void forward(const Shape& s, const typename Kind::Number* q, const typename Kind
     float* rows = space(kept_rows, Kind::ROWS * padded_T);
     Number* numbers = space(kept_numbers, Kind::ROWS * padded_T);
     const int64_t at = b * s.T * narrow + key_head * s.D;
-    keys.of_tokens(k + at, narrow, s.T, s.D);
-    values.of_channels(v + at, narrow, s.T, s.D);
+    keys.outputs_by_row(k + at, narrow, s.T, s.D);
+    values.outputs_by_column(v + at, narrow, s.T, s.D);
     for (int64_t h = key_head * s.H / s.K; h < (key_head + 1) * s.H / s.K; h++)
       for (int64_t t = 0; t < s.T; t += Kind::ROWS) {
         const Range<Kind> range(t, s.window);
@@ -242,22 +166,22 @@ void backward(const Shape& s, const typename Kind::Number* q, const typename Kin
     thread_local Factor<Kind> keys, key_channels, values, query_channels, dy_channels;
     thread_local std::vector<float> kept_p, kept_ds, kept_dk, kept_dv;
     thread_local std::vector<Number> kept_numbers;
-    thread_local ByKey<Kind> p_by_key, ds_by_key;
+    thread_local Turned<Kind> p_by_key, ds_by_key;
     float *p = space(kept_p, ROWS * padded_T), *ds = space(kept_ds, ROWS * padded_T);
     Number* numbers = space(kept_numbers, ROWS * padded_T);
-    p_by_key.begin(s.T, padded_T);
-    ds_by_key.begin(s.T, padded_T);
+    p_by_key.resize(s.T, padded_T);
+    ds_by_key.resize(s.T, padded_T);
     float *dk_sum = space(kept_dk, s.T * s.D), *dv_sum = space(kept_dv, s.T * s.D);
     std::fill_n(dk_sum, s.T * s.D, 0.0f);
     std::fill_n(dv_sum, s.T * s.D, 0.0f);
     const int64_t at = b * s.T * narrow + key_head * s.D;
-    keys.of_tokens(k + at, narrow, s.T, s.D);
-    key_channels.of_channels(k + at, narrow, s.T, s.D);
-    values.of_tokens(v + at, narrow, s.T, s.D);
+    keys.outputs_by_row(k + at, narrow, s.T, s.D);
+    key_channels.outputs_by_column(k + at, narrow, s.T, s.D);
+    values.outputs_by_row(v + at, narrow, s.T, s.D);
     for (int64_t h = key_head * s.H / s.K; h < (key_head + 1) * s.H / s.K; h++) {
       const int64_t head = b * s.T * wide + h * s.D;
-      query_channels.of_channels(q + head, wide, s.T, s.D);
-      dy_channels.of_channels(dy + head, wide, s.T, s.D);
+      query_channels.outputs_by_column(q + head, wide, s.T, s.D);
+      dy_channels.outputs_by_column(dy + head, wide, s.T, s.D);
       for (int64_t t = 0; t < s.T; t += ROWS) {
         const Range<Kind> range(t, s.window);
         const int64_t here = head + t * wide;
@@ -275,8 +199,8 @@ void backward(const Shape& s, const typename Kind::Number* q, const typename Kin
           seen.clear_others(p_row, range);
           seen.clear_others(ds_row, range);
         }
-        p_by_key.put(p, t, range, padded_T);
-        ds_by_key.put(ds, t, range, padded_T);
+        p_by_key.put(p, padded_T, t, range.begin, range.end);
+        ds_by_key.put(ds, padded_T, t, range.begin, range.end);
         as_numbers<Kind>(ds, range, numbers, padded_T);
         combine<Kind>(numbers, padded_T, key_channels, range, s.T, s.D,
                       [&](int r, int64_t d, vec x) { store(dq + here + r * wide + d, x); });
@@ -284,10 +208,10 @@ void backward(const Shape& s, const typename Kind::Number* q, const typename Kin
       for (int64_t key = 0; key < s.T; key += ROWS) {  // queries from this key on, to the end of the last one's window
         const int64_t first = key / Kind::INPUTS, end = std::min(s.T, key + ROWS - 1 + std::min(s.window, s.T));
         const int64_t words = (end + Kind::INPUTS * Kind::WORDS - 1) / (Kind::INPUTS * Kind::WORDS) * Kind::WORDS - first;
-        const auto add = [&](const ByKey<Kind>& left, const Factor<Kind>& right, float* to) {
+        const auto add = [&](const Turned<Kind>& left, const Factor<Kind>& right, float* to) {
           for (int64_t panel = 0; panel < panels(s.D); panel++) {
             float sums[ROWS * PANEL];
-            Kind::multiply(left.key(key, first), left.row, left.step, right.panel(panel, first), words,
+            Kind::multiply(left.at(key, first), left.row, left.step, right.panel(panel, first), words,
                            s.D - panel * PANEL, sums, PANEL);
             for (int r = 0; r < ROWS; r++)
               for (int64_t d = panel * PANEL; d < std::min(s.D, (panel + 1) * PANEL); d += LANES) {

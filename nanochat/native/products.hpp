@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <vector>
 
 #include "vectors.hpp"
 
@@ -175,5 +176,82 @@ struct Bf16Tiles : Bf16 {
   }
 };
 #endif
+
+inline int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
+
+// Space that a thread keeps for its next task.
+template <class T>
+T* space(std::vector<T>& kept, int64_t n) {
+  if (static_cast<int64_t>(kept.size()) < n) kept.resize(n);
+  return kept.data();
+}
+
+// (T, D) numbers, rows `stride` apart, as the right factor of a product.
+template <class Kind>
+struct Factor {
+  using Number = typename Kind::Number;
+  using Word = typename Kind::Word;
+  std::vector<Word> kept;
+  int64_t words;
+
+  // For products with T outputs, summed over columns.
+  void outputs_by_row(const Number* x, int64_t stride, int64_t T, int64_t D) {
+    words = D / Kind::INPUTS;
+    Word* to = space(kept, panels(T) * words * PANEL);
+    std::fill_n(to, panels(T) * words * PANEL, Word{});
+    const Word* from = reinterpret_cast<const Word*>(x);
+    const int64_t row = stride / Kind::INPUTS;
+    const auto place = [&](int64_t t) { return to + t / PANEL * words * PANEL + t % PANEL; };
+    int64_t t = 0;
+    for (; t + LANES <= T; t += LANES) turn(from + t * row, row, words, place(t), PANEL);
+    for (; t < T; t++)
+      for (int64_t i = 0; i < words; i++) place(t)[i * PANEL] = from[t * row + i];
+  }
+
+  // For products with D outputs, summed over rows.
+  void outputs_by_column(const Number* x, int64_t stride, int64_t T, int64_t D) {
+    words = T / Kind::INPUTS;
+    Word* to = space(kept, panels(D) * words * PANEL);
+    std::fill_n(to, panels(D) * words * PANEL, Word{});
+    for (int64_t i = 0; i < words; i++)
+      for (int64_t d = 0; d < D; d += LANES) {
+        const Number* first = x + i * Kind::INPUTS * stride + d;
+        Kind::interleave(first, first + (Kind::INPUTS - 1) * stride, to + (d / PANEL * words + i) * PANEL + d % PANEL);
+      }
+  }
+
+  const Word* panel(int64_t p, int64_t word = 0) const { return kept.data() + (p * words + word) * PANEL; }
+};
+
+// The left factor of sums over rows: these rows turned, put in ROWS at a time.
+template <class Kind>
+struct Turned {
+  using Word = typename Kind::Word;
+  std::vector<Word> kept;
+  int64_t row, step;  // from one of its rows to the next, from a word to the next
+
+  // For `rows` rows with this many columns.
+  void resize(int64_t rows, int64_t columns) {
+    const int64_t words = rows / Kind::INPUTS, apart = LANES + (Kind::NEIGHBOURS ? words : columns);
+    row = Kind::NEIGHBOURS ? apart : 1, step = Kind::NEIGHBOURS ? 1 : apart;  // LANES: not all in one set of the cache
+    space(kept, (LANES + words) * (LANES + columns));
+  }
+
+  // Columns begin to end of the ROWS rows from `first` on.
+  void put(const float* rows, int64_t stride, int64_t first, int64_t begin, int64_t end) {
+    for (int64_t column = begin; column < end; column += LANES) {
+      Word words[Kind::ROWS / Kind::INPUTS * LANES];
+      Word* to = kept.data() + column * row + first / Kind::INPUTS * step;
+      for (int r = 0; r < Kind::ROWS; r += Kind::INPUTS) {
+        const float* from = rows + r * stride + column;
+        Kind::interleave(from, from + (Kind::INPUTS - 1) * stride,
+                         Kind::NEIGHBOURS ? words + r / Kind::INPUTS * LANES : to + r / Kind::INPUTS * step);
+      }
+      if (Kind::NEIGHBOURS) turn(words, LANES, LANES, to, row);
+    }
+  }
+
+  const Word* at(int64_t column, int64_t word) const { return kept.data() + column * row + word * step; }
+};
 
 }  // namespace
