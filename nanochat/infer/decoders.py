@@ -31,8 +31,17 @@ class Decoders:
         self._model, self._cache, self._weights = model, cache, weights
         self._library = _library(model)
         self._native: NativeDecoder | None = None
-        self._torch: TorchDecoder | GraphDecoder | None = None
+        self._torch: TorchDecoder | None = None
         self.best()  # copies the weights as they are now
+
+    def reload(self, model: GPT) -> None:
+        """Take another state of the same model."""
+        self._model = model
+        if isinstance(self._torch, GraphDecoder):
+            self._torch.reload(model)
+        else:
+            self._native = self._torch = None
+            self.best()
 
     def settle(self) -> None:
         """Wait for compiled code, so that from now on `best` is the same one."""
@@ -51,8 +60,10 @@ class Decoders:
         if self._native is not None:
             return self._native
         if self._torch is None:
-            plain = TorchDecoder(self._model, self._cache, self._weights)
-            self._torch = GraphDecoder(plain) if plain.device.type == "cuda" else plain
+            if self._model.head.weight.device.type == "cuda":
+                self._torch = GraphDecoder(self._model, self._cache)
+            else:
+                self._torch = TorchDecoder(self._model, self._cache, self._weights)
         return self._torch
 
 

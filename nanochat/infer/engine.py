@@ -79,7 +79,7 @@ class Engine:
         self._tools = tools or ()
         self._scheduler = Scheduler(max_rows, prefill or _PREFILL[device.type])
         self._cache = RowCache(config, max_rows, self.max_seq_len, device, dtype)
-        self._config, self._weights = config, weights
+        self._config = config
         self._decoders = Decoders(model, self._cache, weights)
         self._ids = count()
         self._pace = Pace()
@@ -98,7 +98,7 @@ class Engine:
         """Use another state of the same model from now on. Drops all cached tokens. The engine must be idle."""
         assert not self.busy, "requests that run cannot change to other weights"
         assert model.config == self._config, "another model needs another engine"
-        self._decoders = Decoders(model, self._cache, self._weights)
+        self._decoders.reload(model)
         self._scheduler.forget()
 
     def submit(self, prompt_ids: Sequence[int], params: SamplingParams, reply: int = 0) -> int:

@@ -7,13 +7,14 @@ it for every switch of the configuration. Arranged differently, without changing
 - a token's normalised embedding and its smear gate are looked up, so the smear of the previous token needs that
   token's id and no state in the cache;
 - q and k are normalised before the rotation, which preserves norms; their gain is part of attention's scale;
-- learned scalars are Python numbers.
+- the rest is as it is, in the dtype of the computation.
 
 Shapes: C model width, O outputs and I inputs of a matrix, K key heads, D head channels, E = K·D, S positions,
 V vocabulary.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -31,7 +32,7 @@ WeightsName = Literal["fp32", "bf16", "int8"]
 
 @dataclass(frozen=True)
 class FrozenLayer:
-    """One block: its matrices, and its learned scalars as numbers."""
+    """One block: its matrices and its learned scalars."""
 
     qkv_OI: Tensor
     """Queries, keys, values, and the value gates in layers that have value embeddings."""
@@ -41,8 +42,8 @@ class FrozenLayer:
     value_table_VE: Tensor | None
     """Value embeddings, in layers that have them."""
     window: int
-    stream_scale: float
-    embedding_scale: float
+    stream_scale: Tensor
+    embedding_scale: Tensor
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,19 @@ class FrozenWeights:
     sin_SD: Tensor
     """With the sign that each half takes."""
     attention_scale: float
-    backout: float
+    backout: Tensor
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All of them, in an order that depends on the configuration alone."""
+        for part in (self, *self.layers):
+            yield from (value for f in fields(part) if isinstance(value := getattr(part, f.name), Tensor))
 
 
-def freeze(model: GPT, dtype: torch.dtype) -> FrozenWeights:
-    """The weights of a model, on its device, cast to `dtype`; a model trained in fp8 decodes in that dtype."""
+def freeze(model: GPT, dtype: torch.dtype, copy: bool = False) -> FrozenWeights:
+    """The weights of a model, on its device, cast to `dtype`; a model trained in fp8 decodes in that dtype.
+
+    `copy`: share no memory with the model.
+    """
     config = model.config
     with torch.inference_mode():
         table_VC = norm(model.embedding.weight.to(dtype))
@@ -78,34 +87,38 @@ def freeze(model: GPT, dtype: torch.dtype) -> FrozenWeights:
             config=config,
             table_VC=table_VC,
             smear_V1=smear_V1,
-            layers=tuple(_layer(model, block, at, dtype) for at, block in enumerate(model.layers())),
-            head_VC=model.head.weight[: config.vocab_size].to(dtype),
+            layers=tuple(_layer(model, block, at, dtype, copy) for at, block in enumerate(model.layers())),
+            head_VC=model.head.weight[: config.vocab_size].to(dtype, copy=copy),
             cos_SD=torch.cat((model.cos, model.cos), dim=-1).to(dtype),
             sin_SD=torch.cat((-model.sin, model.sin), dim=-1).to(dtype),
             attention_scale=config.qk_gain**2 / config.head_dim**0.5,
-            backout=model.backout_scale.item() if config.backout else 0.0,
+            backout=model.backout_scale[0].to(dtype, copy=copy) if config.backout else table_VC.new_zeros(()),
         )
 
 
-def _layer(model: GPT, block: Block, layer: int, dtype: torch.dtype) -> FrozenLayer:
+def _layer(model: GPT, block: Block, layer: int, dtype: torch.dtype, copy: bool) -> FrozenLayer:
     config, attention = model.config, block.attention
+
+    def cast(weight: Tensor) -> Tensor:
+        return weight.to(dtype, copy=copy)
+
     inputs: list[Tensor] = [attention.q.weight, attention.k.weight, attention.v.weight]
     value_table_VE = None
     if attention.value_gate is not None:
         gate = attention.value_gate.weight  # reads only a token's first channels: zeros for the others
         inputs.append(F.pad(gate, (0, config.n_embd - gate.size(1))))
-        value_table_VE = model.value_embeddings.get_parameter(f"{layer}.weight").to(dtype)
-    scales = (1.0, 0.0)
+        value_table_VE = cast(model.value_embeddings.get_parameter(f"{layer}.weight"))
+    scales = attention.q.weight.new_tensor((1.0, 0.0))
     if config.residual_scales:
-        scales = (model.residual_scale[layer].item(), model.embedding_scale[layer].item())
+        scales = torch.stack((model.residual_scale[layer], model.embedding_scale[layer]))
     return FrozenLayer(
         torch.cat(inputs).to(dtype),
-        attention.out.weight.to(dtype),
-        block.mlp.up.weight.to(dtype),
-        block.mlp.down.weight.to(dtype),
+        cast(attention.out.weight),
+        cast(block.mlp.up.weight),
+        cast(block.mlp.down.weight),
         value_table_VE,
         attention.window,
-        *scales,
+        *scales.to(dtype),
     )
 
 

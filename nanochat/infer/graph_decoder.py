@@ -2,20 +2,23 @@
 
 A decode step of a small model is hundreds of kernels of a few microseconds; launched one by one, the launches take
 longer than the kernels. A graph launches them all at once. Prompts run as in PyTorch's decoder.
-Shapes: N rows of a batch, C model width, V vocabulary.
+Shapes: N rows of a batch, C model width.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from nanochat.console import warn
 from nanochat.errors import first_line
-from nanochat.infer.decoder import DecodesAhead, Span
-from nanochat.infer.sampler import SamplingParams, log_sums, sample
+from nanochat.infer.cache import RowCache
+from nanochat.infer.decoder import Span
+from nanochat.infer.frozen import freeze
 from nanochat.infer.torch_decoder import TorchDecoder
+from nanochat.model.gpt import GPT
 
 Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 """A function of fixed tensors → (replay, its result, which every replay overwrites)."""
@@ -25,19 +28,26 @@ _TOLERANCE = 0.1
 _FEWEST_SLOTS = 256
 
 
-def capture_cuda_graph(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """Capture a CUDA graph, after two runs on another stream, as its documentation asks."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # A server's other models, in threads of their own, may allocate memory meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = function()
-    return graph.replay, result
+class CudaGraphs:
+    """Captures CUDA graphs that share memory: none may be replayed before the result of the one before is read."""
+
+    @cached_property
+    def _pool(self) -> tuple[int, int]:
+        return torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """See Capture. Runs the function twice on another stream first, as PyTorch's documentation asks."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                function()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # A server's other models, in threads of their own, may allocate memory meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = function()
+        return graph.replay, result
 
 
 @dataclass(frozen=True)
@@ -50,31 +60,29 @@ class _Captured:
     hidden_NC: Tensor
 
 
-class GraphDecoder:
-    """Runs single tokens by graphs, and everything else through the decoder that it was made with.
+class GraphDecoder(TorchDecoder):
+    """Runs single tokens by graphs.
 
     If a graph cannot be captured, or its first result differs from PyTorch's, graphs are given up with a warning.
     """
 
-    ahead: DecodesAhead | None = None
-    torch_threads: int | None = None
-
-    def __init__(self, plain: TorchDecoder, capture: Capture = capture_cuda_graph):
-        self._plain = plain
-        self._capture = capture
+    def __init__(self, model: GPT, cache: RowCache, capture: Capture | None = None):
+        super().__init__(model, cache, own_weights=True)
+        self._capture = capture or CudaGraphs()
         self._captured: dict[tuple[int, int], _Captured] = {}
         self._usable = True
 
-    def wake(self) -> None:
-        """See Decoder."""
+    def reload(self, model: GPT) -> None:
+        """Take another state of the same model. The graphs stay: they read the weights where they are."""
+        with torch.inference_mode():
+            for own, new in zip(self._weights.tensors(), freeze(model, self.dtype).tensors(), strict=True):
+                own.copy_(new)
 
-    def run(self, spans: Sequence[Span]) -> Tensor:
-        """See Decoder."""
-        if not self._usable or any(len(span.tokens) > 1 for span in spans):
-            return self._plain.run(spans)
-        cache = self._plain.cache
-        rows = min(_power_of_two(1 + max(span.row for span in spans)), len(cache.k_RKSD[0]))
-        slots = min(max(_FEWEST_SLOTS, _power_of_two(max(span.stop for span in spans))), cache.slots)
+    def _run_single(self, spans: Sequence[Span]) -> Tensor:
+        if not self._usable:
+            return super()._run_single(spans)
+        rows = min(_power_of_two(1 + spans[-1].row), len(self.cache.k_RKSD[0]))
+        slots = min(max(_FEWEST_SLOTS, _power_of_two(max(span.stop for span in spans))), self.cache.slots)
         columns = [(0, 0, -1)] * rows
         for span in spans:
             columns[span.row] = (span.tokens[0], span.previous, span.start)
@@ -83,23 +91,23 @@ class GraphDecoder:
         if captured is None:
             captured = self._first(spans, columns_3N, rows, slots)
             if captured is None:
-                return self._plain.run(spans)
+                return super()._run_single(spans)
         captured.columns_3N.copy_(columns_3N, non_blocking=True)
         captured.replay()
         return captured.hidden_NC[[span.row for span in spans]]
 
     def _first(self, spans: Sequence[Span], columns_3N: Tensor, rows: int, slots: int) -> _Captured | None:
         """Capture a graph and compare it with PyTorch; None, from then on, if it does not work."""
-        plain, static_3N = self._plain, columns_3N.to(self._plain.device)
+        static_3N = columns_3N.to(self.device)
 
         def step() -> Tensor:
             ids_N1, previous_N1, positions_N1 = static_3N[..., None]
-            return plain.hidden(ids_N1, previous_N1, positions_N1, slice(0, rows), slots).squeeze(1)
+            return self.hidden(ids_N1, previous_N1, positions_N1, slice(0, rows), slots).squeeze(1)
 
         try:
             replay, hidden_NC = self._capture(step)
             replay()
-            expected_NC = plain.run(spans)
+            expected_NC = super()._run_single(spans)
             difference = (hidden_NC[[span.row for span in spans]] - expected_NC).abs().max().item()
             if not difference <= _TOLERANCE:
                 raise ArithmeticError(f"its result differs from PyTorch's by {difference:.1e}")
@@ -110,24 +118,6 @@ class GraphDecoder:
             return None
         self._captured[rows, slots] = _Captured(static_3N, replay, hidden_NC)
         return self._captured[rows, slots]
-
-    def hidden_of(self, spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
-        """See Decoder."""
-        return self._plain.hidden_of(spans, wanted)
-
-    def logits(self, hidden_NC: Tensor) -> Tensor:
-        """See Decoder."""
-        return self._plain.logits(hidden_NC)
-
-    def choose(
-        self, logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
-    ) -> Tensor:
-        """See Decoder."""
-        return sample(logits_NV, params, uniforms)
-
-    def log_sums(self, logits_NV: Tensor) -> Tensor:
-        """See Decoder."""
-        return log_sums(logits_NV)
 
 
 def _power_of_two(n: int) -> int:

@@ -92,7 +92,7 @@ class NativeDecoder:
         def layer(at: int, frozen: FrozenLayer) -> _Layer:
             products = (frozen.qkv_OI, frozen.out_OI, frozen.up_OI, frozen.down_OI)
             tensors = (frozen.value_table_VE, cache.k_RKSD[at], cache.v_RKSD[at])
-            scalars = (frozen.window, frozen.stream_scale, frozen.embedding_scale)
+            scalars = (frozen.window, frozen.stream_scale.item(), frozen.embedding_scale.item())
             return _Layer(*map(matrix, products), *map(_address, tensors), *scalars)
 
         frozen = self._frozen
@@ -100,7 +100,7 @@ class NativeDecoder:
         tables = (frozen.table_VC, frozen.smear_V1, frozen.cos_SD, frozen.sin_SD)
         mlp_width = config.mlp_ratio * config.n_embd
         sizes = (config.n_layer, config.n_embd, config.n_head, config.n_kv_head, config.head_dim, mlp_width)
-        scalars = (frozen.attention_scale, config.gate_scale, frozen.backout, config.softcap)
+        scalars = (frozen.attention_scale, config.gate_scale, frozen.backout.item(), config.softcap)
         weight_bytes = sum(words.nbytes for words in self._kept)
         self._model = _Model(
             self._layers,

@@ -52,15 +52,18 @@ class TorchDecoder:
     """Runs a frozen copy of a model, in eval mode on its device, by the products of the model's backend.
 
     `weights`: matrices, and with bf16 their inputs, are rounded as the compiled decoder does, in the compute dtype.
+    `own_weights`: share none with the model.
     """
 
     ahead: DecodesAhead | None = None
     torch_threads: int | None = None
 
-    def __init__(self, model: GPT, cache: RowCache, weights: WeightsName = "fp32"):
+    def __init__(
+        self, model: GPT, cache: RowCache, weights: WeightsName = "fp32", *, own_weights: bool = False
+    ):
         self.config, self.dtype, self.cache = model.config, model.compute_dtype, cache
         self.device = model.head.weight.device
-        self._weights = freeze(model, self.dtype)
+        self._weights = freeze(model, self.dtype, copy=own_weights)
 
         def frozen(weight_OI: Tensor) -> FrozenLinear:
             product = model.backend.frozen(rounded(weight_OI, weights))
@@ -155,13 +158,13 @@ class TorchDecoder:
             if at == self.config.middle_layer:
                 middle_NTC = x_NTC
             if self.config.residual_scales:
-                x_NTC = torch.add(x_NTC * weights.stream_scale, x0_NTC, alpha=weights.embedding_scale)
+                x_NTC = torch.addcmul(x_NTC * weights.stream_scale, x0_NTC, weights.embedding_scale)
             x_NTC = x_NTC + self._attention(at, norm(x_NTC), ids_NT, places)
             x_NTC = x_NTC + layer.down(F.relu(layer.up(norm(x_NTC))).square_())
         if self.config.middle_layer == self.config.n_layer:
             middle_NTC = x_NTC
         if self.config.backout:
-            x_NTC = torch.add(x_NTC, middle_NTC, alpha=-w.backout)
+            x_NTC = torch.addcmul(x_NTC, middle_NTC, w.backout, value=-1)
         return norm(x_NTC)
 
     def _places(self, positions_NT: Tensor, rows: slice | Tensor, slots: int) -> _Places:
