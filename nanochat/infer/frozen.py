@@ -14,7 +14,7 @@ V vocabulary.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -67,7 +67,7 @@ class FrozenWeights:
     def tensors(self) -> Iterator[Tensor]:
         """All of them, in an order that depends on the configuration alone."""
         for part in (self, *self.layers):
-            yield from (value for f in fields(part) if isinstance(value := getattr(part, f.name), Tensor))
+            yield from (value for value in vars(part).values() if isinstance(value, Tensor))
 
 
 def freeze(model: GPT, dtype: torch.dtype, copy: bool = False) -> FrozenWeights:

@@ -8,6 +8,7 @@ Shapes: N rows of a batch, C model width.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class CudaGraphs:
     """Captures CUDA graphs that share memory: none may be replayed before the result of the one before is read."""
 
     @cached_property
-    def _pool(self) -> tuple[int, int]:
+    def _pool(self) -> Any:
         return torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
