@@ -129,7 +129,7 @@ def _backend(visit: _Visit) -> Iterator[Finding]:
     runtime = visit.runtime
     used = None
     try:
-        backend = choose_backend(runtime)
+        backend = choose_backend(runtime, training_flops=1)  # as training does
     except EnvironmentFault as fault:
         yield Finding("attention", "none", str(fault), ok=False)
     else:

@@ -7,7 +7,7 @@ it for every switch of the configuration. Arranged differently, without changing
 - a token's normalised embedding and its smear gate are looked up, so the smear of the previous token needs that
   token's id and no state in the cache;
 - q and k are normalised before the rotation, which preserves norms; their gain is part of attention's scale;
-- the rest is as it is, in the dtype of the computation.
+- everything else is only cast to the compute dtype.
 
 Shapes: C model width, O outputs and I inputs of a matrix, K key heads, D head channels, E = K·D, S positions,
 V vocabulary.

@@ -6,20 +6,26 @@ Shapes: N rows of a batch, C model width.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nanochat.console import warn
 from nanochat.errors import first_line
 from nanochat.infer.cache import RowCache
 from nanochat.infer.decoder import Span
 from nanochat.infer.frozen import freeze
-from nanochat.infer.torch_decoder import TorchDecoder
+from nanochat.infer.torch_decoder import TorchDecoder, rows_of
 from nanochat.model.gpt import GPT
+
+_CAPTURING = Lock()
+"""PyTorch captures one graph at a time in a process, and a server's models decode in threads of their own."""
 
 Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 """A function of fixed tensors → (replay, its result, which every replay overwrites)."""
@@ -27,10 +33,11 @@ Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 _TOLERANCE = 0.1
 """Between a graph and PyTorch, of hidden states in bf16, whose mean square is 1: a wrong graph is off by more."""
 _FEWEST_SLOTS = 256
+_WITHOUT_PLANS = (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
 
 class CudaGraphs:
-    """Captures CUDA graphs that share memory: none may be replayed before the result of the one before is read."""
+    """Captures CUDA graphs that share memory: read the result of one before replaying another, on the same stream."""
 
     @cached_property
     def _pool(self) -> Any:
@@ -45,8 +52,8 @@ class CudaGraphs:
                 function()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # A server's other models, in threads of their own, may allocate memory meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        # Other threads may allocate memory meanwhile, but not capture.
+        with _CAPTURING, torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = function()
         return graph.replay, result
 
@@ -68,6 +75,7 @@ class GraphDecoder(TorchDecoder):
     """
 
     def __init__(self, model: GPT, cache: RowCache, capture: Capture | None = None):
+        assert model.backend.product == "BLAS", "products must read the weights where `reload` writes them"
         super().__init__(model, cache, own_weights=True)
         self._capture = capture or CudaGraphs()
         self._captured: dict[tuple[int, int], _Captured] = {}
@@ -81,7 +89,7 @@ class GraphDecoder(TorchDecoder):
 
     def _run_single(self, spans: Sequence[Span]) -> Tensor:
         if not self._usable:
-            return super()._run_single(spans)
+            return self._run_eagerly(super()._run_single, spans)
         rows = min(_power_of_two(1 + spans[-1].row), len(self.cache.k_RKSD[0]))
         slots = min(max(_FEWEST_SLOTS, _power_of_two(max(span.stop for span in spans))), self.cache.slots)
         columns = [(0, 0, -1)] * rows
@@ -92,10 +100,22 @@ class GraphDecoder(TorchDecoder):
         if captured is None:
             captured = self._first(spans, columns_3N, rows, slots)
             if captured is None:
-                return super()._run_single(spans)
+                return self._run_eagerly(super()._run_single, spans)
         captured.columns_3N.copy_(columns_3N, non_blocking=True)
         captured.replay()
-        return captured.hidden_NC[[span.row for span in spans]]
+        return rows_of(captured.hidden_NC, spans)
+
+    def _run_several(self, spans: Sequence[Span]) -> Tensor:
+        return self._run_eagerly(super()._run_several, spans)
+
+    def _run_eagerly(self, run: Callable[[Sequence[Span]], Tensor], spans: Sequence[Span]) -> Tensor:
+        """Without cuDNN's attention, which makes a plan for every new shape: prompts have another at nearly every step.
+
+        The kernel that then takes the mask does not know grouped heads.
+        """
+        grouped = self.config.n_head != self.config.n_kv_head
+        with nullcontext() if grouped else sdpa_kernel([*_WITHOUT_PLANS]):
+            return run(spans)
 
     def _first(self, spans: Sequence[Span], columns_3N: Tensor, rows: int, slots: int) -> _Captured | None:
         """Capture a graph and compare it with PyTorch; None, from then on, if it does not work."""
@@ -106,10 +126,10 @@ class GraphDecoder(TorchDecoder):
             return self.hidden(ids_N1, previous_N1, positions_N1, slice(0, rows), slots).squeeze(1)
 
         try:
+            expected_NC = rows_of(step(), spans).clone()
             replay, hidden_NC = self._capture(step)
             replay()
-            expected_NC = super()._run_single(spans)
-            difference = (hidden_NC[[span.row for span in spans]] - expected_NC).abs().max().item()
+            difference = (rows_of(hidden_NC, spans) - expected_NC).abs().max().item()
             if not difference <= _TOLERANCE:
                 raise ArithmeticError(f"its result differs from PyTorch's by {difference:.1e}")
         except (RuntimeError, ArithmeticError) as error:

@@ -132,17 +132,16 @@ def sample(logits_NV: Tensor, params: Sequence[SamplingParams], uniforms: Sequen
     sampled = [row for row, p in enumerate(params) if not p.greedy]
     if not sampled:
         return logits_NV.argmax(dim=-1)
-    chosen_N = torch.empty(len(params), dtype=torch.long, device=logits_NV.device)
-    if greedy:
-        chosen_N[greedy] = logits_NV[greedy].argmax(dim=-1)
     own = [params[row] for row in sampled]
     columns = torch.tensor(
         [[p.temperature, uniforms[row]] for p, row in zip(own, sampled, strict=True)],
         device=logits_NV.device,
         dtype=torch.float32,
     )
-    own_NV = logits_NV[sampled] if greedy else logits_NV
-    chosen_N[sampled] = _draw_token(own_NV, own, columns[:, :1], columns[:, 1:])
+    if not greedy:
+        return _draw_token(logits_NV, own, columns[:, :1], columns[:, 1:])
+    chosen_N = logits_NV.argmax(dim=-1)
+    chosen_N[sampled] = _draw_token(logits_NV[sampled], own, columns[:, :1], columns[:, 1:])
     return chosen_N
 
 

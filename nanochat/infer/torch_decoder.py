@@ -85,6 +85,8 @@ class TorchDecoder:
             (at for at, span in enumerate(spans) if len(span.tokens) == 1), key=lambda at: spans[at].row
         )
         several = [at for at, span in enumerate(spans) if len(span.tokens) > 1]
+        if single == list(range(len(spans))):
+            return self._run_single(spans)
         hidden_NC = torch.empty(len(spans), self.config.n_embd, device=self.device, dtype=self.dtype)
         if single:
             hidden_NC[single] = self._run_single([spans[at] for at in single])
@@ -111,7 +113,7 @@ class TorchDecoder:
         hidden_NC = self.hidden(
             ids_N1, previous_N1, positions_N1, slice(0, rows), self._slots(spans)
         ).squeeze(1)
-        return hidden_NC if len(spans) == rows else hidden_NC[[span.row for span in spans]]
+        return rows_of(hidden_NC, spans)
 
     def _run_several(self, spans: Sequence[Span]) -> Tensor:
         """Hidden states (N, T, C) of spans padded to the longest."""
@@ -225,3 +227,10 @@ class TorchDecoder:
     def log_sums(self, logits_NV: Tensor) -> Tensor:
         """See Decoder."""
         return log_sums(logits_NV)
+
+
+def rows_of(hidden_NC: Tensor, spans: Sequence[Span]) -> Tensor:
+    """The spans' rows of all rows' hidden states; spans by row."""
+    if spans[-1].row == len(spans) - 1:
+        return hidden_NC[: len(spans)]  # indices would have to be copied to a GPU
+    return hidden_NC[[span.row for span in spans]]

@@ -14,7 +14,7 @@
 
 namespace {
 
-// The keys that a tile of queries may see, in whole vectors and tiles.
+// The keys that a block of queries may see, in whole vectors and tiles.
 template <class Kind>
 struct Range {
   static constexpr int64_t UNIT = std::max<int64_t>(LANES, Kind::ROWS);
@@ -76,7 +76,7 @@ void softmax(float* row, const Seen& seen, float scale) {
   for (int64_t s = seen.begin; s < seen.end; s += LANES) store(row + s, load(row + s) * share);
 }
 
-// The rows of a tile as the left factor of sums over keys, (ROWS, padded_T) numbers.
+// The rows of a block as the left factor of sums over keys, (ROWS, padded_T) numbers.
 template <class Kind>
 void as_numbers(const float* rows, const Range<Kind>& range, typename Kind::Number* to, int64_t padded_T) {
   for (int r = 0; r < Kind::ROWS; r++)
@@ -153,6 +153,26 @@ void forward(const Shape& s, const typename Kind::Number* q, const typename Kind
   });
 }
 
+// to (T, D) += for every key the sum over the queries that see it: weights times a factor of channels.
+template <class Kind>
+void add_sums(const Shape& s, const Transposed<Kind>& weights, const Factor<Kind>& factor, float* to) {
+  constexpr int64_t ROWS = Kind::ROWS, UNIT = Kind::INPUTS * Kind::WORDS;
+  for (int64_t key = 0; key < s.T; key += ROWS) {  // queries from this key on, to the end of the last one's window
+    const int64_t first = key / Kind::INPUTS, end = std::min(s.T, key + ROWS - 1 + s.window);
+    const int64_t words = (end + UNIT - 1) / UNIT * Kind::WORDS - first;
+    for (int64_t panel = 0; panel < panels(s.D); panel++) {
+      float sums[ROWS * PANEL];
+      Kind::multiply(weights.at(key, first), weights.row, weights.step, factor.panel(panel, first), words,
+                     s.D - panel * PANEL, sums, PANEL);
+      for (int64_t r = 0; r < ROWS; r++)
+        for (int64_t d = panel * PANEL; d < std::min(s.D, (panel + 1) * PANEL); d += LANES) {
+          float* total = to + (key + r) * s.D + d;
+          store(total, load(total) + load(sums + r * PANEL + d - panel * PANEL));
+        }
+    }
+  }
+}
+
 // With weights P = softmax(scale * Q Kᵀ) and Y = P V: dV = Pᵀ dY, dP = dY Vᵀ, dS = scale * P ∘ (dP - rowsum(P ∘ dP)),
 // dQ = dS K, dK = dSᵀ Q.
 template <class Kind>
@@ -166,7 +186,7 @@ void backward(const Shape& s, const typename Kind::Number* q, const typename Kin
     thread_local Factor<Kind> keys, key_channels, values, query_channels, dy_channels;
     thread_local std::vector<float> kept_p, kept_ds, kept_dk, kept_dv;
     thread_local std::vector<Number> kept_numbers;
-    thread_local Turned<Kind> p_by_key, ds_by_key;
+    thread_local Transposed<Kind> p_by_key, ds_by_key;
     float *p = space(kept_p, ROWS * padded_T), *ds = space(kept_ds, ROWS * padded_T);
     Number* numbers = space(kept_numbers, ROWS * padded_T);
     p_by_key.resize(s.T, padded_T);
@@ -205,24 +225,8 @@ void backward(const Shape& s, const typename Kind::Number* q, const typename Kin
         combine<Kind>(numbers, padded_T, key_channels, range, s.T, s.D,
                       [&](int r, int64_t d, vec x) { store(dq + here + r * wide + d, x); });
       }
-      for (int64_t key = 0; key < s.T; key += ROWS) {  // queries from this key on, to the end of the last one's window
-        const int64_t first = key / Kind::INPUTS, end = std::min(s.T, key + ROWS - 1 + std::min(s.window, s.T));
-        const int64_t words = (end + Kind::INPUTS * Kind::WORDS - 1) / (Kind::INPUTS * Kind::WORDS) * Kind::WORDS - first;
-        const auto add = [&](const Turned<Kind>& left, const Factor<Kind>& right, float* to) {
-          for (int64_t panel = 0; panel < panels(s.D); panel++) {
-            float sums[ROWS * PANEL];
-            Kind::multiply(left.at(key, first), left.row, left.step, right.panel(panel, first), words,
-                           s.D - panel * PANEL, sums, PANEL);
-            for (int r = 0; r < ROWS; r++)
-              for (int64_t d = panel * PANEL; d < std::min(s.D, (panel + 1) * PANEL); d += LANES) {
-                float* total = to + (key + r) * s.D + d;
-                store(total, load(total) + load(sums + r * PANEL + d - panel * PANEL));
-              }
-          }
-        };
-        add(p_by_key, dy_channels, dv_sum);
-        add(ds_by_key, query_channels, dk_sum);
-      }
+      add_sums<Kind>(s, p_by_key, dy_channels, dv_sum);
+      add_sums<Kind>(s, ds_by_key, query_channels, dk_sum);
     }
     for (int64_t t = 0; t < s.T; t++)
       for (int64_t d = 0; d < s.D; d += LANES) {
@@ -236,7 +240,7 @@ void backward(const Shape& s, const typename Kind::Number* q, const typename Kin
 
 extern "C" {
 
-// shape: B, T, H, K, D, window.
+// shape: B, T, H, K, D, window, which is at most T.
 void attention_forward_fp32(const int64_t* shape, const float* q, const float* k, const float* v, float* y,
                             int32_t threads) {
   forward<Fp32>(Shape{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]}, q, k, v, y, threads);

@@ -5,7 +5,7 @@ All kernels compute the same: query t sees the keys t - window + 1 … t, and of
 `documents` is given: what the kernel's candidate makes of the starts of documents, once per batch and window.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -168,13 +168,14 @@ def _probe(
     return KernelProbe(name, True, "forward and backward ran and agree with sdpa")
 
 
-def choose_kernel(device: torch.device, dtype: torch.dtype) -> tuple[KernelName, str]:
-    """(the best kernel that runs here, reason), ready for use. Raises EnvironmentFault when none runs."""
-    probes = probe_kernels(device, dtype)
-    usable = next((probe.name for probe in probes if probe.usable), None)
-    if usable is None:
-        raise EnvironmentFault(
-            f"no attention kernel runs on {device} in {dtype} ({probes[-1].reason}): try --device cpu"
-        )
-    KERNELS[usable].activate()
-    return usable, f"the first of {', '.join(KERNELS)} that runs here and agrees with sdpa"
+def choose_kernel(
+    device: torch.device, dtype: torch.dtype, candidates: Sequence[KernelName] = tuple(KERNELS)
+) -> tuple[KernelName, str]:
+    """(the first of these kernels that runs here, reason), ready for use. Raises EnvironmentFault when none runs."""
+    for name in candidates:
+        probe = _probe(name, KERNELS[name], device, dtype)
+        if probe.usable:
+            return name, f"the first of {', '.join(candidates)} that runs here and agrees with sdpa"
+    raise EnvironmentFault(
+        f"no attention kernel runs on {device} in {dtype} ({probe.reason}): try --device cpu"
+    )

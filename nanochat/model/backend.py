@@ -159,7 +159,7 @@ class Backend:
         return torch.compile(fusible_chunk_loss, dynamic=False) if self.compiles else chunk_loss
 
     def frozen(self, weight_OI: Tensor) -> FrozenLinear:
-        """How inference multiplies by a weight, in the compute dtype, that no longer changes."""
+        """How inference multiplies by a weight, in the compute dtype. BLAS reads it where it is, oneDNN copies it."""
         return FROZEN[self.product](weight_OI)
 
     @property
@@ -226,7 +226,8 @@ def choose_backend(
     device, dtype = runtime.device, runtime.compute_dtype
     use_fp8, fp8_reason = choose_fp8(fp8, device)  # first, because it needs no trial to refuse
     product, product_reason = choose_product(device, dtype)
-    kernel, kernel_reason = choose_kernel(device, dtype)
+    # Trying the faster ones imports a compiler, which evaluation and decoding would wait for.
+    kernel, kernel_reason = choose_kernel(device, dtype, tuple(KERNELS) if training_flops else ("sdpa",))
     compiled_part, compile_reason = choose_compile(compile_mode, device, training_flops)
     if runtime.processes.any(compiled_part == "nothing") and compiled_part != "nothing":
         compiled_part, compile_reason = "nothing", "it does not work on every process"

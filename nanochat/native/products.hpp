@@ -12,7 +12,7 @@
 
 #include "vectors.hpp"
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AVX512F__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #define HAS_TILES
@@ -21,7 +21,8 @@
 namespace {
 
 #ifdef __AVX512F__
-// For two rows of words that are `step` apart: what each of them is after exchanging the blocks beside the diagonal.
+// For one stage of a 16 × 16 transposition: the words of two rows that are `step` apart after exchanging the blocks
+// beside the diagonal.
 constexpr std::array<int32_t, 2 * LANES> exchanged(int step) {
   std::array<int32_t, 2 * LANES> found{};
   for (int i = 0; i < LANES; i++) {
@@ -44,9 +45,9 @@ inline void exchange(__m512i (&m)[LANES]) {
 }
 #endif
 
-// Turns 16 rows of words, `from_stride` apart, into columns: to[i * to_stride + r] = from[r * from_stride + i].
+// Transposes 16 rows of words: to[i * to_stride + r] = from[r * from_stride + i].
 template <class Word>
-inline void turn(const Word* from, int64_t from_stride, int64_t columns, Word* to, int64_t to_stride) {
+inline void transpose(const Word* from, int64_t from_stride, int64_t columns, Word* to, int64_t to_stride) {
   int64_t done = 0;
 #ifdef __AVX512F__
   for (; done + LANES <= columns; done += LANES) {
@@ -128,7 +129,7 @@ struct Bf16Tiles : Bf16 {
   static constexpr int WORDS = LANES;
   static constexpr bool NEIGHBOURS = true;
 
-  // Linux wants to be asked before a process uses tiles.
+  // Linux lets a process use tiles only after it asks; a sandbox may refuse.
   static bool permitted() {
     constexpr int ASK_FOR = 0x1023, TILE_DATA = 18;
     static const bool granted = syscall(SYS_arch_prctl, ASK_FOR, TILE_DATA) == 0;
@@ -143,6 +144,7 @@ struct Bf16Tiles : Bf16 {
         uint8_t rows[16]{};
       } shapes;
       for (int tile = 0; tile < 8; tile++) shapes.bytes[tile] = 64, shapes.rows[tile] = LANES;
+      asm volatile("" ::"r"(&shapes) : "memory");  // GCC's instructions for tiles do not declare what they read
       _tile_loadconfig(&shapes);
     }
     ~Session() { _tile_release(); }
@@ -151,7 +153,7 @@ struct Bf16Tiles : Bf16 {
   static void multiply(const Word* x, int64_t row, int64_t, const Word* panel, int64_t words, int64_t columns,
                        float* sums, int64_t stride) {
     constexpr int64_t BYTES = sizeof(Word);
-    asm volatile("" ::: "memory");  // GCC does not know that tiles read memory
+    asm volatile("" ::: "memory");  // as above
     for (int64_t half = 0; half < std::min<int64_t>(columns, PANEL); half += 2 * LANES) {
       _tile_zero(0);
       _tile_zero(1);
@@ -203,7 +205,7 @@ struct Factor {
     const int64_t row = stride / Kind::INPUTS;
     const auto place = [&](int64_t t) { return to + t / PANEL * words * PANEL + t % PANEL; };
     int64_t t = 0;
-    for (; t + LANES <= T; t += LANES) turn(from + t * row, row, words, place(t), PANEL);
+    for (; t + LANES <= T; t += LANES) transpose(from + t * row, row, words, place(t), PANEL);
     for (; t < T; t++)
       for (int64_t i = 0; i < words; i++) place(t)[i * PANEL] = from[t * row + i];
   }
@@ -223,9 +225,9 @@ struct Factor {
   const Word* panel(int64_t p, int64_t word = 0) const { return kept.data() + (p * words + word) * PANEL; }
 };
 
-// The left factor of sums over rows: these rows turned, put in ROWS at a time.
+// The left factor of sums over rows: these rows, transposed.
 template <class Kind>
-struct Turned {
+struct Transposed {
   using Word = typename Kind::Word;
   std::vector<Word> kept;
   int64_t row, step;  // from one of its rows to the next, from a word to the next
@@ -233,7 +235,7 @@ struct Turned {
   // For `rows` rows with this many columns.
   void resize(int64_t rows, int64_t columns) {
     const int64_t words = rows / Kind::INPUTS, apart = LANES + (Kind::NEIGHBOURS ? words : columns);
-    row = Kind::NEIGHBOURS ? apart : 1, step = Kind::NEIGHBOURS ? 1 : apart;  // LANES: not all in one set of the cache
+    row = Kind::NEIGHBOURS ? apart : 1, step = Kind::NEIGHBOURS ? 1 : apart;  // LANES: rows share no set of the cache
     space(kept, (LANES + words) * (LANES + columns));
   }
 
@@ -247,7 +249,7 @@ struct Turned {
         Kind::interleave(from, from + (Kind::INPUTS - 1) * stride,
                          Kind::NEIGHBOURS ? words + r / Kind::INPUTS * LANES : to + r / Kind::INPUTS * step);
       }
-      if (Kind::NEIGHBOURS) turn(words, LANES, LANES, to, row);
+      if (Kind::NEIGHBOURS) transpose(words, LANES, LANES, to, row);
     }
   }
 

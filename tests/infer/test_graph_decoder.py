@@ -18,7 +18,7 @@ PARAMS = [SamplingParams(temperature=0, max_new_tokens=4 + 5 * at) for at in ran
 
 
 class Recorder:
-    """Stands in for CUDA graphs by a trace, which like them has every tensor where it was and every number as it was."""
+    """Stands in for CUDA graphs by a trace, which keeps tensors where they were and numbers as they were."""
 
     def __init__(self, spoil: float = 0.0):
         self.records = 0
@@ -57,22 +57,27 @@ def test_recorded_steps_give_the_tokens_of_the_plain_decoder(model, tokenizer, m
     assert recorder.replays > 3 * recorder.records
 
 
-def test_graphs_stay_when_the_weights_change(whole_config, new_model, tokenizer, monkeypatch):
-    first, second = new_model(whole_config), new_model(whole_config)
+def check_reloading(config, new_model, tokenizer, monkeypatch, capture: Capture, device: str = "cpu") -> None:
+    """An engine that keeps its graphs answers as a new one does after every change of the weights."""
+    first, second = new_model(config).to(device), new_model(config).to(device)
     with torch.no_grad():
         for parameter in second.parameters():
             parameter.mul_(-0.8)
     before = {name: tensor.clone() for name, tensor in first.state_dict().items()}
-    recorder = Recorder()
-    engine = graph_engine(first, tokenizer, monkeypatch, recorder)
+    engine = graph_engine(first, tokenizer, monkeypatch, capture)
     for model in (first, second, first):
         fresh = Engine(model, tokenizer, max_rows=3, tools=None)
         fresh._decoders._torch = TorchDecoder(model, fresh._cache)
         engine.reload(model)
         asked = [[c.ids for c in each.generate(PROMPTS, PARAMS)] for each in (engine, fresh)]
         assert asked[0] == asked[1]
-    assert recorder.records <= 3
     assert all(torch.equal(tensor, before[name]) for name, tensor in first.state_dict().items())
+
+
+def test_graphs_stay_when_the_weights_change(whole_config, new_model, tokenizer, monkeypatch):
+    recorder = Recorder()
+    check_reloading(whole_config, new_model, tokenizer, monkeypatch, recorder)
+    assert recorder.records <= 3
 
 
 def test_rows_decode_by_graphs_beside_a_prompt(model, tokenizer, monkeypatch):
@@ -114,3 +119,10 @@ def test_on_a_gpu_graphs_give_the_tokens_of_the_plain_decoder(model, tokenizer, 
     model = model.to("cuda")
     expected = [c.ids for c in Engine(model, tokenizer, max_rows=3, tools=None).generate(PROMPTS, PARAMS)]
     assert answers(model, tokenizer, monkeypatch, CudaGraphs()) == expected
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_graphs_stay_when_the_weights_change(whole_config, new_model, tokenizer, monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    check_reloading(whole_config, new_model, tokenizer, monkeypatch, CudaGraphs(), "cuda")

@@ -52,7 +52,7 @@ def run(
     key_heads=st.integers(1, 2),
     groups=st.integers(1, 3),
     channels=st.sampled_from([16, 32, 64, 80, 128]),
-    window=st.integers(1, 200),
+    window=st.integers(1, 200) | st.just(2**40),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     seed=st.integers(0, 999),
 )
@@ -73,6 +73,19 @@ def test_values_and_gradients_are_those_of_pytorch(
     tolerance = 2e-5 if dtype == torch.float32 else 0.03
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours - theirs).abs().max() <= tolerance * max(1.0, float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "channels"), [(32, 32), (20, 16)])
+def test_nothing_is_left_over_from_a_larger_call(
+    attend: AttentionKernel, dtype: torch.dtype, tokens: int, channels: int
+) -> None:
+    for larger in (drawn(0, 2, 1024, 2, 2, 64), drawn(0, 2, 252, 2, 1, 80)):
+        run(attend, [torch.full_like(x, torch.nan) for x in larger], 300, dtype)
+    tensors = [x.to(dtype) for x in drawn(1, 2, tokens, 4, 2, channels)]
+    expected = run(sdpa, tensors, 7, torch.float64)
+    for ours, theirs in zip(run(attend, tensors, 7, dtype), expected, strict=True):
+        assert (ours - theirs).abs().max() <= 0.03 * max(1.0, float(theirs.abs().max()))
 
 
 def test_a_row_does_not_depend_on_the_batch_or_the_number_of_threads(attend: AttentionKernel) -> None:
