@@ -24,7 +24,8 @@
 
 namespace {
 
-constexpr int ROWS = 6;                    // tokens computed together: 24 sums fit the registers of AVX-512
+constexpr int ROWS = 6;                    // tokens computed together, whose sums fit the registers
+constexpr int STORED = 64;                 // outputs of a panel of weights, computed PANEL at a time
 constexpr int64_t CACHED_BYTES = 8 << 20;  // weights that are quick for every thread to read (docs/log.md)
 constexpr int GROUP = 4;                   // rows that decode ahead together, whose keys fit a near cache (docs/log.md)
 constexpr int UNITS_PER_THREAD = 3;        // into which work is divided, so that none waits long for the last
@@ -216,11 +217,11 @@ inline vec fold(vec a, vec b) {
 }
 
 // The sums of LANES vectors, which are overwritten.
+template <int N = LANES / 2>
 inline vec sums(vec (&v)[LANES]) {
-  for (int i = 0; i < 8; i++) v[i] = fold<8>(v[i], v[i + 8]);
-  for (int i = 0; i < 4; i++) v[i] = fold<4>(v[i], v[i + 4]);
-  for (int i = 0; i < 2; i++) v[i] = fold<2>(v[i], v[i + 2]);
-  return fold<1>(v[0], v[1]);
+  for (int i = 0; i < N; i++) v[i] = fold<N>(v[i], v[i + N]);
+  if constexpr (N > 1) return sums<N / 2>(v);
+  return v[0];
 }
 
 inline float inverse_rms(const float* x, int n) {
@@ -229,36 +230,40 @@ inline float inverse_rms(const float* x, int n) {
   return 1.0f / std::sqrt(sum(squares) / n + 1.1920929e-7f);
 }
 
-// The kinds of weights: how a panel's weights are read for one input, or for INPUTS at once, and multiplied. They lie
-// as floats, or in words of two bf16 or four int8. `In` is what the inputs of a token are converted to beforehand.
+// The kinds of weights: how the weights of PANEL outputs, from one on, are read for one input, or for INPUTS at once, and
+// multiplied. They lie as floats, or in words of two bf16 or four int8: WORDS of them for each input and stored panel. `In`
+// is what the inputs of a token are converted to beforehand.
 struct Fp32Panel {
-  static constexpr int INPUTS = 1, WORDS = PANEL;
+  static constexpr int INPUTS = 1, WORDS = STORED;
   using In = float;
   using Weights = vec[VECTORS];
-  static void read(const uint32_t* words, Weights& w) {
-    for (int v = 0; v < VECTORS; v++) w[v] = load(reinterpret_cast<const float*>(words) + v * LANES);
+  static void read(const uint32_t* words, int output, Weights& w) {
+    for (int v = 0; v < VECTORS; v++) w[v] = load(reinterpret_cast<const float*>(words) + output + v * LANES);
   }
   static void add(vec& total, const vec& w, float in) { total += w * in; }
 };
 
 struct Int8Panel {
-  static constexpr int INPUTS = 1, WORDS = PANEL / 4;
+  static constexpr int INPUTS = 1, WORDS = STORED / 4;  // the byte b of word i belongs to output i + WORDS * b
   using In = float;
   using Weights = vec[VECTORS];
-  static void read(const uint32_t* words, Weights& w) {
-    const int_vec four = *reinterpret_cast<const int_vec*>(words);
-    for (int v = 0; v < VECTORS; v++) w[v] = __builtin_convertvector(four << (24 - 8 * v) >> 24, vec);
+  static void read(const uint32_t* words, int output, Weights& w) {
+    for (int v = 0; v < VECTORS; v++) {
+      const int at = output + v * LANES;
+      const int_vec four = *reinterpret_cast<const int_vec*>(words + at % WORDS);
+      w[v] = __builtin_convertvector(four << (24 - 8 * (at / WORDS)) >> 24, vec);
+    }
   }
   static void add(vec& total, const vec& w, float in) { total += w * in; }
 };
 
 // Inputs are rounded to bf16 as well, so that processors with bf16 units multiply two pairs at once.
 struct Bf16Panel {
-  static constexpr int INPUTS = 2, WORDS = PANEL;
+  static constexpr int INPUTS = 2, WORDS = STORED;
   using In = uint32_t;  // input i, and i + half of all
   using Weights = word_vec[VECTORS];
-  static void read(const uint32_t* words, Weights& w) {
-    for (int v = 0; v < VECTORS; v++) w[v] = *reinterpret_cast<const word_vec*>(words + v * LANES);
+  static void read(const uint32_t* words, int output, Weights& w) {
+    for (int v = 0; v < VECTORS; v++) w[v] = *reinterpret_cast<const word_vec*>(words + output + v * LANES);
   }
   static void add(vec& total, const word_vec& w, uint32_t in) { add_pairs(total, w, in); }
 };
@@ -289,15 +294,16 @@ const typename Panel::In* converted(const float* x, int64_t n, int inputs, bool 
   }
 }
 
-// One panel of outputs for N tokens. Every output is summed over the inputs in their order, whatever N is.
+// PANEL outputs of a stored panel, from one on, for N tokens. Every output is summed over the inputs in their order,
+// whatever N is.
 template <int N, class Panel>
-void multiply_tile(const typename Panel::In* x, const Matrix& m, int64_t panel, vec (*total)[VECTORS]) {
+void multiply_tile(const typename Panel::In* x, const Matrix& m, int64_t panel, int output, vec (*total)[VECTORS]) {
   const uint32_t* words = static_cast<const uint32_t*>(m.weights) + panel * (m.inputs / Panel::INPUTS) * Panel::WORDS;
   const int inputs = m.inputs / Panel::INPUTS;
   vec sums[N][VECTORS]{};
   for (int i = 0; i < inputs; i++, words += Panel::WORDS) {
     typename Panel::Weights w;
-    Panel::read(words, w);
+    Panel::read(words, output, w);
     for (int r = 0; r < N; r++)
       for (int v = 0; v < VECTORS; v++) Panel::add(sums[r][v], w[v], x[r * inputs + i]);
   }
@@ -306,7 +312,7 @@ void multiply_tile(const typename Panel::In* x, const Matrix& m, int64_t panel, 
 }
 
 template <class Panel>
-constexpr void (*MULTIPLY_TILE[])(const typename Panel::In*, const Matrix&, int64_t, vec (*)[VECTORS]) = {
+constexpr void (*MULTIPLY_TILE[])(const typename Panel::In*, const Matrix&, int64_t, int, vec (*)[VECTORS]) = {
     nullptr,
     multiply_tile<1, Panel>,
     multiply_tile<2, Panel>,
@@ -318,7 +324,7 @@ constexpr void (*MULTIPLY_TILE[])(const typename Panel::In*, const Matrix&, int6
 
 template <class Panel, class Workers, class Put>
 void multiply_panels(Workers& workers, const float* x, int64_t n, const Matrix& m, bool normalised, const Put& put) {
-  const int64_t tiles = (n + ROWS - 1) / ROWS, panels = (m.outputs + PANEL - 1) / PANEL;
+  const int64_t tiles = (n + ROWS - 1) / ROWS, panels = (m.outputs + STORED - 1) / STORED;
   const int64_t parts = std::min<int64_t>(tiles, (workers.threads * UNITS_PER_THREAD + panels - 1) / panels);
   const auto begin_of = [&](int64_t tile) { return tile * n / tiles; };
   workers.run_ranges(panels * parts, [&](int64_t begin, int64_t end) {
@@ -330,16 +336,20 @@ void multiply_panels(Workers& workers, const float* x, int64_t n, const Matrix& 
       for (; item < last; item++) {
         for (int64_t tile = first_tile; tile < last_tile; tile++) {
           const int64_t first = begin_of(tile), count = begin_of(tile + 1) - first, panel = item % panels;
-          vec total[ROWS][VECTORS];
-          MULTIPLY_TILE<Panel>[count](in + (first - start) * (m.inputs / Panel::INPUTS), m, panel, total);
+          float scale[ROWS];
           for (int64_t r = 0; r < count; r++) {
             const bool scaled = normalised && AS_THEY_ARE<Panel>;
-            const float scale = scaled ? inverse_rms(x + (first + r) * m.inputs, m.inputs) : 1.0f;
-            for (int v = 0; v < VECTORS; v++) {
-              const int64_t at = panel * PANEL + v * LANES;
-              const vec scales = m.scales ? load(m.scales + at) * scale : vec{} + scale;
-              if (at < m.outputs) put(first + r, at, total[r][v] * scales);
-            }
+            scale[r] = scaled ? inverse_rms(x + (first + r) * m.inputs, m.inputs) : 1.0f;
+          }
+          for (int output = 0; output < STORED && panel * STORED + output < m.outputs; output += PANEL) {
+            vec total[ROWS][VECTORS];
+            MULTIPLY_TILE<Panel>[count](in + (first - start) * (m.inputs / Panel::INPUTS), m, panel, output, total);
+            for (int64_t r = 0; r < count; r++)
+              for (int v = 0; v < VECTORS; v++) {
+                const int64_t at = panel * STORED + output + v * LANES;
+                const vec scales = m.scales ? load(m.scales + at) * scale[r] : vec{} + scale[r];
+                if (at < m.outputs) put(first + r, at, total[r][v] * scales);
+              }
           }
         }
       }
@@ -347,7 +357,7 @@ void multiply_panels(Workers& workers, const float* x, int64_t n, const Matrix& 
   });
 }
 
-// The product of a matrix with n vectors x, or with x / rms(x). put(token, output, vec) receives 16 outputs at a time.
+// The product of a matrix with n vectors x, or with x / rms(x). put(token, output, vec) receives LANES outputs at a time.
 template <class Workers, class Put>
 void multiply(Workers& workers, const float* x, int64_t n, const Matrix& m, bool normalised, const Put& put) {
   switch (m.kind) {
@@ -448,7 +458,7 @@ struct Bf16Cells {
   }
 };
 
-// The products of a query with 16 keys. stride(j): from key j to the next one.
+// The products of a query with LANES keys. stride(j): from key j to the next one.
 template <class Cells, class Stride, class Cell = typename Cells::Cell>
 inline vec multiply_keys(const Cell* q, const Cell* k, int D, const Stride& stride) {
   vec products[LANES]{};
@@ -555,7 +565,7 @@ void find_reaching(const float* logits, int64_t vocab, float value, std::vector<
     if (logits[id] >= value) found.push_back({logits[id], 0.0f, id});
 }
 
-// The weights e^((logit - highest) * sharpness) of a row of logits, 16 at a time; beyond the vocabulary they are 0.
+// The weights e^((logit - highest) * sharpness) of a row of logits, LANES at a time; beyond the vocabulary they are 0.
 struct RowWeights {
   const float* logits;
   int64_t vocab;

@@ -12,7 +12,7 @@ from torch import Tensor
 from nanochat.infer.frozen import WeightsName, int8_scales
 
 LANES = 16
-"""Floats of a vector."""
+"""What numbers lie together in: the processor's vectors, or several of them."""
 _PANEL = 64
 
 

@@ -45,7 +45,7 @@ inline void exchange(__m512i (&m)[LANES]) {
 }
 #endif
 
-// Transposes 16 rows of words: to[i * to_stride + r] = from[r * from_stride + i].
+// Transposes LANES rows of words: to[i * to_stride + r] = from[r * from_stride + i].
 template <class Word>
 inline void transpose(const Word* from, int64_t from_stride, int64_t columns, Word* to, int64_t to_stride) {
   int64_t done = 0;
@@ -64,7 +64,7 @@ inline void transpose(const Word* from, int64_t from_stride, int64_t columns, Wo
 // The products of Kind by the vectors that every processor has.
 template <class Kind>
 struct ByVectors {
-  static constexpr int ROWS = 4;             // 16 sums fit the registers
+  static constexpr int ROWS = 4;             // their sums fit the registers
   static constexpr int WORDS = 1;            // the number of words must be a multiple of this
   static constexpr bool NEIGHBOURS = false;  // whether the words of a left factor's row must be neighbours
   struct Session {};                         // what a thread needs while it multiplies
@@ -74,8 +74,8 @@ struct ByVectors {
   template <class Word>
   static void multiply(const Word* x, int64_t row, int64_t step, const Word* panel, int64_t words, int64_t columns,
                        float* sums, int64_t stride) {
-    if (columns > 3 * LANES) return multiply<4>(x, row, step, panel, words, sums, stride);
-    if (columns > 2 * LANES) return multiply<3>(x, row, step, panel, words, sums, stride);
+    if (VECTORS > 3 && columns > 3 * LANES) return multiply<4>(x, row, step, panel, words, sums, stride);
+    if (VECTORS > 2 && columns > 2 * LANES) return multiply<3>(x, row, step, panel, words, sums, stride);
     if (columns > LANES) return multiply<2>(x, row, step, panel, words, sums, stride);
     multiply<1>(x, row, step, panel, words, sums, stride);
   }

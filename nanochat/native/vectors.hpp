@@ -1,5 +1,5 @@
-// Vectors of 16 floats for the C++ of this project, by the vector extensions of GCC and Clang: the compiler maps them
-// to what the processor has.
+// Vectors of floats for the C++ of this project, by the vector extensions of GCC and Clang: as wide as the processor's,
+// because a compiler keeps wider ones in memory. LANES divides 16.
 
 #pragma once
 
@@ -12,37 +12,45 @@
 
 namespace {
 
-constexpr int LANES = 16;               // floats of a vector
-constexpr int VECTORS = 4;              // vectors of a panel
+#ifdef __AVX512F__
+constexpr int LANES = 16;   // floats of a vector
+constexpr int VECTORS = 4;  // vectors of a panel
+#elif defined(__AVX__)
+constexpr int LANES = 8, VECTORS = 2;  // in half as many registers
+#elif defined(__ARM_NEON)
+constexpr int LANES = 4, VECTORS = 4;
+#else
+constexpr int LANES = 4, VECTORS = 2;
+#endif
 constexpr int PANEL = LANES * VECTORS;  // outputs of a product that are computed together
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef float half_vec __attribute__((vector_size(4 * LANES / 2)));
-typedef float quarter_vec __attribute__((vector_size(4 * LANES / 4)));
 typedef int32_t int_vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint32_t word_vec __attribute__((vector_size(4 * LANES), aligned(4)));
 
-inline int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
+inline int padded(int n) { return (n + 15) / 16 * 16; }  // whole vectors on every processor
 inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
 inline void store(float* p, vec v) { *reinterpret_cast<vec*>(p) = v; }
 
+// The lanes of v combined by `join`, which takes vectors and floats: halves first, down to four lanes.
+template <class Vector, class Join>
+inline float reduce(Vector v, const Join& join) {
+  if constexpr (sizeof(Vector) == 4 * sizeof(float)) {
+    return join(join(v[0], v[2]), join(v[1], v[3]));
+  } else {
+    typedef float half __attribute__((vector_size(sizeof(Vector) / 2)));
+    struct Halves { half low, high; };
+    const auto halves = std::bit_cast<Halves>(v);
+    return reduce<half>(join(halves.low, halves.high), join);
+  }
+}
+
 inline float sum(vec v) {
-  struct Halves { half_vec low, high; };
-  struct Quarters { quarter_vec low, high; };
-  const auto halves = std::bit_cast<Halves>(v);
-  const auto quarters = std::bit_cast<Quarters>(halves.low + halves.high);
-  const quarter_vec four = quarters.low + quarters.high;
-  return (four[0] + four[2]) + (four[1] + four[3]);
+  return reduce(v, [](auto a, auto b) { return a + b; });
 }
 
 inline float greatest(vec v) {
-  struct Halves { half_vec low, high; };
-  struct Quarters { quarter_vec low, high; };
-  const auto halves = std::bit_cast<Halves>(v);
-  const auto quarters = std::bit_cast<Quarters>(halves.low > halves.high ? halves.low : halves.high);
-  const quarter_vec four = quarters.low > quarters.high ? quarters.low : quarters.high;
-  const float even = four[0] > four[2] ? four[0] : four[2], odd = four[1] > four[3] ? four[1] : four[3];
-  return even > odd ? even : odd;
+  return reduce(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // A bit for each lane that reaches a value, from the lowest.
