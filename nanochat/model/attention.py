@@ -168,10 +168,12 @@ def _probe(
     return KernelProbe(name, True, "forward and backward ran and agree with sdpa")
 
 
-def choose_kernel(
-    device: torch.device, dtype: torch.dtype, candidates: Sequence[KernelName] = tuple(KERNELS)
-) -> tuple[KernelName, str]:
-    """(the first of these kernels that runs here, reason), ready for use. Raises EnvironmentFault when none runs."""
+def choose_kernel(device: torch.device, dtype: torch.dtype, training: bool = True) -> tuple[KernelName, str]:
+    """(the best kernel that runs here, reason), ready for use. Raises EnvironmentFault when none runs.
+
+    training: else only PyTorch's own: trying others imports a compiler, which evaluation and decoding would wait for.
+    """
+    candidates: Sequence[KernelName] = tuple(KERNELS) if training else ("sdpa",)
     for name in candidates:
         probe = _probe(name, KERNELS[name], device, dtype)
         if probe.usable:

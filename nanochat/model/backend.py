@@ -226,8 +226,7 @@ def choose_backend(
     device, dtype = runtime.device, runtime.compute_dtype
     use_fp8, fp8_reason = choose_fp8(fp8, device)  # first, because it needs no trial to refuse
     product, product_reason = choose_product(device, dtype)
-    # Trying the faster ones imports a compiler, which evaluation and decoding would wait for.
-    kernel, kernel_reason = choose_kernel(device, dtype, tuple(KERNELS) if training_flops else ("sdpa",))
+    kernel, kernel_reason = choose_kernel(device, dtype, training=training_flops > 0)
     compiled_part, compile_reason = choose_compile(compile_mode, device, training_flops)
     if runtime.processes.any(compiled_part == "nothing") and compiled_part != "nothing":
         compiled_part, compile_reason = "nothing", "it does not work on every process"

@@ -21,4 +21,6 @@ def test_the_model_gives_the_recorded_logits() -> None:
     load_weights(model, store.load_model_state(FIXTURE, 3), FIXTURE)
     with torch.no_grad():
         logits = model.eval().logits(model(torch.tensor([recorded["ids"]])))[0, -1]
-    assert logits[: len(recorded["logits"])].tolist() == pytest.approx(recorded["logits"], abs=2e-6)
+    assert logits[: len(recorded["logits"])].tolist() == pytest.approx(
+        recorded["logits"], abs=1e-5
+    )  # processors sum in different orders

@@ -28,7 +28,7 @@ ONEDNN = replace(REFERENCE, product="oneDNN")
 @pytest.fixture
 def any_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make trials succeed on devices that this machine lacks."""
-    monkeypatch.setattr(backends, "choose_kernel", lambda device, dtype: ("sdpa", "a trial"))
+    monkeypatch.setattr(backends, "choose_kernel", lambda device, dtype, training: ("sdpa", "a trial"))
     monkeypatch.setattr(backends, "choose_fp8", lambda asked, device: (asked, "a flag"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
 

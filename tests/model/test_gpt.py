@@ -118,6 +118,17 @@ def test_a_kernel_that_fails_or_computes_something_else_is_passed_over(
         attention.choose_kernel(device, torch.float32)
 
 
+def test_without_training_only_pytorchs_own_attention_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    other = attention.KernelCandidate(lambda *inputs: tried.append(inputs), document_bounds)  # type: ignore[arg-type, return-value]
+    kernels = {"fa4": other, "sdpa": attention.KERNELS["sdpa"]}
+    monkeypatch.setattr(attention, "KERNELS", kernels)
+    assert attention.choose_kernel(torch.device("cpu"), torch.float32, training=False)[0] == "sdpa"
+    assert not tried
+    assert attention.choose_kernel(torch.device("cpu"), torch.float32)[0] == "sdpa"
+    assert tried
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("window", [4, 64, 256])
