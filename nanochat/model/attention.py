@@ -5,7 +5,7 @@ All kernels compute the same: query t sees the keys t - window + 1 … t, and of
 `documents` is given: what the kernel's candidate makes of the starts of documents, once per batch and window.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -173,11 +173,13 @@ def choose_kernel(device: torch.device, dtype: torch.dtype, training: bool = Tru
 
     training: else only PyTorch's own: trying others imports a compiler, which evaluation and decoding would wait for.
     """
-    candidates: Sequence[KernelName] = tuple(KERNELS) if training else ("sdpa",)
+    here = [name for name, each in KERNELS.items() if device.type == "cuda" or not each.cuda_only]
+    candidates: list[KernelName] = here if training else ["sdpa"]
+    reason = f"the first of {', '.join(candidates)} that runs here and agrees with sdpa"
     for name in candidates:
         probe = _probe(name, KERNELS[name], device, dtype)
         if probe.usable:
-            return name, f"the first of {', '.join(candidates)} that runs here and agrees with sdpa"
+            return name, reason if len(candidates) > 1 else "PyTorch's own"
     raise EnvironmentFault(
         f"no attention kernel runs on {device} in {dtype} ({probe.reason}): try --device cpu"
     )

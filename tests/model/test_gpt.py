@@ -120,7 +120,7 @@ def test_a_kernel_that_fails_or_computes_something_else_is_passed_over(
 
 def test_without_training_only_pytorchs_own_attention_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[object] = []
-    other = attention.KernelCandidate(lambda *inputs: tried.append(inputs), document_bounds)  # type: ignore[arg-type, return-value]
+    other = attention.KernelCandidate(lambda *inputs: tried.append(inputs), document_bounds)
     kernels = {"fa4": other, "sdpa": attention.KERNELS["sdpa"]}
     monkeypatch.setattr(attention, "KERNELS", kernels)
     assert attention.choose_kernel(torch.device("cpu"), torch.float32, training=False)[0] == "sdpa"

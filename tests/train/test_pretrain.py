@@ -314,7 +314,9 @@ def test_training_and_loading_choose_one_backend_once_each(
     trials: list[str] = []
     for name in ("choose_product", "choose_kernel", "choose_fp8", "choose_compile"):
         choose = getattr(backend, name)
-        monkeypatch.setattr(backend, name, lambda *a, n=name, c=choose: (trials.append(n), c(*a))[1])
+        monkeypatch.setattr(
+            backend, name, lambda *a, n=name, c=choose, **k: (trials.append(n), c(*a, **k))[1]
+        )
     pretrain(tiny)
     said = capsys.readouterr().err
     with open_runtime("cpu") as here:
