@@ -494,8 +494,7 @@ void attend(const float* q, const Cell* k, const Cell* v, int64_t count, int D, 
     high = each > high ? each : high;
   }
   std::fill(scores + count, scores + padded(count), -INFINITY);
-  float highest = high[0];
-  for (int lane = 1; lane < LANES; lane++) highest = std::max(highest, high[lane]);
+  const float highest = greatest(high);
   vec total{};
   for (int64_t s = 0; s < count; s += LANES) {
     store(weights + s, exponential(load(scores + s) - highest));
@@ -577,7 +576,7 @@ struct RowWeights {
       const vec each = read(id);
       most = each > most ? each : most;
     }
-    for (int lane = 0; lane < LANES; lane++) highest = std::max(highest, most[lane]);
+    highest = greatest(most);
   }
 
   vec read(int64_t id) const {

@@ -12,7 +12,7 @@ from torch import Tensor
 from nanochat.infer.frozen import WeightsName, int8_scales
 
 LANES = 16
-"""What numbers lie together in: the processor's vectors, or several of them."""
+"""Sizes are multiples of this: whole vectors on every processor."""
 _PANEL = 64
 
 

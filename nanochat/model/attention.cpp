@@ -101,6 +101,7 @@ void combine(const typename Kind::Number* x, int64_t padded_T, const Factor<Kind
 
 struct Shape {
   int64_t B, T, H, K, D, window;
+  explicit Shape(const int64_t* s) : B(s[0]), T(s[1]), H(s[2]), K(s[3]), D(s[4]), window(s[5]) {}
   int64_t padded_T() const { return panels(T) * PANEL; }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(D)); }
 };
@@ -243,12 +244,12 @@ extern "C" {
 // shape: B, T, H, K, D, window, which is at most T.
 void attention_forward_fp32(const int64_t* shape, const float* q, const float* k, const float* v, float* y,
                             int32_t threads) {
-  forward<Fp32>(Shape{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]}, q, k, v, y, threads);
+  forward<Fp32>(Shape(shape), q, k, v, y, threads);
 }
 
 void attention_forward_bf16(const int64_t* shape, const bf16_bits* q, const bf16_bits* k, const bf16_bits* v,
                             bf16_bits* y, int32_t threads) {
-  const Shape s{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};
+  const Shape s(shape);
 #ifdef HAS_TILES
   if (fits_tiles(s)) return forward<Bf16Tiles>(s, q, k, v, y, threads);
 #endif
@@ -257,12 +258,12 @@ void attention_forward_bf16(const int64_t* shape, const bf16_bits* q, const bf16
 
 void attention_backward_fp32(const int64_t* shape, const float* q, const float* k, const float* v, const float* dy,
                              float* dq, float* dk, float* dv, int32_t threads) {
-  backward<Fp32>(Shape{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]}, q, k, v, dy, dq, dk, dv, threads);
+  backward<Fp32>(Shape(shape), q, k, v, dy, dq, dk, dv, threads);
 }
 
 void attention_backward_bf16(const int64_t* shape, const bf16_bits* q, const bf16_bits* k, const bf16_bits* v,
                              const bf16_bits* dy, bf16_bits* dq, bf16_bits* dk, bf16_bits* dv, int32_t threads) {
-  const Shape s{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};
+  const Shape s(shape);
 #ifdef HAS_TILES
   if (fits_tiles(s)) return backward<Bf16Tiles>(s, q, k, v, dy, dq, dk, dv, threads);
 #endif

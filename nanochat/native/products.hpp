@@ -200,7 +200,7 @@ struct Factor {
   void outputs_by_row(const Number* x, int64_t stride, int64_t T, int64_t D) {
     words = D / Kind::INPUTS;
     Word* to = space(kept, panels(T) * words * PANEL);
-    std::fill_n(to, panels(T) * words * PANEL, Word{});
+    if (T % PANEL) std::fill_n(to, panels(T) * words * PANEL, Word{});  // what fills up the last panel
     const Word* from = reinterpret_cast<const Word*>(x);
     const int64_t row = stride / Kind::INPUTS;
     const auto place = [&](int64_t t) { return to + t / PANEL * words * PANEL + t % PANEL; };
@@ -214,7 +214,7 @@ struct Factor {
   void outputs_by_column(const Number* x, int64_t stride, int64_t T, int64_t D) {
     words = T / Kind::INPUTS;
     Word* to = space(kept, panels(D) * words * PANEL);
-    std::fill_n(to, panels(D) * words * PANEL, Word{});
+    if (D % PANEL) std::fill_n(to, panels(D) * words * PANEL, Word{});  // what fills up the last panel
     for (int64_t i = 0; i < words; i++)
       for (int64_t d = 0; d < D; d += LANES) {
         const Number* first = x + i * Kind::INPUTS * stride + d;
