@@ -25,7 +25,7 @@ from nanochat.builtin.documents import SIZES, documents, val_documents
 from nanochat.builtin.evaluation import evaluation
 from nanochat.builtin.exercises import EXERCISES, Exercise
 
-CONTENT_VERSION = 4
+CONTENT_VERSION = 5
 """Raised whenever a generated text changes: datasets on disk made by another version are made again."""
 
 __all__ = [

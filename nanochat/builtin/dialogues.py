@@ -45,11 +45,11 @@ _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
     (partial(exercise_turn, "facts"), 21),
     (partial(exercise_turn, "arithmetic"), 15),
     (partial(exercise_turn, "letters"), 8),
-    (partial(exercise_turn, "spelling"), 24),
-    (partial(exercise_turn, "choice"), 15),
+    (partial(exercise_turn, "spelling"), 26),
+    (partial(exercise_turn, "choice"), 12),
     (partial(exercise_turn, "identity"), 8),
     (talk_turn, 3),
-    (partial(exercise_turn, "refusal"), 5),
+    (partial(exercise_turn, "refusal"), 6),
     (story_turn, 1),
 )
 

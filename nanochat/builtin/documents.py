@@ -26,7 +26,7 @@ def _facts() -> tuple[tuple[Relation, Fact], ...]:
 
 
 # Relations whose answer gets articles of its own, like the subject.
-_TOLD_OF_THE_ANSWER = ("capital-of", "symbol-of", "number-of", "planet-title", "planet-at")
+_TOLD_OF_THE_ANSWER = ("capital-of", "symbol-of", "number-of", "planet-title", "planet-trait", "planet-at")
 
 
 @cache

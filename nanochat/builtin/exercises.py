@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from random import Random
 
 from nanochat.builtin import arithmetic, follow_ups, letters, talk
-from nanochat.builtin.choice import LETTERS, named_choice, named_choice_prompt
 from nanochat.builtin.holdout import held_out_wording
 from nanochat.builtin.lexicon import WORDS
 from nanochat.builtin.phrasing import PREFIXES, with_prefix
@@ -128,12 +127,10 @@ def refusal_exercise(rng: Random, held_out: bool) -> Exercise:
 
 
 def choice_exercise(rng: Random, held_out: bool) -> Exercise:
-    """A fact question with four options; the reply is the right one and its letter."""
-    r, fact, core, options = sample_choice(rng, held_out=held_out)
-    meta = {"relation": r.name, "subject": fact.subject, "core": core}
-    letter = LETTERS[options.index(fact.answer)]
-    prompt = named_choice_prompt(fact.fill(core), options)
-    return Exercise(prompt, named_choice(fact.answer, letter), letter, choices=tuple("ABCD"), meta=meta)
+    """A fact question with four options; the reply is the fact, then the right option and its letter."""
+    choice = sample_choice(rng, held_out=held_out)
+    meta = {"relation": choice.relation.name, "subject": choice.fact.subject, "core": choice.core}
+    return Exercise(choice.prompt, choice.reply, choice.letter, choices=tuple("ABCD"), meta=meta)
 
 
 EXERCISES: dict[str, Callable[[Random, bool], Exercise]] = {

@@ -66,6 +66,19 @@ PLANET_TITLES: tuple[tuple[str, str], ...] = (
     ("the only planet known to have life", "Earth"),
 )
 
+PLANET_TRAITS: tuple[tuple[str, str], ...] = (
+    ("closest to the Sun", "Mercury"),
+    ("nearest to the Sun", "Mercury"),
+    ("farthest from the Sun", "Neptune"),
+    ("the largest", "Jupiter"),
+    ("the biggest", "Jupiter"),
+    ("the smallest", "Mercury"),
+    ("the hottest", "Venus"),
+    ("known for its rings", "Saturn"),
+    ("known as the red planet", "Mars"),
+    ("our home", "Earth"),
+)
+
 ANIMALS: tuple[Animal, ...] = tuple(
     Animal(*row)
     for row in (

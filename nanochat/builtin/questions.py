@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from random import Random
 
-from nanochat.builtin.choice import LETTERS, choice_prompt
+from nanochat.builtin.choice import LETTERS, named_choice, named_choice_prompt, named_choice_reply
 from nanochat.builtin.lexicon import WORDS
 from nanochat.builtin.phrasing import PREFIXES, casual, with_prefix
 from nanochat.builtin.relations import Fact, Relation
@@ -29,30 +30,58 @@ def fact_question(rng: Random, fact: Fact, core: str) -> str:
     return with_prefix(rng.choice(PREFIXES), question, proper=proper)
 
 
-def sample_choice(rng: Random, *, held_out: bool) -> tuple[Relation, Fact, str, tuple[str, ...]]:
-    """(relation, fact, core, options): a question with four options in random order, one of them right."""
+@dataclass(frozen=True)
+class Choice:
+    """A fact question with lettered options, one of them right."""
+
+    relation: Relation
+    fact: Fact
+    core: str
+    options: tuple[str, ...]
+
+    @property
+    def letter(self) -> str:
+        """The letter of the right option."""
+        return LETTERS[self.options.index(self.fact.answer)]
+
+    @property
+    def prompt(self) -> str:
+        """The user's message."""
+        return named_choice_prompt(self.fact.fill(self.core), self.options)
+
+    @property
+    def reply(self) -> str:
+        """The reply that training teaches."""
+        return named_choice_reply(self.fact.fill(self.relation.reply), self.fact.answer, self.letter)
+
+
+def sample_choice(rng: Random, *, held_out: bool) -> Choice:
+    """A question with four options in random order."""
     while True:
         r, fact, core = sample_fact(rng, held_out=held_out)
         others = [answer for answer in r.answers if answer != fact.answer]
         if len(others) >= 3:
             options = [fact.answer, *rng.sample(others, 3)]
             rng.shuffle(options)
-            return r, fact, core, tuple(options)
+            return Choice(r, fact, core, tuple(options))
+
+
+_RECALLS = 8
 
 
 def _quiz(rng: Random) -> str:
-    """A question with lettered options, the right letter, and the letters of other options.
+    """A lettered question with its reply, or lettered words; then the lines of random options again.
 
-    The other letters help a small model learn to look letters up: one letter per question is too weak a signal.
+    The repetitions teach a small model to look letters up: one letter per question is too weak a signal.
     """
-    if rng.random() < 0.6:
-        _, fact, core, options = sample_choice(rng, held_out=False)
-        lead = f"{choice_prompt(fact.fill(core), options)}\n{LETTERS[options.index(fact.answer)]}\n"
+    if rng.random() < 0.5:
+        choice = sample_choice(rng, held_out=False)
+        options, lead = choice.options, f"{choice.prompt}\n{choice.reply}"
     else:
         options = tuple(rng.sample(WORDS, 4))
-        lead = choice_prompt("Which word is it?", options) + "\n"
-    named = rng.sample(options, 3)
-    return lead + " ".join(f"{option} has {LETTERS[options.index(option)]}." for option in named)
+        lead = named_choice_prompt("Which word is it?", options)
+    named = rng.choices(options, k=_RECALLS)
+    return "\n".join([lead, *(named_choice(option, LETTERS[options.index(option)]) for option in named)])
 
 
 def quizzes(rng: Random) -> str:

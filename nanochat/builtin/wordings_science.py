@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanochat.builtin.everyday import ORDINALS
-from nanochat.builtin.nature import ELEMENTS, PLANET_TITLES, PLANETS
+from nanochat.builtin.nature import ELEMENTS, PLANET_TITLES, PLANET_TRAITS, PLANETS
 from nanochat.builtin.relations import Fact, Relation
 
 
@@ -177,5 +177,23 @@ def _planets() -> tuple[Relation, ...]:
             ),
             novel=("Give me the name of {s}.", "What name does {s} have?"),
             weight=0.6,
+        ),
+        Relation(
+            name="planet-trait",
+            facts=tuple(Fact(trait, planet) for trait, planet in PLANET_TRAITS),
+            reply="{a} is {s}.",
+            statements=("{a} is {s}.", "Of all planets, {a} is {s}.", "The planet that is {s} is {a}."),
+            cores=(
+                "Which planet is {s}?",
+                "What planet is {s}?",
+                "Which of the planets is {s}?",
+                "Name the planet that is {s}.",
+                "Tell me which planet is {s}.",
+                "Do you know which planet is {s}?",
+                "The planet that is {s} is which one?",
+            ),
+            novel=("Give me the planet that is {s}.", "Of all planets, which is {s}?"),
+            weight=0.6,
+            follow_up="And which is {s}?",
         ),
     )

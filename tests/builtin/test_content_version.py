@@ -47,6 +47,15 @@ DIGESTS: dict[int, dict[str, str]] = {
         "evaluation": "db2c3de02f37dd17",
         "sizes": "172d45bb96793fbb",
     },
+    5: {
+        "documents small": "f77b444d9c23f2d7",
+        "documents medium": "7f6e140d8bc7121d",
+        "documents large": "60d651f703f19142",
+        "validation documents": "c26995504c5959d5",
+        "conversations": "225b4f68a7255086",
+        "evaluation": "43720a73453e162a",
+        "sizes": "172d45bb96793fbb",
+    },
 }
 
 
