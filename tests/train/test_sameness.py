@@ -1,6 +1,6 @@
 """What training computes equals a record: weights and optimiser state bit for bit, and the models' answers.
 
-`sameness.json` was recorded when a CPU got its present chunks of the loss (docs/log.md): pretraining (d2, 60
+`sameness.json` was recorded with version 5 of the builtin text, on the processor that it names: pretraining (d2, 60
 steps) and SFT (30 steps) on the builtin text in fp32 on one thread, the greedy answers of that model (token ids) and
 of the quickstart's (text). Bits depend on the processor and on torch, so they are compared on the recorded kind of
 machine only; elsewhere losses must be close.
@@ -89,9 +89,13 @@ def figures(tag: str) -> dict[str, Any]:
 
 
 def assert_no_jump(tag: str) -> None:
-    """In the first twenty steps the loss does not rise nor do the gradients explode, as if a rate is too high."""
+    """In the first twenty steps the loss does not rise nor do the gradients explode, as if a rate is too high.
+
+    Batches of 2,048 tokens are unlike, which alone changes the loss by up to 0.35. The tenfold rate of the scalars,
+    which these runs once had, makes it jump by 0.7 and the norm of the gradients reach 13.
+    """
     rows = list(rows_of(default_paths().metrics(tag), TrainRow))[:20]
-    assert all(after.loss < before.loss + 0.3 for before, after in pairwise(rows))
+    assert all(after.loss < before.loss + 0.5 for before, after in pairwise(rows))
     assert max(row.grad_norm for row in rows) < 3
 
 
