@@ -17,8 +17,12 @@ from nanochat.train.minutes import MinutesChoice, Planner, check_minutes, settle
 from nanochat.train.session import TrainingOptions
 from nanochat.train.timing import measure_costs
 
-# Share of the peak FLOP/s that training reaches. For GPUs the peak is the vendor's (bf16), for CPUs it is measured.
-_UTILISATION = {"cuda": 0.5, "mps": 0.5, "cpu": 0.6}
+# Share of the peak FLOP/s (by the vendor, in bf16) that training reaches on a GPU.
+_GPU_UTILISATION = 0.5
+
+# On a CPU the products' speed is measured. The rest of a step, bound by memory and vectors, takes about as long as
+# products would at this rate per thread: most of the step where matrix units (AMX) multiply (docs/log.md).
+_CPU_REST_FLOPS = 3e11
 
 _LONG_RUN_FLOPS = 1e13  # about a minute on a laptop
 
@@ -38,13 +42,15 @@ _MOST_MINUTES = 60
 
 @dataclass(frozen=True)
 class Machine:
-    """Devices of one kind; FLOP/s and bytes of memory are per device."""
+    """Devices of one kind; FLOP/s and bytes of memory are per device, `utilisation` is the share of the FLOP/s that
+    training reaches."""
 
     name: str
     device: str
     count: int
     flops: float | None
     memory: int
+    utilisation: float = _GPU_UTILISATION
 
 
 _GPU_MEMORY = {
@@ -171,15 +177,13 @@ def this_machine(runtime: Runtime) -> Machine:
             runtime.processes.world_size if runtime.processes.world_size > 1 else torch.cuda.device_count()
         )
         return Machine(name, "cuda", count, hardware.peak_flops(name, "bf16"), device_memory(runtime))
-    cpu = hardware.cpu()
-    flops = hardware.measure_gemm_flops(runtime.compute_dtype) if runtime.device.type == "cpu" else None
-    return Machine(
-        f"{cpu.model}, {cpu.usable:g} cores",
-        runtime.device.type,
-        runtime.processes.world_size,
-        flops,
-        device_memory(runtime),
-    )
+    cpu, device = hardware.cpu(), runtime.device.type
+    name, count = f"{cpu.model}, {cpu.usable:g} cores", runtime.processes.world_size
+    if device != "cpu":
+        return Machine(name, device, count, None, device_memory(runtime))
+    flops = hardware.measure_gemm_flops(runtime.compute_dtype)
+    rest = _CPU_REST_FLOPS * torch.get_num_threads()
+    return Machine(name, device, count, flops, device_memory(runtime), utilisation=rest / (rest + flops))
 
 
 def parse_machine(text: str) -> Machine:
@@ -275,7 +279,7 @@ def describe_duration(plan: RunPlan, runtime: Runtime) -> None:
 def _hours(plan: RunPlan, machine: Machine) -> float | None:
     if machine.flops is None:
         return None
-    return plan.hours(machine.flops * machine.count * _UTILISATION[machine.device])
+    return plan.hours(machine.flops * machine.count * machine.utilisation)
 
 
 def _describe_effort(
@@ -290,5 +294,5 @@ def _describe_effort(
     if measured:
         say(f"on {where}: about {time} from start to end{cost}, as measured")
         return
-    rate = f"{_UTILISATION[machine.device]:.0%} of {amount(machine.flops or 0)} FLOP/s"
+    rate = f"{machine.utilisation:.0%} of {amount(machine.flops or 0)} FLOP/s"
     say(f"on {where}: about {time} of training{cost} (at {rate})")

@@ -1,0 +1,27 @@
+"""What a plan says of the machine it is made for."""
+
+import pytest
+
+from nanochat.runtime import open_runtime
+from nanochat.train import plan
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch):
+    """FLOP/s of products → FLOP/s that training is said to reach on this CPU."""
+
+    def of(products: float) -> float:
+        monkeypatch.setattr(plan.hardware, "measure_gemm_flops", lambda _: products)
+        with open_runtime("cpu", "fp32") as runtime:
+            machine = plan.this_machine(runtime)
+        assert machine.flops == products
+        return products * machine.utilisation
+
+    return of
+
+
+def test_fast_products_leave_the_rest_of_a_step_as_it_is(reached) -> None:
+    rates = [reached(flops) for flops in (1e9, 1e11, 1e12, 1e14, 1e16)]
+    assert rates == sorted(rates)
+    assert rates[0] == pytest.approx(1e9, rel=0.01)
+    assert rates[-1] == pytest.approx(rates[-2], rel=0.1)
