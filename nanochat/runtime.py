@@ -81,7 +81,12 @@ def choose_dtype(device: str, request: str = "auto") -> tuple[torch.dtype, str]:
         return torch.float32, f"compute capability {major}.x has no bf16 tensor cores"
     if device == "mps":
         return torch.bfloat16, "Apple GPUs multiply bf16"
-    units = [unit for unit in hardware.cpu().vector_units if unit in hardware.BF16_UNITS]
+    cpu = hardware.cpu()
+    units = [unit for unit in hardware.BF16_UNITS if unit in cpu.vector_units]
+    if cpu.vendor == "GenuineIntel" and units == [
+        "avx512_bf16"
+    ]:  # as where a virtual machine hides AMX (docs/log.md)
+        return torch.float32, "Intel's avx512_bf16 multiplies more slowly than fp32 does, and there is no AMX"
     if not units:
         return torch.float32, "this processor has no bf16 units, without which bf16 is slower than fp32"
     if not _multiplies_bf16():

@@ -9,9 +9,9 @@ from nanochat import hardware, runtime
 from nanochat.runtime import choose_dtype, open_runtime
 
 
-def with_units(monkeypatch: pytest.MonkeyPatch, *units: str) -> None:
-    here = hardware.cpu()
-    monkeypatch.setattr(hardware, "cpu", lambda: replace(here, vector_units=("avx2", *units)))
+def with_units(monkeypatch: pytest.MonkeyPatch, *units: str, vendor: str = "AuthenticAMD") -> None:
+    here = replace(hardware.cpu(), vendor=vendor, vector_units=("avx2", *units))
+    monkeypatch.setattr(hardware, "cpu", lambda: here)
 
 
 @pytest.mark.parametrize("unit", hardware.BF16_UNITS)
@@ -22,6 +22,17 @@ def test_bf16_where_its_units_are_and_fp32_elsewhere(monkeypatch: pytest.MonkeyP
     assert unit in why
     with_units(monkeypatch)
     assert choose_dtype("cpu")[0] == torch.float32
+
+
+def test_intels_vectors_of_bf16_are_not_worth_it_without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_units(monkeypatch, "avx512_bf16", vendor="GenuineIntel")
+    dtype, why = choose_dtype("cpu")
+    assert dtype == torch.float32
+    assert "no AMX" in why
+    with_units(monkeypatch, "avx512_bf16", "amx_bf16", vendor="GenuineIntel")
+    dtype, why = choose_dtype("cpu")
+    assert dtype == torch.bfloat16
+    assert "amx_bf16" in why
 
 
 def test_units_whose_products_are_wrong_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
