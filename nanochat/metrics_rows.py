@@ -94,6 +94,10 @@ class EvalRow(StepRow):
     preferred: float | None = None
     """Share of held-out pairs whose chosen answer gained more on the reference than the rejected one."""
 
+    def place(self) -> tuple[object, ...]:
+        """The step and which figures there are: other figures of the same step do not replace them."""
+        return (self.step, *(name for name, value in vars(self).items() if value is not None))
+
     @classmethod
     def of(cls, step: int, figures: Mapping[str, float]) -> EvalRow:
         """A row of named figures. Raises ValueError for an unknown name."""
@@ -170,6 +174,10 @@ class TasksRow(StepRow):
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     chatcore: float | None = None
     chatcore_standard_error: float | None = None
+
+    def place(self) -> tuple[object, ...]:
+        """The step and the tasks: other tasks of the same step do not replace them."""
+        return (self.step, *sorted(self.scores))
 
 
 @dataclass(frozen=True)

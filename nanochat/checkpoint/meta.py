@@ -33,6 +33,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What a stage after a run follows: the peak rates that its own are fractions of, and the tokens of a step."""
+
+    rates: LearningRates
+    batch_tokens: int
+
+
+@dataclass(frozen=True)
 class TrainingPlan:
     """What a stage does from its first step to its last. Raises ValueError for values out of range."""
 
@@ -53,6 +61,9 @@ class TrainingPlan:
     """Whether the blocks' matrices are multiplied in fp8."""
     document_mask: bool = False
     """Whether documents in one row are kept apart."""
+    offers: Offer | None = None
+    """What the next stage follows; None: this stage's own. `rl` and `dpo`, whose rates suit no other stage, pass on
+    what they followed."""
 
     def __post_init__(self) -> None:
         _require_positive(
@@ -60,8 +71,17 @@ class TrainingPlan:
             batch_tokens=self.batch_tokens,
             device_batch_size=self.device_batch_size,
         )
-        for name, value in {**asdict(self.rates), **asdict(self.schedule)}.items():
+        for name, value in {
+            **asdict(self.rates),
+            **asdict(self.offer.rates),
+            **asdict(self.schedule),
+        }.items():
             _require(math.isfinite(value) and value >= 0, name, value, "a finite non-negative number")
+
+    @property
+    def offer(self) -> Offer:
+        """What the next stage follows."""
+        return self.offers or Offer(self.rates, self.batch_tokens)
 
     @property
     def total_steps(self) -> int:
@@ -171,7 +191,8 @@ class CheckpointMeta:
     def course(self) -> dict[str, Any]:
         """What must not change when the run is resumed, as one flat table of dotted names."""
         plan = to_json(self.plan)
-        for free in ("device_batch_size", "native"):  # the backend sees to `native`
+        # The backend sees to `native`, and what is offered follows from the source.
+        for free in ("device_batch_size", "native", "offers"):
             del plan[free]
         source = self.source and self.source.weights_sha256
         return _flat(

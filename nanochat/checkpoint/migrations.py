@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-FORMAT = 4
+FORMAT = 5
 """The layout written now."""
 
 Plain = dict[str, Any]
@@ -90,9 +90,14 @@ def _from_3(old: Plain) -> Plain:
     }
 
 
+def _from_4(old: Plain) -> Plain:
+    """Format 5: the plan has the rates and batch that stages after this one follow, where they are not its own."""
+    return {**old, "format": 5, "plan": {**old["plan"], "offers": None}}
+
+
 def _renamed(table: Plain, names: dict[str, str]) -> Plain:
     return {names.get(name, name): value for name, value in table.items()}
 
 
-MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _from_1, 2: _from_2, 3: _from_3}
+MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
 """From each earlier format to the next. Never change an entry once its format has been in use."""

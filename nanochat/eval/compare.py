@@ -23,6 +23,7 @@ from nanochat.eval.intervals import (
     difference_interval,
     mcnemar,
     mean_difference_interval,
+    mean_difference_p,
     pairs_of,
     verdict,
 )
@@ -89,14 +90,15 @@ def run_compare(config: CompareConfig, paths: Paths) -> CompareResult:
             "(or eval base) for both, with the same limits of items"
         )
     compared = [(name, *_pairs(a, b), a.baseline) for name, (a, b) in paired.items()]
-    interval = mean_difference_interval([(pairs, baseline) for _, pairs, _, baseline in compared])
+    centred = [(pairs, baseline) for _, pairs, _, baseline in compared]
+    interval = mean_difference_interval(centred)
     result = CompareResult(
         first=first,
         second=second,
         tasks=tuple(_compare(name, pairs, accuracy) for name, pairs, accuracy, _ in compared),
         mean_difference=fmean(pairs.difference / (1 - baseline) for _, pairs, _, baseline in compared),
         interval=interval,
-        verdict=verdict(interval),
+        verdict=verdict(interval, mean_difference_p(centred)),
     )
     _show(result)
     return result

@@ -79,7 +79,7 @@ class HarnessModel:
         """The answer to each context, up to the first of its stop strings."""
         params = [self._params(request.args[1]) for request in requests]
         prompts = [
-            self._with_bos(request.args[0])[-max(1, self._context - p.max_new_tokens) :]
+            self._with_bos(request.args[0])[-(self._context - min(p.max_new_tokens, self._context // 4)) :]
             for request, p in zip(requests, params, strict=True)
         ]
         completions = self._subject.engine.generate(prompts, params)

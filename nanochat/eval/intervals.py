@@ -114,7 +114,23 @@ def mcnemar(pairs: Pairs) -> float:
     return min(1.0, 2 * tail / 2**differing)
 
 
-def verdict(difference: Interval, p: float = 0.0) -> Judgement:
+def mean_difference_p(tasks: Sequence[tuple[Pairs, float]]) -> float:
+    """The two-sided p of the mean centred difference, from each task's (pairs, baseline).
+
+    By randomisation: where both models are equally good, each differing answer is either one's with equal chance.
+    """
+    rng = np.random.default_rng(_SEED)
+    observed, drawn = 0.0, np.zeros(_DRAWS)
+    for pairs, baseline in tasks:
+        weight = 1 / (pairs.n * (1 - baseline))
+        differing = pairs.only_first + pairs.only_second
+        observed += weight * (pairs.only_second - pairs.only_first)
+        drawn += weight * (2 * rng.binomial(differing, 0.5, _DRAWS) - differing)
+    as_far = np.abs(drawn) >= abs(observed) - 1e-12
+    return float((as_far.sum() + 1) / (_DRAWS + 1))
+
+
+def verdict(difference: Interval, p: float) -> Judgement:
     """What a paired difference says: noise unless the interval excludes 0 and p is significant."""
     if p >= 1 - LEVEL or difference.low <= 0 <= difference.high:
         return "noise"

@@ -56,7 +56,7 @@ class DpoConfig(TrainingOptions):
     beta: float = 0.1
     """How strongly the model is held to the reference: a margin of m nats counts as beta · m."""
     lr_fraction: float = 0.02
-    """Fraction of the peak learning rates of the run it starts from."""
+    """Fraction of the peak learning rates of the run it starts from; of the run before, if that is `rl` or `dpo`."""
     warmdown: float = 1.0
     """Final fraction of the run, over which the learning rate falls to zero."""
     device_batch_size: int | None = None
@@ -204,7 +204,7 @@ def _planned(config: DpoConfig, source: OpenCheckpoint, training: int, dtype: st
         source,
         steps=config.num_iterations or max(1, round(config.epochs * training / config.pairs_per_step)),
         warmdown=config.warmdown,
-        rates=replace(source.meta.plan.rates.scaled(config.lr_fraction), weight_decay=0.0),
+        rates=replace(source.meta.plan.offer.rates.scaled(config.lr_fraction), weight_decay=0.0),
         batch_tokens=2 * config.pairs_per_step * source.config.max_seq_len,
         device_batch_size=config.device_batch_size,
         seed=config.seed,

@@ -25,7 +25,7 @@ _STD_EPS = 1e-4
 
 @dataclass(frozen=True)
 class PolicyObjective:
-    """The switches. Raises ValueError for a clip or weight that is negative."""
+    """The switches. Raises ValueError for a clip or weight that is negative, and for a scale without a baseline."""
 
     baseline: Baseline = "mean"
     """What is subtracted from a reward: the mean of its prompt's samples, or nothing."""
@@ -43,6 +43,9 @@ class PolicyObjective:
     """Draw prompts until the step is full of those whose samples differ in reward."""
 
     def __post_init__(self) -> None:
+        if self.scale == "std" and self.baseline == "none":
+            # Samples of equal reward would be divided by almost nothing, and drown all others.
+            raise ValueError("--scale std needs --baseline mean: choose it, or --scale none")
         if (self.clip_low is None) != (self.clip_high is None):
             raise ValueError("--clip-low and --clip-high belong together: give both or neither")
         if min(self.clip_low or 0.0, self.clip_high or 0.0, self.kl) < 0 or (self.clip_low or 0.0) > 1:

@@ -142,6 +142,7 @@ def run_preferences(config: PreferencesConfig, paths: Paths) -> PreferencesResul
 class _Sample:
     reward: float
     parts: list[Any]
+    ended: bool
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class _Prompt:
     """What is read of a line of rollouts."""
 
     step: int
-    prompt: str
+    prompt: Any
+    """A question, or the messages up to it."""
     samples: tuple[_Sample, ...]
 
 
@@ -162,9 +164,13 @@ def _prompts(path: Path) -> Iterator[_Prompt]:
 
 
 def _pair(prompt: _Prompt) -> dict[str, Any] | None:
-    """The best and the worst answer, of equals the first; None if all are worth the same."""
-    best = max(prompt.samples, key=lambda sample: sample.reward, default=None)
-    worst = min(prompt.samples, key=lambda sample: sample.reward, default=None)
+    """The best and the worst answer, of equals the first; None if all are worth the same.
+
+    Answers that the token limit cut are left out: a pair says that its answers end where they do.
+    """
+    finished = [sample for sample in prompt.samples if sample.ended]
+    best = max(finished, key=lambda sample: sample.reward, default=None)
+    worst = min(finished, key=lambda sample: sample.reward, default=None)
     if best is None or worst is None or best.reward == worst.reward:
         return None
     return {"prompt": prompt.prompt, "chosen": best.parts, "rejected": worst.parts}

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from nanochat.infer.tools import REFUSED
@@ -52,9 +53,13 @@ def form(attempt: Attempt) -> float:
 
 
 def tool(attempt: Attempt) -> float:
-    """1 if it called the tool and no call was refused, else 0."""
-    outputs = [part["text"] for part in attempt.parts if part["type"] == "python_output"]
-    return float(bool(outputs) and REFUSED not in outputs)
+    """1 if it called the tool, no call was refused and no output invented, else 0."""
+    outputs = [
+        (before["type"], part["text"])
+        for before, part in pairwise(({"type": "start"}, *attempt.parts))
+        if part["type"] == "python_output"
+    ]
+    return float(bool(outputs) and all(kind == "python" and text != REFUSED for kind, text in outputs))
 
 
 def length(attempt: Attempt) -> float:

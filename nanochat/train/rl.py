@@ -88,7 +88,7 @@ class RlConfig(TrainingOptions):
     max_new_tokens: int | None = None
     """The most tokens of a reply; default: the task's."""
     lr_fraction: float = 0.05
-    """Fraction of the peak learning rates of the run it starts from."""
+    """Fraction of the peak learning rates of the run it starts from; of the run before, if that is `rl` or `dpo`."""
     learn: Learn = "matrices"
     """What changes: the blocks' matrices, or all weights, which learns faster and moves answers to other questions."""
     warmdown: float = 1.0
@@ -227,7 +227,7 @@ def _planned(config: RlConfig, source: OpenCheckpoint, dtype: str) -> Checkpoint
         source,
         steps=config.num_iterations,
         warmdown=config.warmdown,
-        rates=_LEARN[config.learn](source.meta.plan.rates.scaled(config.lr_fraction)),
+        rates=_LEARN[config.learn](source.meta.plan.offer.rates.scaled(config.lr_fraction)),
         batch_tokens=config.prompts_per_step * config.samples * source.config.max_seq_len,
         device_batch_size=config.device_batch_size,
         seed=config.seed,

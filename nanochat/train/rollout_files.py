@@ -81,7 +81,7 @@ def _line(step: int, group: Group) -> dict[str, Any]:
     return {
         "step": step,
         "item": group.index,
-        "prompt": group.prompt,
+        "prompt": group.prompt if len(group.messages) == 1 else group.messages,
         "expected": group.expected,
         "samples": [
             {

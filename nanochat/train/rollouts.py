@@ -22,7 +22,7 @@ from nanochat.infer.sampler import SamplingParams
 from nanochat.model.gpt import GPT
 from nanochat.processes import Processes
 from nanochat.tasks.task import Item, Task
-from nanochat.tokenizer.chat_format import parse_reply, render_prompt
+from nanochat.tokenizer.chat_format import Message, parse_reply, render_prompt
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.rewards import Attempt, Rewards
 
@@ -70,10 +70,16 @@ class Group:
 
     index: int
     """Of the item in the task's split."""
-    prompt: str
+    messages: Sequence[Message]
+    """The conversation up to the question."""
     expected: str
     prompt_ids: list[int]
     rollouts: list[Rollout]
+
+    @property
+    def prompt(self) -> str:
+        """The question."""
+        return str(self.messages[-1]["content"])
 
     @property
     def informative(self) -> bool:
@@ -130,7 +136,7 @@ class Sampler:
         return [
             Group(
                 index,
-                str(item.messages[-1]["content"]),
+                item.messages,
                 item.answer,
                 prompt,
                 [self._rollout(item, next(completions)) for _ in range(samples)],

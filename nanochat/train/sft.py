@@ -52,7 +52,7 @@ class SftConfig(TrainingOptions):
     device_batch_size: int | None = None
     """Rows per micro-batch on one device; default: as in the run it starts from."""
     lr_fraction: float = 0.8
-    """Fraction of the peak learning rates of the run it starts from."""
+    """Fraction of the peak learning rates of the run it starts from; of the run before, if that is `rl` or `dpo`."""
     warmdown: float = 0.5
     """Final fraction of the run, over which the learning rate falls to zero."""
     document_mask: bool = False
@@ -120,7 +120,7 @@ def _training_plan(
     config: SftConfig, source: TrainingPlan, micro_rows: int, epoch_steps: int, dtype: str
 ) -> TrainingPlan:
     """This stage's plan; options that are not set follow the source run."""
-    batch_tokens = config.total_batch_size or source.batch_tokens
+    batch_tokens = config.total_batch_size or source.offer.batch_tokens
     total_steps = config.num_iterations or max(1, round(config.epochs * epoch_steps))
     return TrainingPlan(
         schedule=Schedule(
@@ -130,7 +130,7 @@ def _training_plan(
             final_lr=0.0,
             momentum_warmup_steps=min(300, total_steps // 10),
         ),
-        rates=source.rates.scaled(config.lr_fraction),
+        rates=source.offer.rates.scaled(config.lr_fraction),
         muon_per_head=source.muon_per_head,
         batch_tokens=batch_tokens,
         device_batch_size=micro_rows,

@@ -82,6 +82,23 @@ def test_a_prompt_without_room_loses_its_beginning(harness):
     assert isinstance(answer, str)
 
 
+def test_a_prompt_that_fits_stays_whole_however_long_the_answer_may_be(
+    harness, subject, tokenizer, monkeypatch
+):
+    """The default limit of an answer is a small model's whole context."""
+    seen = []
+    generate = subject.engine.generate
+    monkeypatch.setattr(
+        subject.engine, "generate", lambda prompts, params: seen.extend(prompts) or generate(prompts, params)
+    )
+    context = subject.engine.max_seq_len
+    fits = "a b " * (context // 8)
+    harness.generate_until([asked(fits, {}), asked("word " * 200, {"max_gen_toks": 10_000})])
+    assert seen[0] == [tokenizer.bos, *tokenizer.encode(fits)]
+    assert len(seen[0]) > context // 4
+    assert len(seen[1]) == context - context // 4
+
+
 def test_the_chat_format_is_that_of_our_own_tasks(subject, model, tokenizer):
     harness = HarnessModel(subject, 200, chat=True)
     messages = [{"role": "user", "content": "Say <|user_end|> & A."}]

@@ -14,6 +14,7 @@ from nanochat.eval.intervals import (
     difference_interval,
     mcnemar,
     mean_difference_interval,
+    mean_difference_p,
     mean_standard_error,
     pairs_of,
     pass_at,
@@ -115,6 +116,15 @@ def test_the_verdict_needs_both_the_interval_and_the_p():
     assert verdict(Interval(-0.01, 0.2), 0.01) == "noise"
     lucky = Pairs(0, 1, 0)  # the bootstrap of one item never varies
     assert verdict(difference_interval(lucky), mcnemar(lucky)) == "noise"
+
+
+def test_the_p_of_a_mean_is_mcnemars_for_one_task_and_smaller_for_more():
+    for pairs in (Pairs(0, 4, 246), Pairs(2, 9, 40), Pairs(5, 5, 0)):
+        assert mean_difference_p([(pairs, 0.25)]) == pytest.approx(mcnemar(pairs), abs=0.02)
+    few = Pairs(0, 4, 246)  # whose interval excludes 0
+    assert verdict(mean_difference_interval([(few, 0.0)]), mean_difference_p([(few, 0.0)])) == "noise"
+    assert mean_difference_p([(few, 0.0)] * 3) < 0.01
+    assert mean_difference_p([(few, 0.0), (Pairs(4, 0, 246), 0.0)]) == 1
 
 
 def test_one_task_s_mean_difference_is_its_own():

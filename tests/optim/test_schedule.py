@@ -13,12 +13,12 @@ REFERENCE = Schedule(
 def test_known_points() -> None:
     assert REFERENCE.lr(0) == 1 / 40
     assert REFERENCE.lr(39) == REFERENCE.lr(300) == 1
-    assert abs(REFERENCE.lr(999) - 0.05) < 1e-12
-    assert [Schedule(2, 0, 0.5, 0.0, 0).lr(step) for step in range(2)] == [1, 0]
+    assert abs(REFERENCE.lr(999) - (0.05 + 0.95 / 650)) < 1e-12
+    assert [Schedule(2, 0, 1.0, 0.0, 0).lr(step) for step in range(2)] == [1, 0.5]
     assert Schedule(1, 0, 0.5, 0.0, 0).lr(0) == 1
     assert REFERENCE.momentum(0) == 0.85
     assert abs(REFERENCE.momentum(200) - 0.97) < 1e-12
-    assert abs(REFERENCE.momentum(999) - 0.90) < 1e-12
+    assert abs(REFERENCE.momentum(999) - (0.90 + 0.07 / 650)) < 1e-12
     assert REFERENCE.weight_decay(0) == 1
     assert abs(REFERENCE.weight_decay(500) - 0.5) < 1e-12
 
@@ -35,6 +35,6 @@ def test_stays_in_range_at_every_step(
 ) -> None:
     schedule = Schedule(total, warmup, warmdown, final, ramp)
     for step in range(total):
-        assert 0 <= schedule.lr(step) <= 1
+        assert 0 < schedule.lr(step) <= 1
         assert 0.85 - 1e-9 <= schedule.momentum(step) <= 0.97 + 1e-9
         assert 0 <= schedule.weight_decay(step) <= 1

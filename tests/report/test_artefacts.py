@@ -1,7 +1,7 @@
 """Reading the artefacts: resumed runs merged, timings of recipes summed, rows older than a reset left out."""
 
 from nanochat.metrics import open_metrics, rows_of
-from nanochat.metrics_rows import SampleRow, StageRow, TrainRow
+from nanochat.metrics_rows import EvalRow, SampleRow, StageRow, TasksRow, TrainRow
 from nanochat.paths import Paths
 from nanochat.report.artefacts import Findings, PlannedModel, collect
 
@@ -24,6 +24,32 @@ def test_figures_that_are_not_known_leave_no_points(pipeline: Paths) -> None:
 def test_samples_at_the_same_step_are_all_kept(pipeline: Paths) -> None:
     (stage,) = [stage for stage in collect(pipeline).stages if stage.of(SampleRow)]
     assert [row.prompt for row in stage.of(SampleRow)] == ["The capital of France is", "Two plus two is"]
+
+
+def test_other_figures_of_the_same_step_are_kept(pipeline: Paths) -> None:
+    """An evaluation of one more task, or of one more figure, replaces no other."""
+    rows = (
+        TasksRow(60, {"facts": 0.5, "letters": 0.6}, {}, {}, chatcore=0.5),
+        TasksRow(60, {"facts": 0.7, "letters": 0.8}, {}, {}, chatcore=0.6),
+        TasksRow(60, {"gsm8k": 0.1}, {}, {}),
+        EvalRow(60, core=0.2),
+        EvalRow(60, val_bpb=0.8),
+        EvalRow(60, val_bpb=0.7),
+    )
+    with open_metrics(
+        pipeline.metrics("late"), "eval-chat", wandb_run="dummy", config={}, enabled=True, resume=True
+    ) as metrics:
+        for row in rows:
+            metrics.log(row)
+    findings = collect(pipeline)
+    assert {name: score.score for name, score in findings.scores()["late"].items()} == {
+        "facts": 0.7,
+        "letters": 0.8,
+        "gsm8k": 0.1,
+    }
+    (stage,) = [stage for stage in findings.stages if stage.run == "late"]
+    assert [(row.core, row.val_bpb) for row in stage.of(EvalRow)] == [(0.2, None), (None, 0.7)]
+    assert [row.chatcore for row in stage.of(TasksRow)] == [0.6, None]
 
 
 def test_stages_come_in_the_order_in_which_they_ran(pipeline: Paths) -> None:

@@ -124,7 +124,9 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path, tokenizer: Tokenizer) 
         read_pairs(file, tokenizer, 64)
 
 
-@pytest.mark.parametrize("line", ["[]", "{}", '{"step": 1, "prompt": "a", "samples": [{"reward": 1}]}'])
+@pytest.mark.parametrize(
+    "line", ["[]", "{}", '{"step": 1, "prompt": "a", "samples": [{"reward": 1, "parts": []}]}']
+)
 def test_a_line_that_is_no_rollout_is_named(paths: Paths, line: str) -> None:
     paths.rollouts("rl").parent.mkdir(parents=True)
     paths.rollouts("rl").write_text(line)
@@ -145,13 +147,16 @@ def test_pairs_that_do_not_fit_are_counted(
 
 
 def test_rollouts_become_pairs(paths: Paths, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    def sample(text: str, reward: float) -> dict:
-        return {"reward": reward, "parts": [{"type": "text", "text": text}]}
+    def sample(text: str, reward: float, ended: bool = True) -> dict:
+        return {"reward": reward, "parts": [{"type": "text", "text": text}], "ended": ended}
 
+    talk = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+    cut = sample("d", 2.0, ended=False)
     rows = [
         {"step": 1, "prompt": "early", "samples": [sample("a", 0.0), sample("b", 1.0)]},
         {"step": 2, "prompt": "differ", "samples": [sample("a", 0.1), sample("b", 1.0), sample("c", 0.0)]},
-        {"step": 2, "prompt": "alike", "samples": [sample("a", 1.0), sample("b", 1.0)]},
+        {"step": 2, "prompt": "alike", "samples": [sample("a", 1.0), sample("b", 1.0), cut]},
+        {"step": 2, "prompt": talk, "samples": [cut, sample("e", 0.0), sample("f", 1.0)]},
     ]
     with pytest.raises(ValueError, match="has no rollouts"):
         run_preferences(PreferencesConfig(), paths)
@@ -159,10 +164,12 @@ def test_rollouts_become_pairs(paths: Paths, tmp_path: Path, tokenizer: Tokenize
     paths.rollouts("rl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "pairs.jsonl"
     result = run_preferences(PreferencesConfig(out=str(out), first_step=2), paths)
-    assert (result.prompts, result.pairs) == (2, 1)
-    [pair] = [json.loads(line) for line in out.read_text().splitlines()]
-    assert (pair["prompt"], pair["chosen"][0]["text"], pair["rejected"][0]["text"]) == ("differ", "b", "c")
-    assert render_pair(pair, tokenizer).chosen != render_pair(pair, tokenizer).rejected
+    assert (result.prompts, result.pairs) == (3, 2)
+    pairs = [json.loads(line) for line in out.read_text().splitlines()]
+    told = [(pair["prompt"], pair["chosen"][0]["text"], pair["rejected"][0]["text"]) for pair in pairs]
+    assert told == [("differ", "b", "c"), (talk, "f", "e")]
+    for pair in pairs:
+        assert render_pair(pair, tokenizer).chosen != render_pair(pair, tokenizer).rejected
 
 
 @pytest.mark.slow

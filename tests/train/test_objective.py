@@ -150,6 +150,12 @@ def test_an_advantage_of_clipped_tokens_has_no_gradient() -> None:
         assert (torch.autograd.grad(made.loss, now)[0] == 0) == bool(clipped)
 
 
+def test_a_scale_needs_a_baseline() -> None:
+    """Equal rewards have no deviation: divided by it they would be ten thousand times those of other prompts."""
+    with pytest.raises(ValueError, match="--scale std needs --baseline mean"):
+        with_switches("grpo", baseline="none")
+
+
 def test_switches_replace_those_of_the_named_objective() -> None:
     assert set(get_args(ObjectiveName)) == OBJECTIVES.keys()
     assert with_switches("grpo", kl=0.0, scale=None) == replace(OBJECTIVES["grpo"], kl=0.0)

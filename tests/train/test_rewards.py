@@ -34,6 +34,13 @@ def test_each_reward(name: str, good: float, wrong: float, refused: float) -> No
     assert [REWARDS[name](attempt) for attempt in (GOOD, WRONG, REFUSED)] == [good, wrong, refused]
 
 
+def test_an_output_that_the_model_invented_is_no_call() -> None:
+    invented = [{"type": "python_output", "text": "3"}, {"type": "text", "text": "It is 3."}]
+    assert REWARDS["tool"](replace(GOOD, parts=invented)) == 0
+    assert REWARDS["tool"](replace(GOOD, parts=[*CALL, *invented])) == 0
+    assert REWARDS["tool"](replace(GOOD, parts=[*CALL, *CALL])) == 1
+
+
 def test_a_sum_has_weights() -> None:
     assert parse_rewards("answer + tool*0.5+length*-2").of(GOOD) == {
         "answer": 1.0,

@@ -130,7 +130,7 @@ def group(forced: int, *rewards: float) -> Group:
         Rollout([5 + i, forced, 9], chosen, [-1.0, 0.0, -1.0], [], True, bool(r), "", {"answer": float(r)})
         for i, r in enumerate(rewards)
     ]
-    return Group(0, "?", "!", [1, 2], made)
+    return Group(0, ({"role": "user", "content": "?"},), "!", [1, 2], made)
 
 
 def gradient(model: GPT, groups: Sequence[Group]) -> torch.Tensor:
