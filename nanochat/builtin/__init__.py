@@ -16,7 +16,7 @@ opening. `holdout` decides by a stable hash, so no seed ever trains on what anot
 `builtin-facts-novel` the wording itself never occurs in training.
 
 **To extend the world** add a row to a table, or a `Relation` to a `wordings_*` module: statements, questions,
-conversations and evaluation items follow. Add only facts with a single true answer. Then raise `CONTENT_VERSION`
+conversations and evaluation items follow. A second true answer goes into `equivalents`. Then raise `CONTENT_VERSION`
 and record the new text's digests in tests/builtin/test_content_version.py.
 """
 

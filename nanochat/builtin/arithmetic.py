@@ -7,7 +7,7 @@ from random import Random
 
 from nanochat.builtin.everyday import PEOPLE, THINGS
 from nanochat.builtin.holdout import held_out_sum
-from nanochat.builtin.phrasing import PREFIXES, with_prefix
+from nanochat.builtin.phrasing import typed
 
 _SIGNS = {"+": "+", "-": "-", "*": "×", "/": "÷"}
 _SPOKEN = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
@@ -100,7 +100,7 @@ def ask(rng: Random, problem: Problem) -> str:
     core = rng.choice(_GENERAL if rng.random() < 0.75 else _SPECIAL[problem.op])
     name, things = rng.choice(PEOPLE)[0], rng.choice(THINGS)
     text = core.format(e=problem.expression(rng), a=problem.a, b=problem.b, name=name, things=things)
-    return with_prefix(rng.choice(PREFIXES), text, proper=core.startswith("{"))
+    return typed(rng, text, proper=core.startswith("{"))
 
 
 def tool_answer(problem: Problem) -> list[dict[str, str]]:
@@ -136,9 +136,9 @@ def _statement(rng: Random, problem: Problem) -> str:
     ]
     if problem.op == "+":
         forms.append(_columns(problem))
-    if problem.op == "-":
+    if problem.op == "-" and not held_out_sum(result, "+", b):
         forms.append(f"{problem.equation}, because {result} and {b} together make {a}.")
-    if problem.op == "/":
+    if problem.op == "/" and not held_out_sum(result, "*", b):
         forms.append(f"{problem.equation}, so {a} makes {b} equal parts of {result}.")
     return rng.choice(forms)
 

@@ -37,7 +37,7 @@ def story_turn(rng: Random, held_out: bool) -> Turn:
     """A request for a story and a short story, without a hold-out."""
     request = rng.choice(("Tell me a story.", "Tell me a short story.", "Please tell me a story.",
                           "Can you tell me a story?", "I would like to hear a story."))  # fmt: skip
-    return request, stories.story(rng, beats=5)
+    return request, stories.story(rng, beats=7)
 
 
 # Makers of turns and their share of all turns, in percent.

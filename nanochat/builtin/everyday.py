@@ -71,6 +71,11 @@ def number_word(n: int) -> str:
     return _TENS[n // 10] + (f"-{_UNITS[n % 10]}" if n % 10 else "")
 
 
+def with_article(noun: str) -> str:
+    """The noun with "a" or "an"."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 # (name, pronoun, possessive)
 PEOPLE: tuple[tuple[str, str, str], ...] = tuple(
     [(name, "she", "her") for name in (

@@ -12,7 +12,7 @@ from random import Random
 from nanochat.builtin import arithmetic, follow_ups, letters, talk
 from nanochat.builtin.holdout import held_out_wording
 from nanochat.builtin.lexicon import WORDS
-from nanochat.builtin.phrasing import PREFIXES, with_prefix
+from nanochat.builtin.phrasing import typed
 from nanochat.builtin.questions import fact_question, sample_choice, sample_fact
 from nanochat.builtin.relations import Fact, Relation
 from nanochat.builtin.world import question_weights, relations
@@ -27,13 +27,15 @@ Turn = tuple[str, Content]
 class Exercise:
     """One question, with the `reply` that training teaches and the `answer` that a right reply contains.
 
-    `others` are wrong answers of the same kind, which a right reply does not contain; `choices` are the option
-    letters of a multiple-choice question; `meta` identifies the combination; `history` are the turns before.
+    A right reply may contain one of `also` instead, which are as true, and none of `others`, which are wrong answers
+    of the same kind. `choices` are the option letters of a multiple-choice question; `meta` identifies the
+    combination; `history` are the turns before.
     """
 
     prompt: str
     reply: Content
     answer: str
+    also: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     meta: dict[str, str] = field(default_factory=dict)
@@ -55,11 +57,7 @@ def novel_fact_exercise(rng: Random) -> Exercise:
 def _about_fact(rng: Random, r: Relation, fact: Fact, core: str) -> Exercise:
     meta = {"relation": r.name, "subject": fact.subject, "core": core}
     prompt = fact_question(rng, fact, core)
-    return Exercise(prompt, fact.fill(r.reply), fact.answer, _other_answers(r, fact), meta=meta)
-
-
-def _other_answers(r: Relation, fact: Fact) -> tuple[str, ...]:
-    return tuple(answer for answer in r.answers if answer not in (fact.answer, fact.subject))
+    return Exercise(prompt, fact.fill(r.reply), fact.answer, fact.also, r.wrong_answers(fact), meta=meta)
 
 
 def follow_up_exercise(rng: Random, held_out: bool) -> Exercise:
@@ -70,9 +68,12 @@ def follow_up_exercise(rng: Random, held_out: bool) -> Exercise:
         r, fact = before.relation, before.fact
         history.append((before.prompt, before.reply))
     asked = follow_ups.follow_up(rng, r, fact, held_out=held_out)
-    others = _other_answers(asked.relation, asked.fact)
-    meta = {"relation": asked.relation.name, "subject": asked.fact.subject, "core": asked.core}
-    return Exercise(asked.prompt, asked.reply, asked.fact.answer, others, meta=meta, history=tuple(history))
+    r, fact = asked.relation, asked.fact
+    meta = {"relation": r.name, "subject": fact.subject, "core": asked.core}
+    others = r.wrong_answers(fact)
+    return Exercise(
+        asked.prompt, asked.reply, fact.answer, fact.also, others, meta=meta, history=tuple(history)
+    )
 
 
 def arithmetic_exercise(rng: Random, held_out: bool) -> Exercise:
@@ -87,7 +88,7 @@ def letters_exercise(rng: Random, held_out: bool) -> Exercise:
     """Counting a letter in a word with the tool; the hold-out is by letter and word."""
     word, letter = letters.sample_pair(rng, held_out=held_out)
     question = rng.choice(letters.COUNT_QUESTIONS).format(w=word, l=letter)
-    prompt, reply = with_prefix(rng.choice(PREFIXES), question), letters.tool_answer(word, letter)
+    prompt, reply = typed(rng, question), letters.tool_answer(word, letter)
     return Exercise(prompt, reply, str(word.count(letter)), meta={"word": word, "letter": letter})
 
 
@@ -96,8 +97,8 @@ def spelling_exercise(rng: Random, held_out: bool) -> Exercise:
     while True:
         word, core = rng.choice(WORDS), rng.choice(letters.SPELL_QUESTIONS)
         if held_out_wording("spell", word, core) == held_out:
-            prompt = with_prefix(rng.choice(PREFIXES), core.format(w=word))
             meta = {"word": word, "core": core}
+            prompt = typed(rng, core.format(w=word))
             return Exercise(prompt, letters.spelling_answer(word), letters.spell(word), meta=meta)
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from random import Random
 
 from nanochat.builtin.holdout import held_out_wording
-from nanochat.builtin.phrasing import casual
+from nanochat.builtin.phrasing import hasty
 from nanochat.builtin.questions import fact_question, sample_fact
 from nanochat.builtin.relations import Fact, Relation
 from nanochat.builtin.world import relations
@@ -61,7 +61,7 @@ _PRONOUNS: tuple[dict[str, tuple[str, ...]], ...] = (
         "animal-group": ("What kind of animal is it?", "And what kind of animal is that?", "Which group is it in?"),
         "animal-home": ("Where does it live?", "And where does it live?", "Where is its home?"),
         "animal-food": ("What does it eat?", "And what does it eat?", "What is its food?"),
-        "animal-young": ("What is its young called?", "And its young?", "How do you call its young?"),
+        "animal-young": ("What is its young called?", "And its young?", "What do you call its young?"),
         "animal-sound": ("What sound does it make?", "And its sound?", "What does it sound like?"),
     },
     {
@@ -78,7 +78,6 @@ _DOUBTS = (
     "Is that right?",
     "Is that true?",
     "Are you certain?",
-    "I do not believe you.",
 )
 _REPEATS = (
     "Can you repeat that?",
@@ -87,7 +86,8 @@ _REPEATS = (
     "What did you say?",
     "Please repeat that.",
 )
-_WRONG_ANSWERS = ("Is it not {z}?", "I thought it was {z}.", "No, it is {z}.", "Are you sure it is not {z}?")
+_WRONG_ANSWERS = ("Is it not {z}?", "I thought it was {z}.", "No, it is {z}.")
+_NOT_ASKED_AS_WRONG = ("currency", "month-place", "planet-place")  # "Is it not dinar?" lacks an article
 
 
 def follow_up(rng: Random, r: Relation, fact: Fact, *, held_out: bool) -> FollowUp:
@@ -102,12 +102,15 @@ def follow_up(rng: Random, r: Relation, fact: Fact, *, held_out: bool) -> Follow
 def doubt_turn(rng: Random, r: Relation, fact: Fact) -> tuple[str, str]:
     """A turn that questions or repeats the answer before, without a hold-out; the answer stays the same."""
     reply = fact.fill(r.reply)
-    others = [answer for answer in r.answers if answer not in (fact.answer, fact.subject)]
+    others = r.wrong_answers(fact)
     of_animals = "one" in fact.slots  # whose answers are not all nouns: "I thought it was barks."
-    kind = rng.choice(("doubt", "repeat", "wrong")) if others and not of_animals else "doubt"
+    kinds = (
+        ("doubt", "repeat") if of_animals or r.name in _NOT_ASKED_AS_WRONG else ("doubt", "repeat", "wrong")
+    )
+    kind = rng.choice(kinds)
     if kind == "doubt":
         return rng.choice(_DOUBTS), f"Yes. {reply}"
-    if kind == "repeat":
+    if kind == "repeat" or not others:
         return rng.choice(_REPEATS), reply
     return rng.choice(_WRONG_ANSWERS).format(z=rng.choice(others)), f"No. {reply}"
 
@@ -126,14 +129,14 @@ def _is_held_out(made: FollowUp) -> bool:
 
 
 def _named(fact: Fact) -> str:
-    return fact.slots.get("one", fact.subject)
+    return fact.slots.get("named") or fact.slots.get("one", fact.subject)
 
 
 def _about_another(rng: Random, r: Relation, fact: Fact, cores: tuple[str, ...]) -> FollowUp:
     other = rng.choice([each for each in r.facts if each != fact])
     core = rng.choice(cores)
     prompt = core.format(x=_named(other), y=_named(fact))
-    prompt = casual(prompt) if rng.random() < 0.06 else prompt[0].upper() + prompt[1:]
+    prompt = hasty(rng, prompt) if rng.random() < 0.12 else prompt[0].upper() + prompt[1:]
     return FollowUp(prompt, r, other, core, other.fill(r.reply))
 
 

@@ -116,7 +116,7 @@ COUNTRIES: tuple[Country, ...] = tuple(
         ("Ecuador", "Quito", "South America", "Spanish", "dollar"),
         ("Uruguay", "Montevideo", "South America", "Spanish", "peso"),
         ("Paraguay", "Asuncion", "South America", "", "guarani"),
-        ("Australia", "Canberra", "Oceania", "English", "dollar"),
+        ("Australia", "Canberra", "", "English", "dollar"),
         ("New Zealand", "Wellington", "Oceania", "English", "dollar"),
         ("Fiji", "Suva", "Oceania", "", "dollar"),
         ("Samoa", "Apia", "Oceania", "Samoan", "tala"),

@@ -7,10 +7,17 @@ on every machine, for every seed and every size. A generator asks before it writ
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from hashlib import sha256
 
 _SALT = "nanochat-builtin-1"
+_OPENING = re.compile(
+    r"^(?:(?:please|okay,|thanks!|sorry,|oh,|no,|and|can you|do you know|tell me|how do (?:you|we)|i wonder|"
+    r"what do you get if you) )+",
+    re.I,
+)
+_CLOSING = re.compile(r"(?:,? please| for me)?[?.!]*$")
 
 
 def bucket(*parts: str) -> int:
@@ -20,9 +27,19 @@ def bucket(*parts: str) -> int:
 
 
 @cache
+def plain(core: str) -> str:
+    """A wording without quotation marks, polite words around it and its end mark.
+
+    Wordings that differ in nothing else are held out together: one of them would be found inside another.
+    """
+    text = _CLOSING.sub("", _OPENING.sub("", core.replace('"', "").replace("'{w}'", "{w}")), count=1)
+    return text[:1].upper() + text[1:]
+
+
+@cache
 def held_out_fact(relation: str, subject: str, core: str) -> bool:
     """Whether training never asks for this fact with this question core (one in eight)."""
-    return bucket("fact", relation, subject, core) % 8 == 0
+    return bucket("fact", relation, subject, plain(core)) % 8 == 0
 
 
 def held_out_sum(a: int, op: str, b: int) -> bool:
@@ -47,7 +64,7 @@ def held_out_letter(word: str, letter: str) -> bool:
 @cache
 def held_out_wording(kind: str, subject: str, core: str) -> bool:
     """Whether training never asks `core` about `subject` (one in six): spelling, identity, small talk, refusals."""
-    return bucket(kind, subject, core) % 6 == 0
+    return bucket(kind, subject, plain(core)) % 6 == 0
 
 
 def validation_document(text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _TEXT = """
 able about above accident across action address advice afraid afternoon again agree airport album almost
-alone along already always amazing anchor angel animal ankle answer apple april arrow artist asleep attic
+alone along already always amazing anchor angel animal ankle answer apple arrow artist asleep attic
 autumn average awake baby bacon badge baker balance ballet balloon banana bandage banjo barber bargain
 barrel basket battle beach beard beautiful because bedroom before began begin behind believe belong bench
 berry better between bicycle bird biscuit blanket blossom board bottle bottom bowl bracelet branch brave
@@ -23,14 +23,14 @@ fork forty fountain freedom friend frozen fruit funny furniture future galaxy ga
 gather gentle giant ginger giraffe glass glove golden goodbye grammar grandmother grape grass gravity green
 grocery ground guess guitar hallway hammer handle happen happy harbor harvest healthy heart heaven heavy
 helmet helper hidden highway history hobby holiday honest honey horizon hospital hotel house hundred hungry
-hunter hurry husband iceberg idea important include insect inside island jacket january jelly jewel journey
+hunter hurry husband iceberg idea important include insect inside island jacket jelly jewel journey
 judge juice jungle kangaroo kettle kingdom kitchen kitten knife knight knock ladder language lantern
 laughter laundry leather lemon lesson letter lettuce library lightning listen little lizard lobster lonely
 lucky luggage lunch machine magazine magic magnet manager marble market marriage master matter meadow
 measure medicine melody member memory message metal middle midnight million minute mirror mistake mitten
-moment monday money monkey monster month morning mosquito mother motor mountain muscle museum mushroom
+moment money monkey monster month morning mosquito mother motor mountain muscle museum mushroom
 music mystery narrow nation natural nature necklace needle neighbor nephew never newspaper night ninety
-noise noodle normal northern notebook nothing notice number object ocean october office onion open opinion
+noise noodle normal northern notebook nothing notice number object ocean office onion open opinion
 orange orbit orchard orchestra ordinary outside oven oyster package paddle painter palace pancake paper
 parade parent parrot party passage patient peaceful peanut pebble pencil people pepper perfect person
 photograph piano picnic picture pillow pilot pineapple pirate planet plastic plate playground pleasure
@@ -38,11 +38,11 @@ pocket poem police polite popcorn possible potato powder practice prepare presen
 prison prize problem project promise protect proud pudding pumpkin puppet puppy purple puzzle pyramid
 quality quarter queen question quick quiet rabbit raccoon railway rainbow raspberry ready reason recipe
 record remember repair reply rescue respect restaurant ribbon riddle river robin rocket rubber sailor salad
-salmon sandwich saturday sausage scarf school science scissors seashell season second secret sentence
-september seven shadow shelter shepherd shoulder shower silence silver simple singer sister sixteen
+salmon sandwich sausage scarf school science scissors seashell season second secret sentence
+seven shadow shelter shepherd shoulder shower silence silver simple singer sister sixteen
 skeleton sleepy slipper slowly smooth snow soccer soldier someone sparkle special spider spinach spoon
 spring square squirrel stadium station stomach stone storm story stranger strawberry street strong student
-sudden sugar suitcase summer sunday sunflower supper surprise sweater swimming table tailor teacher
+sudden sugar suitcase summer sunflower supper surprise sweater swimming table tailor teacher
 telephone temple tennis theater thirteen thousand thread throat thunder ticket tiger tomato tomorrow
 tooth tower traffic train treasure triangle trouble trumpet tunnel turtle twelve twenty umbrella
 uncle uniform until upstairs useful vacation valley vanilla vegetable velvet village violin visitor voice

@@ -7,7 +7,7 @@ from random import Random
 
 from nanochat.builtin.choice import LETTERS, named_choice, named_choice_prompt, named_choice_reply
 from nanochat.builtin.lexicon import WORDS
-from nanochat.builtin.phrasing import PREFIXES, casual, with_prefix
+from nanochat.builtin.phrasing import typed
 from nanochat.builtin.relations import Fact, Relation
 from nanochat.builtin.world import question_weights, relations
 
@@ -23,11 +23,7 @@ def sample_fact(rng: Random, *, held_out: bool) -> tuple[Relation, Fact, str]:
 
 def fact_question(rng: Random, fact: Fact, core: str) -> str:
     """The core as a question, sometimes with an opening, sometimes carelessly typed."""
-    question = fact.fill(core)
-    proper = core.startswith("{") and fact.subject[0].isupper()
-    if not proper and rng.random() < 0.06:
-        return casual(question)
-    return with_prefix(rng.choice(PREFIXES), question, proper=proper)
+    return typed(rng, fact.fill(core), proper=core.startswith("{") and fact.subject[0].isupper())
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ def sample_choice(rng: Random, *, held_out: bool) -> Choice:
     """A question with four options in random order."""
     while True:
         r, fact, core = sample_fact(rng, held_out=held_out)
-        others = [answer for answer in r.answers if answer != fact.answer]
+        others = r.wrong_answers(fact)
         if len(others) >= 3:
             options = [fact.answer, *rng.sample(others, 3)]
             rng.shuffle(options)

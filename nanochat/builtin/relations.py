@@ -15,11 +15,15 @@ from nanochat.builtin.holdout import held_out_fact
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact: `subject` names it within its relation; `slots` holds other forms of subject and answer."""
+    """One fact: `subject` names it within its relation; `slots` holds other forms of subject and answer.
+
+    `also` are other true answers, which no text gives; `named` in `slots` is the subject as a noun for follow-ups.
+    """
 
     subject: str
     answer: str
     slots: Mapping[str, str] = field(default_factory=dict, hash=False)
+    also: tuple[str, ...] = ()
 
     def fill(self, template: str) -> str:
         """The filled template, capitalised. Raises KeyError for a slot that the fact lacks."""
@@ -44,6 +48,10 @@ class Relation:
     def answers(self) -> tuple[str, ...]:
         """The distinct answers of the relation in order: the candidates for a question's options."""
         return tuple(dict.fromkeys(fact.answer for fact in self.facts))
+
+    def wrong_answers(self, fact: Fact) -> tuple[str, ...]:
+        """The answers of other facts that are not true of this one."""
+        return tuple(a for a in self.answers if a not in (fact.answer, *fact.also, fact.subject))
 
     def held_out(self, fact: Fact, core: str) -> bool:
         """Whether training never asks for this fact in this wording."""

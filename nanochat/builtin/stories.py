@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from random import Random
 
-from nanochat.builtin.everyday import DAYS, MONTHS, PEOPLE, THINGS, number_word
+from nanochat.builtin.everyday import DAYS, MONTHS, PEOPLE, THINGS, number_word, with_article
 
-_PLACES = ("the village", "the old town", "the valley", "the little harbor", "the forest", "the farm",
-           "the school", "the market", "the river", "the mountain", "the garden", "the beach")  # fmt: skip
+_PLACES = (("in", "the village"), ("in", "the old town"), ("in", "the valley"), ("at", "the little harbor"),
+           ("in", "the forest"), ("on", "the farm"), ("at", "the school"), ("at", "the market"), ("by", "the river"),
+           ("on", "the mountain"), ("in", "the garden"), ("on", "the beach"))  # fmt: skip
 _COLORS = ("red", "blue", "green", "yellow", "white", "black", "brown", "orange", "purple", "gray")
 _PETS = ("dog", "cat", "rabbit", "hen", "goat", "duck", "horse", "mouse")
 _OBJECTS = ("hat", "book", "kite", "lamp", "basket", "coat", "ball", "cup", "drum", "key", "box", "scarf")
@@ -21,17 +22,17 @@ Beat = tuple[str, ...]
 
 _OPENINGS: Beat = (
     "{name} lived near {place}.",
-    "Once there was a child called {name} who lived by {place}.",
+    "Once there was a child called {name} who lived near {place}.",
     "One {day}, {name} walked to {place}.",
-    "It was a quiet {day} in {month}, and {name} was at {place}.",
+    "It was a quiet {day} in {month}, and {name} was {at_place}.",
     "Early in {month}, {name} went to {place} with {poss} friend {friend}.",
-    "This is a story about {name} and {friend}, who met at {place}.",
+    "This is a story about {name} and {friend}, who met {at_place}.",
 )
 
 _PLOTS: tuple[tuple[Beat, ...], ...] = (
     (
-        ("{name} had a {color} {object}.", "{name} owned a {color} {object} and loved it.",
-         "{poss_} favorite thing was a {color} {object}."),
+        ("{name} had {a_color} {object}.", "{name} owned {a_color} {object} and loved it.",
+         "{poss_} favorite thing was {a_color} {object}."),
         ("One morning the {object} was gone.", "But that day {pron} could not find the {object}.",
          "Then the {object} was lost."),
         ("{name} was sad, because it was a gift from {friend}.",
@@ -51,9 +52,9 @@ _PLOTS: tuple[tuple[Beat, ...], ...] = (
          "Later {name} gave {friend} some {food} to say thank you."),
     ),
     (
-        ("{name} found a small {color} {pet}.", "By the road stood a {color} {pet}."),
+        ("{name} found a small {color} {pet}.", "By the road stood {a_color} {pet}."),
         ("The {pet} was cold and had no home.", "Nobody knew where the {pet} came from."),
-        ("So {name} took the {pet} home and gave it {food}.", "{name} carried it home and fed it {food}."),
+        ("So {name} took the {pet} home and gave it {food}.", "{name} brought it home and fed it {food}."),
         ("{friend} asked what the {pet} was called.", "\"What is its name?\" asked {friend}."),
         ("{name} called the {pet} {petname}.", "\"Its name is {petname},\" said {name}."),
         ("From that day on, {petname} followed {name} everywhere.",
@@ -71,10 +72,10 @@ _PLOTS: tuple[tuple[Beat, ...], ...] = (
     (
         ("{friend} was ill and had to stay in bed.", "{friend} had a fever and could not go out."),
         ("{name} cooked {food} because warm food helps.", "So {name} made some {food} for {friend}."),
-        ("{pron_} also brought a {color} {object}.", "With the {food} came a {color} {object} as a present."),
+        ("{pron_} also brought {a_color} {object}.", "With the {food} came {a_color} {object} as a present."),
         ("{friend} ate the {food} and slept.", "After the meal {friend} slept for a long time."),
         ("After {count} days {friend} was well again.", "{count_} days later {friend} could get up."),
-        ("Then the two friends went back to {place}.", "Soon they played at {place} again."),
+        ("Then the two friends went back to {place}.", "Soon they played {at_place} again."),
     ),
     (
         ("{name} wanted to cross the water, but the bridge was broken.",
@@ -83,7 +84,7 @@ _PLOTS: tuple[tuple[Beat, ...], ...] = (
         ("They worked for {count} hours.", "It took them {count} hours of hard work."),
         ("When they were done, the bridge was strong again.", "In the evening the new bridge was ready."),
         ("{name} crossed first, and then {friend} followed.", "{name} went over it first, because {pron} was brave."),
-        ("Everyone at {place} thanked them.", "The people of {place} were glad about the bridge."),
+        ("Everyone {at_place} thanked them.", "Everyone {at_place} was glad about the bridge."),
     ),
     (
         ("{name} planted a seed in the ground.", "In spring {name} put a small seed into the soil."),
@@ -97,26 +98,26 @@ _PLOTS: tuple[tuple[Beat, ...], ...] = (
         ("In the evening {name} heard a noise outside.", "At night there was a strange noise."),
         ("{pron_} was afraid and called {friend}.", "Because {pron} was afraid, {pron} woke {friend}."),
         ("They took a lamp and looked behind the door.", "With a lamp in the hand they opened the door."),
-        ("It was only a {pet} that wanted {food}.", "There sat a {color} {pet}, and it was hungry."),
+        ("It was only a {pet} that wanted {food}.", "There sat {a_color} {pet}, and it was hungry."),
         ("They laughed and gave it some {food}.", "So they gave the {pet} {food} and laughed."),
         ("After that, {name} was not afraid any more.", "Then they all went to sleep."),
     ),
     (
-        ("There was a race at {place} on {day}.", "On {day} all the children ran a race."),
+        ("There was a race {at_place} on {day}.", "On {day} all the children ran a race."),
         ("{name} was fast, but {friend} was faster.", "{friend} ran faster than {name}."),
         ("Near the end {friend} fell and hurt a knee.", "Then {friend} fell, because a stone lay in the way."),
         ("{name} stopped and helped {friend} up.", "{name} did not run on. {pron_} stopped to help."),
         ("So another child won the race.", "They came last, hand in hand."),
         ("But {friend} said that {name} was the best friend of all.",
-         "The teacher gave {name} a {color} {object} for being kind."),
+         "The teacher gave {name} {a_color} {object} for being kind."),
     ),
     (
         ("{name} wrote a letter to {friend}.", "{friend} lived far away, so {name} wrote a letter."),
-        ("In the letter {pron} told about {poss} {color} {object}.", "It told of a {color} {object} and a {pet}."),
+        ("In the letter {pron} told about {poss} {color} {object}.", "It told of {a_color} {object} and a {pet}."),
         ("The letter was on its way for {count} days.", "After {count} days the letter arrived."),
         ("{friend} read it twice and wrote back.", "{friend} was glad and answered at once."),
         ("\"Come and visit me in {month2},\" said the answer.", "The answer said that they would meet in {month2}."),
-        ("So in {month2} the friends met at {place}.", "In {month2} they saw each other again."),
+        ("So in {month2} the friends met {at_place}.", "In {month2} they saw each other again."),
     ),
 )  # fmt: skip
 
@@ -134,10 +135,12 @@ def story(rng: Random, *, beats: int | None = None) -> str:
     food, food2 = rng.sample(_FOODS, 2)
     month, month2 = rng.sample([month for month, _, _ in MONTHS], 2)
     count = rng.randint(2, 12)
+    (preposition, place), color = rng.choice(_PLACES), rng.choice(_COLORS)
     slots = {
         "name": name, "pron": pron, "pron_": pron.capitalize(), "poss": poss, "poss_": poss.capitalize(),
         "obj": "her" if pron == "she" else "him", "friend": friend, "friend_poss": friend_poss,
-        "place": rng.choice(_PLACES), "color": rng.choice(_COLORS), "object": rng.choice(_OBJECTS),
+        "place": place, "at_place": f"{preposition} {place}", "color": color, "a_color": with_article(color),
+        "object": rng.choice(_OBJECTS),
         "pet": rng.choice(_PETS), "petname": rng.choice(("Pip", "Rex", "Luna", "Coco", "Spot", "Bibi")),
         "food": food, "food2": food2, "month": month, "month2": month2, "day": rng.choice(DAYS),
         "things": rng.choice(THINGS), "count": number_word(count), "count_": number_word(count).capitalize(),

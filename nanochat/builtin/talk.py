@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from random import Random
 
 from nanochat.builtin.everyday import PEOPLE
-from nanochat.builtin.holdout import held_out_wording
-from nanochat.builtin.phrasing import PREFIXES, with_prefix
+from nanochat.builtin.holdout import held_out_wording, plain
+from nanochat.builtin.phrasing import PLAIN_PREFIXES, hasty, with_prefix
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,16 @@ _WHO_MADE = (
 
 
 def _origin() -> Intent:
-    """Pairs of verb and pattern on the held-out side are the novel wordings; "Who made you?" itself is taught."""
+    """Pairs of verb and pattern on the held-out side are the novel wordings.
+
+    "Who made you?" itself is taught, with every verb and also after "Tell me".
+    """
     cores: list[str] = []
     novel: list[str] = []
     for pattern in _WHO_MADE:
         for past, participle in _MAKING:
-            held_out = pattern != _WHO_MADE[0] and held_out_wording("origin", past, pattern)
+            nested = plain(pattern).lower() == plain(_WHO_MADE[0]).lower()
+            held_out = not nested and held_out_wording("origin", past, pattern)
             (novel if held_out else cores).append(pattern.format(past=past, participle=participle))
     others = (
         "Who are your makers?", "Where do you come from?", "Who is your creator?", "Who are your authors?",
@@ -66,7 +70,7 @@ IDENTITY: tuple[Intent, ...] = (
             "What is nanochat?", "Who is nanochat?",
         ),
         "I am nanochat, a small open chat model.",
-        "nanochat",
+        "I am nanochat",
     ),
     ORIGIN,
     Intent(
@@ -98,7 +102,7 @@ IDENTITY: tuple[Intent, ...] = (
     Intent(
         (
             "How big are you?", "Are you a large model?", "Are you a big model?", "How large are you?",
-            "Are you a small model?", "What size do you have?",
+            "Are you a small model?", "What size are you?",
         ),
         "I am very small, with only a few million parameters.",
         "very small",
@@ -166,7 +170,7 @@ REFUSALS: tuple[Intent, ...] = (
     ),
     Intent(
         ("What time is it?", "What is the time?", "What day is it today?", "What is the date?",
-         "Which year is it?", "How late is it?", "What is the time now?", "Is it late?"),
+         "Which year is it?", "What is the time now?", "Is it late?"),
         "I am sorry, I cannot know the time or the date.", "cannot know the time",
     ),
     Intent(
@@ -221,15 +225,16 @@ def intent_turn(
     while True:
         intent = rng.choice(intents)
         core = rng.choice(intent.cores)
-        prefix = "" if kind == "talk" else rng.choice(PREFIXES)
+        prefix = "" if kind == "talk" else rng.choice(PLAIN_PREFIXES)
         if (prefix != "" and held_out_wording(kind, core, prefix.strip())) == held_out:
-            return with_prefix(prefix, core), intent, core
+            careless = prefix == "" and kind != "talk" and rng.random() < 0.25
+            return hasty(rng, core) if careless else with_prefix(prefix, core), intent, core
 
 
 def novel_turn(rng: Random, intent: Intent) -> tuple[str, Intent, str]:
     """A user message in a wording that training does not use. Returns (message, intent, core)."""
     core = rng.choice(intent.novel)
-    return with_prefix(rng.choice(PREFIXES), core), intent, core
+    return with_prefix(rng.choice(PLAIN_PREFIXES), core), intent, core
 
 
 def stranger_turn(rng: Random, *, held_out: bool = False) -> tuple[str, Intent, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nanochat.builtin.everyday import OPPOSITES
+from nanochat.builtin.everyday import OPPOSITES, with_article
 from nanochat.builtin.nature import ANIMALS, COLORS, Animal
 from nanochat.builtin.relations import Fact, Relation
 
@@ -12,11 +12,6 @@ from nanochat.builtin.relations import Fact, Relation
 def relations() -> tuple[Relation, ...]:
     """Relations of animals, colors and opposites."""
     return (*_animals(), _colors(), _opposites())
-
-
-def with_article(noun: str) -> str:
-    """The noun with "a" or "an"."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _facts(answer: Callable[[Animal], str]) -> tuple[Fact, ...]:
@@ -154,6 +149,7 @@ def _animals() -> tuple[Relation, ...]:
                 "Tell me the sound of {one}.",
                 "What does {one} do to be heard?",
                 "What sound does the {s} make?",
+                "What does {one} say?",
             ),
             novel=("Which noise does the {s} make?", "What noise do {many} make?"),
             follow_up=follow_up,

@@ -81,6 +81,7 @@ def _months() -> tuple[Relation, ...]:
             cores=(
                 "How many days does {s} have?",
                 "How many days are in {s}?",
+                "How many days in {s}?",
                 "How many days are there in {s}?",
                 "How long is {s}?",
                 "Tell me the number of days in {s}.",

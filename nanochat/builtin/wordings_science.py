@@ -29,6 +29,7 @@ def _elements() -> tuple[Relation, ...]:
             ),
             cores=(
                 "What is the symbol of {s}?",
+                "What is the symbol for {s}?",
                 "What is the chemical symbol of {s}?",
                 "Which symbol does {s} have?",
                 "What symbol does {s} have?",
@@ -113,6 +114,13 @@ def _elements() -> tuple[Relation, ...]:
     )
 
 
+def _named(trait: str) -> str:
+    """The planet with a trait, as a noun."""
+    if trait.startswith("the "):
+        return f"{trait} planet"
+    return f"the planet that is {trait}"
+
+
 def _planets() -> tuple[Relation, ...]:
     ranked = tuple(zip(PLANETS, ORDINALS, strict=False))
     return (
@@ -140,7 +148,7 @@ def _planets() -> tuple[Relation, ...]:
         ),
         Relation(
             name="planet-at",
-            facts=tuple(Fact(place, planet) for planet, place in ranked),
+            facts=tuple(Fact(place, planet, {"named": f"the {place} planet"}) for planet, place in ranked),
             reply="The {s} planet from the Sun is {a}.",
             statements=(
                 "The {s} planet from the Sun is {a}.",
@@ -159,7 +167,7 @@ def _planets() -> tuple[Relation, ...]:
             ),
             novel=("Give me the {s} planet from the Sun.", "Which is the {s} planet from the Sun?"),
             weight=0.4,
-            follow_up="And the {s} planet?",
+            follow_up="And the {s} one?",
         ),
         Relation(
             name="planet-title",
@@ -173,14 +181,13 @@ def _planets() -> tuple[Relation, ...]:
                 "Tell me the name of {s}.",
                 "What do we call {s}?",
                 "Do you know {s}?",
-                "What is {s} called?",
             ),
             novel=("Give me the name of {s}.", "What name does {s} have?"),
             weight=0.6,
         ),
         Relation(
             name="planet-trait",
-            facts=tuple(Fact(trait, planet) for trait, planet in PLANET_TRAITS),
+            facts=tuple(Fact(trait, planet, {"named": _named(trait)}) for trait, planet in PLANET_TRAITS),
             reply="{a} is {s}.",
             statements=("{a} is {s}.", "Of all planets, {a} is {s}.", "The planet that is {s} is {a}."),
             cores=(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from nanochat.builtin import wordings_countries, wordings_life, wordings_numbers, wordings_science
+from nanochat.builtin.equivalents import other_true_answers
 from nanochat.builtin.relations import Relation
 
 
@@ -12,7 +14,12 @@ from nanochat.builtin.relations import Relation
 def relations() -> tuple[Relation, ...]:
     """All relations of the world."""
     modules = (wordings_countries, wordings_science, wordings_life, wordings_numbers)
-    return tuple(r for module in modules for r in module.relations())
+    return tuple(_with_equivalents(r) for module in modules for r in module.relations())
+
+
+def _with_equivalents(r: Relation) -> Relation:
+    facts = (replace(f, also=other_true_answers(r.name, f.subject, f.answer)) for f in r.facts)
+    return replace(r, facts=tuple(facts))
 
 
 @cache

@@ -11,7 +11,15 @@ from random import Random
 from nanochat.builtin import EXERCISES, Exercise, evaluation
 from nanochat.builtin.dialogues import conversation
 from nanochat.paths import Paths
-from nanochat.tasks.checks import contains_phrase, first_number, is_choice, is_number, last_number, names_only
+from nanochat.tasks.checks import (
+    contains_phrase,
+    first_number,
+    is_choice,
+    is_number,
+    last_number,
+    names_only,
+    without_name,
+)
 from nanochat.tasks.on_demand import OnDemand
 from nanochat.tasks.task import (
     RIGHT,
@@ -30,12 +38,20 @@ _TEST_SEED = 0
 _DRAWN_ITEMS: dict[ItemSplit, int] = {"train": 10_000, "val": 250}
 _MAX_NEW_TOKENS = 64
 _OPTION_LETTER = re.compile(r"(?<=\s)[A-D](?!\w)")
+_FIRST_LETTER = re.compile(r"\s*(?:\(([A-D])\)|([A-D])[.)](?!\S))")
 _SPELLED = re.compile(r"\w(?:-\w)+")
 
 
 def check_fact(item: Item, text: str) -> Score:
-    """Right if the text names the answer and no other candidate; WELL_FORMED if it names another."""
-    return names_only(text, item.answer, item.meta["others"])
+    """Right if the text names the answer, or another true one, and no wrong one; WELL_FORMED if it names a wrong one.
+
+    An answer within the subject does not count: "Mexico City" does not name Mexico.
+    """
+    return names_only(
+        without_name(text, item.meta["subject"], item.answer),
+        (item.answer, *item.meta["also"]),
+        item.meta["others"],
+    )
 
 
 def check_number(item: Item, text: str) -> Score:
@@ -50,6 +66,7 @@ def check_letter_count(item: Item, text: str) -> Score:
 
 def check_spelling(item: Item, text: str) -> Score:
     """Right if the text has exactly the letters, joined by hyphens; up to MISSPELLED for a correct prefix."""
+    text = text.lower()
     if contains_phrase(text, item.answer):
         return RIGHT
     spelled = _SPELLED.search(text)
@@ -68,9 +85,12 @@ def check_phrase(item: Item, text: str) -> Score:
 def check_named_choice(item: Item, text: str) -> Score:
     """Right if the last letter of an option in the text is the right one's; WELL_FORMED for the letter of another.
 
-    A letter stands alone, and not at the start, where A is a word.
+    A letter stands alone. At the start, where A is a word, it counts if it is all of the text or written as "A.",
+    "A)" or "(A)", and then decides.
     """
-    letters = _OPTION_LETTER.findall(" " + text if len(text.strip(" .")) == 1 else text)
+    if first := _FIRST_LETTER.match(text):
+        return is_choice(item, first[1] or first[2])
+    letters = _OPTION_LETTER.findall(" " + text if len(text.strip()) == 1 else text)
     return is_choice(item, letters[-1] if letters else "")
 
 
@@ -80,7 +100,7 @@ def _evaluation() -> dict[str, list[Exercise]]:
 
 
 def _item(exercise: Exercise) -> Item:
-    meta = {**exercise.meta, "others": exercise.others, "reply": exercise.reply}
+    meta = {**exercise.meta, "also": exercise.also, "others": exercise.others, "reply": exercise.reply}
     messages = conversation([*exercise.history, (exercise.prompt, exercise.reply)])["messages"][:-1]
     return Item(tuple(messages), exercise.answer, exercise.choices, meta)
 

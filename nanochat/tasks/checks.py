@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nanochat.tasks.task import RIGHT, WELL_FORMED, Item, Score
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_COMMON_WORDS = frozenset(
+    ("as", "at", "be", "he", "in", "no", "on", "up", "off", "out", "over", "under", "all", "none", "many", "few",
+     "more", "less", "most", "first", "last", "before", "after", "with", "yes")
+)  # fmt: skip
+_FIRST_WORD = re.compile(r"(?:^|(?<=[.!?] ))(?:As|At|Be|He|In|No|On)(?=,|\b (?!is the )[a-z])")
 
 
 def is_choice(item: Item, text: str) -> Score:
@@ -29,11 +34,23 @@ def _whole_words(phrase: str) -> str:
     return rf"(?<![\w-])(?:{forms})(?![\w-])"
 
 
-def names_only(text: str, answer: str, others: Iterable[str] = ()) -> Score:
-    """Right if the text names the answer and no other candidate; WELL_FORMED if it names another."""
-    right = contains_phrase(text, answer)
-    rest = re.sub(_whole_words(answer), "", text)
-    other = next((other for other in others if contains_phrase(rest, other)), None)
+def without_name(text: str, name: str, answer: str) -> str:
+    """The text without a name that contains the answer."""
+    return re.sub(_whole_words(name), "", text) if name != answer and contains_phrase(name, answer) else text
+
+
+def names_only(text: str, answers: Sequence[str], others: Iterable[str] = ()) -> Score:
+    """Right if the text names one of the answers and no other candidate; WELL_FORMED if it names another.
+
+    A leading "the" of a name may be left out. Candidates that are common words, as the symbol In and the opposite "on",
+    count only as answers, and there not as the first word of a sentence about something else.
+    """
+    text = _FIRST_WORD.sub("", text)
+    names = [answer.removeprefix("the ") for answer in answers]
+    right = any(contains_phrase(text, name) for name in names)
+    rest = re.sub("|".join(map(_whole_words, names)), "", text)
+    wrong = (other.removeprefix("the ") for other in others if other.lower() not in _COMMON_WORDS)
+    other = next((other for other in wrong if contains_phrase(rest, other)), None)
     if other is not None:
         return Score(WELL_FORMED, f"also names {other}" if right else f"names {other}")
     return RIGHT if right else Score(0.0, "names none of the candidates")

@@ -127,12 +127,17 @@ def test_the_leak_search_finds_held_out_items(items):
         assert list(held_out_counts(f'Type "{word}".count("{letter}") here.'))
 
 
+def bare(prompt):
+    """The prompt in lower case without marks that only punctuate."""
+    return re.sub(r"[?.!,:'\"]", "", prompt.casefold()).strip()
+
+
 def test_no_evaluation_prompt_in_training_conversations(items, train_conversations):
-    asked = {text.casefold() for c in train_conversations for role, text in texts(c) if role == "user"}
+    asked = {bare(text) for c in train_conversations for role, text in texts(c) if role == "user"}
     for tasks in items.values():
         for task, questions in tasks.items():
             if task != "builtin-follow-ups":  # "And Italy?" follows many questions
-                leaked = [item.prompt for item in questions if item.prompt.casefold() in asked]
+                leaked = [item.prompt for item in questions if bare(item.prompt) in asked]
                 assert not leaked, (task, leaked)
 
 

@@ -48,12 +48,12 @@ DIGESTS: dict[int, dict[str, str]] = {
         "sizes": "172d45bb96793fbb",
     },
     5: {
-        "documents small": "f77b444d9c23f2d7",
-        "documents medium": "7f6e140d8bc7121d",
-        "documents large": "60d651f703f19142",
-        "validation documents": "c26995504c5959d5",
-        "conversations": "225b4f68a7255086",
-        "evaluation": "43720a73453e162a",
+        "documents small": "875ad534c3e8f1ec",
+        "documents medium": "8b441cd843a6da82",
+        "documents large": "a0cfd9fc98f952e9",
+        "validation documents": "b5fe1516262b1d74",
+        "conversations": "25abbafefa7b0b51",
+        "evaluation": "29e0351d2ee11123",
         "sizes": "172d45bb96793fbb",
     },
 }

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from nanochat.builtin import equivalents
 from nanochat.builtin.everyday import OPPOSITES, PEOPLE, number_word
 from nanochat.builtin.geography import COUNTRIES
 from nanochat.builtin.lexicon import WORDS
@@ -76,6 +77,16 @@ def test_relation(r: Relation):
             question = fact.fill(core)
             assert question[0] == question[0].upper()
             assert question[-1] in "?."
+
+
+def test_second_true_answers_belong_to_facts_and_leave_wrong_ones():
+    for r in relations():
+        subjects = {fact.subject for fact in r.facts}
+        assert set(equivalents._BY_SUBJECT.get(r.name, {})) <= subjects, r.name
+        assert set(equivalents._BY_ANSWER.get(r.name, {})) <= set(r.answers), r.name
+        for fact in r.facts:
+            assert not set(r.wrong_answers(fact)) & {fact.answer, *fact.also, fact.subject}
+            assert r.wrong_answers(fact)
 
 
 def test_every_statement_of_a_relation_has_its_own_words():

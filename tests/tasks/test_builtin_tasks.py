@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.paths import default_paths
-from nanochat.tasks.builtin_tasks import BUILTIN_TASKS, MISSPELLED, check_named_choice, check_spelling
+from nanochat.tasks.builtin_tasks import (
+    BUILTIN_TASKS,
+    MISSPELLED,
+    check_fact,
+    check_named_choice,
+    check_spelling,
+)
 from nanochat.tasks.checks import contains_phrase, first_number, is_choice, is_number, last_number, names_only
 from nanochat.tasks.task import RIGHT, WELL_FORMED, Score, user_item
 
@@ -38,12 +44,38 @@ def test_contains_phrase(text, phrase, found):
     ],
 )
 def test_a_fact_is_right_if_no_second_candidate_is_named(text, score):
-    assert names_only(text, "Paris", ("Rome", "Berlin")) == score
+    assert names_only(text, ("Paris",), ("Rome", "Berlin")) == score
 
 
 def test_a_candidate_within_the_answer_is_not_a_second_one():
-    assert names_only("It lies in North America.", "North America", ("America", "Asia")) == RIGHT
-    assert names_only("The opposite of without is with.", "with", ("in", "out")) == RIGHT
+    assert names_only("It lies in North America.", ("North America",), ("America", "Asia")) == RIGHT
+    assert names_only("The opposite of without is with.", ("with",), ("in", "out")) == RIGHT
+
+
+def test_common_words_are_candidates_only_where_they_can_be_meant():
+    assert names_only("In chemistry gold is Au.", ("Au",), ("In", "He")) == RIGHT
+    assert not names_only("In chemistry gold is Au.", ("In",)).right
+    assert names_only("The symbol of helium is He.", ("He",), ("Au",)) == RIGHT
+    assert names_only("He is the symbol of helium.", ("He",), ("Au",)) == RIGHT
+
+
+def fact_item(answer, subject, also=(), others=()):
+    return user_item("q", answer, meta={"subject": subject, "also": also, "others": others})
+
+
+@pytest.mark.parametrize(
+    ("item", "text", "right"),
+    [
+        (fact_item("the Netherlands", "Amsterdam", others=("the Philippines",)), "Netherlands.", True),
+        (fact_item("the Netherlands", "Amsterdam", others=("the Philippines",)), "Philippines.", False),
+        (fact_item("Mexico", "Mexico City", others=("Cuba",)), "Mexico City.", False),
+        (fact_item("Mexico", "Mexico City", others=("Cuba",)), "Mexico City is the capital of Mexico.", True),
+        (fact_item("brown", "coffee", ("black",), ("red",)), "Coffee is black.", True),
+        (fact_item("brown", "coffee", ("black",), ("red",)), "Coffee is black or red.", False),
+    ],
+)
+def test_every_true_answer_to_a_fact_is_right(item, text, right):
+    assert check_fact(item, text).right == right
 
 
 @pytest.mark.parametrize(
@@ -101,6 +133,10 @@ def test_a_choice_is_the_letter_alone(text, score):
         ("Jupiter B is the largest planet.", RIGHT),
         ("The symbol of carbon is C B.", RIGHT),
         ("B", RIGHT),
+        ("B. Paris", RIGHT),
+        ("(B)", RIGHT),
+        ("B) Paris", RIGHT),
+        ("A. O", Score(WELL_FORMED, "another option")),
         ("Rome A", Score(WELL_FORMED, "another option")),
         ("A giraffe eats leaves.", Score(0.0, "not an option")),
         ("B Paris", Score(0.0, "not an option")),
@@ -116,6 +152,7 @@ def test_the_letter_of_a_named_choice_comes_after_its_option(text, score):
     [
         ('"harbour" is spelled h-a-r-b-o-u-r.', 1.0),
         ('"harbour" is spelled h-a-r-b-o-r.', MISSPELLED * 5 / 7),
+        ("H-A-R-B-O-U-R", 1.0),
         ("h-a-r-b-o-u-r-s", MISSPELLED * 7 / 8),
         ("x-h-a-r-b-o-u-r", 0.0),
         ("harbour", 0.0),
