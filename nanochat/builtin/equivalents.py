@@ -108,7 +108,7 @@ _BY_SUBJECT: dict[str, dict[str, tuple[str, ...]]] = {
         "morning": ("night",), "night": ("morning",), "past": ("present",), "future": ("present",),
         "present": ("past", "future"), "refuse": ("agree", "allow"), "agree": ("refuse",), "allow": ("refuse",),
         "hide": ("appear",), "disappear": ("show",), "lose": ("find",), "rough": ("soft", "calm"), "sink": ("rise",),
-        "short": ("tall", "high"), "big": ("minor",), "light": ("heavy",), 
+        "short": ("tall", "high"), "big": ("minor",), "light": ("heavy",),
         "wild": ("calm",), "calm": ("wild",), "spend": ("earn",),
     },
 }  # fmt: skip

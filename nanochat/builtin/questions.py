@@ -27,7 +27,7 @@ def fact_question(rng: Random, fact: Fact, core: str) -> str:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChoiceQuestion:
     """A fact question with lettered options, one of them right."""
 
     relation: Relation
@@ -51,7 +51,7 @@ class Choice:
         return named_choice_reply(self.fact.fill(self.relation.reply), self.fact.answer, self.letter)
 
 
-def sample_choice(rng: Random, *, held_out: bool) -> Choice:
+def sample_choice(rng: Random, *, held_out: bool) -> ChoiceQuestion:
     """A question with four options in random order."""
     while True:
         r, fact, core = sample_fact(rng, held_out=held_out)
@@ -59,7 +59,7 @@ def sample_choice(rng: Random, *, held_out: bool) -> Choice:
         if len(others) >= 3:
             options = [fact.answer, *rng.sample(others, 3)]
             rng.shuffle(options)
-            return Choice(r, fact, core, tuple(options))
+            return ChoiceQuestion(r, fact, core, tuple(options))
 
 
 _RECALLS = 8

@@ -12,7 +12,6 @@ _COMMON_WORDS = frozenset(
     ("as", "at", "be", "he", "in", "no", "on", "up", "off", "out", "over", "under", "all", "none", "many", "few",
      "more", "less", "most", "first", "last", "before", "after", "with", "yes")
 )  # fmt: skip
-_FIRST_WORD = re.compile(r"(?:^|(?<=[.!?] ))(?:As|At|Be|He|In|No|On)(?=,|\b (?!is the )[a-z])")
 
 
 def is_choice(item: Item, text: str) -> Score:
@@ -43,9 +42,8 @@ def names_only(text: str, answers: Sequence[str], others: Iterable[str] = ()) ->
     """Right if the text names one of the answers and no other candidate; WELL_FORMED if it names another.
 
     A leading "the" of a name may be left out. Candidates that are common words, as the symbol In and the opposite "on",
-    count only as answers, and there not as the first word of a sentence about something else.
+    count only as answers.
     """
-    text = _FIRST_WORD.sub("", text)
     names = [answer.removeprefix("the ") for answer in answers]
     right = any(contains_phrase(text, name) for name in names)
     rest = re.sub("|".join(map(_whole_words, names)), "", text)
