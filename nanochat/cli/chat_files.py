@@ -1,6 +1,7 @@
 """Conversations on disk: one jsonl line in the format of SFT's data, so that a saved chat is training data too."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from nanochat.atomic import write_fault, write_text_atomic
@@ -47,6 +48,12 @@ def load_chat(path: Path) -> Sequence[Message]:
     from nanochat.conversations.sources import open_jsonl  # it imports every task
 
     return open_jsonl(path, "train").conversations[0]["messages"]
+
+
+def is_one_chat(path: Path) -> bool:
+    """Whether a file holds one line of text only: writing a chat to a file of more would lose the others."""
+    with path.open("rb") as file:
+        return len(list(islice(filter(bytes.strip, file), 2))) == 1
 
 
 def _has_text(message: Message) -> bool:
