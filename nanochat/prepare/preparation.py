@@ -75,7 +75,7 @@ def prepare(files: Sequence[Path], out: Path, settings: PrepareSettings, engine:
 
     Raises ValueError if `out` holds anything else, a source file is damaged, or too little text is left.
     """
-    files, out = [path.resolve() for path in files], out.resolve()
+    files, out = [path.absolute() for path in files], out.resolve()  # a link's name tells the format
     source, work = source_digest(files), out / ".prepare"
     try:
         out.mkdir(parents=True, exist_ok=True)

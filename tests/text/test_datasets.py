@@ -212,7 +212,7 @@ class TestFiles:
         dataset = open_dataset(str(tmp_path / "texts"), paths, val_path=str(tmp_path / "link.txt"))
         assert list(documents(dataset, "train")) == ["a.txt", "c.txt"]
         assert list(documents(dataset, "val")) == ["b.txt"]
-        with pytest.raises(ValueError, match="^--val-path .*none is left to train on$"):
+        with pytest.raises(ValueError, match=r"^--val-path .*none is left to train on$"):
             open_dataset(str(tmp_path / "texts"), paths, val_path=str(tmp_path / "texts" / "*.txt"))
 
     def test_patterns(self, paths: Paths, tmp_path: Path) -> None:
