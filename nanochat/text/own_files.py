@@ -39,7 +39,7 @@ def short_name(spec: str) -> str:
 
 def unique_name(spec: str) -> str:
     """`short_name` with a digest of the absolute path, so that equal names in different folders differ."""
-    digest = hashlib.sha256(os.path.abspath(absolute(spec)).encode()).hexdigest()
+    digest = hashlib.sha256(os.fsencode(os.path.abspath(absolute(spec)))).hexdigest()
     return f"{short_name(spec)}-{digest[:8]}"
 
 
