@@ -10,7 +10,7 @@ import importlib.metadata
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import rustbpe
 
@@ -47,7 +47,7 @@ def train_tokenizer(
     check_training(vocab_size, pattern, max_chars, doc_cap)
     regex = split_pattern(pattern)
     trainer = rustbpe.Tokenizer()
-    with _Bars() as bars:
+    with _Bars() as bars, _plain_interrupt():
         sample = _Sample(texts, max_chars, doc_cap, bars.read)
         trainer.train_from_iterator(
             iter(sample), vocab_size - len(SPECIAL_TOKENS), buffer_size=_BUFFER_DOCUMENTS, pattern=regex
@@ -70,6 +70,17 @@ def train_tokenizer(
         "max_chars": max_chars,
     }
     return Tokenizer(ranks, regex, facts)
+
+
+@contextmanager
+def _plain_interrupt() -> Iterator[None]:
+    """Ctrl-C while rustbpe logs a line leaves it as the cause of a SystemError, which this turns back."""
+    try:
+        yield
+    except SystemError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def check_training(vocab_size: int, pattern: str, max_chars: int, doc_cap: int) -> None:

@@ -1,6 +1,7 @@
 """Limits of training, its facts, and its refusals. (What it learns: test_reference.py.)"""
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,23 @@ def test_no_document_gives_more_than_doc_cap() -> None:
     capped = train_tokenizer(["abab" + "xyz" * 1000] * 3, 266, max_chars=10**6, doc_cap=4)
     assert capped.training["characters"] == 12
     assert capped.decode_bytes([256]) == b"ab"
+
+
+def test_an_interrupt_while_merging_is_one() -> None:
+    """It arrives in the handler of rustbpe's log lines, where Python code runs."""
+
+    class Interrupting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("Progress"):
+                signal.raise_signal(signal.SIGINT)
+
+    handler = Interrupting()
+    logging.getLogger("rustbpe").addHandler(handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(["abcdefg hij"], 268, max_chars=10**6)
+    finally:
+        logging.getLogger("rustbpe").removeHandler(handler)
 
 
 def test_facts_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
