@@ -21,7 +21,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 
 _BYTES = 256
 # rustbpe counts in 32 bits; no pair occurs more often than there are characters.
-_MOST_CHARS = 2**31 - 1
+_MOST_CHARS = _MOST_TOKENS = 2**31 - 1
 # Documents per call of rustbpe: enough for its threads, few enough to bound memory.
 _BUFFER_DOCUMENTS = 4096
 
@@ -90,6 +90,8 @@ def check_training(vocab_size: int, pattern: str, max_chars: int, doc_cap: int) 
         raise ValueError(
             f"a vocabulary of {vocab_size} is too small: bytes and special tokens take {smallest}"
         )
+    if vocab_size > _MOST_TOKENS:
+        raise ValueError(f"a vocabulary of {vocab_size} is too large: at most {_MOST_TOKENS:,} tokens")
     if not 1 <= max_chars <= _MOST_CHARS:
         raise ValueError(f"--max-chars {max_chars} must lie between 1 and {_MOST_CHARS:,}")
     if doc_cap < 1:

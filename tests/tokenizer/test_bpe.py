@@ -77,6 +77,7 @@ def test_the_progress_of_merging_is_shown_and_logging_left_as_it_was(
     ("arguments", "message"),
     [
         ({"vocab_size": 264}, "264 is too small: bytes and special tokens take 265"),
+        ({"vocab_size": 2**32}, "too large: at most 2,147,483,647 tokens"),
         (
             {"vocab_size": 300, "pattern": "klingon"},
             "unknown split pattern 'klingon': choose one of default, ",
