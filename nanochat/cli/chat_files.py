@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nanochat.atomic import write_fault, write_text_atomic
 from nanochat.config import json_line
-from nanochat.paths import Paths
+from nanochat.paths import Paths, expanded
 from nanochat.tokenizer.chat_format import Message
 
 LAST = "last"
@@ -16,7 +16,7 @@ _SUFFIX = ".jsonl"
 
 def chat_path(name: str, paths: Paths) -> Path:
     """The file of a saved chat, by its name or a path that ends in .jsonl. Raises ValueError for a bad name."""
-    return Path(name).expanduser() if name.endswith(_SUFFIX) else paths.chat(name)
+    return expanded(name) if name.endswith(_SUFFIX) else paths.chat(name)
 
 
 def saved_chats(paths: Paths) -> list[str]:

@@ -10,17 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nanochat.errors import EnvironmentFault
+from nanochat.paths import expanded
 from nanochat.text.readers import FORMATS, TEXT_FORMATS, format_of
 
 
 def names_files(spec: str) -> bool:
     """Whether `spec` is a pattern or an existing path."""
-    return spec != "" and (glob.has_magic(spec) or Path(spec).expanduser().exists())
+    return spec != "" and (glob.has_magic(spec) or expanded(spec).exists())
 
 
 def absolute(spec: str) -> str:
     """The absolute path or pattern of `spec`; unchanged if it is neither a pattern nor an existing path."""
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if spec and path.exists():  # the path of an empty text is the working directory
         if ".." not in path.parts:
             return str(path.absolute())
@@ -50,7 +51,7 @@ def find_files(spec: str) -> list[Path]:
     """
     if not names_files(spec):
         raise ValueError(f"no file or folder {spec!r}")
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.is_file():
         if format_of(path) is None:
             raise ValueError(

@@ -32,6 +32,13 @@ def test_an_unreadable_folder_is_not_left_out(tmp_path: Path, monkeypatch: pytes
         find_files(str(tmp_path))
 
 
+def test_the_home_of_an_unknown_user_is_one_clear_line() -> None:
+    spec = "~no-such-user/a.jsonl"
+    assert absolute(spec) == spec
+    with pytest.raises(ValueError, match=r"^no file or folder '~no-such-user/a\.jsonl'$"):
+        find_files(spec)
+
+
 def test_a_linked_file_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the hub's cache has them: snapshots/…/train.jsonl links to blobs/<digest>."""
     (tmp_path / "blob").write_text(json.dumps({"text": "a"}))
