@@ -97,7 +97,8 @@ class PackResult:
 def run_pack(config: PackConfig, paths: Paths) -> PackResult:
     """Shuffle any text into shards. Raises ValueError for impossible sources or settings."""
     files, settings = pack_job(config)
-    with progress("pack", 2 * sum(map(text_bytes, files)), "B") as shown:
+    total = sum(text_bytes(path, config.text_column) for path in files)
+    with progress("pack", 2 * total, "B") as shown:
         manifest, shards = pack(files, config.out, settings, shown.update)
     say(f"{len(shards) - 1} training shards and 1 for validation in {config.out}: {manifest.counts}")
     return PackResult(config.out, len(shards) - 1, manifest.counts)

@@ -175,8 +175,8 @@ def open_dataset(
     else:
         dataset = _open_files(absolute_dataset(spec), text_column, val_path, val_fraction)
     if val_path is not None:
-        val = tuple(find_files(val_path))
-        dataset = Dataset(dataset.name, _without(dataset.train, val), val, text_column)
+        held_out = tuple(find_files(val_path))
+        dataset = Dataset(dataset.name, _without(dataset.train, held_out), held_out, text_column)
     check_columns({*dataset.train, *dataset.val}, text_column)
     return dataset
 
@@ -220,7 +220,8 @@ def split_documents(
 def split_bytes(dataset: Dataset, split: Split, files: Sequence[Path] | None = None) -> float:
     """The approximate bytes of UTF-8 text of a split (in some of its files)."""
     share = dataset.held_out if split == "val" else 1 - dataset.held_out
-    whole = sum(map(text_bytes, dataset.files(split) if files is None else files))
+    files = dataset.files(split) if files is None else files
+    whole = sum(text_bytes(path, dataset.text_column) for path in files)
     return whole * (share if dataset.held_out else 1)
 
 
