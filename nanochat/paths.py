@@ -125,7 +125,12 @@ def kept_results(directory: Path, step: int) -> Path:
     return directory / "eval" / f"step_{step:06d}"
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with `~` or `~user` at its beginning replaced; as it is if there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def default_paths() -> Paths:
     """Below `NANOCHAT_BASE_DIR`, or `~/.cache/nanochat` where that is unset or empty."""
     base = os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat"
-    return Paths(Path(base).expanduser().absolute())
+    return Paths(expanded(base).absolute())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.paths import Paths, default_paths
+from nanochat.paths import Paths, default_paths, expanded
 
 
 def test_the_variable_names_the_base(base_dir: Path):
@@ -28,6 +28,12 @@ def test_a_relative_base_does_not_move_with_the_working_directory(monkeypatch, t
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", "here")
     assert default_paths().base == tmp_path / "here"
+
+
+def test_the_home_of_an_unknown_user_stays_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert expanded("~/x") == expanded(Path("~/x")) == Path("/home/ada/x")
+    assert expanded("~no-such-user/x") == Path("~no-such-user/x")
 
 
 def test_the_layout():

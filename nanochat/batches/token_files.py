@@ -7,8 +7,9 @@ the first piece while the others are being made:
     <stem>-<key>.0000.idx   int64 offsets of its documents, and the end; written after .bin, commits the piece
     <stem>-<key>.json       counts; written last, commits the shard
 
-The key is a hash of the shard's content, the text column, the split and this format, and the folder names the
-tokenizer, so a file is never stale. All files may be deleted at any time; missing or torn ones are made again.
+The key is a hash of the shard's content and format, the text column, the split and the version of these files, and
+the folder names the tokenizer, so a file is never stale. All files may be deleted at any time; missing or torn ones
+are made again.
 """
 
 from __future__ import annotations
@@ -107,12 +108,12 @@ class CachedShard:
 
     @cached_property
     def _name(self) -> str:
-        contents = [sha256_of(path) for path in self._paths]
+        contents = [(format_of(path), path.suffix.lower(), sha256_of(path)) for path in self._paths]
         parts = [_FORMAT, PIECE_BATCHES, BATCH_CHARS, contents, self._dataset.text_column]
         if self._dataset.held_out:
             parts += [self._split, self._dataset.held_out]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-        stem = self._paths[0].name.split(".")[0].encode()[:_STEM_BYTES].decode(errors="ignore")
+        stem = os.fsencode(self._paths[0].name.split(".")[0])[:_STEM_BYTES].decode(errors="ignore")
         return f"{stem}-{key}"
 
     @property

@@ -22,7 +22,7 @@ class ChatApp:
         verbose: show tokens, speed and context after each answer.
         kept: whether the conversation is saved after each answer.
         turns: every question asked, in order, also those undone later.
-        saved_as: the file that the conversation was saved in or loaded from, which `/save` may replace.
+        saved_as: the file that holds this conversation and no other, which `/save` may replace.
         done: whether to quit.
     """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nanochat.cli.chat_app import ChatApp
 from nanochat.cli.chat_display import note, show_probabilities
-from nanochat.cli.chat_files import LAST, chat_path, load_chat, save_chat, saved_chats
+from nanochat.cli.chat_files import LAST, chat_path, is_one_chat, load_chat, save_chat, saved_chats
 from nanochat.cli.chat_models import known_models, open_speaker
 from nanochat.cli.chat_session import Side
 from nanochat.cli.chat_settings import changed, check_name, setting_names, settings
@@ -115,7 +115,7 @@ def _save(app: ChatApp, name: str) -> None:
         )
     path = chat_path(name, app.runtime.paths)
     if path.exists() and path != app.saved_as:
-        raise ValueError(f"there is a chat {name!r} already: choose another name, or /load it")
+        raise ValueError(f"{name} exists already and is not this chat alone: choose another name")
     turns = save_chat(path, app.session.messages)
     if not turns:
         raise ValueError("nothing to save yet")
@@ -133,7 +133,7 @@ def _load(app: ChatApp, name: str) -> None:
             f"no chat {name!r}; there are: {', '.join(saved_chats(app.runtime.paths)) or 'none yet'}"
         )
     app.session.load(load_chat(path))
-    app.saved_as = None if path == app.runtime.paths.chat(LAST) else path
+    app.saved_as = path if path != app.runtime.paths.chat(LAST) and is_one_chat(path) else None
     app.recall()
     note(f"({_turns(len(app.session.main.exchanges))} from {path})")
 

@@ -1,11 +1,12 @@
 """Conversations on disk: one jsonl line in the format of SFT's data, so that a saved chat is training data too."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from nanochat.atomic import write_fault, write_text_atomic
 from nanochat.config import json_line
-from nanochat.paths import Paths
+from nanochat.paths import Paths, expanded
 from nanochat.tokenizer.chat_format import Message
 
 LAST = "last"
@@ -15,7 +16,7 @@ _SUFFIX = ".jsonl"
 
 def chat_path(name: str, paths: Paths) -> Path:
     """The file of a saved chat, by its name or a path that ends in .jsonl. Raises ValueError for a bad name."""
-    return Path(name).expanduser() if name.endswith(_SUFFIX) else paths.chat(name)
+    return expanded(name) if name.endswith(_SUFFIX) else paths.chat(name)
 
 
 def saved_chats(paths: Paths) -> list[str]:
@@ -47,6 +48,12 @@ def load_chat(path: Path) -> Sequence[Message]:
     from nanochat.conversations.sources import open_jsonl  # it imports every task
 
     return open_jsonl(path, "train").conversations[0]["messages"]
+
+
+def is_one_chat(path: Path) -> bool:
+    """Whether a file holds one line of text only: writing a chat to a file of more would lose the others."""
+    with path.open("rb") as file:
+        return len(list(islice(filter(bytes.strip, file), 2))) == 1
 
 
 def _has_text(message: Message) -> bool:

@@ -11,7 +11,7 @@ from nanochat import hardware
 from nanochat.batches.token_cache import open_tokens
 from nanochat.bounds import require_positive
 from nanochat.console import amount, progress, say, table
-from nanochat.paths import Paths
+from nanochat.paths import Paths, expanded
 from nanochat.text.dataset_tokenizer import TokenizedText
 from nanochat.text.datasets import Dataset, Split, TextSource, split_bytes, split_documents
 from nanochat.text.make_shards import PackSettings, pack
@@ -97,7 +97,8 @@ class PackResult:
 def run_pack(config: PackConfig, paths: Paths) -> PackResult:
     """Shuffle any text into shards. Raises ValueError for impossible sources or settings."""
     files, settings = pack_job(config)
-    with progress("pack", 2 * sum(map(text_bytes, files)), "B") as shown:
+    total = sum(text_bytes(path, config.text_column) for path in files)
+    with progress("pack", 2 * total, "B") as shown:
         manifest, shards = pack(files, config.out, settings, shown.update)
     say(f"{len(shards) - 1} training shards and 1 for validation in {config.out}: {manifest.counts}")
     return PackResult(config.out, len(shards) - 1, manifest.counts)
@@ -108,7 +109,7 @@ def pack_job(config: PackConfig) -> tuple[list[Path], PackSettings]:
     if not 0 < config.shard_mb < math.inf or not 0 < config.val_fraction < 1 or config.seed < 0:
         raise ValueError("--shard-mb must be positive, --val-fraction between 0 and 1, --seed at least 0")
     files = find_files(config.source)
-    source, out = Path(config.source).expanduser().resolve(), config.out.resolve()
+    source, out = expanded(config.source).resolve(), config.out.resolve()
     within = source.is_dir() and out.is_relative_to(source)
     if within or any(path.resolve().is_relative_to(out) for path in files):
         raise ValueError(

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from shlex import quote
 
 from nanochat.atomic import write_text_atomic
 from nanochat.config import json_line
@@ -25,7 +26,8 @@ class IdentityConfig:
     persona: Path = OURS
     """TOML file with name, kind, maker, origin, traits, languages, abilities and limits; default: nanochat's own."""
     out: Path | None = None
-    """The .jsonl to write; default: identity_conversations.jsonl, which the mixture's `identity` reads."""
+    """The .jsonl to write; default: identity_conversations.jsonl, which the mixture's `identity` reads, and with it
+    the persona that the evaluation's `identity` asks for."""
     conversations: int = 1000
     seed: int = 0
     api_base: str | None = None
@@ -73,9 +75,15 @@ def run_identity(config: IdentityConfig, paths: Paths) -> IdentityResult:
     out = config.out or paths.identity
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(out, "\n".join(lines) + "\n")
-    write_text_atomic(paths.persona, json_line(persona))
     say(f"{len(drawn):,} conversations with {persona.name} in {out}")
-    say(
-        "train on them: nanochat sft --mixture nameless+identity*2; measure: nanochat eval chat --suite identity"
-    )
+    if out.resolve() == paths.identity.resolve():
+        write_text_atomic(paths.persona, json_line(persona))
+        say(
+            "train on them: nanochat sft --mixture nameless+identity*2; measure: nanochat eval chat --suite identity"
+        )
+    else:
+        say(
+            f"train on them: nanochat sft --mixture {quote(f'nameless+{out}*2')}; "
+            "eval chat --suite identity still asks for the persona of before, which only the default --out replaces"
+        )
     return IdentityResult(out, persona.name, len(drawn), sum(map(len, drawn)), written, kept)

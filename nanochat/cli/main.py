@@ -23,6 +23,7 @@ from nanochat import __version__
 from nanochat.cli.verbs import GROUPS, VERBS, Verb
 from nanochat.config import json_line
 from nanochat.errors import EnvironmentFault
+from nanochat.paths import default_paths, expanded
 
 _HELP = ("-h", "--help")
 _EPILOGUE = """\
@@ -173,7 +174,7 @@ def _parse(name: tuple[str, ...], verb: Verb, config_class: type, arguments: lis
 def _at_home(config: Any) -> Any:
     """The config with `~` expanded in its paths, which shells leave as it is after `--out=`."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
-    return replace(config, **{n: v.expanduser() for n, v in values.items() if isinstance(v, Path)})
+    return replace(config, **{n: expanded(v) for n, v in values.items() if isinstance(v, Path)})
 
 
 def _plain(problem: str) -> str:
@@ -222,8 +223,6 @@ def _without_box(text: str) -> str:
 
 @contextmanager
 def _open_paths(_config: Any) -> Iterator[Any]:
-    from nanochat.paths import default_paths
-
     yield default_paths()
 
 

@@ -73,7 +73,7 @@ def _from_sharegpt(turns: object) -> list[_Message]:
     messages = []
     for turn in turns:
         speaker = turn.get("from")
-        if speaker not in _SHAREGPT_ROLES:
+        if not isinstance(speaker, str) or speaker not in _SHAREGPT_ROLES:
             raise ValueError(f"a turn from {str(speaker)[:40]!r}: use {', '.join(_SHAREGPT_ROLES)}")
         messages.append({"role": _SHAREGPT_ROLES[speaker], "content": turn.get("value")})
     return messages

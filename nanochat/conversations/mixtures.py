@@ -6,14 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nanochat.console import table, warn
 from nanochat.conversations.sources import SIZED, SOURCES, ConversationSource, ConversationSplit, open_jsonl
-from nanochat.paths import Paths
+from nanochat.paths import Paths, expanded
 from nanochat.text.own_files import absolute
 from nanochat.tokenizer.chat_format import Conversation
 
@@ -143,7 +142,7 @@ def _number(text: str) -> int | float:
 
 def _open(name: str, paths: Paths, split: ConversationSplit, seed: int) -> ConversationSource:
     if name.endswith(".jsonl"):
-        return open_jsonl(Path(name).expanduser(), split)
+        return open_jsonl(expanded(name), split)
     kind, _, option = name.partition(":")
     if kind not in SOURCES or (option and kind not in SIZED):
         raise ValueError(

@@ -72,12 +72,12 @@ def from_openai(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for number, message in enumerate(messages):
         try:
             role = message.get("role")
-            if role in _ROLES:
+            if isinstance(role, str) and role in _ROLES:
                 answer = None
                 result.append({"role": _ROLES[role], "content": _text(message.get("content"))})
                 continue
             if role not in ("assistant", "tool"):
-                raise ValueError(f"its role is {role!r}")
+                raise ValueError(f"its role is {repr(role)[:40]}")
             if answer is None:
                 answer = _Answer()
                 result.append({"role": "assistant"})

@@ -40,10 +40,9 @@ class Portion:
     first: int
     files: tuple[Path, ...]
 
-    @property
-    def bytes(self) -> int:
+    def bytes(self, column: str) -> int:
         """Approximate bytes of text."""
-        return sum(map(text_bytes, self.files))
+        return sum(text_bytes(file, column) for file in self.files)
 
     def documents(self, column: str, counts: Counts) -> Iterator[tuple[int, str]]:
         """(key, text) of every document in order."""
@@ -57,9 +56,9 @@ class Portion:
         return keys[slice(*np.searchsorted(keys, ends))]
 
 
-def divide(files: Sequence[Path]) -> list[Portion]:
+def divide(files: Sequence[Path], column: str) -> list[Portion]:
     """`files` as portions of about equal size, enough for many processes; a larger file is a portion of its own."""
-    sizes = [text_bytes(file) for file in files]
+    sizes = [text_bytes(file, column) for file in files]
     most = min(_PORTION_BYTES, sum(sizes) // _PORTIONS)
     groups: list[list[Path]] = []
     held = 0

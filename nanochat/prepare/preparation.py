@@ -75,7 +75,7 @@ def prepare(files: Sequence[Path], out: Path, settings: PrepareSettings, engine:
 
     Raises ValueError if `out` holds anything else, a source file is damaged, or too little text is left.
     """
-    files, out = [path.resolve() for path in files], out.resolve()
+    files, out = [path.absolute() for path in files], out.resolve()  # a link's name tells the format
     source, work = source_digest(files), out / ".prepare"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def _write_kept(
     """Steps 1 to 3: the documents that stay, in files `kept_*` of the folder `work`."""
     marks = work / "marks"
     marks.mkdir(parents=True)
-    portions = divide(files)
+    portions = divide(files, settings.pack.text_column)
     tally = _mark(portions, marks, settings, engine)
     columns = ("digest", *(BAND_COLUMNS if settings.near else ()))
     with progress("compare", len(columns), "hashes") as shown:
@@ -187,7 +187,7 @@ def _mark(portions: list[Portion], marks: Path, settings: PrepareSettings, engin
     tasks = [partial(read_portion, portion, settings.pack.text_column) for portion in portions]
     rows = engine.rows(engine.marks(engine.scan(READ, tasks), settings.rules, settings.near))
     tally = _Tally(0, 0, Counter(), [np.empty(0, np.int64)])
-    total = sum(portion.bytes for portion in portions)
+    total = sum(portion.bytes(settings.pack.text_column) for portion in portions)
 
     def passed() -> Iterator[pa.RecordBatch]:
         with progress("filter and hash", total, "B") as shown:
@@ -222,20 +222,20 @@ def _copy_others(
     portions: list[Portion], dropped: Keys, work: Path, settings: PrepareSettings, engine: Daft
 ) -> tuple[Counts, int, int]:
     """Step 3: copy all documents but those with a key in `dropped`. Returns what was read, documents and bytes kept."""
-    tasks = []
+    tasks, column = [], settings.pack.text_column
     for portion in portions:
         keys = work / f"dropped_{portion.number:05d}.npy"
         np.save(keys, portion.keys(dropped))
         kept = work / f"kept_{portion.number:05d}.parquet"
-        tasks.append(partial(write_portion, portion, settings.pack.text_column, keys, kept))
+        tasks.append(partial(write_portion, portion, column, keys, kept))
     read, kept_documents, kept_bytes, done = Counts(), 0, 0, 0
-    with progress("write what stays", sum(portion.bytes for portion in portions), "B") as shown:
+    with progress("write what stays", sum(portion.bytes(column) for portion in portions), "B") as shown:
         for batch in engine.rows(engine.scan(WRITTEN, tasks)):
             for row in batch.to_pylist():
                 read.add(from_json(Counts, parse_json(row["counts"])))
                 kept_documents += row["kept"]
                 kept_bytes += row["kept_bytes"]
-                done += portions[row["portion"]].bytes
+                done += portions[row["portion"]].bytes(column)
                 shown.update(done)
     return read, kept_documents, kept_bytes
 

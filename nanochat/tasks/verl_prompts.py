@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from nanochat.atomic import write_atomic
 from nanochat.config import json_line, parse_json
 from nanochat.console import progress, say
-from nanochat.paths import Paths
+from nanochat.paths import Paths, expanded
 from nanochat.tasks.registry import TASKS
 from nanochat.tasks.task import Item, ItemSplit, Task
 from nanochat.tokenizer.special import ASSISTANT_END, OUTPUT_END
@@ -147,7 +147,7 @@ class PromptsResult:
 
 def run_prompts(config: PromptsConfig, paths: Paths) -> PromptsResult:
     """Write the files. Raises ValueError for a task without training items, EnvironmentFault without its data."""
-    task, folder = TASKS[config.task], Path(config.out).expanduser().absolute()
+    task, folder = TASKS[config.task], expanded(config.out).absolute()
     items = {split: task.items(paths, split, config.seed) for split in _SPLITS}  # all, before any is written
     files = {split: folder / f"{split}.parquet" for split in _SPLITS}
     folder.mkdir(parents=True, exist_ok=True)

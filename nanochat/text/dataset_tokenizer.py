@@ -15,7 +15,7 @@ from typing import Self
 
 from nanochat.config import parse_json
 from nanochat.console import say
-from nanochat.paths import Paths
+from nanochat.paths import Paths, expanded
 from nanochat.text.datasets import HUB_DATASETS, TextSource, dataset_key
 from nanochat.text.own_files import absolute
 from nanochat.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -74,7 +74,7 @@ def find_tokenizer(
     Raises ValueError, with a remedy, if no tokenizer or several match.
     """
     if choice is not None and choice.endswith(".tiktoken"):
-        return Path(choice).expanduser().absolute()
+        return expanded(choice).absolute()
     owner = dataset if choice is None else choice
     folder, sizes = tokenizer_folder(owner, paths), tokenizer_sizes(owner, paths)
     if vocab_size in sizes or (vocab_size is None and len(sizes) == 1):

@@ -3,9 +3,9 @@
 Without `--dataset` every stage reads `default_dataset`: the first of HUB_DATASETS that is downloaded, else
 `builtin`.
 
-The validation split is `--val-path` if given; else the last parquet or jsonl file if there are several; else a
-share of the documents held out by a hash of their text, the same on every machine and never separating equal
-documents.
+The validation split is `--val-path` if given, whose files are not trained on; else the last parquet or jsonl file if
+there are several; else a share of the documents held out by a hash of their text, the same on every machine and never
+separating equal documents.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ def open_dataset(
     Folders are searched recursively for parquet files, or if there are none for jsonl files, or else for text files.
     `need_shards`: use exactly that many training shards of a hub dataset, waiting for those still downloading.
 
-    Raises ValueError, with a remedy, for an unknown name, an empty folder, a missing column, or too few documents
-    to hold some out.
+    Raises ValueError, with a remedy, for an unknown name, an empty folder, a missing column, too few documents to
+    hold some out, or a `val_path` that leaves no file to train on.
     """
     kind, _, options = spec.partition(":")
     if kind == BUILTIN:
@@ -175,9 +175,19 @@ def open_dataset(
     else:
         dataset = _open_files(absolute_dataset(spec), text_column, val_path, val_fraction)
     if val_path is not None:
-        dataset = Dataset(dataset.name, dataset.train, tuple(find_files(val_path)), text_column)
+        held_out = tuple(find_files(val_path))
+        dataset = Dataset(dataset.name, _without(dataset.train, held_out), held_out, text_column)
     check_columns({*dataset.train, *dataset.val}, text_column)
     return dataset
+
+
+def _without(train: Sequence[Path], val: Sequence[Path]) -> tuple[Path, ...]:
+    """The files of `train` that are not in `val` too, by whatever name. Raises ValueError if none is left."""
+    held_out = {path.resolve() for path in val}
+    kept = tuple(path for path in train if path.resolve() not in held_out)
+    if not kept:
+        raise ValueError("--val-path holds every file of the dataset: none is left to train on")
+    return kept
 
 
 def documents(dataset: Dataset, split: Split) -> Iterator[str]:
@@ -210,7 +220,8 @@ def split_documents(
 def split_bytes(dataset: Dataset, split: Split, files: Sequence[Path] | None = None) -> float:
     """The approximate bytes of UTF-8 text of a split (in some of its files)."""
     share = dataset.held_out if split == "val" else 1 - dataset.held_out
-    whole = sum(map(text_bytes, dataset.files(split) if files is None else files))
+    files = dataset.files(split) if files is None else files
+    whole = sum(text_bytes(path, dataset.text_column) for path in files)
     return whole * (share if dataset.held_out else 1)
 
 

@@ -155,7 +155,7 @@ def _scatter_anew(
     files: Sequence[Path], out: Path, settings: PackSettings, on_progress: OnProgress
 ) -> Manifest:
     """Scatter every document into a bucket. The manifest is written last and commits the scatter."""
-    total = sum(map(text_bytes, files))
+    total = sum(text_bytes(path, settings.text_column) for path in files)
     if total // settings.shard_bytes >= _MOST_SHARDS:
         raise ValueError(
             f"{total / 1e9:.1f} GB of text would make too many shards: choose a larger --shard-mb"

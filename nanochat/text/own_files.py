@@ -6,21 +6,27 @@ import glob
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from nanochat.errors import EnvironmentFault
+from nanochat.paths import expanded
 from nanochat.text.readers import FORMATS, TEXT_FORMATS, format_of
 
 
 def names_files(spec: str) -> bool:
     """Whether `spec` is a pattern or an existing path."""
-    return spec != "" and (glob.has_magic(spec) or Path(spec).expanduser().exists())
+    return spec != "" and (glob.has_magic(spec) or expanded(spec).exists())
 
 
 def absolute(spec: str) -> str:
     """The absolute path or pattern of `spec`; unchanged if it is neither a pattern nor an existing path."""
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if spec and path.exists():  # the path of an empty text is the working directory
-        return str(path.resolve() if ".." in path.parts else path.absolute())
+        if ".." not in path.parts:
+            return str(path.absolute())
+        # A link's own name stays: what it points to may have no suffix.
+        return str(path.resolve() if path.name == ".." else path.parent.resolve() / path.name)
     if not glob.has_magic(spec):
         return spec
     return os.path.normpath(path if path.is_absolute() else Path(glob.escape(os.getcwd())) / path)
@@ -34,18 +40,18 @@ def short_name(spec: str) -> str:
 
 def unique_name(spec: str) -> str:
     """`short_name` with a digest of the absolute path, so that equal names in different folders differ."""
-    digest = hashlib.sha256(os.path.abspath(absolute(spec)).encode()).hexdigest()
+    digest = hashlib.sha256(os.fsencode(os.path.abspath(absolute(spec)))).hexdigest()
     return f"{short_name(spec)}-{digest[:8]}"
 
 
 def find_files(spec: str) -> list[Path]:
     """The files at a path or pattern, in order.
 
-    Raises ValueError if there are none.
+    Raises ValueError if there are none, EnvironmentFault for an unreadable folder.
     """
     if not names_files(spec):
         raise ValueError(f"no file or folder {spec!r}")
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.is_file():
         if format_of(path) is None:
             raise ValueError(
@@ -53,9 +59,7 @@ def find_files(spec: str) -> list[Path]:
             )
         return [path]
     if path.is_dir():
-        found = _preferred(
-            sorted(file for file in path.rglob("*") if file.is_file() and _is_visible(file, path))
-        )
+        found = _preferred(sorted(_visible_files(path)))
         where = f"the folder {path}"
     else:
         matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
@@ -66,8 +70,28 @@ def find_files(spec: str) -> list[Path]:
     return found
 
 
-def _is_visible(file: Path, folder: Path) -> bool:
-    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, also behind links to folders, each real folder once.
+
+    Raises EnvironmentFault for an unreadable folder.
+    """
+    seen = set()
+    starts = [folder]
+    for start in starts:  # links to folders are appended meanwhile
+        for root, folders, names in os.walk(start, onerror=_raise):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            real = os.path.realpath(root)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            starts += [path for name in folders if os.path.islink(path := Path(root, name))]
+            files = (Path(root, name) for name in names if not name.startswith("."))
+            yield from filter(Path.is_file, files)
+
+
+def _raise(error: OSError) -> None:
+    raise EnvironmentFault(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def _preferred(files: list[Path]) -> list[Path]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.atomic import write_atomic
+from nanochat.text.readers import TEXT_COLUMN
 
 ROW_GROUP = 256  # documents that a reader holds at once
 _SCHEMA = pa.schema([("text", pa.string())])
@@ -55,9 +56,14 @@ def chunked(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
         yield batch
 
 
-def text_bytes(path: Path) -> int:
-    """Approximate UTF-8 bytes of text in a file, without reading it. Compressed txt and jsonl are taken as 3:1."""
+def text_bytes(path: Path, column: str = TEXT_COLUMN) -> int:
+    """Approximate UTF-8 bytes of text in a file, without reading it: of a parquet file, those of `column`.
+
+    Compressed txt and jsonl are taken as 3:1.
+    """
     if path.suffix.lower() == ".parquet":
         metadata = pq.read_metadata(path)
-        return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+        columns = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path == column]
+        groups = map(metadata.row_group, range(metadata.num_row_groups))
+        return sum(group.column(i).total_uncompressed_size for group in groups for i in columns)
     return path.stat().st_size * (3 if path.suffix.lower() in (".gz", ".zst") else 1)

@@ -10,7 +10,7 @@ import importlib.metadata
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import rustbpe
 
@@ -21,7 +21,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 
 _BYTES = 256
 # rustbpe counts in 32 bits; no pair occurs more often than there are characters.
-_MOST_CHARS = 2**31 - 1
+_MOST_CHARS = _MOST_TOKENS = 2**31 - 1
 # Documents per call of rustbpe: enough for its threads, few enough to bound memory.
 _BUFFER_DOCUMENTS = 4096
 
@@ -47,7 +47,7 @@ def train_tokenizer(
     check_training(vocab_size, pattern, max_chars, doc_cap)
     regex = split_pattern(pattern)
     trainer = rustbpe.Tokenizer()
-    with _Bars() as bars:
+    with _Bars() as bars, _plain_interrupt():
         sample = _Sample(texts, max_chars, doc_cap, bars.read)
         trainer.train_from_iterator(
             iter(sample), vocab_size - len(SPECIAL_TOKENS), buffer_size=_BUFFER_DOCUMENTS, pattern=regex
@@ -72,6 +72,17 @@ def train_tokenizer(
     return Tokenizer(ranks, regex, facts)
 
 
+@contextmanager
+def _plain_interrupt() -> Iterator[None]:
+    """Ctrl-C while rustbpe logs a line leaves it as the cause of a SystemError, which this turns back."""
+    try:
+        yield
+    except SystemError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
 def check_training(vocab_size: int, pattern: str, max_chars: int, doc_cap: int) -> None:
     """Raise ValueError for settings that cannot work with any text."""
     smallest = _BYTES + len(SPECIAL_TOKENS)
@@ -79,6 +90,8 @@ def check_training(vocab_size: int, pattern: str, max_chars: int, doc_cap: int) 
         raise ValueError(
             f"a vocabulary of {vocab_size} is too small: bytes and special tokens take {smallest}"
         )
+    if vocab_size > _MOST_TOKENS:
+        raise ValueError(f"a vocabulary of {vocab_size} is too large: at most {_MOST_TOKENS:,} tokens")
     if not 1 <= max_chars <= _MOST_CHARS:
         raise ValueError(f"--max-chars {max_chars} must lie between 1 and {_MOST_CHARS:,}")
     if doc_cap < 1:

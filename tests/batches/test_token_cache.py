@@ -152,6 +152,25 @@ def test_changed_text_is_tokenised_again(
         store.close()
 
 
+def test_equal_bytes_in_another_format_are_tokenised_again(
+    tokenizer: Tokenizer, paths: Paths, tmp_path: Path
+) -> None:
+    line = json.dumps({"text": "a cat sat"})
+    for name, text in {"a.txt": line, "a.jsonl": "a cat sat"}.items():
+        (tmp_path / name).write_text(line)
+        store = open_tokens(Dataset("own", (tmp_path / name,), ()), tokenizer, paths)
+        assert read(store, tokenizer, pieces=1) == [[text]]
+        store.close()
+
+
+def test_a_name_that_is_not_utf8(tokenizer: Tokenizer, paths: Paths, tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    source.write_text("a cat sat")
+    store = open_tokens(Dataset("own", (source,), ()), tokenizer, paths)
+    assert read(store, tokenizer, pieces=1) == [["a cat sat"]]
+    store.close()
+
+
 @pytest.mark.parametrize("longest", ["-and-so-on" * 22, "文" * 80], ids=["ASCII", "Chinese"])
 def test_small_text_files_share_a_shard(
     tokenizer: Tokenizer, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: str

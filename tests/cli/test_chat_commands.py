@@ -1,5 +1,6 @@
 """The commands: what each does to the conversation, and that every mistake costs one line."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -205,6 +206,20 @@ def test_save_replaces_only_its_own_chat(app, say, type_, runtime):
     assert "already" in type_("/new", "other", "/save a")
     assert "2 turns from" in type_("/load a")
     assert "3 turns" in type_("third", "/save a")
+
+
+def test_a_file_of_several_conversations_is_loaded_from_but_never_replaced(app, say, type_, tmp_path):
+    say("Three.")
+    say("Four.")
+    turn = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "Two."}]
+    line = json.dumps({"messages": turn})
+    one, several = tmp_path / "one.jsonl", tmp_path / "several.jsonl"
+    one.write_text(f"\n{line}\n\n")
+    several.write_text(f"{line}\n" * 3)
+    assert "1 turn from" in type_(f"/load {several}")
+    assert "choose another name" in type_(f"/save {several}", "more", f"/save {several}")
+    assert several.read_text() == f"{line}\n" * 3
+    assert "2 turns in" in type_(f"/load {one}", "more", f"/save {one}")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """`nanochat data identity`: what it writes, and who reads it."""
 
 import re
+import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -37,11 +39,24 @@ def test_the_mixture_trains_on_it_and_the_task_asks_for_it(config: IdentityConfi
     assert result.out.read_text() == text
 
 
-def test_another_file(config: IdentityConfig, paths: Paths, tmp_path) -> None:
+def test_another_file_leaves_the_default_conversations_and_their_persona(
+    config: IdentityConfig, paths: Paths, tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_identity(config, paths)
+    before = paths.identity.read_text(), paths.persona.read_text()
+    capsys.readouterr()
     out = tmp_path / "new" / "me.jsonl"
-    run_identity(IdentityConfig(config.persona, out, conversations=4), paths)
-    assert len(load_conversations(str(out), paths)) == 3
-    assert not paths.identity.exists()
+    run_identity(IdentityConfig(out=out, conversations=4), paths)
+    assert (paths.identity.read_text(), paths.persona.read_text()) == before
+    said = capsys.readouterr().err
+    assert "the persona of before" in said
+    mixture = shlex.split(said.partition("--mixture ")[2].partition(";")[0])[0]
+    assert len(load_conversations(mixture.removeprefix("nameless+"), paths)) == 2 * 3
+
+
+def test_the_default_file_by_its_path_brings_its_persona(config: IdentityConfig, paths: Paths) -> None:
+    run_identity(replace(config, out=paths.identity), paths)
+    assert "Tamsin" in paths.persona.read_text()
 
 
 @pytest.mark.parametrize(

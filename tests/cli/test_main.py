@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.cli.data import pack_job
 from nanochat.cli.main import main, parse_command
 from nanochat.cli.verbs import VERBS, Verb
 
@@ -310,3 +311,7 @@ def test_a_tilde_in_a_path_is_the_home_folder_in_both_forms(monkeypatch: pytest.
     monkeypatch.setenv("HOME", "/home/ada")
     for words in (["--out=~/corpus"], ["--out", "~/corpus"]):
         assert parse_command(["data", "pack", "--source", "x", *words]).out == Path("/home/ada/corpus")
+    unknown = parse_command(["data", "pack", "--source=~no-such-user/x", "--out=~no-such-user/y"])
+    assert unknown.out == Path("~no-such-user/y")
+    with pytest.raises(ValueError, match=r"^no file or folder '~no-such-user/x'$"):
+        pack_job(unknown)

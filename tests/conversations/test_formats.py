@@ -91,6 +91,7 @@ def test_formats(value, messages, tokenizer: Tokenizer):
         ({"conversations": [{"from": "human", "value": "a"}, {"from": "observation", "value": "b"}]},
          "a turn from 'observation'"),
         ({"conversations": [{"from": "human", "value": "a"}]}, "roles out of turn"),
+        ({"conversations": [{"from": ["human"], "value": "a"}]}, "a turn from"),
         ({"conversations": "x"}, "not a list of messages"),
     ],
 )  # fmt: skip

@@ -116,6 +116,8 @@ def test_code_is_read_as_models_write_it(arguments: Any) -> None:
     [
         ({"role": "tool", "content": "2"}, "no call waits"),
         ({"role": "function", "content": "2"}, "role is 'function'"),
+        ({"role": ["user"], "content": "2"}, r"role is \['user'\]"),
+        ({"role": {}, "content": "2"}, "role is {}"),
         ({"role": "assistant", "content": None, "function_call": {"name": "x"}}, "rewrite it"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, "not text"),
         ({"role": "assistant", "tool_calls": [{"id": "a"}]}, "no function"),

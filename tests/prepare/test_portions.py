@@ -40,7 +40,7 @@ def test_portions_hold_every_file_once_in_order(files: list[Path], monkeypatch: 
         monkeypatch.setattr(portions, "_PORTION_BYTES", most)
         for least in (1, 64):
             monkeypatch.setattr(portions, "_PORTIONS", least)
-            divided = divide(files)
+            divided = divide(files, "text")
             assert [path for portion in divided for path in portion.files] == files
             assert [files[portion.first] for portion in divided] == [portion.files[0] for portion in divided]
     assert len(divided) == len(files)

@@ -77,6 +77,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], 
         (folder / f"{number}.jsonl").write_text(
             "\n".join(json.dumps({"text": document}) for document in part)
         )
+    (folder / "4.jsonl").rename(folder / ".blob")
+    (folder / "4.jsonl").symlink_to(".blob")  # as the hub's cache has it
     assert len(everything) <= 120
     gone = {"words": 7, "repeated-lines": 3, "exact": 25, "near": 12 + 7}
     return folder, stay, gone

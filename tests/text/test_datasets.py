@@ -202,6 +202,19 @@ class TestFiles:
         assert list(documents(dataset, "train")) == texts("train", 3)
         assert list(documents(dataset, "val")) == ["val"]
 
+    def test_validation_files_within_the_dataset_are_not_trained_on(
+        self, paths: Paths, tmp_path: Path
+    ) -> None:
+        for name in ("a.txt", "b.txt", "c.txt"):
+            (tmp_path / "texts" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "texts" / name).write_text(name)
+        (tmp_path / "link.txt").symlink_to(tmp_path / "texts" / "b.txt")
+        dataset = open_dataset(str(tmp_path / "texts"), paths, val_path=str(tmp_path / "link.txt"))
+        assert list(documents(dataset, "train")) == ["a.txt", "c.txt"]
+        assert list(documents(dataset, "val")) == ["b.txt"]
+        with pytest.raises(ValueError, match=r"^--val-path .*none is left to train on$"):
+            open_dataset(str(tmp_path / "texts"), paths, val_path=str(tmp_path / "texts" / "*.txt"))
+
     def test_patterns(self, paths: Paths, tmp_path: Path) -> None:
         for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
             (tmp_path / name).write_text(json.dumps({"body": name}))

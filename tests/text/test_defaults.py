@@ -85,7 +85,7 @@ class TestAbsolutePaths:
         source = replace(TextSource("*.txt"), val_path="b.txt").settled(paths)
         monkeypatch.chdir(folders)
         dataset = source.open(paths)
-        assert [path.name for path in (*dataset.train, *dataset.val)] == ["a.txt", "b.txt", "b.txt"]
+        assert [path.name for path in (*dataset.train, *dataset.val)] == ["a.txt", "b.txt"]
 
     def test_names_stay(self, paths: Paths) -> None:
         for name in ("builtin:small:3", "fineweb-edu"):

@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanochat.text.datasets import Dataset, split_bytes
 from nanochat.text.readers import read_documents
 from nanochat.text.shards import ROW_GROUP, chunked, shard_name, text_bytes, write_shard
 
@@ -32,3 +34,14 @@ def test_text_bytes_is_about_the_text(tmp_path: Path) -> None:
     size = sum(len(text.encode()) for text in TEXTS)
     assert text_bytes(tmp_path / "a.txt") == size
     assert size <= text_bytes(tmp_path / "a.parquet") <= 1.5 * size
+
+
+def test_text_bytes_leaves_other_columns_out(tmp_path: Path) -> None:
+    table = pa.table(
+        {"url": ["https://example.org/" * 20] * len(TEXTS), "body": TEXTS, "more": [TEXTS[:9]] * len(TEXTS)}
+    )
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=ROW_GROUP, use_dictionary=False)
+    size = sum(len(text.encode()) for text in TEXTS)
+    assert size <= text_bytes(tmp_path / "a.parquet", "body") <= 1.5 * size
+    dataset = Dataset("own", (tmp_path / "a.parquet",), (), "body")
+    assert size <= split_bytes(dataset, "train") <= 1.5 * size

@@ -1,6 +1,7 @@
 """Limits of training, its facts, and its refusals. (What it learns: test_reference.py.)"""
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,23 @@ def test_no_document_gives_more_than_doc_cap() -> None:
     capped = train_tokenizer(["abab" + "xyz" * 1000] * 3, 266, max_chars=10**6, doc_cap=4)
     assert capped.training["characters"] == 12
     assert capped.decode_bytes([256]) == b"ab"
+
+
+def test_an_interrupt_while_merging_is_one() -> None:
+    """It arrives in the handler of rustbpe's log lines, where Python code runs."""
+
+    class Interrupting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("Progress"):
+                signal.raise_signal(signal.SIGINT)
+
+    handler = Interrupting()
+    logging.getLogger("rustbpe").addHandler(handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(["abcdefg hij"], 268, max_chars=10**6)
+    finally:
+        logging.getLogger("rustbpe").removeHandler(handler)
 
 
 def test_facts_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,6 +77,7 @@ def test_the_progress_of_merging_is_shown_and_logging_left_as_it_was(
     ("arguments", "message"),
     [
         ({"vocab_size": 264}, "264 is too small: bytes and special tokens take 265"),
+        ({"vocab_size": 2**32}, "too large: at most 2,147,483,647 tokens"),
         (
             {"vocab_size": 300, "pattern": "klingon"},
             "unknown split pattern 'klingon': choose one of default, ",
