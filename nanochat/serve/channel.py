@@ -33,7 +33,7 @@ class Channel:
 
     Args:
         samples: how many answers it receives.
-        limit: events that the reader may be behind.
+        limit: events of each sample that the reader may be behind.
         cancel: called when it is closed or fails.
         pace: seconds between two batches.
     """
@@ -48,12 +48,12 @@ class Channel:
         self.unfinished = samples
         self.overflowed = False
         self.on_overflow: Callable[[], None] = lambda: None
-        self._limit: float = limit
+        self._limit: float = limit * samples
         self._cancel = cancel
         self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._batch: dict[int, list[Event]] = {}
-        self._held = 0  # events in the batch
+        self._held = 0  # events in the batch; beyond half the limit it does not wait, or waiting would overflow it
         self._wake = asyncio.Event()
         self._due = 0.0  # when the reader takes the next batch
         self._timer: asyncio.TimerHandle | None = None
@@ -72,7 +72,7 @@ class Channel:
             self.overflowed = True
             self.fail(SlowReader())
             self.on_overflow()
-        elif not self.unfinished or self._loop.time() >= self._due:
+        elif not self.unfinished or self._held > self._limit / 2 or self._loop.time() >= self._due:
             self._wake.set()
         elif self._timer is None and self._due < math.inf:
             self._timer = self._loop.call_at(self._due, self._wake.set)
