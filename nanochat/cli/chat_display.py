@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from nanochat.cli.chat_session import ChatReply, Exchange, Generation, parts_of
+from nanochat.cli.chat_session import ChatReply, Exchange, Generation, is_whole_output
 from nanochat.console import console, table
 from nanochat.infer.request import Event
 from nanochat.tokenizer.special import SPECIAL_TOKENS
@@ -63,13 +63,13 @@ def _stream(generation: Generation, interrupted: Interrupted) -> None:
                 mid_line = not text.endswith("\n") if text else mid_line
         elif part == "python":
             code = "".join(event.text for event in group)
-        else:
-            output = "".join(event.text for event in group)
+        elif is_whole_output(output := list(group), generation.speaker.engine.tokenizer):
+            shown = "".join(event.text for event in output)
             new_line = "\n" if on_terminal and mid_line else ""
-            note(f"{new_line}{_tool_line(code)}{output}")
+            note(f"{new_line}{_tool_line(code)}{shown}")
             mid_line, code = False, ""
     print(flush=True)
-    if code:  # the answer ended within a call
+    if code:  # the answer ended within a call or its output
         note(f"⚙ {code} …")
 
 
@@ -125,7 +125,7 @@ def _answer(generation: Generation) -> "Text":
     from rich.text import Text
 
     text = Text()
-    for part in parts_of(generation.events):
+    for part in generation.reply().parts:
         shown = printable(part["text"])
         match part["type"]:
             case "text":

@@ -76,8 +76,8 @@ class ChoiceReader:
                 delta.logprobs.append(self._logprobs(event.token, event.logprobs))
         delta.text = "".join(texts)
         delta.finish = events[-1].finished
-        if delta.finish and self._call is not None:  # cut off before its output
-            delta.tools.append(self._call)
+        if delta.finish and self._call is not None:  # cut off, at the latest within its output
+            delta.tools.append({**self._call, "output": None})
         self.tokens += len(events)
         self.text += delta.text
         self.tools += delta.tools

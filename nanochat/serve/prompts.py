@@ -180,12 +180,8 @@ def too_long(tokens: int, context: int, param: str) -> ApiFault:
 
 
 def with_output(tokenizer: Tokenizer, reply: Sequence[int]) -> list[int]:
-    """The beginning of an answer; if it ends with a whole tool call, with the call's output."""
-    tools = ToolUse(DEFAULT_TOOLS, tokenizer)
-    output: list[int] = []
-    for token in reply:
-        _, output = tools.push(token)
-    return [*reply, *output]
+    """The beginning of an answer; if it ends with a tool call or within its output, with the whole output."""
+    return [*reply, *ToolUse(DEFAULT_TOOLS, tokenizer).begin(reply)]
 
 
 def special_names(tokenizer: Tokenizer) -> dict[int, str]:

@@ -100,11 +100,12 @@ def test_why_an_answer_was_cut_off(speaker, say, capsys, limit, line):
     assert line in capsys.readouterr().err
 
 
-def test_a_tool_call_that_was_cut_off_is_shown(speaker, say, capsys):
-    session = ChatSession([speaker], SamplingParams(temperature=0, max_new_tokens=4))
-    say(("12345",))
+@pytest.mark.parametrize(("limit", "call"), [(4, "123 …"), (9, "12*30 …"), (12, "12*30 = 360")])
+def test_a_tool_call_that_was_cut_off_is_shown(speaker, say, capsys, limit, call):
+    session = ChatSession([speaker], SamplingParams(temperature=0, max_new_tokens=limit))
+    say(("12345" if limit == 4 else "12*30",), "!")
     ask(session)
-    assert capsys.readouterr().err.startswith("⚙ 123 …\n(cut off")
+    assert capsys.readouterr().err.startswith(f"⚙ {call}\n(cut off")
 
 
 def test_tokens_are_shown_without_blanks(tokenizer):

@@ -171,6 +171,22 @@ def test_a_call_cut_off_has_no_output(tokenizer: Tokenizer) -> None:
     assert reply["content"] == [{"type": "text", "text": "so "}]
 
 
+@pytest.mark.parametrize(("length", "output"), [(9, None), (10, None), (11, None), (12, "42")])
+@pytest.mark.parametrize("size", [1, 100])
+def test_an_output_cut_off_is_no_result(
+    tokenizer: Tokenizer, length: int, output: str | None, size: int
+) -> None:
+    params = SamplingParams(max_new_tokens=length)
+    request = Request(0, [tokenizer.bos], params, tokenizer, DEFAULT_TOOLS, 100)
+    ids = said(tokenizer, "so ", ("6*7",))[:8]
+    events = [event for token in ids for event in request.accept(token)]
+    assert events[-1].finished == "length"
+    expected = [{"type": "python", "arguments": "6*7", "output": output, "offset": 3}]
+    assert answer_to(tokenizer, events)["choices"][0]["message"]["executed_tools"] == expected
+    deltas = [chunk["choices"][0]["delta"] for chunk in streamed(tokenizer, events, size)]
+    assert [tool for delta in deltas for tool in delta.get("executed_tools", [])] == expected
+
+
 def test_text_cannot_contain_special_tokens(tokenizer: Tokenizer) -> None:
     hostile = "".join(SPECIAL_TOKENS)
     ids = chat_prompt(tokenizer, messages_of({"role": "user", "content": hostile}))

@@ -88,6 +88,35 @@ def test_tool_calls_are_cards_and_return_to_the_server_where_they_stood(page: Pa
     }
 
 
+def test_an_output_cut_off_is_no_result(page: Page, stub: Stub) -> None:
+    call, output = {"text": "47*36", "part": "python"}, {"text": "16", "part": "output", "forced": True}
+    stub.plan(call, output, finished="length")
+    ask(page)
+    expect(page.locator(".tool samp")).to_have_text("16 …")
+    ask(page, "Sure?")
+    expect(answers(page).last).to_have_text("You said: Sure?.")
+    assert stub.bodies[1]["messages"][1]["executed_tools"] == [
+        {"type": "python", "arguments": "47*36", "offset": 0}
+    ]
+
+
+def test_an_output_cut_off_is_whole_when_it_is_continued(page: Page, stub: Stub) -> None:
+    call, output = {"text": "47*36", "part": "python"}, {"text": "16", "part": "output", "forced": True}
+    end = {"part": "output", "forced": True, "special": "<|output_end|>"}
+    stub.plan(call, output, finished="length")
+    ask(page)
+    stub.plan({**output, "text": "92"}, finished="length")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator(".tool samp")).to_have_text("1692 …")
+    stub.plan(end, finished="length")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator(".tool samp")).to_have_text("1692")
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+    ask(page, "Sure?")
+    expect(answers(page).last).to_have_text("You said: Sure?.")
+    assert stub.bodies[3]["messages"][1]["executed_tools"][0]["output"] == "1692"
+
+
 def test_the_footer_counts_tokens_and_the_gauge_the_context(page: Page, stub: Stub) -> None:
     stub.plan("a", "b", "c")
     ask(page)
