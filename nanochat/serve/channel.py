@@ -53,7 +53,9 @@ class Channel:
         self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._batch: dict[int, list[Event]] = {}
-        self._held = 0  # events in the batch; beyond half the limit it does not wait, or waiting would overflow it
+        self._held = (
+            0  # events in the batch; beyond half the limit it does not wait, or waiting would overflow it
+        )
         self._wake = asyncio.Event()
         self._due = 0.0  # when the reader takes the next batch
         self._timer: asyncio.TimerHandle | None = None
