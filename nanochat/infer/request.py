@@ -45,6 +45,11 @@ class Completion:
     """One per id; None for forced tokens, and if the request did not ask for them."""
 
 
+def end_tokens(tokenizer: Tokenizer) -> set[int]:
+    """The tokens that end an answer."""
+    return {tokenizer.special(ASSISTANT_END), tokenizer.bos}
+
+
 class Request:
     """A prompt and the answer generated so far.
 
@@ -89,7 +94,7 @@ class Request:
         self._prompt_length = len(prompt)
         self._max_seq_len = min(max_seq_len, len(prompt) + params.max_new_tokens)
         self._seed = secrets.randbits(64) if params.seed is None else params.seed
-        self._ends = {tokenizer.special(ASSISTANT_END), tokenizer.bos}
+        self._ends = end_tokens(tokenizer)
         self._specials = {tokenizer.special(name) for name in SPECIAL_TOKENS}
         self._decoder = tokenizer.stream()
         self._stops = StopStrings(params.stop)
