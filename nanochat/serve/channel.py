@@ -53,9 +53,7 @@ class Channel:
         self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._batch: dict[int, list[Event]] = {}
-        self._held = (
-            0  # events in the batch; beyond half the limit it does not wait, or waiting would overflow it
-        )
+        self._held = 0  # events in the batch
         self._wake = asyncio.Event()
         self._due = 0.0  # when the reader takes the next batch
         self._timer: asyncio.TimerHandle | None = None
@@ -63,7 +61,7 @@ class Channel:
         self._closed = False
 
     def push(self, index: int, events: Sequence[Event]) -> None:
-        """Add new events of a sample."""
+        """Add new events of a sample. A batch of half the limit no longer waits, which might overflow it."""
         if self._closed or self._fault is not None:
             return
         self._batch.setdefault(index, []).extend(events)

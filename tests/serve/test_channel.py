@@ -62,7 +62,8 @@ def test_waiting_for_the_next_batch_does_not_overflow_it(monkeypatch: pytest.Mon
             channel.push(token % 2, [event(token, "stop" if token > 17 else None)])
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        assert sorted(sum(await asyncio.wait_for(reading, 60), [])) == list(range(20))
+        batches = await asyncio.wait_for(reading, 60)
+        assert sorted(token for batch in batches for token in batch) == list(range(20))
         behind = Channel(2, 4, lambda _: None)
         for token in range(9):
             assert not behind.overflowed
