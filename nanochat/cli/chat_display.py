@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ _LEAST_COLUMNS = 80
 _REDRAW_S = 0.05
 _SHOWN_SPACE = "␣"
 _LEAST_PERCENT = 0.001
+_DISTURBING = {"Cc", "Cs", "Zl", "Zp"}
+"""The categories of control characters, lone surrogates and separators of lines and paragraphs."""
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 Interrupted = Callable[[], bool]
 
@@ -32,8 +36,12 @@ def note(line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` without control characters, which could disturb the terminal."""
-    return "".join(character for character in text if character.isprintable() or character in "\n\t")
+    """`text` without characters that could disturb the terminal or reorder what it shows."""
+    return "".join(
+        c
+        for c in text
+        if c in "\n\t" or (unicodedata.category(c) not in _DISTURBING and c not in _BIDI_CONTROLS)
+    )
 
 
 def show_answers(generations: Sequence[Generation], interrupted: Interrupted) -> None:

@@ -88,6 +88,12 @@ def test_tool_calls_and_control_characters_in_columns(session, script, tokenizer
     assert "b[31m" in stdout.text()
 
 
+def test_only_characters_that_disturb_a_terminal_are_dropped():
+    kept = "10\u00a0km\u202f\u3000 \t\n می\u200cروم 👩\u200d💻 é日\ufeff"
+    assert module.printable(kept) == kept
+    assert module.printable("\x1b\x07\r\x7f\x9b\u2028\u2029\ud800\u202e\u2066\u200f\u061c") == ""
+
+
 @pytest.mark.parametrize(
     ("limit", "line"), [(4, "cut off after 4 tokens: max_new_tokens"), (64, "the context of 128 is full")]
 )
