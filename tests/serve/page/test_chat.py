@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.serve.page.conftest import answers, ask, bodies
-from tests.serve.page_stub import Listening, Stub
+from tests.serve.page_stub import Listening, Stub, model
 
 pytestmark = pytest.mark.slow
 
@@ -206,6 +206,41 @@ def test_settings_start_from_the_servers_and_are_kept(page: Page, stub: Stub) ->
     expect(page.get_by_role("textbox", name="System prompt")).to_have_value("Be brief.")
     page.get_by_role("button", name="Back to the server’s defaults").click()
     expect(number).to_have_value("0.6")
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "typed", "sent"),
+    [
+        ("Top-k", "top_k", "7.6", 8),
+        ("Longest answer", "max_tokens", "99999", 200),
+        ("Longest answer", "max_tokens", "0.2", 1),
+        ("Temperature", "temperature", "0.33", 0.35),
+        ("Repetition penalty", "repetition_penalty", "1.08", 1.08),
+    ],
+)
+def test_a_setting_is_one_that_the_server_takes(
+    page: Page, stub: Stub, name: str, field: str, typed: str, sent: float
+) -> None:
+    page.get_by_role("button", name="Settings").click()
+    number = page.get_by_role("spinbutton", name=name)
+    number.fill(typed)
+    number.blur()
+    expect(number).to_have_value(str(sent))
+    page.keyboard.press("Escape")
+    ask(page)
+    expect(answers(page)).to_have_text("You said: Hello.")
+    assert stub.bodies[0][field] == sent
+
+
+def test_the_chosen_model_is_described(context, stub: Stub, server: Listening) -> None:
+    larger = model("large", "chat", [100])
+    larger["nanochat"]["parameters"] = 1_500_000_000
+    stub.models.append(larger)
+    page = context.new_page()
+    page.goto(server.url)
+    expect(page.locator("#about")).to_contain_text("2.9 million")
+    page.get_by_label("Model").select_option("large")
+    expect(page.locator("#about")).to_contain_text("1.5 billion")
 
 
 def test_the_reader_may_scroll_up_while_the_answer_grows(page: Page, stub: Stub) -> None:
