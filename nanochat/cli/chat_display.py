@@ -3,11 +3,12 @@
 import math
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from nanochat.cli.chat_session import ChatReply, Exchange, Generation, parts_of
+from nanochat.cli.chat_session import ChatReply, Exchange, Generation, is_whole_output
 from nanochat.console import console, table
 from nanochat.infer.request import Event
 from nanochat.tokenizer.special import SPECIAL_TOKENS
@@ -22,6 +23,9 @@ _LEAST_COLUMNS = 80
 _REDRAW_S = 0.05
 _SHOWN_SPACE = "␣"
 _LEAST_PERCENT = 0.001
+_DISTURBING = {"Cc", "Cs", "Zl", "Zp"}
+"""The categories of control characters, lone surrogates and separators of lines and paragraphs."""
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 Interrupted = Callable[[], bool]
 
@@ -32,8 +36,12 @@ def note(line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` without control characters, which could disturb the terminal."""
-    return "".join(character for character in text if character.isprintable() or character in "\n\t")
+    """`text` without characters that could disturb the terminal or reorder what it shows."""
+    return "".join(
+        c
+        for c in text
+        if c in "\n\t" or (unicodedata.category(c) not in _DISTURBING and c not in _BIDI_CONTROLS)
+    )
 
 
 def show_answers(generations: Sequence[Generation], interrupted: Interrupted) -> None:
@@ -63,13 +71,13 @@ def _stream(generation: Generation, interrupted: Interrupted) -> None:
                 mid_line = not text.endswith("\n") if text else mid_line
         elif part == "python":
             code = "".join(event.text for event in group)
-        else:
-            output = "".join(event.text for event in group)
+        elif is_whole_output(output := list(group), generation.speaker.engine.tokenizer):
+            shown = "".join(event.text for event in output)
             new_line = "\n" if on_terminal and mid_line else ""
-            note(f"{new_line}{_tool_line(code)}{output}")
+            note(f"{new_line}{_tool_line(code)}{shown}")
             mid_line, code = False, ""
     print(flush=True)
-    if code:  # the answer ended within a call
+    if code:  # the answer ended within a call or its output
         note(f"⚙ {code} …")
 
 
@@ -125,7 +133,7 @@ def _answer(generation: Generation) -> "Text":
     from rich.text import Text
 
     text = Text()
-    for part in parts_of(generation.events):
+    for part in generation.reply().parts:
         shown = printable(part["text"])
         match part["type"]:
             case "text":

@@ -12,6 +12,8 @@ from nanochat.infer.request import Event
 from nanochat.infer.sampler import SamplingParams
 from nanochat.infer.window import fit_messages
 from nanochat.tokenizer.chat_format import Message, render, render_prompt
+from nanochat.tokenizer.special import OUTPUT_END
+from nanochat.tokenizer.tokenizer import Tokenizer
 
 _SEED_BITS = 32
 _LEAST_TOKENS_OF_A_TURN = 4
@@ -103,7 +105,7 @@ class Generation:
             model_tag=self.speaker.model_tag,
             step=self.speaker.step,
             answer="".join(event.text for event in self.events if event.part == "text"),
-            parts=parts_of(self.events),
+            parts=parts_of(self.events, self.speaker.engine.tokenizer),
             finish_reason=(self.events[-1].finished if self.events else None) or "interrupted",
             seed=self._seed,
             tokens=len(self.events),
@@ -113,13 +115,24 @@ class Generation:
         )
 
 
-def parts_of(events: Sequence[Event]) -> list[dict[str, str]]:
-    """The parts of a reply, as an assistant message's content. Unlike its tokens, they end before a stop string."""
-    grouped = [
-        {"type": part, "text": "".join(event.text for event in group)}
-        for part, group in groupby(events, key=lambda event: event.part)
-    ]
-    return [part for part in grouped if part["text"] or part["type"] != "text"]
+def parts_of(events: Sequence[Event], tokenizer: Tokenizer) -> list[dict[str, str]]:
+    """The parts of a reply, as an assistant message's content. Unlike its tokens, they end before a stop string.
+
+    An output that was cut off is left out: what there is of it is not the tool's result.
+    """
+    parts = []
+    for part, group in groupby(events, key=lambda event: event.part):
+        own = list(group)
+        text = "".join(event.text for event in own)
+        keep = is_whole_output(own, tokenizer) if part == "python_output" else text or part == "python"
+        if keep:
+            parts.append({"type": part, "text": text})
+    return parts
+
+
+def is_whole_output(events: Sequence[Event], tokenizer: Tokenizer) -> bool:
+    """Whether the events of a tool's output reach its end."""
+    return events[-1].token == tokenizer.special(OUTPUT_END)
 
 
 @dataclass
@@ -219,7 +232,7 @@ class ChatSession:
         for side, generation in zip(self.sides, generations, strict=True):
             if again:
                 del side.exchanges[-1]
-            side.exchanges.append(Exchange(question, parts_of(generation.events)))
+            side.exchanges.append(Exchange(question, generation.reply().parts))
             side.last = generation
 
     def _replace(self, exchanges: Sequence[Exchange]) -> None:

@@ -45,11 +45,17 @@ class Completion:
     """One per id; None for forced tokens, and if the request did not ask for them."""
 
 
+def end_tokens(tokenizer: Tokenizer) -> set[int]:
+    """The tokens that end an answer."""
+    return {tokenizer.special(ASSISTANT_END), tokenizer.bos}
+
+
 class Request:
     """A prompt and the answer generated so far.
 
     `reply`: how many of the prompt's last tokens are the beginning of the answer, so that a tool call or a character
-    that is open at their end is completed, and a call that ends there is answered.
+    that is open at their end is completed, and a call that ends there is answered, as is one whose output ends there
+    unfinished.
 
     Raises ValueError for an empty prompt, a prompt that leaves no room for an answer within `max_seq_len` tokens,
     and ids outside the vocabulary, also in `logit_bias`.
@@ -88,7 +94,7 @@ class Request:
         self._prompt_length = len(prompt)
         self._max_seq_len = min(max_seq_len, len(prompt) + params.max_new_tokens)
         self._seed = secrets.randbits(64) if params.seed is None else params.seed
-        self._ends = {tokenizer.special(ASSISTANT_END), tokenizer.bos}
+        self._ends = end_tokens(tokenizer)
         self._specials = {tokenizer.special(name) for name in SPECIAL_TOKENS}
         self._decoder = tokenizer.stream()
         self._stops = StopStrings(params.stop)
@@ -99,10 +105,10 @@ class Request:
         self._answer: list[str] = []
         self._finished: FinishReason | None = None
         self._early: list[Event] = []
-        """The output of a call that ends the beginning of the answer."""
-        output: list[int] = []
-        for token in self.tokens[len(prompt) - reply :]:
-            _, output = self._tools.push(token)
+        """What the output of the last call in the beginning of the answer lacks."""
+        beginning = self.tokens[len(prompt) - reply :]
+        output = self._tools.begin(beginning)
+        for token in beginning:
             if token in self._specials:
                 self._decoder.flush()
             else:

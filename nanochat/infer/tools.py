@@ -74,6 +74,14 @@ class ToolUse:
             self._call.append(token)
         return part, forced
 
+    def begin(self, tokens: Sequence[int]) -> list[int]:
+        """Process the beginning of an answer. Returns the tokens that the output of its last call lacks."""
+        lacking: list[int] = []
+        for token in tokens:
+            _, forced = self.push(token)
+            lacking = forced or (lacking[1:] if [token] == lacking[:1] else [])
+        return lacking
+
     def push_plain(self, tokens: Sequence[int]) -> ReplyPart:
         """As `push` for tokens that are not special; returns the part of all of them."""
         if self._part == "python":

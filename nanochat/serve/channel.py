@@ -33,7 +33,7 @@ class Channel:
 
     Args:
         samples: how many answers it receives.
-        limit: events that the reader may be behind.
+        limit: events of each sample that the reader may be behind.
         cancel: called when it is closed or fails.
         pace: seconds between two batches.
     """
@@ -48,7 +48,7 @@ class Channel:
         self.unfinished = samples
         self.overflowed = False
         self.on_overflow: Callable[[], None] = lambda: None
-        self._limit: float = limit
+        self._limit: float = limit * samples
         self._cancel = cancel
         self._pace = pace
         self._loop = asyncio.get_running_loop()
@@ -61,7 +61,7 @@ class Channel:
         self._closed = False
 
     def push(self, index: int, events: Sequence[Event]) -> None:
-        """Add new events of a sample."""
+        """Add new events of a sample. A batch of half the limit no longer waits, which might overflow it."""
         if self._closed or self._fault is not None:
             return
         self._batch.setdefault(index, []).extend(events)
@@ -72,7 +72,7 @@ class Channel:
             self.overflowed = True
             self.fail(SlowReader())
             self.on_overflow()
-        elif not self.unfinished or self._loop.time() >= self._due:
+        elif not self.unfinished or self._held > self._limit / 2 or self._loop.time() >= self._due:
             self._wake.set()
         elif self._timer is None and self._due < math.inf:
             self._timer = self._loop.call_at(self._due, self._wake.set)

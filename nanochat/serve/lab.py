@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nanochat import __version__
+from nanochat.infer.request import end_tokens
 from nanochat.infer.sampler import MAX_LOGPROBS
 from nanochat.model.gpt import GPT
 from nanochat.serve.channel import NewEvents
@@ -26,6 +27,7 @@ from nanochat.serve.prompts import (
     TokenStream,
     characters_of,
     chat_stream,
+    check_given,
     check_ids,
     described,
     special_names,
@@ -35,7 +37,7 @@ from nanochat.serve.prompts import (
     with_output,
 )
 from nanochat.serve.service import Service, sampling
-from nanochat.serve.streaming import EventStream
+from nanochat.serve.streaming import EventStream, complete_stream
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 _SCORE_RIVALS = 5
@@ -67,7 +69,7 @@ class TokenEvents:
                 "forced": event.forced,
                 "special": names.get(event.token),
                 "logprob": event.logprobs.logprob if event.logprobs else None,
-                "top": self._rivals(event.logprobs.top) if event.logprobs else [],
+                "top": self._rivals(event.logprobs.top, names) if event.logprobs else [],
                 "finished": event.finished,
             }
             for event in batch[0]
@@ -77,9 +79,11 @@ class TokenEvents:
         """Nothing."""
         return []
 
-    def _rivals(self, top: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
+    def _rivals(self, top: Sequence[tuple[int, float]], names: Mapping[int, str]) -> list[dict[str, Any]]:
+        decode = self.tokenizer.decode
         return [
-            {"id": token, "text": self.tokenizer.decode([token]), "logprob": value} for token, value in top
+            {"id": token, "text": decode([token]), "special": names.get(token), "logprob": value}
+            for token, value in top
         ]
 
 
@@ -132,12 +136,16 @@ class Lab:
         async with self._service.model(body.model) as served:
             tokenizer = served.tokenizer
             check_ids(body.reply_ids, tokenizer, "reply_ids")
-            reply = with_output(tokenizer, body.reply_ids)
-            prompt = [*await self._prompt(body, served), *reply]
-            if len(prompt) >= served.worker.max_seq_len:
-                raise too_long(len(prompt), served.worker.max_seq_len, "messages")
-            channel = served.worker.answer([(prompt, params)], len(reply))
-        return EventStream(channel, TokenEvents(tokenizer, prompt, seed), limits.seconds)
+            before = await self._prompt(body, served)
+            prompt = [*before, *body.reply_ids]
+            answer = TokenEvents(tokenizer, prompt, seed)
+            if end_tokens(tokenizer).intersection(body.reply_ids[-1:]):
+                return complete_stream(answer.opening())
+            read = len(before) + len(with_output(tokenizer, body.reply_ids))
+            if read >= served.worker.max_seq_len:
+                raise too_long(read, served.worker.max_seq_len, "messages")
+            channel = served.worker.answer([(prompt, params)], len(body.reply_ids))
+        return EventStream(channel, answer, limits.seconds)
 
     async def _prompt(self, body: GenerateBody, served: ServedModel) -> list[int]:
         if body.ids is not None:
@@ -218,13 +226,6 @@ class Lab:
                 param=param,
                 code="context_length_exceeded",
             )
-
-
-def check_given(ids: Sequence[int], tokenizer: Tokenizer) -> None:
-    """Raise ApiFault unless the `ids` of a request are some of the vocabulary's."""
-    if not ids:
-        raise invalid("ids is empty", param="ids")
-    check_ids(ids, tokenizer, "ids")
 
 
 async def _document(tokenizer: Tokenizer, text: str) -> TokenStream:

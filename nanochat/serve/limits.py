@@ -32,7 +32,7 @@ class Limits:
     biases: int = 1024
     """Entries of `logit_bias`."""
     buffered_events: int = 1024
-    """Tokens that a reader may be behind, beyond what the connection holds."""
+    """Tokens of each answer that a reader may be behind, beyond what the connection holds."""
     score_tokens: int = 8192
     """Of a text or messages whose tokens are scored or listed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import secrets
 import time
 from collections.abc import Sequence
@@ -76,8 +77,8 @@ class ChoiceReader:
                 delta.logprobs.append(self._logprobs(event.token, event.logprobs))
         delta.text = "".join(texts)
         delta.finish = events[-1].finished
-        if delta.finish and self._call is not None:  # cut off before its output
-            delta.tools.append(self._call)
+        if delta.finish and self._call is not None:  # cut off, at the latest within its output
+            delta.tools.append({**self._call, "output": None})
         self.tokens += len(events)
         self.text += delta.text
         self.tools += delta.tools
@@ -210,6 +211,8 @@ class TextAnswer:
     def __post_init__(self) -> None:
         self._readers = [ChoiceReader(self.tokenizer) for _ in self.echoes]
         self._offsets = [len(echo) for echo in self.echoes]
+        decoder = codecs.getincrementaldecoder("utf-8")
+        self._decoders = [decoder("replace") for _ in self.echoes]
 
     def whole(self, batch: NewEvents) -> dict[str, Any]:
         """The answer in one object."""
@@ -265,7 +268,7 @@ class TextAnswer:
         offsets = []
         for entry in logprobs:
             offsets.append(self._offsets[index])
-            self._offsets[index] += len(entry["token"])
+            self._offsets[index] += len(self._decoders[index].decode(bytes(entry["bytes"])))
         tops = [{top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in logprobs]
         return {
             "tokens": [entry["token"] for entry in logprobs],

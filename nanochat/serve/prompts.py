@@ -169,6 +169,13 @@ def check_ids(ids: Sequence[int], tokenizer: Tokenizer, param: str) -> None:
         raise invalid(f"{param}: the model's ids are 0 to {tokenizer.vocab_size - 1}", param=param)
 
 
+def check_given(ids: Sequence[int], tokenizer: Tokenizer) -> None:
+    """Raise ApiFault unless the `ids` of a request are some of the vocabulary's."""
+    if not ids:
+        raise invalid("ids is empty", param="ids")
+    check_ids(ids, tokenizer, "ids")
+
+
 def too_long(tokens: int, context: int, param: str) -> ApiFault:
     """The fault for a prompt that leaves no room for an answer."""
     return invalid(
@@ -180,12 +187,8 @@ def too_long(tokens: int, context: int, param: str) -> ApiFault:
 
 
 def with_output(tokenizer: Tokenizer, reply: Sequence[int]) -> list[int]:
-    """The beginning of an answer; if it ends with a whole tool call, with the call's output."""
-    tools = ToolUse(DEFAULT_TOOLS, tokenizer)
-    output: list[int] = []
-    for token in reply:
-        _, output = tools.push(token)
-    return [*reply, *output]
+    """The beginning of an answer; if it ends with a tool call or within its output, with the whole output."""
+    return [*reply, *ToolUse(DEFAULT_TOOLS, tokenizer).begin(reply)]
 
 
 def special_names(tokenizer: Tokenizer) -> dict[int, str]:

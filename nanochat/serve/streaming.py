@@ -15,6 +15,8 @@ from nanochat.serve.channel import Channel, NewEvents, SlowReader
 from nanochat.serve.faults import ApiFault
 
 DONE = b"data: [DONE]\n\n"
+_MEDIA_TYPE = "text/event-stream"
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class Renderer(Protocol):
@@ -59,10 +61,10 @@ class EventStream(Response):
     own. A later error is sent as an event.
     """
 
-    media_type = "text/event-stream"
+    media_type = _MEDIA_TYPE
 
     def __init__(self, channel: Channel, renderer: Renderer, max_seconds: float):
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
         self._channel, self._renderer, self._max_seconds = channel, renderer, max_seconds
         self._started = False
@@ -110,6 +112,11 @@ class EventStream(Response):
 
     def _head(self) -> Message:
         return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+
+
+def complete_stream(objects: Iterable[dict[str, Any]]) -> Response:
+    """The stream of an answer of which everything is known."""
+    return Response(_events(objects) + DONE, headers=_HEADERS, media_type=_MEDIA_TYPE)
 
 
 def _body(content: bytes, *, more: bool) -> Message:

@@ -57,7 +57,7 @@ class Worker:
         open_engine: makes the engine, and the model for direct computations; called in the thread.
         max_rows: samples that run at once.
         max_waiting: samples that may wait.
-        buffered: events that a reader may be behind.
+        buffered: events of each sample that a reader may be behind.
     """
 
     def __init__(

@@ -88,6 +88,12 @@ def test_tool_calls_and_control_characters_in_columns(session, script, tokenizer
     assert "b[31m" in stdout.text()
 
 
+def test_only_characters_that_disturb_a_terminal_are_dropped():
+    kept = "10\u00a0km\u202f\u3000 \t\n می\u200cروم 👩\u200d💻 é日\ufeff"
+    assert module.printable(kept) == kept
+    assert module.printable("\x1b\x07\r\x7f\x9b\u2028\u2029\ud800\u202e\u2066\u200f\u061c") == ""
+
+
 @pytest.mark.parametrize(
     ("limit", "line"), [(4, "cut off after 4 tokens: max_new_tokens"), (64, "the context of 128 is full")]
 )
@@ -100,11 +106,12 @@ def test_why_an_answer_was_cut_off(speaker, say, capsys, limit, line):
     assert line in capsys.readouterr().err
 
 
-def test_a_tool_call_that_was_cut_off_is_shown(speaker, say, capsys):
-    session = ChatSession([speaker], SamplingParams(temperature=0, max_new_tokens=4))
-    say(("12345",))
+@pytest.mark.parametrize(("limit", "call"), [(4, "123 …"), (9, "12*30 …"), (12, "12*30 = 360")])
+def test_a_tool_call_that_was_cut_off_is_shown(speaker, say, capsys, limit, call):
+    session = ChatSession([speaker], SamplingParams(temperature=0, max_new_tokens=limit))
+    say(("12345" if limit == 4 else "12*30",), "!")
     ask(session)
-    assert capsys.readouterr().err.startswith("⚙ 123 …\n(cut off")
+    assert capsys.readouterr().err.startswith(f"⚙ {call}\n(cut off")
 
 
 def test_tokens_are_shown_without_blanks(tokenizer):

@@ -160,7 +160,18 @@ def test_the_parts_are_those_of_the_tokens(session, say, tokenizer, pieces):
     say(*pieces)
     answer(session, "?")
     events = session.main.last.events
-    assert parts_of(events) == parse_reply(tokenizer, [event.token for event in events])
+    assert parts_of(events, tokenizer) == parse_reply(tokenizer, [event.token for event in events])
+
+
+@pytest.mark.parametrize(("limit", "output"), [(8, []), (9, []), (10, []), (11, ["52"])])
+def test_an_output_that_was_cut_off_is_not_kept_as_the_tools(session, say, limit, output):
+    session.params = SamplingParams(temperature=0, max_new_tokens=limit)
+    say(("37+15",), "!")  # a token before the call, its five, its end; then four of the output
+    answer(session, "?")
+    assert session.main.exchanges[0].parts == [
+        {"type": "python", "text": "37+15"},
+        *({"type": "python_output", "text": text} for text in output),
+    ]
 
 
 def test_a_stop_string_does_not_become_part_of_the_conversation(session, say):

@@ -59,6 +59,16 @@ def test_a_call_that_ends_an_answers_beginning_is_answered_before_the_next_token
     assert r.finished == (room == 2)
 
 
+@pytest.mark.parametrize("given", [1, 2, 3])
+def test_an_output_that_an_answers_beginning_breaks_off_is_the_tools_to_the_end(tokenizer, given):
+    """The model would make up the rest."""
+    call = [tokenizer.special(PYTHON_START), *tokenizer.encode("6*7"), tokenizer.special(PYTHON_END)]
+    output = [tokenizer.special(OUTPUT_START), *tokenizer.encode("42"), tokenizer.special(OUTPUT_END)]
+    begun = [*call, *output[:given]]
+    r = Request(0, [1, *begun], SamplingParams(), tokenizer, DEFAULT_TOOLS, 100, reply=len(begun))
+    assert [event.token for event in r.accept(65)] == [*output[given:], 65]
+
+
 def test_a_tool_output_ends_where_the_context_does(tokenizer):
     r = request(tokenizer, max_seq_len=7)
     play(r, [tokenizer.special(PYTHON_START), *tokenizer.encode("1+1"), tokenizer.special(PYTHON_END)])

@@ -51,6 +51,28 @@ def test_later_tokens_come_in_batches_before_the_end(monkeypatch: pytest.MonkeyP
     asyncio.run(run())
 
 
+def test_waiting_for_the_next_batch_does_not_overflow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is for the reader's delay, not for the channel's own, and is that of each sample."""
+    monkeypatch.setattr(module, "_PACE_SECONDS", 1000.0)
+
+    async def run() -> None:
+        channel = Channel(2, 4, lambda _: None)
+        reading = asyncio.create_task(read(channel))
+        for token in range(20):
+            channel.push(token % 2, [event(token, "stop" if token > 17 else None)])
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        batches = await asyncio.wait_for(reading, 60)
+        assert sorted(token for batch in batches for token in batch) == list(range(20))
+        behind = Channel(2, 4, lambda _: None)
+        for token in range(9):
+            assert not behind.overflowed
+            behind.push(0, [event(token)])
+        assert behind.overflowed
+
+    asyncio.run(run())
+
+
 def test_a_reader_too_far_behind_ends_the_request_unless_it_wants_all() -> None:
     async def run() -> None:
         cancelled: list[Channel] = []

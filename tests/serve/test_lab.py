@@ -12,17 +12,17 @@ import torch
 from nanochat.checkpoint.loading import load_model
 from nanochat.cli.chat import ChatConfig
 from nanochat.cli.chat import run as run_chat
-from nanochat.infer.request import Request
-from nanochat.infer.sampler import SamplingParams
+from nanochat.infer.request import Event, Request
+from nanochat.infer.sampler import SamplingParams, TokenLogprobs
 from nanochat.infer.tools import DEFAULT_TOOLS
 from nanochat.metrics import open_metrics
 from nanochat.paths import Paths
 from nanochat.processes import Processes
 from nanochat.runtime import Runtime
-from nanochat.serve.lab import score_tokens, windows
+from nanochat.serve.lab import TokenEvents, score_tokens, windows
 from nanochat.serve.trainings import Trainings
 from nanochat.tokenizer.chat_format import render
-from nanochat.tokenizer.special import OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START
+from nanochat.tokenizer.special import ASSISTANT_END, BOS, OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START
 from tests.serve.conftest import BASE, CHAT, CONTEXT, Running, train_row
 
 USER = {"role": "user", "content": "hi"}
@@ -77,10 +77,12 @@ def test_a_call_that_a_rival_changed_is_run(server: Running, loaded: Any) -> Non
     special, encode = loaded.tokenizer.special, loaded.tokenizer.encode
     call = [special(PYTHON_START), *encode("6*7")]
     output = [special(OUTPUT_START), *encode("42"), special(OUTPUT_END)]
-    opening, *_ = server.post(
-        "/api/generate", messages=[USER], reply_ids=[*call, special(PYTHON_END)], max_tokens=1
+    opening, *events = server.post(
+        "/api/generate", messages=[USER], reply_ids=[*call, special(PYTHON_END)], max_tokens=6
     ).events
-    assert [token["id"] for token in opening["prompt"]][-len(output) :] == output
+    assert [token["id"] for token in opening["prompt"]][-len(call) - 1 :] == [*call, special(PYTHON_END)]
+    assert [token["id"] for token in events[:-2]] == output
+    assert [token["forced"] for token in events] == [True] * 4 + [False] * 2
     request = Request(
         0, [1, *call], SamplingParams(), loaded.tokenizer, DEFAULT_TOOLS, CONTEXT, reply=len(call)
     )
@@ -89,6 +91,22 @@ def test_a_call_that_a_rival_changed_is_run(server: Running, loaded: Any) -> Non
     assert events[0].part == "python"
     _, first, *_ = server.post("/api/generate", messages=[USER], reply_ids=call, max_tokens=1).events
     assert first["part"] == "python"
+
+
+@pytest.mark.parametrize("end", [ASSISTANT_END, BOS])
+def test_an_answer_that_a_rival_ends_has_no_further_token(server: Running, loaded: Any, end: str) -> None:
+    reply = [65, loaded.tokenizer.special(end)]
+    answered = server.post("/api/generate", messages=[USER], reply_ids=reply)
+    (opening,) = answered.events
+    assert [token["id"] for token in opening["prompt"][-2:]] == reply
+    assert answered.headers["content-type"].startswith("text/event-stream")
+
+
+def test_special_rivals_are_named(loaded: Any) -> None:
+    end = loaded.tokenizer.special(ASSISTANT_END)
+    event = Event(0, 65, False, None, "text", "A", TokenLogprobs(-0.5, ((65, -0.5), (end, -1.0))))
+    (token,) = TokenEvents(loaded.tokenizer, [1], 0).chunks({0: [event]})
+    assert [(rival["id"], rival["special"]) for rival in token["top"]] == [(65, None), (end, ASSISTANT_END)]
 
 
 def test_a_character_begun_in_the_reply_is_completed(loaded: Any) -> None:

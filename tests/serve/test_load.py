@@ -104,7 +104,8 @@ def test_a_request_with_more_samples_than_rows_is_answered(server: Running) -> N
 
 
 @pytest.mark.slow
-def test_a_slow_reader_ends_alone(server: Running, endings: Endings) -> None:
+def test_a_slow_reader_ends_alone(server: Running, endings: Endings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.worker(), "_buffered", 256)  # the context is shorter than a server's limit
     slow = server.open_stream(
         receive_buffer=4096, stream=True, n=4, max_tokens=480, logprobs=True, top_logprobs=20
     )

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.infer.request import Event, Request
-from nanochat.infer.sampler import SamplingParams
+from nanochat.infer.sampler import SamplingParams, TokenLogprobs
 from nanochat.infer.tools import DEFAULT_TOOLS
 from nanochat.serve.faults import ApiFault
-from nanochat.serve.openai_answers import ChatAnswer, Heading
+from nanochat.serve.openai_answers import ChatAnswer, Heading, TextAnswer
 from nanochat.serve.openai_schema import ChatBody, decode
 from nanochat.serve.prompts import chat_prompt, conversation, described
 from nanochat.tokenizer.chat_format import render_prompt
@@ -169,6 +169,39 @@ def test_a_call_cut_off_has_no_output(tokenizer: Tokenizer) -> None:
     ]
     _, reply = conversation(messages_of(USER, choice["message"]))
     assert reply["content"] == [{"type": "text", "text": "so "}]
+
+
+@pytest.mark.parametrize(("length", "output"), [(9, None), (10, None), (11, None), (12, "42")])
+@pytest.mark.parametrize("size", [1, 100])
+def test_an_output_cut_off_is_no_result(
+    tokenizer: Tokenizer, length: int, output: str | None, size: int
+) -> None:
+    params = SamplingParams(max_new_tokens=length)
+    request = Request(0, [tokenizer.bos], params, tokenizer, DEFAULT_TOOLS, 100)
+    ids = said(tokenizer, "so ", ("6*7",))[:8]
+    events = [event for token in ids for event in request.accept(token)]
+    assert events[-1].finished == "length"
+    expected = [{"type": "python", "arguments": "6*7", "output": output, "offset": 3}]
+    assert answer_to(tokenizer, events)["choices"][0]["message"]["executed_tools"] == expected
+    deltas = [chunk["choices"][0]["delta"] for chunk in streamed(tokenizer, events, size)]
+    assert [tool for delta in deltas for tool in delta.get("executed_tools", [])] == expected
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_text_offsets_count_whole_characters(tokenizer: Tokenizer, size: int) -> None:
+    """A token within a character has that character's offset."""
+    params = SamplingParams(max_new_tokens=100, logprobs=0)
+    request = Request(0, [tokenizer.bos], params, tokenizer, (), 1000)
+    ids = tokenizer.encode("né🙂!é")
+    events = [event for token in ids for event in request.accept(token, TokenLogprobs(-1.0, ()))]
+    answer = TextAnswer(Heading("m", "m@1"), tokenizer, [""], 1, include_usage=False, top_logprobs=0)
+    offsets = [
+        offset
+        for start in range(0, len(events), size)
+        for chunk in answer.chunks({0: events[start : start + size]})
+        for offset in chunk["choices"][0]["logprobs"]["text_offset"]
+    ]
+    assert offsets == [0, 1, 1, 2, 2, 2, 2, 3, 4, 4]
 
 
 def test_text_cannot_contain_special_tokens(tokenizer: Tokenizer) -> None:

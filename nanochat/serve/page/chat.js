@@ -287,6 +287,7 @@ function describe(info) {
 }
 $("model").addEventListener("change", () => {
   localStorage.setItem(MODEL, $("model").value);
+  describe(settings.info);
   update();
 });
 document.addEventListener("visibilitychange", () => !document.hidden && !answers.running(current) && boot());

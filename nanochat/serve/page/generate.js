@@ -25,17 +25,19 @@ function wireMessage({ role, content }) {
     if (part.type === "text") text += part.text;
     else if (part.type === "python")
       tools.push({ type: "python", arguments: part.text, offset: [...text].length });
-    else if (tools.length) tools.at(-1).output = part.text;
+    else if (tools.length && !part.cut) tools.at(-1).output = part.text;
   }
   return { role, content: text, ...(tools.length ? { executed_tools: tools } : {}) };
 }
 
-/** Add a token's text to the parts of an answer. */
-export function addToParts(parts, { part, text }) {
+/** Add a token's text to the parts of an answer. An output within which the answer was cut off is marked `cut`. */
+export function addToParts(parts, { part, text, finished, special }) {
   const type = TOOL[part];
-  if (!text) return parts;
-  if (parts.at(-1)?.type !== type) return [...parts, { type, text }];
-  return [...parts.slice(0, -1), { type, text: parts.at(-1).text + text }];
+  const cut = type === "python_output" && finished === "length" && special !== "<|output_end|>";
+  const same = parts.at(-1)?.type === type;
+  if (!text && !cut && !(same && parts.at(-1).cut)) return parts;
+  const added = { type, text: (same ? parts.at(-1).text : "") + text, ...(cut ? { cut } : {}) };
+  return [...(same ? parts.slice(0, -1) : parts), added];
 }
 
 /** The answers that this tab is writing. Dispatches `error` with detail {error}. */

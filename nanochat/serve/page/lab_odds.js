@@ -151,7 +151,7 @@ export function buildOdds(section, lab, reshape) {
     const same = shown.tokens.slice(0, at);
     next = {
       name: `${quoted(rival)} at ${at + 1}`,
-      tokens: [...same, { ...shown.tokens[at], ...rival, swapped: true, special: null }],
+      tokens: [...same, { ...shown.tokens[at], ...rival, swapped: true }],
     };
     run();
     strip.nodes[at]?.focus({ preventScroll: true });

@@ -44,7 +44,7 @@ export function buildCompare(section, lab) {
       temperature: Number(temperature.value),
       seed: Number(seed.value),
       max_tokens: Math.max(1, Number(length.value)),
-      top_logprobs: 0,
+      top_logprobs: 1, // or several tokens' text would come with the last of them
     };
     for await (const item of stream(
       "api/generate",

@@ -117,17 +117,19 @@ export class Settings extends EventTarget {
     const limit = name === "max_tokens" ? Math.max(1, this.info.limits.max_tokens ?? max) : max;
     const shown = this.get(name) ?? (name === "max_tokens" ? limit : min); // the server says null for "no limit"
     const shared = { min, max: limit, step, value: shown };
-    const set = (from, to) => () => {
-      if (from.value === "" || !Number.isFinite(Number(from.value))) return;
-      const value = Math.min(limit, Math.max(min, Number(from.value)));
-      to.value = value;
-      this.set(name, value);
-    };
+    const set = () => this.set(name, Number(slider.value));
     const slider = el("input", { type: "range", ...shared, "aria-label": `${label}, slider` });
     const number = el("input", { type: "number", id: `set-${name}`, ...shared });
     slider.value = number.value = shown; // after min and max are set
-    slider.addEventListener("input", set(slider, number));
-    number.addEventListener("input", set(number, slider));
+    slider.addEventListener("input", () => {
+      number.value = slider.value;
+      set();
+    });
+    number.addEventListener("input", () => {
+      if (number.value === "") return;
+      slider.value = number.value; // which rounds to the step, and stays within the limits
+      set();
+    });
     number.addEventListener("change", () => (number.value = slider.value));
     return field(number.id, label, help, el("div", { class: "slider" }, slider, number));
   }

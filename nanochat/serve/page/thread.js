@@ -243,9 +243,11 @@ function renderParts(body, parts) {
   for (const part of parts) {
     if (part.type === "text") groups.push({ kind: "text", text: part.text });
     else if (part.type === "python") groups.push({ kind: "tool", code: part.text, output: null });
-    else if (groups.at(-1)?.kind === "tool" && groups.at(-1).output === null)
-      groups.at(-1).output = part.text;
-    else groups.push({ kind: "tool", code: null, output: part.text });
+    else {
+      const output = part.cut ? `${part.text} …` : part.text;
+      if (groups.at(-1)?.kind === "tool" && groups.at(-1).output === null) groups.at(-1).output = output;
+      else groups.push({ kind: "tool", code: null, output });
+    }
   }
   groups.forEach((group, i) => {
     let node = body.children[i];

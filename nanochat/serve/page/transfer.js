@@ -102,7 +102,7 @@ function checked(message) {
   return {
     role,
     content: parts
-      ? content.map(({ type, text: words }) => ({ type, text: words }))
+      ? content.map(({ type, text: words, cut }) => ({ type, text: words, ...(cut === true ? { cut } : {}) }))
       : text(content, "content"),
     created: Number(message.created) || Date.now(),
     state: ["done", "stopped", "interrupted"].includes(message.state) ? message.state : "interrupted",

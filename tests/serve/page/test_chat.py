@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.serve.page.conftest import answers, ask, bodies
-from tests.serve.page_stub import Listening, Stub
+from tests.serve.page_stub import Listening, Stub, model
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +86,35 @@ def test_tool_calls_are_cards_and_return_to_the_server_where_they_stood(page: Pa
         "content": "🎈: It is 1692.",
         "executed_tools": [tool],
     }
+
+
+def test_an_output_cut_off_is_no_result(page: Page, stub: Stub) -> None:
+    call, output = {"text": "47*36", "part": "python"}, {"text": "16", "part": "output", "forced": True}
+    stub.plan(call, output, finished="length")
+    ask(page)
+    expect(page.locator(".tool samp")).to_have_text("16 …")
+    ask(page, "Sure?")
+    expect(answers(page).last).to_have_text("You said: Sure?.")
+    assert stub.bodies[1]["messages"][1]["executed_tools"] == [
+        {"type": "python", "arguments": "47*36", "offset": 0}
+    ]
+
+
+def test_an_output_cut_off_is_whole_when_it_is_continued(page: Page, stub: Stub) -> None:
+    call, output = {"text": "47*36", "part": "python"}, {"text": "16", "part": "output", "forced": True}
+    end = {"part": "output", "forced": True, "special": "<|output_end|>"}
+    stub.plan(call, output, finished="length")
+    ask(page)
+    stub.plan({**output, "text": "92"}, finished="length")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator(".tool samp")).to_have_text("1692 …")
+    stub.plan(end, finished="length")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator(".tool samp")).to_have_text("1692")
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+    ask(page, "Sure?")
+    expect(answers(page).last).to_have_text("You said: Sure?.")
+    assert stub.bodies[3]["messages"][1]["executed_tools"][0]["output"] == "1692"
 
 
 def test_the_footer_counts_tokens_and_the_gauge_the_context(page: Page, stub: Stub) -> None:
@@ -177,6 +206,41 @@ def test_settings_start_from_the_servers_and_are_kept(page: Page, stub: Stub) ->
     expect(page.get_by_role("textbox", name="System prompt")).to_have_value("Be brief.")
     page.get_by_role("button", name="Back to the server’s defaults").click()
     expect(number).to_have_value("0.6")
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "typed", "sent"),
+    [
+        ("Top-k", "top_k", "7.6", 8),
+        ("Longest answer", "max_tokens", "99999", 200),
+        ("Longest answer", "max_tokens", "0.2", 1),
+        ("Temperature", "temperature", "0.33", 0.35),
+        ("Repetition penalty", "repetition_penalty", "1.08", 1.08),
+    ],
+)
+def test_a_setting_is_one_that_the_server_takes(
+    page: Page, stub: Stub, name: str, field: str, typed: str, sent: float
+) -> None:
+    page.get_by_role("button", name="Settings").click()
+    number = page.get_by_role("spinbutton", name=name)
+    number.fill(typed)
+    number.blur()
+    expect(number).to_have_value(str(sent))
+    page.keyboard.press("Escape")
+    ask(page)
+    expect(answers(page)).to_have_text("You said: Hello.")
+    assert stub.bodies[0][field] == sent
+
+
+def test_the_chosen_model_is_described(context, stub: Stub, server: Listening) -> None:
+    larger = model("large", "chat", [100])
+    larger["nanochat"]["parameters"] = 1_500_000_000
+    stub.models.append(larger)
+    page = context.new_page()
+    page.goto(server.url)
+    expect(page.locator("#about")).to_contain_text("2.9 million")
+    page.get_by_label("Model").select_option("large")
+    expect(page.locator("#about")).to_contain_text("1.5 billion")
 
 
 def test_the_reader_may_scroll_up_while_the_answer_grows(page: Page, stub: Stub) -> None:

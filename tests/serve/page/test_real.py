@@ -158,7 +158,11 @@ def test_checkpoints_side_by_side_say_what_the_api_says(lab: Page, real_server: 
     tool = lab.locator("#compare")
     tool.get_by_label("Model 1").select_option(f"{CHAT}@1")
     tool.get_by_label("Model 2").select_option(BASE)
-    _run(lab, "#compare", "Compare", Prompt="Hi", Temperature="0.7", Seed="9", Tokens="12")
+    with lab.expect_request("**/api/generate") as asked:
+        _run(lab, "#compare", "Compare", Prompt="Hi", Temperature="0.7", Seed="9", Tokens="12")
+    assert (
+        asked.value.post_data_json["top_logprobs"] > 0
+    )  # each token has its own text, with which it is compared
     expect(tool.get_by_role("button", name="Compare")).to_be_visible()
     sampling = {"temperature": 0.7, "seed": 9, "max_tokens": 12, "top_logprobs": 0}
     chat = _said(real_server, model=f"{CHAT}@1", messages=[{"role": "user", "content": "Hi"}], **sampling)

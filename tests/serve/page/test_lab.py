@@ -1,0 +1,32 @@
+"""The lab with answers that a test decides."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.serve.page.conftest import started
+from tests.serve.page_stub import Listening, Stub
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_call_that_a_rival_ends_shows_its_end_and_its_output(
+    context, stub: Stub, server: Listening
+) -> None:
+    end = {"id": 99, "text": "", "special": "<|python_end|>", "logprob": -2.0}
+    stub.plan("6*7", {"text": "+", "top": [end]}, "1")
+    output = {"text": "42", "part": "output", "forced": True, "logprob": None}
+    stub.plan(output, "Done.")
+    page = context.new_page()
+    page.goto(f"{server.url}lab")
+    started(page)
+    page.locator("#odds").get_by_role("button", name="Run").click()
+    tokens = page.locator("#odds .strip .token")
+    expect(tokens).to_have_count(3)
+    tokens.nth(1).click()
+    page.locator("#odds .bars button").click()
+    expect(tokens).to_have_text(["6*7", "<|python_end|>", "42", "Done."])
+    assert stub.bodies[1]["reply_ids"] == [0, 99]
+    tokens.nth(2).hover()
+    expect(page.locator("#odds .panel")).to_contain_text("Forced by the tool’s output")
