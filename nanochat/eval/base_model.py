@@ -23,6 +23,7 @@ from nanochat.flags import ModelTag, Tracker, WandbRun, default_track
 from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, EvalRow, SampleRow, TasksRow
+from nanochat.paths import expanded
 from nanochat.runtime import Runtime
 from nanochat.text.datasets import Dataset, TextSource, documents
 from nanochat.text.own_files import find_files
@@ -201,7 +202,7 @@ def _source(config: EvalBaseConfig, checkpoint: OpenCheckpoint) -> TextSource:
 def _bundle(config: EvalBaseConfig, runtime: Runtime) -> Path | None:
     """The CORE bundle's directory, or None if CORE is off or the bundle is missing."""
     if config.bundle is not None and config.core != "off":
-        return own_bundle(Path(config.bundle).expanduser(), runtime.paths)
+        return own_bundle(expanded(config.bundle), runtime.paths)
     if config.core == "on":
         return fetch_bundle(runtime.paths)
     there = config.core == "auto" and runtime.paths.eval_bundle.is_dir()

@@ -25,6 +25,7 @@ from nanochat.infer.frozen import WeightsName
 from nanochat.infer.sampler import SamplingParams
 from nanochat.metrics import open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, TasksRow
+from nanochat.paths import expanded
 from nanochat.runtime import Runtime
 from nanochat.sandbox.python import require_isolation
 from nanochat.tasks.registry import SUITES, TASKS, task_names
@@ -107,7 +108,7 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
     began = time.monotonic()
     names = task_names(config.suite)
     if config.data_dir is not None:
-        runtime = _with_data(runtime, Path(config.data_dir).expanduser().absolute())
+        runtime = _with_data(runtime, expanded(config.data_dir).absolute())
     checkpoint = open_checkpoint(config.model_tag, runtime, config.step)
     name = checkpoint.directory.resolve().name
     metrics_path = runtime.paths.metrics(name)

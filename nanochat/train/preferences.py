@@ -13,7 +13,7 @@ from typing import Any
 from nanochat.atomic import write_text_atomic
 from nanochat.config import from_json, json_line, parse_json
 from nanochat.console import say
-from nanochat.paths import Paths
+from nanochat.paths import Paths, expanded
 from nanochat.tokenizer.chat_format import render, render_prompt
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -132,7 +132,7 @@ def run_preferences(config: PreferencesConfig, paths: Paths) -> PreferencesResul
     pairs = [pair for prompt in prompts if (pair := _pair(prompt))]
     if not pairs:
         raise ValueError(f"in none of {len(prompts)} prompts do the rewards of the samples differ")
-    path = Path(config.out).expanduser().absolute()
+    path = expanded(config.out).absolute()
     write_text_atomic(path, "".join(json_line(pair) + "\n" for pair in pairs))
     say(f"{len(pairs):,} pairs of {len(prompts):,} prompts: {path}")
     return PreferencesResult(path, len(prompts), len(pairs))
