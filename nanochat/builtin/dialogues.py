@@ -12,7 +12,7 @@ from typing import Any
 
 from nanochat.builtin import follow_ups, stories, talk
 from nanochat.builtin.exercises import EXERCISES, Turn
-from nanochat.builtin.questions import fact_question, sample_fact
+from nanochat.builtin.questions import fact_question, letter_question, sample_fact
 
 # Conversations per size.
 COUNTS: dict[str, int] = {"small": 23_000, "medium": 92_000, "large": 368_000}
@@ -40,13 +40,20 @@ def story_turn(rng: Random, held_out: bool) -> Turn:
     return request, stories.story(rng, beats=7)
 
 
+def letter_turn(rng: Random, held_out: bool) -> Turn:
+    """A question for the letter of an option, without a hold-out."""
+    prompt, reply, _ = letter_question(rng)
+    return prompt, reply
+
+
 # Makers of turns and their share of all turns, in percent.
 _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
-    (partial(exercise_turn, "facts"), 21),
-    (partial(exercise_turn, "arithmetic"), 15),
+    (partial(exercise_turn, "facts"), 20),
+    (partial(exercise_turn, "arithmetic"), 14),
     (partial(exercise_turn, "letters"), 8),
     (partial(exercise_turn, "spelling"), 26),
-    (partial(exercise_turn, "choice"), 12),
+    (partial(exercise_turn, "choice"), 10),
+    (letter_turn, 4),
     (partial(exercise_turn, "identity"), 8),
     (talk_turn, 3),
     (partial(exercise_turn, "refusal"), 6),

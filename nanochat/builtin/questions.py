@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -62,22 +63,40 @@ def sample_choice(rng: Random, *, held_out: bool) -> ChoiceQuestion:
             return ChoiceQuestion(r, fact, core, tuple(options))
 
 
+def letter_question(rng: Random) -> tuple[str, str, tuple[str, ...]]:
+    """(question, reply, options): where an option is among others, which asks for no knowledge.
+
+    The reply is the option's line, copied from the list: what is left to learn of a choice whose fact is known.
+    """
+    of_a_fact = rng.random() < 0.5
+    options = sample_choice(rng, held_out=False).options if of_a_fact else tuple(rng.sample(WORDS, 4))
+    option = rng.choice(options)
+    question = rng.choice(("Which letter has {o}?", "What is the letter of {o}?", "Find {o}.")).format(
+        o=option
+    )
+    return named_choice_prompt(question, options), _line(options, option), options
+
+
+def _line(options: Sequence[str], option: str) -> str:
+    return named_choice(option, LETTERS[options.index(option)])
+
+
 _RECALLS = 8
 
 
 def _quiz(rng: Random) -> str:
-    """A lettered question with its reply, or lettered words; then the lines of random options again.
+    """A lettered question with its reply, then the lines of random options again.
 
     The repetitions teach a small model to look letters up: one letter per question is too weak a signal.
     """
     if rng.random() < 0.5:
         choice = sample_choice(rng, held_out=False)
-        options, lead = choice.options, f"{choice.prompt}\n{choice.reply}"
+        prompt, reply, options = choice.prompt, choice.reply, choice.options
     else:
-        options = tuple(rng.sample(WORDS, 4))
-        lead = named_choice_prompt("Which word is it?", options)
-    named = rng.choices(options, k=_RECALLS)
-    return "\n".join([lead, *(named_choice(option, LETTERS[options.index(option)]) for option in named)])
+        prompt, reply, options = letter_question(rng)
+    return "\n".join(
+        [prompt, reply, *(_line(options, option) for option in rng.choices(options, k=_RECALLS))]
+    )
 
 
 def quizzes(rng: Random) -> str:
