@@ -48,13 +48,13 @@ def letter_turn(rng: Random, held_out: bool) -> Turn:
 
 # Makers of turns and their share of all turns, in percent.
 _MIXTURE: tuple[tuple[_MakeTurn, float], ...] = (
-    (partial(exercise_turn, "facts"), 20),
+    (partial(exercise_turn, "facts"), 19),
     (partial(exercise_turn, "arithmetic"), 14),
-    (partial(exercise_turn, "letters"), 8),
-    (partial(exercise_turn, "spelling"), 26),
-    (partial(exercise_turn, "choice"), 10),
+    (partial(exercise_turn, "letters"), 6),
+    (partial(exercise_turn, "spelling"), 30),
+    (partial(exercise_turn, "choice"), 8),
     (letter_turn, 4),
-    (partial(exercise_turn, "identity"), 8),
+    (partial(exercise_turn, "identity"), 9),
     (talk_turn, 3),
     (partial(exercise_turn, "refusal"), 6),
     (story_turn, 1),

@@ -95,14 +95,14 @@ def _dialogue(rng: Random) -> str:
 # arithmetic and words yield more text.
 _MIXTURE: tuple[tuple[_Writer, float, float], ...] = (
     (_article, 15, 8),
-    (_one_relation, 18, 8),
-    (_mixed_facts, 20, 10),
+    (_one_relation, 17, 8),
+    (_mixed_facts, 19, 10),
     (_dialogue, 12, 8),
     (stories.story, 10, 34),
     (arithmetic.worked_examples, 7, 14),
-    (letters.word_study, 10, 10),
+    (letters.word_study, 13, 10),
     (questions.quizzes, 6, 6),
-    (copying.copying, 9, 8),
+    (copying.copying, 8, 8),
     (talk.about_nanochat, 2, 1),
 )
 

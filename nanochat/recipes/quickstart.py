@@ -16,7 +16,7 @@ _OUTLINE = Outline(
     tokenizer=("--vocab-size=2048",),
     pretrain=("--regime=cpu", "--num-iterations=910", "--total-batch-size=2048", "--eval-bytes=200000"),
     eval_base=("--max-bytes=200000",),
-    sft=("--mixture=builtin", "--epochs=1.12"),
+    sft=("--mixture=builtin", "--epochs=1.15"),
     eval_chat=("--suite=builtin",),
     eval_before=(
         "--suite=builtin",
