@@ -57,7 +57,7 @@ class RlConfig(TrainingOptions):
     task: str = "builtin-thousands"
     """The task whose training items are the prompts and whose check is the reward."""
     model_tag: str = "rl"
-    num_iterations: int = 60
+    num_iterations: int = 120
     """Steps: samples are drawn, scored and learned from once in each."""
     prompts_per_step: int = 16
     """Questions in a step, over all processes."""
