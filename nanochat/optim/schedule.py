@@ -14,17 +14,22 @@ class Schedule:
     warmdown_fraction: float
     """Fraction of the run, at its end, over which the learning rate falls linearly."""
     final_lr: float
-    """Learning rate after the last step, as a fraction of the peak."""
+    """Learning rate at the end, as a fraction of the peak."""
     momentum_warmup_steps: int
     momentum_start: float = 0.85
     momentum_peak: float = 0.97
     momentum_final: float = 0.90
 
     def lr(self, step: int) -> float:
-        """Multiplier of every learning rate, above 0 and up to 1: where it falls to 0, the last step learns too."""
+        """Multiplier of every learning rate, above 0 and up to 1.
+
+        The last step has `final_lr`, unless it is the only one or that is 0, which comes after the last step then.
+        """
+        if self.total_steps == 1:
+            return 1.0
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        return 1 - self._warmdown(step) * (1 - self.final_lr)
+        return 1 - self._warmdown(step if self.final_lr else step - 1) * (1 - self.final_lr)
 
     def momentum(self, step: int) -> float:
         """Muon's momentum: rises during its warmup, falls during the warmdown."""
@@ -37,6 +42,6 @@ class Schedule:
         return 0.5 * (1 + math.cos(math.pi * step / max(1, self.total_steps)))
 
     def _warmdown(self, step: int) -> float:
-        """Progress of the warmdown: 0 before it, 1 after the last step."""
+        """Progress of the warmdown: 0 before it, 1 at the last step."""
         length = self.warmdown_fraction * self.total_steps
-        return max(0.0, (step - (self.total_steps - length)) / length) if length else 0.0
+        return min(1.0, max(0.0, (step + 1 - (self.total_steps - length)) / length)) if length else 0.0

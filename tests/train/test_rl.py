@@ -257,7 +257,7 @@ def test_it_learns_and_shows_what_it_did(config: RlConfig) -> None:
     steps = [entry.row for entry in rows if isinstance(entry.row, RolloutRow)]
     assert len(steps) == 40
     assert all(row.logprob_gap_max < 1e-4 for row in steps)
-    lines = [json.loads(line) for line in default_paths().rollouts("rl").read_text().splitlines()]
+    lines = [json.loads(line) for line in default_paths().rollouts("rl").read_bytes().splitlines()]
     assert len(lines) == 40 * 4
     assert steps[-1].right == sum(s["right"] for line in lines[-4:] for s in line["samples"]) / 32
     with open_runtime("cpu") as runtime:
