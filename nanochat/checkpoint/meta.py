@@ -71,12 +71,10 @@ class TrainingPlan:
             batch_tokens=self.batch_tokens,
             device_batch_size=self.device_batch_size,
         )
-        for name, value in {
-            **asdict(self.rates),
-            **asdict(self.offer.rates),
-            **asdict(self.schedule),
-        }.items():
-            _require(math.isfinite(value) and value >= 0, name, value, "a finite non-negative number")
+        _require_positive(batch_tokens=self.offer.batch_tokens)
+        for table in (self.rates, self.offer.rates, self.schedule):
+            for name, value in asdict(table).items():
+                _require(math.isfinite(value) and value >= 0, name, value, "a finite non-negative number")
 
     @property
     def offer(self) -> Offer:

@@ -5,6 +5,7 @@ import os
 import random
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from nanochat.checkpoint import store
-from nanochat.checkpoint.meta import CheckpointMeta, from_plain, to_plain
+from nanochat.checkpoint.meta import CheckpointMeta, Offer, from_plain, to_plain
 from nanochat.checkpoint.migrations import FORMAT
 from tests.checkpoint.conftest import (
     SHAPE,
@@ -123,6 +124,15 @@ def test_every_missing_field_is_named(run: Path) -> None:
         else:
             assert said is not None, path
             assert path[-1] in said or path[0] == "files"
+
+
+def test_rates_are_checked_beside_those_that_the_plan_offers() -> None:
+    plan = made_up_meta(SHAPE).plan
+    offering = replace(plan, offers=plan.offer)
+    wrong = replace(plan.rates, matrix=float("nan"))
+    for fault in ({"rates": wrong}, {"offers": Offer(wrong, 256)}, {"offers": Offer(plan.rates, 0)}):
+        with pytest.raises(ValueError, match=r"^(matrix must be a finite|batch_tokens must be at least 1)"):
+            replace(offering, **fault)
 
 
 META_FAULTS: dict[str, tuple[tuple[str, ...], Any, str]] = {
