@@ -60,13 +60,14 @@ class TaskComparison:
 
 @dataclass(frozen=True)
 class CompareResult:
-    """`mean_difference` is that of the mean centred accuracies of all tasks."""
+    """`mean_difference` is that of the mean centred accuracies of all tasks, with its interval and p."""
 
     first: str
     second: str
     tasks: tuple[TaskComparison, ...]
     mean_difference: float
     interval: Interval
+    p: float
     verdict: Judgement
 
 
@@ -91,14 +92,15 @@ def run_compare(config: CompareConfig, paths: Paths) -> CompareResult:
         )
     compared = [(name, *_pairs(a, b), a.baseline) for name, (a, b) in paired.items()]
     centred = [(pairs, baseline) for _, pairs, _, baseline in compared]
-    interval = mean_difference_interval(centred)
+    interval, p = mean_difference_interval(centred), mean_difference_p(centred)
     result = CompareResult(
         first=first,
         second=second,
         tasks=tuple(_compare(name, pairs, accuracy) for name, pairs, accuracy, _ in compared),
         mean_difference=fmean(pairs.difference / (1 - baseline) for _, pairs, _, baseline in compared),
         interval=interval,
-        verdict=verdict(interval, mean_difference_p(centred)),
+        p=p,
+        verdict=verdict(interval, p),
     )
     _show(result)
     return result
@@ -166,7 +168,7 @@ def _show(result: CompareResult) -> None:
         "",
         "",
         *_signed(result.mean_difference, result.interval),
-        "",
+        f"{result.p:.2g}",
         result.verdict,
     )
     title = f"A: {result.first}, B: {result.second}, on the same items"

@@ -56,6 +56,17 @@ def test_items_are_paired_by_their_place(keep, runtime):
     assert result.mean_difference == pytest.approx(pairs.difference / 0.75)
 
 
+def test_few_differing_answers_are_noise_also_in_the_mean(keep, runtime, capsys):
+    """Four of 250, all on one side: the interval excludes 0, but a coin falls so one time in eight."""
+    keep("one", [False] * 250)
+    keep("other", [n < 4 for n in range(250)])
+    result = run_compare(CompareConfig("one", "other"), runtime.paths)
+    assert result.interval.low > 0
+    assert result.p == pytest.approx(0.125, abs=0.02)
+    assert (result.tasks[0].verdict, result.verdict) == ("noise", "noise")
+    assert f"{result.p:.2g}" in capsys.readouterr().err
+
+
 def test_the_records_with_most_items_in_common_are_compared(keep, runtime):
     keep("one", [True] * 8)
     keep("one", [False] * 80)
