@@ -13,7 +13,7 @@ from functools import cache
 from random import Random
 
 from nanochat.builtin.holdout import held_out_wording
-from nanochat.builtin.phrasing import hasty
+from nanochat.builtin.phrasing import HASTE, hasty
 from nanochat.builtin.questions import fact_question, sample_fact
 from nanochat.builtin.relations import Fact, Relation
 from nanochat.builtin.world import relations
@@ -136,7 +136,7 @@ def _about_another(rng: Random, r: Relation, fact: Fact, cores: tuple[str, ...])
     other = rng.choice([each for each in r.facts if each != fact])
     core = rng.choice(cores)
     prompt = core.format(x=_named(other), y=_named(fact))
-    prompt = hasty(rng, prompt) if rng.random() < 0.12 else prompt[0].upper() + prompt[1:]
+    prompt = hasty(rng, prompt) if rng.random() < HASTE else prompt[0].upper() + prompt[1:]
     return FollowUp(prompt, r, other, core, other.fill(r.reply))
 
 

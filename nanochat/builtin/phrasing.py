@@ -18,7 +18,8 @@ PLAIN_PREFIXES: tuple[str, ...] = (
 )  # fmt: skip
 """Openings that fit any message, also a request and a question about you or me."""
 
-_HASTE = 0.12
+HASTE = 0.12
+"""The share of questions that are typed in haste."""
 _PERSON = re.compile(r"\b(?:I|me|my|you|your)\b")
 _NOUN_PHRASE = re.compile(r"What is the (\w+ (?:of|for) .+)")
 
@@ -28,7 +29,7 @@ def typed(rng: Random, question: str, *, proper: bool = False) -> str:
 
     A question that begins with a name is `proper` and keeps its capital.
     """
-    if not proper and rng.random() < _HASTE:
+    if not proper and rng.random() < HASTE:
         return hasty(rng, question)
     plain = question.endswith(".") or _PERSON.search(question)
     return with_prefix(rng.choice(PLAIN_PREFIXES if plain else PREFIXES), question, proper=proper)
