@@ -84,6 +84,6 @@ def run_identity(config: IdentityConfig, paths: Paths) -> IdentityResult:
     else:
         say(
             f"train on them: nanochat sft --mixture {quote(f'nameless+{out}*2')}; "
-            "eval chat --suite identity still asks for the persona of before, which only the default --out replaces"
+            "eval chat --suite identity still asks for the previous persona, which only the default --out replaces"
         )
     return IdentityResult(out, persona.name, len(drawn), sum(map(len, drawn)), written, kept)

@@ -1,7 +1,7 @@
 """How sure a score is: 95 % intervals of accuracies, standard errors of their means, paired comparisons.
 
-All are about the items: what would change if a benchmark had drawn other items of the same kind. Every draw is seeded,
-so that the same answers give the same interval.
+All are about the items: what would change if a benchmark had drawn other items of the same kind. Every bootstrap draw
+is seeded, so that the same answers give the same interval.
 """
 
 import math
@@ -55,17 +55,7 @@ def pairs_of(first: Sequence[bool], second: Sequence[bool]) -> Pairs:
     return Pairs(only_first, only_second, len(first) - only_first - only_second)
 
 
-def accuracy_interval(right: int, n: int, seed: int = _SEED) -> Interval:
-    """By bootstrap over the items; by Wilson's formula if all are right or all wrong, where draws do not vary.
-
-    Drawing n items with replacement and counting the right ones is one binomial draw.
-    """
-    if right in (0, n):
-        return wilson(right, n)
-    return _percentiles(np.random.default_rng(seed).binomial(n, right / n, _DRAWS) / n)
-
-
-def wilson(right: int, n: int) -> Interval:
+def accuracy_interval(right: int, n: int) -> Interval:
     """Wilson's score interval, which has a width even if all are right (J. Am. Stat. Assoc. 22, 1927)."""
     share, weight = right / n, _Z**2 / n
     middle = (share + weight / 2) / (1 + weight)
@@ -77,7 +67,8 @@ def wilson(right: int, n: int) -> Interval:
 def mean_standard_error(tasks: Sequence[tuple[int, int, float]]) -> float:
     """The standard error of the mean of centred accuracies, from each task's (right, n, baseline).
 
-    Tasks are independent. If all items are right or all wrong, the variance is that of Wilson's middle, not 0.
+    Tasks are independent. If all items are right or all wrong, the variance is that
+    of the middle of Wilson's interval, not 0.
     """
     total = 0.0
     for right, n, baseline in tasks:

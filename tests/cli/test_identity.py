@@ -49,7 +49,7 @@ def test_another_file_leaves_the_default_conversations_and_their_persona(
     run_identity(IdentityConfig(out=out, conversations=4), paths)
     assert (paths.identity.read_text(), paths.persona.read_text()) == before
     said = capsys.readouterr().err
-    assert "the persona of before" in said
+    assert "the previous persona" in said
     mixture = shlex.split(said.partition("--mixture ")[2].partition(";")[0])[0]
     assert len(load_conversations(mixture.removeprefix("nameless+"), paths)) == 2 * 3
 
