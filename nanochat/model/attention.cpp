@@ -241,6 +241,15 @@ void backward(const Shape& s, const typename Kind::Number* q, const typename Kin
 
 extern "C" {
 
+// The number of tokens, and its multiples, for which attention of heads of D channels in bf16 is fastest.
+int32_t attention_unit_bf16([[maybe_unused]] int64_t D) {
+#ifdef HAS_TILES
+  const int64_t shape[] = {1, Bf16Tiles::ROWS, 1, 1, D, 1};
+  if (fits_tiles(Shape(shape))) return Bf16Tiles::ROWS;
+#endif
+  return Bf16::ROWS;
+}
+
 // shape: B, T, H, K, D, window, which is at most T.
 void attention_forward_fp32(const int64_t* shape, const float* q, const float* k, const float* v, float* y,
                             int32_t threads) {

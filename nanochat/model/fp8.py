@@ -40,8 +40,13 @@ def has_fp8(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
-def scaled_matmul(a_MK: Tensor, b_KN: Tensor, scale_a: Tensor, scale_b: Tensor, dtype: torch.dtype) -> Tensor:
-    """(a * scale_a) @ (b * scale_b) in `dtype`, a and b in fp8."""
+def scaled_matmul(
+    a_MK: Tensor, b_KN: Tensor, scale_a: Tensor, scale_b: Tensor, dtype: torch.dtype, *, fast: bool = False
+) -> Tensor:
+    """(a * scale_a) @ (b * scale_b) in `dtype`, a and b in fp8.
+
+    fast: sum in fewer bits than fp32's on Hopper (arXiv:2412.19437, section 3.3.2); the error grows with K.
+    """
     if has_fp8(a_MK.device):
         column_major = b_KN.t().contiguous().t()  # the hardware requires it for the second operand
         return torch._scaled_mm(
@@ -50,7 +55,7 @@ def scaled_matmul(a_MK: Tensor, b_KN: Tensor, scale_a: Tensor, scale_b: Tensor, 
             scale_a=scale_a,
             scale_b=scale_b,
             out_dtype=dtype,
-            use_fast_accum=True,
+            use_fast_accum=fast,
         )
     return ((a_MK.float() @ b_KN.float()) * (scale_a * scale_b)).to(dtype)
 
@@ -62,7 +67,7 @@ class _Fp8Linear(torch.autograd.Function):
         w8, w_scale = quantise(weight_OI, FORWARD)
         ctx.save_for_backward(x8, x_scale, w8, w_scale)
         ctx.weight_dtype = weight_OI.dtype
-        return scaled_matmul(x8, w8.t(), x_scale, w_scale, x_NI.dtype)
+        return scaled_matmul(x8, w8.t(), x_scale, w_scale, x_NI.dtype, fast=True)
 
     @staticmethod
     def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]

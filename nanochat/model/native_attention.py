@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.model.attention import AttentionKernel, sdpa
@@ -17,6 +18,7 @@ from nanochat.native.library import open_library
 SOURCE = Path(__file__).with_name("attention.cpp")
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _TOKENS, _CHANNELS = 4, 16
+"""What the numbers of tokens (in fp32) and of channels must be multiples of."""
 _MOST_TOKENS = 1024
 """Longer rows do not fit a core's cache."""
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.1}
@@ -29,7 +31,7 @@ def find_native_attention(directory: Path | None) -> tuple[AttentionKernel | Non
 
 
 class _NativeAttention:
-    """An AttentionKernel. Rows that do not suit it, and documents that are kept apart, are left to `sdpa`."""
+    """An AttentionKernel. Long rows, heads of other sizes, and documents that are kept apart are left to `sdpa`."""
 
     def __init__(self, library: ctypes.CDLL):
         pointer, count = ctypes.c_void_p, ctypes.c_int32
@@ -40,17 +42,27 @@ class _NativeAttention:
             run.argtypes, run.restype = [pointer, *[pointer] * 4, count], None
             gradients.argtypes, gradients.restype = [pointer, *[pointer] * 7, count], None
             self._functions[dtype] = run, gradients
+        self._unit_bf16 = library.attention_unit_bf16
+        self._unit_bf16.argtypes, self._unit_bf16.restype = [ctypes.c_int64], count
 
     def __call__(
         self, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, documents: Tensor | None = None, /
     ) -> Tensor:
         """See AttentionKernel."""
         length, channels = q_BTHD.size(1), q_BTHD.size(3)
-        suits = length <= _MOST_TOKENS and length % _TOKENS == 0 and channels % _CHANNELS == 0
-        if documents is not None or not suits:
+        if documents is not None or length > _MOST_TOKENS or channels % _CHANNELS:
             return sdpa(q_BTHD, k_BTKD, v_BTKD, window, documents)
-        inputs = (x.contiguous() for x in (q_BTHD, k_BTKD, v_BTKD))
-        return _Attention.apply(*inputs, window, self._functions[q_BTHD.dtype])  # type: ignore[no-any-return]
+        inputs: tuple[Tensor, ...] = (q_BTHD, k_BTKD, v_BTKD)
+        missing = -length % self._unit(q_BTHD.dtype, channels)
+        if missing:  # whole blocks, by tokens that no query sees
+            inputs = tuple(F.pad(x, (0, 0, 0, 0, 0, missing)) for x in inputs)
+        functions = self._functions[q_BTHD.dtype]
+        y_BTHD: Tensor = _Attention.apply(*(x.contiguous() for x in inputs), window, functions)
+        return y_BTHD[:, :length] if missing else y_BTHD
+
+    def _unit(self, dtype: torch.dtype, channels: int) -> int:
+        """Tokens of a block of queries."""
+        return self._unit_bf16(channels) if dtype == torch.bfloat16 else _TOKENS  # type: ignore[no-any-return]
 
 
 class _Attention(torch.autograd.Function):

@@ -88,6 +88,7 @@ class Worker:
         self._stopped = False
         self._engine: Engine
         self._model: GPT
+        self._torch_threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
         self._thread.start()
 
@@ -184,6 +185,7 @@ class Worker:
     # ---- in the thread
 
     def _run(self) -> None:
+        torch.set_num_threads(self._torch_threads)  # a new thread's default is what any other thread set last
         try:
             self._engine, self._model = self._open_engine()
         except Exception as error:

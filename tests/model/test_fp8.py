@@ -51,6 +51,21 @@ def test_products_are_those_of_the_rounded_factors() -> None:
     torch.testing.assert_close(fp8.fp8_linear(x, weight).double(), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_only_forward_products_are_summed_in_few_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight's gradient sums over all tokens of a micro-batch."""
+    fast: list[bool] = []
+
+    def scaled_mm(a: torch.Tensor, b: torch.Tensor, **settings: object) -> torch.Tensor:
+        fast.append(bool(settings["use_fast_accum"]))
+        return a.float() @ b.float()
+
+    monkeypatch.setattr(fp8, "has_fp8", lambda device: True)
+    monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
+    x, weight = torch.randn(16, 32, requires_grad=True), torch.randn(16, 32, requires_grad=True)
+    fp8.fp8_linear(x, weight).sum().backward()
+    assert fast == [True, False, False]
+
+
 def test_a_model_multiplies_its_blocks_in_fp8_and_still_learns() -> None:
     config = GPTConfig(
         max_seq_len=16, vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, head_dim=16, n_embd=32

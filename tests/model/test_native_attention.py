@@ -48,7 +48,7 @@ def run(
 @settings(max_examples=40, deadline=None)
 @given(
     batch=st.integers(1, 3),
-    tokens=st.integers(1, 40).map(lambda n: 4 * n) | st.integers(1, 5).map(lambda n: 32 * n),  # tiles: 32
+    tokens=st.integers(1, 160) | st.integers(1, 5).map(lambda n: 32 * n),  # tiles: 32
     key_heads=st.integers(1, 2),
     groups=st.integers(1, 3),
     channels=st.sampled_from([16, 32, 64, 80, 128]),
@@ -99,7 +99,21 @@ def test_a_row_does_not_depend_on_the_batch_or_the_number_of_threads(attend: Att
     assert all(torch.equal(a[1:2], b) for a, b in zip(together, alone, strict=True))
 
 
-@pytest.mark.parametrize(("tokens", "channels"), [(7, 16), (8, 24), (1028, 16)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_number_of_tokens_is_computed_in_cpp(
+    attend: AttentionKernel, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("left to PyTorch")
+
+    monkeypatch.setattr(native_attention, "sdpa", refuse)
+    for tokens in (1, 61, 97, 125):
+        y, *_ = run(attend, drawn(0, 2, tokens, 2, 1, 64), 50, dtype)
+        assert y.size(1) == tokens
+        assert y.isfinite().all()
+
+
+@pytest.mark.parametrize(("tokens", "channels"), [(8, 24), (1028, 16)])
 def test_other_shapes_and_documents_are_left_to_pytorch(
     attend: AttentionKernel, tokens: int, channels: int
 ) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 
 from nanochat.infer.request import Event, FinishReason
 from nanochat.infer.sampler import SamplingParams
@@ -50,3 +52,24 @@ def test_a_step_without_tokens_belongs_to_the_gap_before_the_next_token(
 
     asyncio.run(run())
     assert [call.args[0] for call in observer.gap.call_args_list] == [0.75, 0.125]
+
+
+def test_an_engine_computes_with_the_threads_of_the_server_whatever_other_threads_set() -> None:
+    """`torch.set_num_threads` also sets what threads that begin later start with."""
+    seen: list[int] = []
+
+    def open_engine() -> tuple[Any, Any]:
+        seen.append(torch.get_num_threads())
+        return Mock(), Mock()
+
+    async def run() -> None:
+        worker = Worker("any", open_engine, Mock(spec=Observer), max_rows=1, max_waiting=1, buffered=1)
+        await worker.ready
+        await worker.stop()
+
+    own = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as other:
+        other.submit(torch.set_num_threads, own + 3).result()
+        asyncio.run(run())
+        other.submit(torch.set_num_threads, own).result()
+    assert seen == [own]
