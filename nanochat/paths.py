@@ -19,6 +19,11 @@ def _checked(name: str, what: str) -> str:
     return name
 
 
+def names_a_run(name: str) -> bool:
+    """Whether a run can have this name."""
+    return name not in _TAKEN and _NAME.fullmatch(name) is not None
+
+
 @dataclass(frozen=True)
 class Paths:
     """The location of every artefact below one base directory, but for a user's own task data."""

@@ -91,7 +91,9 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     )
     assert loader.rows_per_epoch is not None
     epoch_steps = math.ceil(loader.rows_per_epoch / rows)
-    plan = _training_plan(config, source.meta.plan, micro_rows, epoch_steps, runtime.dtype)
+    plan = _training_plan(
+        config, source.meta.plan, rows * max_seq_len, micro_rows, epoch_steps, runtime.dtype
+    )
     planned = planned_from(source, "sft", config.from_tag, plan, config)
     meta = begin_or_resume(planned, saved, config.model_tag)
     model = _model(config, source, plan, saved, runtime)
@@ -117,10 +119,9 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
 
 
 def _training_plan(
-    config: SftConfig, source: TrainingPlan, micro_rows: int, epoch_steps: int, dtype: str
+    config: SftConfig, source: TrainingPlan, batch_tokens: int, micro_rows: int, epoch_steps: int, dtype: str
 ) -> TrainingPlan:
     """This stage's plan; options that are not set follow the source run."""
-    batch_tokens = config.total_batch_size or source.offer.batch_tokens
     total_steps = config.num_iterations or max(1, round(config.epochs * epoch_steps))
     return TrainingPlan(
         schedule=Schedule(
@@ -164,7 +165,7 @@ def _model(
 
 def _batch(config: SftConfig, source: TrainingPlan, max_seq_len: int, world_size: int) -> tuple[int, int]:
     """(rows per step over all processes, maximum rows per micro-batch). Raises ValueError if they do not divide."""
-    rows = rows_per_step(max_seq_len, config.total_batch_size or source.batch_tokens, world_size)
+    rows = rows_per_step(max_seq_len, config.total_batch_size or source.offer.batch_tokens, world_size)
     share = largest_share(rows, world_size)
     if config.device_batch_size is None:
         return rows, micro_batch_rows(share, source.device_batch_size)

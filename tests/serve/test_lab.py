@@ -204,6 +204,23 @@ def test_info_has_the_servers_defaults(server: Running) -> None:
     assert info["limits"]["context"] == CONTEXT
 
 
+def test_what_tokenizers_and_recipes_log_is_no_training(server: Running, served_base: Path) -> None:
+    for name in ("tokenizer", "recipe"):
+        with open_metrics(
+            served_base / "runs" / name / "metrics.jsonl",
+            name,
+            wandb_run=None,
+            config={},
+            enabled=True,
+            resume=False,
+        ) as metrics:
+            metrics.log(train_row(1))
+        assert server.ask("GET", f"/api/runs/{name}/metrics").error
+    runs = {run["run"] for run in server.ask("GET", "/api/runs").json}
+    assert BASE in runs
+    assert runs.isdisjoint({"tokenizer", "recipe"})
+
+
 def test_a_trainings_metrics_are_read_as_they_grow(server: Running, served_base: Path) -> None:
     runs = {run["run"]: run for run in server.ask("GET", "/api/runs").json}
     assert runs[BASE]["stage"] == "pretrain"

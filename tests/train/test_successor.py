@@ -18,7 +18,9 @@ def source_of(meta: CheckpointMeta) -> Any:
 
 
 def test_a_stage_after_reinforcement_follows_the_run_before_it() -> None:
-    tuned = made_up_meta(stage="sft")
+    made_up = made_up_meta(stage="sft")
+    max_seq_len = made_up.model.max_seq_len
+    tuned = replace(made_up, plan=replace(made_up.plan, batch_tokens=4 * max_seq_len))
     once = rl._planned(rl.RlConfig(), source_of(tuned), "fp32")
     again = rl._planned(rl.RlConfig(from_tag="rl", learn="all"), source_of(once), "fp32")
     preferred = dpo._planned(dpo.DpoConfig(pairs="p.jsonl", from_tag="rl"), source_of(again), 64, "fp32")
@@ -27,7 +29,8 @@ def test_a_stage_after_reinforcement_follows_the_run_before_it() -> None:
     assert preferred.plan.rates == tuned.plan.rates.scaled(0.02)
     config = sft.SftConfig(from_tag="dpo")
     for last in (once, preferred):
-        plan = sft._training_plan(config, last.plan, 1, 10, "fp32")
+        rows, micro_rows = sft._batch(config, last.plan, max_seq_len, 1)
+        plan = sft._training_plan(config, last.plan, rows * max_seq_len, micro_rows, 10, "fp32")
         assert (plan.rates, plan.batch_tokens) == (tuned.plan.rates.scaled(0.8), tuned.plan.batch_tokens)
         assert plan.offer.rates == plan.rates
 
