@@ -86,25 +86,32 @@ def _data(meta: CheckpointMeta, metrics: Path) -> str:
 
 
 def _figures(meta: CheckpointMeta, metrics: Path) -> Iterator[str]:
-    """Rows of the checkpoint's step."""
+    """The newest of each figure at the checkpoint's step."""
     found = metrics.is_file()
     evals = [row for row in rows_of(metrics, EvalRow) if row.step == meta.step] if found else []
     tasks = [row for row in rows_of(metrics, TasksRow) if row.step == meta.step] if found else []
-    if not evals and not tasks:
+    lines = [*_eval_figures(evals), *_task_figures(tasks)]
+    if lines:
+        yield from ("| what | value | 95 % interval | of |", "|---|---|---|---|", *lines)
+    else:
         yield "None were measured at this step (`nanochat eval base`, `nanochat eval chat`)."
-        return
-    yield from ("| what | value | 95 % interval | of |", "|---|---|---|---|")
-    figures = {name: getattr(row, name) for row in evals for name in ("val_bpb", "val_loss", "core")}
-    errors = {"core": next((row.core_standard_error for row in reversed(evals)), None)}
+
+
+def _eval_figures(rows: list[EvalRow]) -> Iterator[str]:
     names = {"val_bpb": "bits per byte", "val_loss": "nats per token of answers", "core": "CORE"}
-    for name, value in figures.items():
-        if value is not None:
-            error = errors.get(name)
+    for figure, name in names.items():
+        row = next((row for row in reversed(rows) if getattr(row, figure) is not None), None)
+        if row is not None:
+            error = row.core_standard_error if figure == "core" else None
             interval = f"± {1.96 * error:.3f}" if error is not None else ""
-            yield f"| {names[name]} | {value:.4f} | {interval} | validation |"
-    for task, score in tasks[-1].scores.items() if tasks else ():
-        n, baseline = tasks[-1].counts[task], tasks[-1].baselines.get(task, 0.0)
-        low, high = tasks[-1].intervals.get(task) or _interval(round(score * n), n)
+            yield f"| {name} | {getattr(row, figure):.4f} | {interval} | validation |"
+
+
+def _task_figures(rows: list[TasksRow]) -> Iterator[str]:
+    newest = {task: row for row in rows for task in row.scores}
+    for task, row in newest.items():
+        score, n, baseline = row.scores[task], row.counts[task], row.baselines.get(task, 0.0)
+        low, high = row.intervals.get(task) or _interval(round(score * n), n)
         yield f"| {task} | {score:.1%} | {low:.1%} to {high:.1%} | {n:,} items; guessing {baseline:.1%} |"
 
 

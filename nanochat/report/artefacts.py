@@ -127,6 +127,12 @@ class Findings:
         known = (fact(row) for row in reversed(self.every(ConfigRow)))
         return next((value for value in known if value), None)
 
+    def latest(self, kind: type[R], figure: Callable[[R], float | None]) -> R | None:
+        """The row of a kind that was written last, of those in which the figure is known."""
+        logged = [entry for stage in self.stages for entry in stage.logged if isinstance(entry.row, kind)]
+        known = [entry for entry in logged if figure(entry.row) is not None]  # type: ignore[arg-type]
+        return max(known, key=lambda entry: entry.time).row if known else None  # type: ignore[return-value]
+
     def scores(self, *, core: bool = False) -> dict[str, dict[str, TaskScore]]:
         """Each run's newest score on every task of CORE, or of chat; runs in the order of their creation."""
         scores: dict[str, dict[str, TaskScore]] = {}
@@ -148,13 +154,13 @@ def collect(paths: Paths) -> Findings:
         (run, [entry for entry in _logged(run, path, left_out) if entry.time >= since])
         for run, path in sorted((_printable(path.parent.name), path) for path in _metrics_files(paths))
     ]
-    timings = [timing for _, rows in files for timing in _recipe_timings(rows)]
+    recipes = [entry for _, rows in files for entry in rows if isinstance(entry.row, StageRow)]
     stages = [
         StageRows(run, stage, tuple(_merged(entry for entry in rows if entry.stage == stage)))
         for run, rows in sorted(files, key=lambda file: _begun(file[1]))
         for stage in dict.fromkeys(entry.stage for entry in rows if not isinstance(entry.row, StageRow))
     ]
-    timings = timings or _own_timings(stages)
+    timings = [*_recipe_timings(recipes), *_own_timings(stages, recipes)]
     return Findings(tuple(stages), tuple(timings), system, _planned(stages, left_out), tuple(left_out))
 
 
@@ -228,12 +234,11 @@ def _merged(rows: Iterable[LoggedRow]) -> list[LoggedRow]:
     return sorted(newest.values(), key=lambda entry: entry.row.step if isinstance(entry.row, StepRow) else 0)
 
 
-def _recipe_timings(rows: Iterable[LoggedRow]) -> list[Timing]:
+def _recipe_timings(recipes: Iterable[LoggedRow]) -> list[Timing]:
     """The time spent on each stage's current result: its last attempt and the unfinished ones that it resumed."""
     attempts: dict[str, list[StageRow]] = {}
-    for row in (entry.row for entry in rows):
-        if not isinstance(row, StageRow):
-            continue
+    for row in (entry.row for entry in recipes):
+        assert isinstance(row, StageRow)
         earlier = attempts.setdefault(row.name, [])
         if earlier and (earlier[-1].key != row.key or earlier[-1].status == "done"):
             earlier.clear()
@@ -241,11 +246,17 @@ def _recipe_timings(rows: Iterable[LoggedRow]) -> list[Timing]:
     return [Timing(name, sum(row.wall_s for row in own), len(own)) for name, own in attempts.items()]
 
 
-def _own_timings(stages: Sequence[StageRows]) -> list[Timing]:
-    """Without a recipe: the time that each stage measured itself; for a resumed one at least that of its steps."""
-    ends = [(stage, stage.last(DoneRow)) for stage in stages]
-    return [
-        Timing(f"{stage.stage} ({stage.run})", max(end.wall_s, end.train_s or 0.0), 1)
-        for stage, end in ends
-        if end
+def _own_timings(stages: Sequence[StageRows], recipes: Sequence[LoggedRow]) -> list[Timing]:
+    """Of stages that ended while no stage of a recipe ran: what each measured itself, for a resumed one at least the
+    time of its steps."""
+    spans = [
+        (entry.time - entry.row.wall_s, entry.time) for entry in recipes if isinstance(entry.row, StageRow)
     ]
+    timings = []
+    for stage in stages:
+        ends = [(entry.time, entry.row) for entry in stage.logged if isinstance(entry.row, DoneRow)]
+        for time, end in ends[-1:]:
+            if not any(begun <= time <= ended for begun, ended in spans):
+                seconds = max(end.wall_s, end.train_s or 0.0)
+                timings.append(Timing(f"{stage.stage} ({stage.run})", seconds, 1))
+    return timings

@@ -79,22 +79,22 @@ def _validation(findings: Findings) -> str | None:
 
 
 def _core_score(findings: Findings) -> str | None:
-    for row in reversed(findings.every(EvalRow)):
-        if row.core is not None:
-            from nanochat.eval.core import GPT2_CORE  # loads torch, so only if there is something to compare
+    row = findings.latest(EvalRow, lambda row: row.core)
+    if row is None:
+        return None
+    from nanochat.eval.core import GPT2_CORE  # loads torch, so only if there is something to compare
 
-            partial = ", from a part of its tasks" if row.core_partial else ""
-            error = "" if row.core_standard_error is None else f" ± {row.core_standard_error:.4f}"
-            return f"{row.core:.4f}{error}{partial} (GPT-2: {GPT2_CORE:.4f})"
-    return None
+    partial = ", from a part of its tasks" if row.core_partial else ""
+    error = "" if row.core_standard_error is None else f" ± {row.core_standard_error:.4f}"
+    return f"{row.core:.4f}{error}{partial} (GPT-2: {GPT2_CORE:.4f})"
 
 
 def _chatcore(findings: Findings) -> str | None:
-    for row in reversed(findings.every(TasksRow)):
-        if row.chatcore is not None:
-            error = row.chatcore_standard_error
-            return f"{row.chatcore:.4f}" + ("" if error is None else f" ± {error:.4f}")
-    return None
+    row = findings.latest(TasksRow, lambda row: row.chatcore)
+    if row is None:
+        return None
+    error = row.chatcore_standard_error
+    return f"{row.chatcore:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
 def _task_means(findings: Findings) -> str | None:

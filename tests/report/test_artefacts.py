@@ -1,7 +1,10 @@
 """Reading the artefacts: resumed runs merged, timings of recipes summed, rows older than a reset left out."""
 
-from nanochat.metrics import open_metrics, rows_of
-from nanochat.metrics_rows import EvalRow, SampleRow, StageRow, TasksRow, TrainRow
+import json
+from pathlib import Path
+
+from nanochat.metrics import LoggedRow, open_metrics, rows_of
+from nanochat.metrics_rows import DoneRow, EvalRow, Row, SampleRow, StageRow, TasksRow, TrainRow
 from nanochat.paths import Paths
 from nanochat.report.artefacts import Findings, PlannedModel, collect
 
@@ -94,6 +97,28 @@ def test_a_recipes_attempts_at_one_result_are_summed(pipeline: Paths) -> None:
         ("pretrain", 35.0, 3),
     ]
     assert "recipe" not in {stage.run for stage in findings.stages}
+
+
+def write(path: Path, stage: str, *rows: tuple[float, Row]) -> None:
+    """A metrics file of rows at these times."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(LoggedRow(stage, time, row).to_json()) + "\n" for time, row in rows))
+
+
+def test_stages_that_no_recipe_ran_count_too(paths: Paths) -> None:
+    write(paths.metrics("baserun"), "pretrain", (3590, DoneRow(3500.0)))
+    write(paths.metrics("recipe"), "recipe", (3600, StageRow("pretrain", "a", (), "done", 3600.0)))
+    write(paths.metrics("rl"), "rl", (12000, DoneRow(7200.0)))
+    assert [(timing.name, timing.wall_s) for timing in collect(paths).timings] == [
+        ("pretrain", 3600.0),
+        ("rl (rl)", 7200.0),
+    ]
+
+
+def test_the_latest_evaluation_counts_and_not_that_of_the_latest_step(paths: Paths) -> None:
+    rows = (1.0, EvalRow(1000, core=0.2)), (2.0, EvalRow(500, core=0.3)), (3.0, EvalRow(700, val_bpb=1.0))
+    write(paths.metrics("baserun"), "eval-base", *rows)
+    assert collect(paths).latest(EvalRow, lambda row: row.core) == EvalRow(500, core=0.3)
 
 
 def test_an_empty_base_directory_has_no_findings(paths: Paths) -> None:
