@@ -19,7 +19,6 @@ from nanochat.tokenizer.special import (
     OUTPUT_START,
     PYTHON_END,
     PYTHON_START,
-    SPECIAL_TOKENS,
     USER_END,
     USER_START,
 )
@@ -194,7 +193,7 @@ def with_output(tokenizer: Tokenizer, reply: Sequence[int]) -> list[int]:
 
 def special_names(tokenizer: Tokenizer) -> dict[int, str]:
     """The names of the special tokens by their ids."""
-    return {tokenizer.special(name): name for name in SPECIAL_TOKENS}
+    return {token: name for name, token in tokenizer.special_ids.items()}
 
 
 def described(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, Any]]:
