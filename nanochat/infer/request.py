@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from nanochat.infer.sampler import SamplingParams, TokenLogprobs, uniform
-from nanochat.infer.tools import ReplyPart, ToolTable, ToolUse
+from nanochat.infer.tools import ToolTable, ToolUse
+from nanochat.tokenizer.chat_format import ReplyPart
 from nanochat.tokenizer.special import ASSISTANT_END
 from nanochat.tokenizer.tokenizer import Tokenizer
 
