@@ -14,6 +14,7 @@ import tyro
 
 from nanochat.checkpoint.loading import load_model
 from nanochat.infer.engine import Engine
+from nanochat.paths import CHAT_RUN
 from nanochat.runtime import open_runtime
 from nanochat.tasks.registry import TASKS
 from nanochat.train.rewards import parse_rewards
@@ -24,7 +25,7 @@ from nanochat.train.rollouts import Sampler, Shuffled, sample_seed
 class Options:
     """What to measure."""
 
-    model_tag: str = "sft"
+    model_tag: str = CHAT_RUN
     task: str = "builtin-thousands"
     prompts: int = 16
     samples: int = 8

@@ -24,7 +24,8 @@ from serve_clients import Answering, Tally, Timing, ask
 
 from nanochat.checkpoint.loading import load_model
 from nanochat.infer.engine import Engine
-from nanochat.infer.sampler import SamplingParams
+from nanochat.infer.sampler import CHAT_SAMPLING
+from nanochat.paths import CHAT_RUN
 from nanochat.runtime import open_runtime
 from nanochat.serve.worker import HELD_SECONDS
 from nanochat.tokenizer.chat_format import render_prompt
@@ -85,9 +86,8 @@ def engine_rate(engine: Engine, requests: Sequence[Answering], patience: float |
         for request in requests
     ]
     params = [
-        SamplingParams(
-            temperature=0.6,
-            top_k=50,
+        replace(
+            CHAT_SAMPLING,
             seed=request.seed,
             max_new_tokens=request.max_tokens,
             logit_bias=tuple((token, -100.0) for token in request.banned),
@@ -206,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model-tag", default="sft")
+    parser.add_argument("--model-tag", default=CHAT_RUN)
     parser.add_argument("--clients", type=int, help="default: 16, or 64 with --soak")
     parser.add_argument("--answers", type=int, default=4, help="for each client in the comparisons")
     parser.add_argument(

@@ -18,6 +18,7 @@ from nanochat.infer.frozen import WeightsName
 from nanochat.infer.native_decoder import NativeDecoder
 from nanochat.infer.native_library import native_library
 from nanochat.model.gpt import GPT
+from nanochat.paths import BASE_RUN
 from nanochat.runtime import Runtime, open_runtime
 from nanochat.text.datasets import documents, open_dataset
 from nanochat.text.readers import Document
@@ -48,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", default="baserun")
+    parser.add_argument("--run", default=BASE_RUN)
     parser.add_argument("--dataset", default="builtin")
     parser.add_argument("--max-bytes", type=int, default=1_000_000)
     args = parser.parse_args()

@@ -7,6 +7,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+BASE_RUN = "baserun"
+CHAT_RUN = "sft"
+RL_RUN = "rl"
+"""The runs of pretraining, fine-tuning and reinforcement, unless a flag names another."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TAKEN = ("recipe", "tokenizer")
 """In `runs/` for the metrics of recipes and tokenizers."""

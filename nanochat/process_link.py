@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nanochat.config import parse_json
-from nanochat.errors import EnvironmentFault
+from nanochat.errors import EnvironmentFault, first_line
 
 _BEAT_S = 1.0  # between heartbeats
 _LOST_S = 20.0  # without a heartbeat: a process is lost. Below the 30 s torchrun grants after SIGTERM
@@ -205,7 +205,7 @@ class Link:
 
 def describe(error: BaseException) -> str:
     """An error in one line, with its type unless the message is written for users."""
-    first = str(error).partition("\n")[0]
+    first = first_line(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return f"out of memory ({first})" if first else "out of memory"
     if isinstance(error, ValueError | EnvironmentFault | OSError) and first:

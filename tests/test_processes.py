@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import nanochat
 from nanochat.paths import Paths
-from nanochat.process_link import Outcome, ProcessFailure
+from nanochat.process_link import Outcome, ProcessFailure, describe
 from nanochat.processes import Abandoned, Processes, launcher
 from nanochat.text.datasets import TextSource
 from nanochat.text.shared_dataset import open_shared
@@ -193,3 +193,17 @@ def test_every_process_reads_the_files_that_process_0_reads(tmp_path: Path) -> N
     *others, lacking = everywhere(work, 3)
     assert str(lacking).startswith("process 2 has no 2.txt of 108 bytes, which process 0 reads")
     assert all("process 2 has no 2.txt" in str(other) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("choose another\nmore"), "choose another"),
+        (PermissionError(13, "Permission denied", "x.pt"), "[Errno 13] Permission denied: 'x.pt'"),
+        (RuntimeError("\n  no kernel\nmore"), "RuntimeError: no kernel"),
+        (ValueError(), "ValueError"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_an_error_is_described_in_one_line(error: Exception, line: str) -> None:
+    assert describe(error) == line

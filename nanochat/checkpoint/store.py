@@ -29,6 +29,7 @@ from nanochat.checkpoint import serialize
 from nanochat.checkpoint.meta import CheckpointMeta, FileFacts, Part, from_plain, to_plain
 from nanochat.console import warn
 from nanochat.errors import EnvironmentFault
+from nanochat.process_link import describe
 
 _FILE = re.compile(r"step_(\d+)_(model|optim|meta)\.pt")
 _MOST_META_BYTES = 2**24
@@ -273,11 +274,7 @@ def _part_problem(directory: Path, step: int, part: Part, facts: FileFacts, *, c
 
 
 def _one_line(error: BaseException) -> str:
-    first = str(error).partition("\n")[0].strip()
-    reason = (
-        first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}".rstrip(": ")
-    )
-    return textwrap.shorten(reason, _LONGEST_REASON, placeholder=" …")
+    return textwrap.shorten(describe(error), _LONGEST_REASON, placeholder=" …")
 
 
 def _clean(directory: Path) -> None:

@@ -17,7 +17,8 @@ from nanochat.cli.chat_terminal import piped_text, read_messages
 from nanochat.console import say
 from nanochat.flags import ModelTag
 from nanochat.infer.frozen import WeightsName
-from nanochat.infer.sampler import SamplingParams
+from nanochat.infer.sampler import CHAT_SAMPLING, SamplingParams
+from nanochat.paths import CHAT_RUN
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.chat_format import Message
 
@@ -29,7 +30,7 @@ _RIVALS = 5
 class ChatConfig:
     """Which model to chat with, and how to sample."""
 
-    model_tag: ModelTag = "sft"
+    model_tag: ModelTag = CHAT_RUN
     """The run to chat with: its model tag, or the path of its checkpoints; RUN@STEP for an older step."""
     prompt: Annotated[str | None, tyro.conf.arg(aliases=["-p"])] = None
     """Answer this question, print only the answer to stdout, and exit. Text piped to stdin is added to it."""
@@ -41,13 +42,13 @@ class ChatConfig:
     """Show tokens, tokens per second, time to the first token and context used after each answer."""
     system: str | None = None
     """System prompt: instructions before the first message."""
-    temperature: float = 0.6
+    temperature: float = CHAT_SAMPLING.temperature
     """Sampling temperature; 0 is greedy."""
-    top_k: int | None = 50
+    top_k: int | None = CHAT_SAMPLING.top_k
     """Sample from the k most likely tokens; None: from all."""
-    top_p: float = 1.0
+    top_p: float = CHAT_SAMPLING.top_p
     """Sample from the most likely tokens that have this share of the probability."""
-    max_new_tokens: int = 256
+    max_new_tokens: int = CHAT_SAMPLING.max_new_tokens
     """Maximum number of tokens of an answer."""
     seed: int | None = None
     """The same seed gives the same answers; None: random."""

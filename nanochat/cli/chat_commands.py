@@ -13,7 +13,7 @@ from nanochat.cli.chat_session import Side
 from nanochat.cli.chat_settings import changed, check_name, setting_names, settings
 from nanochat.cli.chat_terminal import edit
 from nanochat.console import say, warn
-from nanochat.errors import EnvironmentFault
+from nanochat.errors import EnvironmentFault, first_line
 
 _OFF = "off"
 _ASSIGNMENT = re.compile(r"(\w+)(?:\s*=\s*|\s+|$)(.*)", re.DOTALL)
@@ -41,7 +41,7 @@ def handle(app: ChatApp, text: str) -> None:
     except BrokenPipeError:  # the reader of our answers is gone
         raise
     except (ValueError, EnvironmentFault, OSError) as error:
-        warn(str(error).partition("\n")[0])
+        warn(first_line(error))
 
 
 def _command(name: str) -> Command:

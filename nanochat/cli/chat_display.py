@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from nanochat.cli.chat_session import ChatReply, Exchange, Generation, is_whole_output
 from nanochat.console import console, table
 from nanochat.infer.request import Event
-from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -182,7 +181,7 @@ def _short_time(seconds: float) -> str:
 def show_probabilities(generation: Generation) -> None:
     """A table of the tokens of an answer: each one's probability, and its rivals'."""
     tokenizer = generation.speaker.engine.tokenizer
-    specials = {tokenizer.special(name): name for name in SPECIAL_TOKENS}
+    specials = {token: name for name, token in tokenizer.special_ids.items()}
 
     def name(token: int) -> str:
         return specials.get(token) or token_text(tokenizer, token)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanochat.conversations.openai_messages import PYTHON_TOOLS, from_openai, tool_names
+from nanochat.tokenizer.chat_format import REPLY_PARTS
 
 _SHAREGPT_ROLES = {
     "system": "system",
@@ -23,7 +24,6 @@ _SHAREGPT_ROLES = {
     "chatgpt": "assistant",
     "assistant": "assistant",
 }
-_PART_TYPES = ("text", "python", "python_output")
 
 _Message = dict[str, Any]
 
@@ -60,7 +60,7 @@ def _all_text(message: _Message) -> str | None:
     """All the text of a message; None if it does not follow the chat format."""
     content = message.get("content")
     if isinstance(content, list) and message["role"] == "assistant":
-        if not all(isinstance(part, dict) and part.get("type") in _PART_TYPES for part in content):
+        if not all(isinstance(part, dict) and part.get("type") in REPLY_PARTS for part in content):
             return None
         texts = [part.get("text") for part in content]
         return "".join(texts) if all(isinstance(text, str) for text in texts) else None

@@ -23,7 +23,7 @@ from nanochat.flags import ModelTag, Tracker, WandbRun, default_track
 from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, EvalRow, SampleRow, TasksRow
-from nanochat.paths import expanded
+from nanochat.paths import BASE_RUN, expanded
 from nanochat.runtime import Runtime
 from nanochat.text.datasets import Dataset, TextSource, documents
 from nanochat.text.own_files import find_files
@@ -37,7 +37,7 @@ STAGE = "eval-base"
 class EvalBaseConfig:
     """Score a base model."""
 
-    model_tag: ModelTag = "baserun"
+    model_tag: ModelTag = BASE_RUN
     """The run to evaluate: its model tag, or the path of its checkpoints."""
     step: int | None = None
     """Which checkpoint; default: the newest."""

@@ -25,7 +25,7 @@ from nanochat.infer.frozen import WeightsName
 from nanochat.infer.sampler import SamplingParams
 from nanochat.metrics import open_metrics
 from nanochat.metrics_rows import ConfigRow, DoneRow, TasksRow
-from nanochat.paths import expanded
+from nanochat.paths import CHAT_RUN, expanded
 from nanochat.runtime import Runtime
 from nanochat.sandbox.python import require_isolation
 from nanochat.tasks.registry import SUITES, TASKS, task_names
@@ -39,7 +39,7 @@ _SHOWN = 80  # characters printed of a question or an answer
 class EvalChatConfig:
     """Score a chat model on tasks."""
 
-    model_tag: ModelTag = "sft"
+    model_tag: ModelTag = CHAT_RUN
     """The run to evaluate: its model tag, or the path of its checkpoints."""
     step: int | None = None
     """Which checkpoint; default: the newest."""

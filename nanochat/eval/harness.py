@@ -19,7 +19,7 @@ from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.harness_model import HarnessModel
 from nanochat.eval.subject import ENGINE_ROWS, Subject, subject_of
 from nanochat.flags import ModelTag
-from nanochat.paths import kept_results
+from nanochat.paths import CHAT_RUN, kept_results
 from nanochat.runtime import Runtime
 
 
@@ -29,7 +29,7 @@ class HarnessConfig:
 
     tasks: str
     """Names of its tasks, groups or patterns, separated by commas."""
-    model_tag: ModelTag = "sft"
+    model_tag: ModelTag = CHAT_RUN
     """The run to evaluate: its model tag, or the path of its checkpoints."""
     step: int | None = None
     """Which checkpoint; default: the newest."""

@@ -26,6 +26,7 @@ from nanochat.export.hub_models import check_repo, push
 from nanochat.export.libraries import require
 from nanochat.export.model_card import model_card
 from nanochat.export.names import cropped, renamed, turned
+from nanochat.infer.sampler import CHAT_SAMPLING
 from nanochat.model.cost import meta_model
 from nanochat.paths import Paths
 from nanochat.tokenizer.special import ASSISTANT_END
@@ -34,7 +35,11 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 Flavour = Literal["transformers", "vllm", "mlx"]
 WeightsDtype = Literal["bf16", "fp32"]
 DTYPES: dict[WeightsDtype, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
-_SAMPLING = {"do_sample": True, "temperature": 0.6, "top_k": 50}
+_SAMPLING = {
+    "do_sample": True,
+    "temperature": CHAT_SAMPLING.temperature,
+    "top_k": CHAT_SAMPLING.top_k,
+}
 
 
 @dataclass(frozen=True)

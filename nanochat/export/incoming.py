@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nanochat.checkpoint.meta import CheckpointMeta, Progress, TrainingPlan
+from nanochat.errors import first_line
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.scaling import Dial, make_plan
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -57,6 +58,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error."""
-    first = str(error).partition("\n")[0].strip()
-    return textwrap.shorten(f"{type(error).__name__}: {first}", 200, placeholder=" …")
+    """The first line of another library's error, with its type, which often says more than the message."""
+    return textwrap.shorten(f"{type(error).__name__}: {first_line(error)}", 200, placeholder=" …")

@@ -45,7 +45,6 @@ def read_pickled_tokenizer(path: Path) -> Tokenizer:
     if not isinstance(pattern, str):
         raise ValueError(f"{path} has no split pattern")
     tokenizer = Tokenizer(ranks, pattern)
-    ours = {name: tokenizer.special(name) for name in SPECIAL_TOKENS}
-    if special != ours:
+    if special != tokenizer.special_ids:
         raise ValueError(f"{path} has other special tokens than ours: {', '.join(SPECIAL_TOKENS)}")
     return tokenizer

@@ -26,7 +26,6 @@ from nanochat.infer.sampler import SamplingParams, TokenLogprobs, adjust, logpro
 from nanochat.infer.scheduler import Copy, EngineStep, PrefillLimit, Scheduler, Swap
 from nanochat.infer.tools import DEFAULT_TOOLS, ToolTable
 from nanochat.model.gpt import GPT
-from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 _PREFILL = {"cuda": PrefillLimit(2048, 2048), "mps": PrefillLimit(512, 512), "cpu": PrefillLimit(256, 16)}
@@ -69,7 +68,7 @@ class Engine:
                 "use the tokenizer that the model was trained with"
             )
         self.tokenizer = tokenizer
-        self._special_ids = [tokenizer.special(name) for name in SPECIAL_TOKENS]
+        self._special_ids = list(tokenizer.special_ids.values())
         self.max_seq_len = config.max_seq_len if max_seq_len is None else max_seq_len
         if self.max_seq_len > config.max_seq_len:
             raise ValueError(

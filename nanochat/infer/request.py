@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from nanochat.infer.sampler import SamplingParams, TokenLogprobs, uniform
-from nanochat.infer.tools import ReplyPart, ToolTable, ToolUse
-from nanochat.tokenizer.special import ASSISTANT_END, SPECIAL_TOKENS
+from nanochat.infer.tools import ToolTable, ToolUse
+from nanochat.tokenizer.chat_format import ReplyPart
+from nanochat.tokenizer.special import ASSISTANT_END
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length"]
@@ -95,7 +96,7 @@ class Request:
         self._max_seq_len = min(max_seq_len, len(prompt) + params.max_new_tokens)
         self._seed = secrets.randbits(64) if params.seed is None else params.seed
         self._ends = end_tokens(tokenizer)
-        self._specials = {tokenizer.special(name) for name in SPECIAL_TOKENS}
+        self._specials = frozenset(tokenizer.special_ids.values())
         self._decoder = tokenizer.stream()
         self._stops = StopStrings(params.stop)
         self._tools = ToolUse(tools, tokenizer)

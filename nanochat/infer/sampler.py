@@ -78,6 +78,10 @@ class SamplingParams:
         return self.temperature < _GREEDY_BELOW
 
 
+CHAT_SAMPLING = SamplingParams(temperature=0.6, top_k=50, max_new_tokens=256)
+"""The defaults of a conversation: in the terminal, of the server, and in the generation config of an exported model."""
+
+
 @dataclass(frozen=True)
 class TokenLogprobs:
     """Natural log-probabilities under the model, before penalty, bias and temperature."""

@@ -8,9 +8,9 @@ text, so text cannot call a tool.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from nanochat.sandbox.calculator import evaluate
+from nanochat.tokenizer.chat_format import ReplyPart
 from nanochat.tokenizer.special import OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -19,9 +19,6 @@ REFUSED = "error"
 MAX_CALL_TOKENS = 256
 MAX_OUTPUT_TOKENS = 128
 """Longer calls, and calls with longer outputs, are refused: they would fill the context."""
-
-ReplyPart = Literal["text", "python", "python_output"]
-"""What a token belongs to, named as in nanochat.tokenizer.chat_format."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.console import say
-from nanochat.paths import Paths
+from nanochat.paths import BASE_RUN, CHAT_RUN, Paths
 
 Flags = Mapping[str, str]
 """The flags of a command, without dashes; a switch has the value ""."""
@@ -69,8 +69,8 @@ class Stage:
 class ModelNames:
     """The model tags of a recipe's two models."""
 
-    base: str = "baserun"
-    chat: str = "sft"
+    base: str = BASE_RUN
+    chat: str = CHAT_RUN
 
 
 def names_for(model_tag: str | None) -> ModelNames:

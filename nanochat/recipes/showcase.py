@@ -31,7 +31,7 @@ def ask(run: str, questions: Sequence[str] = QUESTIONS) -> list[tuple[str, str]]
     from nanochat.infer.engine import Engine
     from nanochat.infer.sampler import SamplingParams
     from nanochat.runtime import open_runtime
-    from nanochat.tokenizer.chat_format import parse_reply, render_prompt
+    from nanochat.tokenizer.chat_format import bracketed, parse_reply, render_prompt
 
     with open_runtime() as runtime:
         loaded = load_model(run, runtime)
@@ -42,7 +42,7 @@ def ask(run: str, questions: Sequence[str] = QUESTIONS) -> list[tuple[str, str]]
         ]
         params = SamplingParams(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS)
         completions = engine.generate(prompts, params)
-        answers = [spoken(parse_reply(tokenizer, completion.ids)) for completion in completions]
+        answers = [bracketed(parse_reply(tokenizer, completion.ids)).strip() for completion in completions]
         pairs = list(zip(questions, answers, strict=True))
         path = runtime.paths.metrics(run)
         with open_metrics(
@@ -51,12 +51,6 @@ def ask(run: str, questions: Sequence[str] = QUESTIONS) -> list[tuple[str, str]]
             for question, answer in pairs:
                 metrics.log(SampleRow(loaded.step, question, answer))
     return pairs
-
-
-def spoken(parts: Sequence[dict[str, str]]) -> str:
-    """A reply as one text, with tool calls and their outputs in brackets."""
-    brackets = {"text": "{}", "python": "[{} = ", "python_output": "{}] "}
-    return "".join(brackets[part["type"]].format(part["text"]) for part in parts).strip()
 
 
 def recorded(paths: Paths, run: str) -> list[tuple[str, str]]:

@@ -51,6 +51,7 @@ class CalledFunction:
 class ToolCall:
     """A tool call of another server's answer, kept in the history."""
 
+    id: str | None = None
     function: CalledFunction = field(default_factory=CalledFunction)
 
 
@@ -61,6 +62,8 @@ class ChatMessage:
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
     tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    """Of a tool's message: the call that it answers."""
     executed_tools: list[ExecutedTool] | None = None
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from nanochat.config import to_json
+from nanochat.conversations.openai_messages import Reply
 from nanochat.infer.tools import DEFAULT_TOOLS, ToolUse
 from nanochat.serve.faults import ApiFault, invalid
 from nanochat.serve.openai_schema import ChatMessage, ExecutedTool
@@ -17,7 +19,6 @@ from nanochat.tokenizer.special import (
     OUTPUT_START,
     PYTHON_END,
     PYTHON_START,
-    SPECIAL_TOKENS,
     USER_END,
     USER_START,
 )
@@ -53,11 +54,12 @@ def conversation(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """The messages in the chat format: an optional system message, then user and assistant in turns.
 
     System and developer messages at the start become the system message, later ones part of the user's message.
-    Messages of one role in succession are joined. A tool's message becomes an output in the assistant's reply.
+    Messages of one role in succession are joined. Calls of tools and their outputs are read as fine-tuning reads them.
     Raises ApiFault for anything else.
     """
     system: list[str] = []
     turns: list[dict[str, Any]] = []
+    reply = Reply()
     for at, message in enumerate(messages):
         where = f"messages[{at}]"
         text = _text_of(message, where)
@@ -71,7 +73,11 @@ def conversation(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
         elif not turns:
             raise invalid(f"{where}: a conversation starts with a user message", param=where)
         else:
-            _add_reply(turns, message, text, where)
+            if turns[-1]["role"] == "user":
+                reply = Reply()
+                turns.append({"role": "assistant"})
+            _add_to(reply, message, text, where)
+            turns[-1]["content"] = reply.content()
     if not turns:
         raise invalid("messages needs at least one user message", param="messages")
     start = [{"role": "system", "content": "\n\n".join(system)}] if system else []
@@ -92,24 +98,19 @@ def _text_of(message: ChatMessage, where: str) -> str:
                 f"{where}.content: this model reads text only, not parts of the type {part.type[:40]!r}",
                 param=f"{where}.content",
             )
-    return "\n".join(part.text or "" for part in content)
+    return "".join(part.text or "" for part in content)
 
 
-def _add_reply(turns: list[dict[str, Any]], message: ChatMessage, text: str, where: str) -> None:
-    """Append an assistant's message, or a tool's, to the last reply or as a new one."""
-    if message.role == "tool":
-        if turns[-1]["role"] != "assistant":
-            raise invalid(
-                f"{where}: a tool's message follows the assistant's that called it", param=f"{where}.role"
-            )
-        turns[-1]["content"].append({"type": "python_output", "text": text})
-        return
-    parts = _reply_parts(text, message.executed_tools or [])
-    parts += [{"type": "python", "text": call.function.arguments} for call in message.tool_calls or []]
-    if turns[-1]["role"] == "assistant":
-        turns[-1]["content"] += parts
-    else:
-        turns.append({"role": "assistant", "content": parts})
+def _add_to(reply: Reply, message: ChatMessage, text: str, where: str) -> None:
+    """Add an assistant's message, or a tool's."""
+    try:
+        if message.role == "tool":
+            reply.settle(text, message.tool_call_id)
+        else:
+            parts = _reply_parts(text, message.executed_tools or [])
+            reply.speak(parts, to_json(message.tool_calls or []))
+    except ValueError as error:
+        raise invalid(f"{where}: {error}", param=where) from None
 
 
 def _reply_parts(text: str, tools: Sequence[ExecutedTool]) -> list[dict[str, str]]:
@@ -123,8 +124,7 @@ def _reply_parts(text: str, tools: Sequence[ExecutedTool]) -> list[dict[str, str
         parts.append({"type": "python", "text": tool.arguments})
         parts.append({"type": "python_output", "text": tool.output or ""})
         done = offset
-    parts.append({"type": "text", "text": text[done:]})
-    return [part for part in parts if part["text"] or part["type"] != "text"]
+    return [*parts, {"type": "text", "text": text[done:]}]
 
 
 def chat_prompt(tokenizer: Tokenizer, messages: Sequence[ChatMessage]) -> list[int]:
@@ -193,7 +193,7 @@ def with_output(tokenizer: Tokenizer, reply: Sequence[int]) -> list[int]:
 
 def special_names(tokenizer: Tokenizer) -> dict[int, str]:
     """The names of the special tokens by their ids."""
-    return {tokenizer.special(name): name for name in SPECIAL_TOKENS}
+    return {token: name for name, token in tokenizer.special_ids.items()}
 
 
 def described(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -10,15 +10,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from nanochat.checkpoint.loading import find_run
-from nanochat.cli.chat import ChatConfig
 from nanochat.console import say, warn
 from nanochat.errors import EnvironmentFault
 from nanochat.export.hub_models import local_run
 from nanochat.flags import ModelTag
 from nanochat.hardware import memory
 from nanochat.infer.frozen import WeightsName
-from nanochat.infer.sampler import SamplingParams
-from nanochat.paths import Paths
+from nanochat.infer.sampler import CHAT_SAMPLING, SamplingParams
+from nanochat.paths import CHAT_RUN, Paths
 from nanochat.runtime import Runtime, open_runtime
 from nanochat.serve.application import make_app
 from nanochat.serve.catalogue import Catalogue
@@ -37,7 +36,7 @@ _SHARE_OF_MEMORY = 0.5
 class ServeConfig:
     """What to serve, who may ask, and limits."""
 
-    model_tag: ModelTag = ChatConfig.model_tag
+    model_tag: ModelTag = CHAT_RUN
     """The run that answers requests that name none: its model tag, or the path of its checkpoints. Others of the base
     directory are loaded when a request names them."""
     host: str = "127.0.0.1"
@@ -52,11 +51,11 @@ class ServeConfig:
     """Other origins whose web pages may ask, for example https://example.org; *: all."""
     system: str | None = None
     """The page's system prompt."""
-    temperature: float = ChatConfig.temperature
+    temperature: float = CHAT_SAMPLING.temperature
     """This, --top-k, --top-p and --max-new-tokens apply to requests that do not say."""
-    top_k: int | None = ChatConfig.top_k
-    top_p: float = ChatConfig.top_p
-    max_new_tokens: int = ChatConfig.max_new_tokens
+    top_k: int | None = CHAT_SAMPLING.top_k
+    top_p: float = CHAT_SAMPLING.top_p
+    max_new_tokens: int = CHAT_SAMPLING.max_new_tokens
     max_tokens: int | None = None
     """Limit of max_tokens of a request; None: the model's context."""
     max_rows: int = 16
@@ -73,7 +72,7 @@ class ServeConfig:
     """Processes behind the one port, on a machine with several GPUs one each."""
     log_requests: bool = False
     """Also log the bodies of requests."""
-    weights: WeightsName = ChatConfig.weights
+    weights: WeightsName = "fp32"
     """How matrices are stored on a CPU, as in `nanochat chat`."""
     device: str = "auto"
     dtype: str = "auto"

@@ -10,7 +10,7 @@ is enclosed in <|python_start|> and <|python_end|>, its result in <|output_start
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from nanochat.tokenizer.special import (
     ASSISTANT_END,
@@ -29,6 +29,10 @@ Message = Mapping[str, Any]
 Conversation = Mapping[str, Any]
 """`{"messages": [message, ...]}`."""
 
+ReplyPart = Literal["text", "python", "python_output"]
+"""The type of a part of a reply."""
+REPLY_PARTS: tuple[ReplyPart, ...] = get_args(ReplyPart)
+
 # Part type → the special tokens around it, and whether the model is trained on it. Outputs come from the tool:
 # a model trained on them would learn to invent results.
 _PARTS: dict[str, tuple[str | None, str | None, int]] = {
@@ -36,6 +40,7 @@ _PARTS: dict[str, tuple[str | None, str | None, int]] = {
     "python": (PYTHON_START, PYTHON_END, 1),
     "python_output": (OUTPUT_START, OUTPUT_END, 0),
 }
+_BRACKETS = {"text": "{}", "python": "[{} = ", "python_output": "{}] "}
 
 
 def render(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int], list[int]]:
@@ -86,6 +91,11 @@ def parse_reply(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, str]
         else:
             runs[-1][1].append(token)
     return [{"type": kind, "text": tokenizer.decode(run)} for kind, run in runs if run or kind != "text"]
+
+
+def bracketed(parts: Sequence[Mapping[str, str]]) -> str:
+    """The parts of a reply as one text for people, with tool calls and their outputs in brackets."""
+    return "".join(_BRACKETS[part["type"]].format(part["text"]) for part in parts)
 
 
 def _turns(messages: Sequence[Message]) -> Sequence[Message]:

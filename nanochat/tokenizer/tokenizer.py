@@ -40,6 +40,7 @@ class Tokenizer:
 
     Attributes:
         vocab_size: number of ids, including the nine special tokens (the last nine ids).
+        special_ids: the id of each special token by its name, in the order of the ids.
         hash: 16 hex digits that identify the encoding: tokenizers of equal hash encode every text alike.
         pattern: the regular expression that cuts text before merging.
         training: facts about the training run (text, limits, versions), not part of the hash.
@@ -61,13 +62,13 @@ class Tokenizer:
         self.vocab_size = len(tokens) + len(SPECIAL_TOKENS)
         self.hash = _hash(tokens, pattern)
         self._tokens = tokens
-        self._specials = {name: len(tokens) + i for i, name in enumerate(SPECIAL_TOKENS)}
-        self.bos = self._specials[BOS]
+        self.special_ids: Mapping[str, int] = {name: len(tokens) + i for i, name in enumerate(SPECIAL_TOKENS)}
+        self.bos = self.special_ids[BOS]
         self._encoding = tiktoken.Encoding(
             name=f"nanochat-{self.hash}",
             pat_str=pattern,
             mergeable_ranks=dict(ranks),
-            special_tokens=self._specials,
+            special_tokens=dict(self.special_ids),
         )
 
     def __repr__(self) -> str:
@@ -75,9 +76,9 @@ class Tokenizer:
 
     def special(self, name: str) -> int:
         """The id of a special token, for example `<|user_start|>`."""
-        if name not in self._specials:
+        if name not in self.special_ids:
             raise ValueError(f"unknown special token {name!r}: there are {', '.join(SPECIAL_TOKENS)}")
-        return self._specials[name]
+        return self.special_ids[name]
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. Names of special tokens in `text` are encoded as plain text.

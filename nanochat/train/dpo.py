@@ -20,6 +20,7 @@ from nanochat.model.compilation import CompileMode
 from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import IGNORE
+from nanochat.paths import CHAT_RUN
 from nanochat.runtime import Runtime
 from nanochat.text.own_files import absolute
 from nanochat.train.objective import preference_loss
@@ -46,7 +47,7 @@ class DpoConfig(TrainingOptions):
 
     pairs: str = "pairs.jsonl"
     """A .jsonl of prompt, chosen and rejected (nanochat/train/preferences.py); every 20th pair is held out."""
-    from_tag: str = "sft"
+    from_tag: str = CHAT_RUN
     """Run to start from, which is also the reference: its model tag, or the path of its checkpoints."""
     model_tag: str = "dpo"
     epochs: float = 1.0

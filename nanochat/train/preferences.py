@@ -13,7 +13,7 @@ from typing import Any
 from nanochat.atomic import write_text_atomic
 from nanochat.config import from_json, json_line, parse_json
 from nanochat.console import say
-from nanochat.paths import Paths, expanded
+from nanochat.paths import RL_RUN, Paths, expanded
 from nanochat.tokenizer.chat_format import render, render_prompt
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -105,7 +105,7 @@ def split_pairs(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], 
 class PreferencesConfig:
     """Write pairs of the best and the worst answer to each prompt of a run's rollouts."""
 
-    model_tag: str = "rl"
+    model_tag: str = RL_RUN
     """The run of `nanochat rl`."""
     out: str = "pairs.jsonl"
     first_step: int = 1

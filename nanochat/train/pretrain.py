@@ -17,6 +17,7 @@ from nanochat.eval.samples import PROMPTS
 from nanochat.infer.native_library import native_library
 from nanochat.model.backend import choose_backend
 from nanochat.model.gpt import GPT
+from nanochat.paths import BASE_RUN
 from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
 from nanochat.text.dataset_tokenizer import TokenizedText
@@ -47,7 +48,7 @@ from nanochat.train.state import Trainer
 class PretrainConfig(TrainingOptions, TokenizedText, Dial):
     """Train a base model; --depth decides everything that is not set by hand (see `nanochat plan`)."""
 
-    model_tag: str = "baserun"
+    model_tag: str = BASE_RUN
     """Name of the run and of its folders of checkpoints and metrics."""
     packing: Policy = PRETRAIN_POLICY
 

@@ -15,6 +15,7 @@ from nanochat.model.backend import choose_backend
 from nanochat.model.compilation import CompileMode
 from nanochat.model.cost import flops_per_token
 from nanochat.optim.groups import LearningRates
+from nanochat.paths import CHAT_RUN, RL_RUN
 from nanochat.runtime import Runtime
 from nanochat.tasks.registry import TASKS
 from nanochat.tasks.task import Item, ItemSplit, Task
@@ -52,11 +53,11 @@ _LEARN: Mapping[Learn, Callable[[LearningRates], LearningRates]] = {
 class RlConfig(TrainingOptions):
     """Reinforce what earns a reward: on-policy REINFORCE, or another --objective (docs/rl.md)."""
 
-    from_tag: str = "sft"
+    from_tag: str = CHAT_RUN
     """Run to start from: its model tag, or the path of its checkpoints."""
     task: str = "builtin-thousands"
     """The task whose training items are the prompts and whose check is the reward."""
-    model_tag: str = "rl"
+    model_tag: str = RL_RUN
     num_iterations: int = 120
     """Steps: samples are drawn, scored and learned from once in each."""
     prompts_per_step: int = 16

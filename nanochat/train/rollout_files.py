@@ -8,6 +8,7 @@ from nanochat.atomic import write_atomic
 from nanochat.config import json_line, parse_json
 from nanochat.metrics import Metrics, set_aside
 from nanochat.metrics_rows import SampleRow
+from nanochat.tokenizer.chat_format import bracketed
 from nanochat.train.reinforce import ReinforceStep
 from nanochat.train.rollouts import Group
 from nanochat.train.state import Trainer
@@ -53,11 +54,8 @@ class KeepRollouts:
 
 def _sample(step: int, group: Group) -> SampleRow:
     """A prompt's samples with their rewards, calls in brackets."""
-    forms = {"text": "{}", "python": "[{} = ", "python_output": "{}] "}
     texts = [
-        "".join(forms[part["type"]].format(part["text"]) for part in rollout.parts)
-        + f"  (reward {rollout.reward:.2g})"
-        for rollout in group.rollouts[:SHOWN]
+        f"{bracketed(rollout.parts)}  (reward {rollout.reward:.2g})" for rollout in group.rollouts[:SHOWN]
     ]
     return SampleRow(step, f"{group.prompt} ({group.expected})", "\n".join(texts))
 

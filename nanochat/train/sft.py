@@ -18,6 +18,7 @@ from nanochat.model.backend import choose_backend
 from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import Schedule
+from nanochat.paths import BASE_RUN, CHAT_RUN
 from nanochat.runtime import Runtime
 from nanochat.scaling import largest_share, micro_batch_rows, rows_per_step
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -38,12 +39,12 @@ _EVAL_BATCH_TOKENS = 16_384
 class SftConfig(TrainingOptions):
     """Teach a base model to converse and to use its tools."""
 
-    from_tag: str = "baserun"
+    from_tag: str = BASE_RUN
     """Run to start from: its model tag, or the path of its checkpoints."""
     mixture: str = "builtin"
     """Conversations: names joined by +, *n for n times (*0.5: half of it), or a .jsonl, also in OpenAI's or
     ShareGPT's format; see docs/data.md. The default needs no network, whatever the base was trained on."""
-    model_tag: str = "sft"
+    model_tag: str = CHAT_RUN
     epochs: float = 1.0
     num_iterations: int | None = None
     """Optimiser steps, instead of epochs."""

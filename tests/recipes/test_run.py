@@ -134,16 +134,6 @@ def test_config_and_result_are_plain_data(paths: Paths) -> None:
     assert run(RunConfig("quickstart", dry_run=True), paths) == RunResult("quickstart")
 
 
-def test_answers_are_shown_with_what_the_tools_did() -> None:
-    parts = [
-        {"type": "text", "text": "Let me see. "},
-        {"type": "python", "text": "47*36"},
-        {"type": "python_output", "text": "1692"},
-        {"type": "text", "text": "It is 1692."},
-    ]
-    assert showcase.spoken(parts) == "Let me see. [47*36 = 1692] It is 1692."
-
-
 def test_the_newest_answers_are_the_ones_recorded(paths: Paths) -> None:
     for answer in ("first", "second"):
         with open_metrics(

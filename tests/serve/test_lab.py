@@ -13,7 +13,7 @@ from nanochat.checkpoint.loading import load_model
 from nanochat.cli.chat import ChatConfig
 from nanochat.cli.chat import run as run_chat
 from nanochat.infer.request import Event, Request
-from nanochat.infer.sampler import SamplingParams, TokenLogprobs
+from nanochat.infer.sampler import CHAT_SAMPLING, SamplingParams, TokenLogprobs
 from nanochat.infer.tools import DEFAULT_TOOLS
 from nanochat.metrics import open_metrics
 from nanochat.paths import Paths
@@ -200,7 +200,7 @@ def test_tokens_show_the_stream_and_its_mask(server: Running, loaded: Any) -> No
 def test_info_has_the_servers_defaults(server: Running) -> None:
     info = server.ask("GET", "/api/info").json
     assert info["default_model"] == CHAT
-    assert info["defaults"]["temperature"] == ChatConfig.temperature
+    assert info["defaults"]["temperature"] == CHAT_SAMPLING.temperature
     assert info["limits"]["context"] == CONTEXT
 
 

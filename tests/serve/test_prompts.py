@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat.conversations.openai_messages import from_openai
 from nanochat.infer.request import Event, Request
 from nanochat.infer.sampler import SamplingParams, TokenLogprobs
 from nanochat.infer.tools import DEFAULT_TOOLS
@@ -77,7 +78,7 @@ def streamed(tokenizer: Tokenizer, events: list[Event], size: int) -> list[dict[
         ([USER, {"role": "system", "content": "now"}], [{"role": "user", "content": "hi\n\nnow"}]),
         (
             [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
-            [{"role": "user", "content": "a\nb"}],
+            [{"role": "user", "content": "ab"}],
         ),
         (
             [
@@ -85,7 +86,7 @@ def streamed(tokenizer: Tokenizer, events: list[Event], size: int) -> list[dict[
                 {
                     "role": "assistant",
                     "content": None,
-                    "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "1+1"}}],
+                    "tool_calls": [{"id": "1", "function": {"name": "python", "arguments": "1+1"}}],
                 },
                 {"role": "tool", "content": "2"},
                 {"role": "assistant", "content": "two"},
@@ -108,6 +109,46 @@ def test_roles_of_other_servers_fit_the_chat_format(messages: list[Any], turns: 
     assert conversation(messages_of(*messages)) == turns
 
 
+def call(name: str, arguments: str, identity: str) -> dict[str, Any]:
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+TWO_CALLS = {
+    "role": "assistant",
+    "content": [{"type": "text", "text": "Bo"}, {"type": "text", "text": "th:"}],
+    "tool_calls": [call("python", '{"code": "47*36"}', "a"), call("weather", '{"city": "Bonn"}', "b")],
+}
+OUT_OF_ORDER = [
+    {"role": "tool", "tool_call_id": "b", "content": "rain"},
+    {"role": "tool", "tool_call_id": "a", "content": "1692"},
+]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [USER, {"role": "assistant", "content": "x"}, {"role": "assistant", "content": "y"}],
+        [USER, {"role": "assistant", "content": ""}],
+        [USER, TWO_CALLS],
+        [USER, TWO_CALLS, *OUT_OF_ORDER],
+        [USER, TWO_CALLS, *OUT_OF_ORDER, {"role": "assistant", "content": "done"}, USER],
+    ],
+)
+def test_a_history_is_read_as_fine_tuning_reads_it(messages: list[Any]) -> None:
+    assert conversation(messages_of(*messages)) == from_openai(messages)
+
+
+def test_an_output_stands_after_its_call() -> None:
+    _, reply = conversation(messages_of(USER, TWO_CALLS, *OUT_OF_ORDER))
+    assert reply["content"] == [
+        {"type": "text", "text": "Both:"},
+        {"type": "python", "text": "47*36"},
+        {"type": "python_output", "text": "1692"},
+        {"type": "python", "text": "weather(city='Bonn')"},
+        {"type": "python_output", "text": "rain"},
+    ]
+
+
 @pytest.mark.parametrize(
     "messages",
     [
@@ -116,9 +157,12 @@ def test_roles_of_other_servers_fit_the_chat_format(messages: list[Any], turns: 
         [{"role": "tool", "content": "x"}],
         [USER, {"role": "tool", "content": "x"}],
         [{"role": "user", "content": None}],
+        [USER, {"role": "assistant", "content": "x"}, {"role": "tool", "content": "x"}],
+        [USER, TWO_CALLS, {"role": "tool", "tool_call_id": "c", "content": "x"}],
+        [USER, {"role": "assistant", "tool_calls": [call("get weather", "{}", "a")]}],
     ],
 )
-def test_messages_out_of_order_are_refused(messages: list[Any]) -> None:
+def test_messages_that_have_no_counterpart_are_refused(messages: list[Any]) -> None:
     with pytest.raises(ApiFault):
         conversation(messages_of(*messages))
 
@@ -168,7 +212,7 @@ def test_a_call_cut_off_has_no_output(tokenizer: Tokenizer) -> None:
         {"type": "python", "arguments": "6*", "output": None, "offset": 3}
     ]
     _, reply = conversation(messages_of(USER, choice["message"]))
-    assert reply["content"] == [{"type": "text", "text": "so "}]
+    assert reply["content"] == "so "
 
 
 @pytest.mark.parametrize(("length", "output"), [(9, None), (10, None), (11, None), (12, "42")])

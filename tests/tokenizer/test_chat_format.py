@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.tokenizer.chat_format import parse_reply, render, render_prompt
+from nanochat.tokenizer.chat_format import bracketed, parse_reply, render, render_prompt
 from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -142,3 +142,7 @@ def test_a_malformed_conversation_is_one_clear_line(tokenizer: Tokenizer, messag
 def test_a_prompt_ends_with_the_user(tokenizer: Tokenizer, messages) -> None:
     with pytest.raises(ValueError, match="must end with a user message"):
         render_prompt(tokenizer, messages)
+
+
+def test_a_reply_is_shown_with_what_the_tools_did() -> None:
+    assert bracketed(REPLY["content"]) == "Let me count: ['strawberry'.count('r') = 3] There are 3."

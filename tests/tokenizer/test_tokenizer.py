@@ -52,6 +52,7 @@ def test_an_array_holds_what_the_list_does(tokenizer: Tokenizer, text: str) -> N
 
 def test_the_specials_are_the_last_nine_ids(tokenizer: Tokenizer) -> None:
     ids = [tokenizer.special(name) for name in SPECIAL_TOKENS]
+    assert tokenizer.special_ids == dict(zip(SPECIAL_TOKENS, ids, strict=True))
     assert ids == list(range(tokenizer.vocab_size - 9, tokenizer.vocab_size))
     assert ids[0] == tokenizer.bos
     assert [tokenizer.decode([token]) for token in ids] == list(SPECIAL_TOKENS)
