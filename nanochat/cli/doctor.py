@@ -146,7 +146,7 @@ def _compilation(visit: _Visit) -> Iterator[Finding]:
     wanted = os.environ.get("CXX") or USUAL_COMPILER
     uses = "for torch.compile, and to compile training and decoding on a CPU"
     without = "no torch.compile, and slower training and decoding on a CPU"
-    missing = f"{without}; install {USUAL_COMPILER}, or set CXX to another compiler"
+    missing = f"{without}; install {USUAL_COMPILER} (GCC 11 or Clang 14, or newer), or set CXX"
     yield Finding("C++ compiler", path or f"no {wanted}", uses if path else missing, bool(path))
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not headers.exists() and visit.runtime.device.type == "cuda":

@@ -211,7 +211,11 @@ inline vec fold(vec a, vec b) {
     constexpr auto source = [](int lane, int second) {
       return lane / (2 * N) * 2 * N + lane % N + (lane / N % 2 ? LANES : 0) + second;
     };
+#if __has_builtin(__builtin_shufflevector)
     return __builtin_shufflevector(a, b, source(Lane, 0)...) + __builtin_shufflevector(a, b, source(Lane, N)...);
+#else  // GCC 11
+    return __builtin_shuffle(a, b, int_vec{source(Lane, 0)...}) + __builtin_shuffle(a, b, int_vec{source(Lane, N)...});
+#endif
   };
   return group(std::make_integer_sequence<int, LANES>());
 }

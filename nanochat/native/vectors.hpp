@@ -3,8 +3,8 @@
 
 #pragma once
 
-#include <bit>
 #include <cstdint>
+#include <cstring>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -39,9 +39,9 @@ inline float reduce(Vector v, const Join& join) {
     return join(join(v[0], v[2]), join(v[1], v[3]));
   } else {
     typedef float half __attribute__((vector_size(sizeof(Vector) / 2)));
-    struct Halves { half low, high; };
-    const auto halves = std::bit_cast<Halves>(v);
-    return reduce<half>(join(halves.low, halves.high), join);
+    half halves[2];
+    std::memcpy(halves, &v, sizeof v);  // GCC 10 has no std::bit_cast
+    return reduce<half>(join(halves[0], halves[1]), join);
   }
 }
 
