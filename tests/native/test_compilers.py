@@ -1,4 +1,4 @@
-"""Code compiled for processors with narrower vectors than this one's, or by older compilers, agrees with PyTorch, too."""
+"""Code for processors with narrower vectors than this one's, and from older compilers, agrees with PyTorch, too."""
 
 import platform
 import shutil
