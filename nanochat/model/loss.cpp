@@ -9,7 +9,8 @@
 
 namespace {
 
-// One row of logits, V of them; `weights` is space for as many floats. Returns the nats; ignored rows have target -1.
+// One row of logits, V of them; `weights` is space for as many floats. Returns the nats. A row with the target -1 is
+// ignored; nats and gradients of one whose target is no token are NaN.
 template <class Number>
 float row_loss(Number* logits, int64_t V, int64_t target, float cap, float* weights) {
   const auto padding = [&](vec x, int64_t at) {  // lanes beyond the last logit weigh nothing
@@ -38,14 +39,14 @@ float row_loss(Number* logits, int64_t V, int64_t target, float cap, float* weig
       target_logit = cap * t[lane], target_slope = slope[lane], target_weight = weight[lane];
     }
   }
-  const bool counts = target >= 0;
-  const float sum_of_weights = sum(total), scale = counts ? 1.0f / sum_of_weights : 0.0f;
+  const bool counts = target >= 0 && target < V;
+  const float sum_of_weights = sum(total), scale = counts ? 1.0f / sum_of_weights : target == -1 ? 0.0f : NAN;
   for (int64_t at = 0; at < whole; at += LANES) store(logits + at, load(weights + at) * scale);
   if (whole < V) {
     store(last, load(weights + whole) * scale);
     for (int64_t at = whole; at < V; at++) logits[at] = last[at - whole];
   }
-  if (!counts) return 0.0f;
+  if (!counts) return scale;
   Number corrected[LANES];
   store(corrected, vec{} + (target_weight * scale - 1.0f) * target_slope);
   logits[target] = corrected[0];
