@@ -81,10 +81,11 @@ inline vec exponential(vec x) {
   return p * (vec)(((int_vec)shifted + 127) << 23);
 }
 
-// The nearest bf16, ties to even.
+// The nearest bf16, ties to even. Rounded like a number, some NaNs would become 0.
 inline word_vec bf16(vec x) {
   const word_vec bits = (word_vec)x;
-  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const word_vec rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return x == x ? rounded : word_vec{} + 0x7fc0;
 }
 
 // Numbers that lie in memory as bf16 are computed with as floats.
