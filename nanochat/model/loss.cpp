@@ -27,8 +27,7 @@ float row_loss(Number* logits, int64_t V, int64_t target, float cap, float* weig
   float target_logit = 0.0f, target_slope = 0.0f, target_weight = 0.0f;
   for (int64_t at = 0; at < V; at += LANES) {
     const vec x = load(at < whole ? logits + at : last);
-    const vec twice = x * (2.0f / cap);
-    const vec t = 1.0f - 2.0f / (exponential(twice > 80.0f ? vec{} + 80.0f : twice) + 1.0f);
+    const vec t = 1.0f - 2.0f / (limited_exponential(x * (2.0f / cap)) + 1.0f);
     vec weight = exponential(t * cap - cap);
     if (at >= whole) weight = padding(weight, at);
     const vec slope = 1.0f - t * t;

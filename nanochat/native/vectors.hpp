@@ -3,8 +3,10 @@
 
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -27,6 +29,13 @@ constexpr int PANEL = LANES * VECTORS;  // outputs of a product that are compute
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t int_vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint32_t word_vec __attribute__((vector_size(4 * LANES), aligned(4)));
+
+// Space that a thread keeps for its next task.
+template <class T>
+T* space(std::vector<T>& kept, int64_t n) {
+  if (static_cast<int64_t>(kept.size()) < n) kept.resize(n);
+  return kept.data();
+}
 
 inline int padded(int n) { return (n + 15) / 16 * 16; }  // whole vectors on every processor
 inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
@@ -79,6 +88,15 @@ inline vec exponential(vec x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   return p * (vec)(((int_vec)shifted + 127) << 23);
+}
+
+// e^x, but at most e^80, from which on tanh(x / 2) = 1 - 2 / (e^x + 1) is 1.
+inline vec limited_exponential(vec x) { return exponential(x > 80.0f ? vec{} + 80.0f : x); }
+
+// Of n numbers.
+inline float inverse_rms(vec squares, int64_t n) {
+  constexpr float EPSILON = 1.1920929e-07f;  // PyTorch's, of fp32, in all dtypes
+  return 1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + EPSILON);
 }
 
 // The nearest bf16, ties to even. Rounded like a number, some NaNs would become 0.
