@@ -25,7 +25,7 @@ struct Bias {
 };
 
 // Rows that decode up to `most` tokens each, and the results; the tables of results and random numbers are (rows, most).
-struct Ahead {
+struct MultiStep {
   const int64_t *ids, *previous, *rows, *positions;  // the latest token of each row, as for hidden_states
   const int64_t* limits;                             // of each row's tokens, from 1 to `most`
   const Choice* choices;
@@ -42,12 +42,12 @@ struct Ahead {
 namespace {
 
 constexpr int64_t CACHED_BYTES = 8 << 20;  // weights that are quick for every thread to read (docs/log.md)
-constexpr int GROUP = 4;                   // rows that decode ahead together, whose keys fit a near cache (docs/log.md)
+constexpr int GROUP = 4;                   // rows that decode together, whose keys fit a near cache (docs/log.md)
 
 Team* team;  // never destroyed: its threads run until the process ends
 
 // Choose the token at `place` of the tables for a row whose logits are given, and changed.
-void choose_ahead(const Ahead& a, int64_t row, int64_t place, int64_t vocab, float* logits) {
+void choose_step(const MultiStep& a, int64_t row, int64_t place, int64_t vocab, float* logits) {
   const int64_t first = row ? a.bias_ends[row - 1] : 0;
   thread_local std::vector<float> plain;
   plain.clear();
@@ -64,9 +64,9 @@ void choose_ahead(const Ahead& a, int64_t row, int64_t place, int64_t vocab, flo
   a.chosen[place] = logits[token];
 }
 
-// Decode ahead rows from `begin` to `end`.
+// Decode the rows from `begin` to `end`.
 template <class Cells, class Workers>
-void run_ahead(Workers& workers, const Model& m, const Ahead& a, int64_t begin, int64_t end) {
+void run_steps(Workers& workers, const Model& m, const MultiStep& a, int64_t begin, int64_t end) {
   const int64_t most_rows = end - begin, stride = padded(m.head.outputs);
   thread_local std::vector<float> kept;
   float* const hidden = space(kept, most_rows * (m.width + stride) + Work(m, most_rows, nullptr).floats);
@@ -86,7 +86,7 @@ void run_ahead(Workers& workers, const Model& m, const Ahead& a, int64_t begin, 
     run_layers<Cells>(workers, m, tokens, n, nullptr, work_space, hidden);
     compute_logits(workers, m, n, hidden, logits);
     workers.run(n, [&](int64_t i) {
-      choose_ahead(a, running[i], running[i] * a.most + step, m.head.outputs, logits + i * stride);
+      choose_step(a, running[i], running[i] * a.most + step, m.head.outputs, logits + i * stride);
     });
     std::erase_if(running, [&](int64_t row) {
       const int64_t token = a.tokens[row * a.most + step];
@@ -100,15 +100,15 @@ void run_ahead(Workers& workers, const Model& m, const Ahead& a, int64_t begin, 
 // A group of rows decodes all its tokens before the next group does, so that its keys and values stay in a near cache, and
 // no thread waits for another one. Weights that are slow to read are read for all rows at once.
 template <class Cells>
-void share_ahead(const Model& m, int64_t n, const Ahead& a) {
+void share_steps(const Model& m, int64_t n, const MultiStep& a) {
   constexpr int BYTES[] = {4, 2, 1};  // of a weight, by its kind
   const int64_t head_bytes = int64_t{BYTES[m.head.kind]} * m.head.inputs * m.head.outputs;
-  if (n < 2 || std::max(m.weight_bytes, head_bytes) > CACHED_BYTES) return run_ahead<Cells>(*team, m, a, 0, n);
+  if (n < 2 || std::max(m.weight_bytes, head_bytes) > CACHED_BYTES) return run_steps<Cells>(*team, m, a, 0, n);
   const int64_t rounds = (n + GROUP * team->threads - 1) / (GROUP * team->threads);
   const int64_t groups = std::min<int64_t>(n, rounds * team->threads);
   team->share(groups, [&](int64_t group) {
     Alone alone;
-    run_ahead<Cells>(alone, m, a, group * n / groups, (group + 1) * n / groups);
+    run_steps<Cells>(alone, m, a, group * n / groups, (group + 1) * n / groups);
   });
 }
 
@@ -184,10 +184,10 @@ void logits(const Model* model, int64_t n, const float* hidden, float* out) {
 }
 
 // Decode several tokens of each of n rows: hidden states, logits and choice again and again, to the same bits.
-void decode_ahead(const Model* model, int64_t n, const Ahead* ahead) {
+void decode_steps(const Model* model, int64_t n, const MultiStep* steps) {
   std::lock_guard<std::mutex> alone(team->busy);
-  const auto run = model->bf16_cache ? share_ahead<Bf16Cells> : share_ahead<FloatCells>;
-  run(*model, n, *ahead);
+  const auto run = model->bf16_cache ? share_steps<Bf16Cells> : share_steps<FloatCells>;
+  run(*model, n, *steps);
 }
 
 // Choose a token for each of n rows of logits, as nanochat/infer/sampler.py does, by its number of `uniforms` in [0, 1).

@@ -321,8 +321,8 @@ def test_tokens_decoded_ahead_are_those_of_single_steps(
             (ids, replace(p, top_k=top_k or p.top_k, top_p=p.top_p if top_k else 1.0)) for ids, p in requests
         ]
         stepping, patient, ahead = (Engine(model, tokenizer, max_rows=20) for _ in range(3))
-        ids, events = events_of(stepping, each, patience=0)
-        _, together = events_of(patient, each, patience=1e9)
+        ids, events = events_of(stepping, each, budget_s=0)
+        _, together = events_of(patient, each, budget_s=1e9)
         for at in ids:
             assert [event._replace(text="") for event in together[at]] == [
                 event._replace(text="") for event in events[at]
@@ -341,12 +341,12 @@ def test_tokens_decoded_ahead_are_those_of_single_steps(
             assert completion.finish_reason == events[at][-1].finished
 
 
-def events_of(engine, requests, patience):
+def events_of(engine, requests, budget_s):
     """The ids of requests that run together, and the events of each."""
     ids = [engine.submit(*one) for one in requests]
     events: dict[int, list[Event]] = {at: [] for at in ids}
     while engine.busy:
-        for event in engine.step(patience):
+        for event in engine.step(budget_s):
             events[event.request_id].append(event)
     return ids, events
 
