@@ -79,7 +79,7 @@ def rate(clients: Sequence[Sequence[Answering]]) -> float:
 
 
 def engine_rate(engine: Engine, requests: Sequence[Answering], budget_s: float | None) -> float:
-    """Tokens per second of the same requests with the engine alone: in steps of some seconds at most, or whole answers."""
+    """Tokens per second of the same requests with the engine alone: in steps of such a budget, or whole answers."""
     prompts = [
         render_prompt(engine.tokenizer, [{"role": "user", "content": request.question}])
         for request in requests
