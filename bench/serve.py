@@ -79,8 +79,8 @@ def rate(clients: Sequence[Sequence[Answering]]) -> float:
     return sum(timing.tokens for timing in timings) / elapsed
 
 
-def engine_rate(engine: Engine, requests: Sequence[Answering], patience: float | None) -> float:
-    """Tokens per second of the same requests with the engine alone: in steps of some patience, or whole answers."""
+def engine_rate(engine: Engine, requests: Sequence[Answering], budget_s: float | None) -> float:
+    """Tokens per second of the same requests with the engine alone: in steps of such a budget, or whole answers."""
     prompts = [
         render_prompt(engine.tokenizer, [{"role": "user", "content": request.question}])
         for request in requests
@@ -95,14 +95,14 @@ def engine_rate(engine: Engine, requests: Sequence[Answering], patience: float |
         for request in requests
     ]
     began = time.perf_counter()
-    if patience is None:
+    if budget_s is None:
         tokens = sum(len(answer.ids) for answer in engine.generate(prompts, params))
     else:
         for prompt, own in zip(prompts, params, strict=True):
             engine.submit(prompt, own)
         tokens = 0
         while engine.busy:
-            tokens += len(engine.step(patience))
+            tokens += len(engine.step(budget_s))
     return tokens / (time.perf_counter() - began)
 
 

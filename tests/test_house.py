@@ -69,7 +69,7 @@ PHRASES = {
 
 @dataclass(frozen=True)
 class Source:
-    """A Python file: its path below the repository and its text."""
+    """A file of code: its path below the repository and its text."""
 
     name: str
     text: str
@@ -89,6 +89,7 @@ def _read(*patterns: str) -> list[Source]:
 
 
 PACKAGE = _read("nanochat/**/*.py")
+NATIVE = _read("nanochat/**/*.cpp", "nanochat/**/*.hpp")
 BENCH = _read("bench/**/*.py")
 PROSE = [
     *PACKAGE,
@@ -259,6 +260,11 @@ def _assert_none(offences: Iterable[str]) -> None:
 @pytest.mark.parametrize("rule", OF_THE_PACKAGE, ids=lambda rule: rule.__name__)
 def test_every_module_keeps_the_rule(rule: Callable[[Source], list[str]]) -> None:
     _assert_none(offence for source in PACKAGE for offence in rule(source))
+
+
+def test_files_of_cpp_have_the_size_of_a_module() -> None:
+    assert NATIVE
+    _assert_none(offence for source in NATIVE for offence in long_files(source))
 
 
 @pytest.mark.parametrize("rule", [modules_of_one_name, types_of_one_name], ids=lambda rule: rule.__name__)

@@ -20,10 +20,11 @@ from nanochat import hardware
 from nanochat.console import say, table
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.listing import endpoint, is_offline
+from nanochat.infer.native_library import SOURCE as DECODER_SOURCE
 from nanochat.model.attention import probe_kernels
-from nanochat.model.backend import choose_backend
+from nanochat.model.backend import NATIVE_SOURCES, choose_backend
 from nanochat.model.compilation import probe_compile
-from nanochat.native.library import USUAL_COMPILER, compiler
+from nanochat.native.library import OPENMP, USUAL_COMPILER, compiler, failure, library_path
 from nanochat.paths import Paths
 from nanochat.processes import Processes
 from nanochat.runtime import Runtime, choose_device, choose_dtype
@@ -146,8 +147,10 @@ def _compilation(visit: _Visit) -> Iterator[Finding]:
     wanted = os.environ.get("CXX") or USUAL_COMPILER
     uses = "for torch.compile, and to compile training and decoding on a CPU"
     without = "no torch.compile, and slower training and decoding on a CPU"
-    missing = f"{without}; install {USUAL_COMPILER}, or set CXX to another compiler"
+    missing = f"{without}; install {USUAL_COMPILER} (GCC 11 or Clang 14, or newer), or set CXX"
     yield Finding("C++ compiler", path or f"no {wanted}", uses if path else missing, bool(path))
+    if path:
+        yield from _failed_libraries(visit.runtime.paths.code_cache, path)
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not headers.exists() and visit.runtime.device.type == "cuda":
         missing = f"torch.compile needs {headers} (a package like python{platform.python_version()[:4]}-dev)"
@@ -159,6 +162,13 @@ def _compilation(visit: _Visit) -> Iterator[Finding]:
         yield Finding(
             "torch.compile", "not tried", "--probe-compile tries it; runs on CUDA or with --compile on do too"
         )
+
+
+def _failed_libraries(code_cache: Path, compiler: str) -> Iterator[Finding]:
+    for source, flags in ((DECODER_SOURCE, ()), *((source, OPENMP) for source in NATIVE_SOURCES)):
+        why = failure(library_path(source, code_cache, compiler, flags))
+        if why is not None:
+            yield Finding(source.name, "not compiled", why, ok=False)
 
 
 def _disk(visit: _Visit) -> Iterator[Finding]:

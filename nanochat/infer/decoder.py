@@ -49,7 +49,7 @@ class Decoded(NamedTuple):
     """Of each token, before bias and temperature; empty if no row asks."""
 
 
-class DecodesAhead(Protocol):
+class MultiStepDecoder(Protocol):
     """Decodes several tokens of each row in one call, the same as one by one."""
 
     def can_choose(self, params: Sequence[SamplingParams]) -> bool:
@@ -64,7 +64,7 @@ class DecodesAhead(Protocol):
 class Decoder(Protocol):
     """Runs tokens on a cache that it was made with."""
 
-    ahead: DecodesAhead | None
+    multi_step: MultiStepDecoder | None
     """None if it decodes a token at a time."""
     torch_threads: int | None
     """How many threads PyTorch may use beside it; None: as many as it likes."""

@@ -1,8 +1,8 @@
 """The engine: prompts in, tokens out, many requests at once on one model and one cache.
 
 Chat and evaluation share it. A step decodes one or several tokens of every running request (continuous batching, Orca,
-OSDI 2022), beside a piece of the new requests' prompts or in turn with one.
-Shapes: N requests of a batch, T their longest piece, C model width, V vocabulary.
+OSDI 2022), beside a chunk of the new requests' prompts or in turn with one.
+Shapes: N requests of a batch, T their longest chunk, C model width, V vocabulary.
 """
 
 import math
@@ -30,7 +30,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 
 _PREFILL = {"cuda": PrefillLimit(2048, 2048), "mps": PrefillLimit(512, 512), "cpu": PrefillLimit(256, 16)}
 """By kind of device: enough to fill it, and on a CPU few enough for gaps below three usual steps (bench/latency.py)."""
-_AHEAD = 16
+_MOST_STEPS = 16
 """The most tokens that a row decodes in one call where nobody waits for each."""
 
 
@@ -41,13 +41,11 @@ class Engine:
         model: already in eval mode, on its device. Requests run on a frozen copy of its weights; see `reload`.
         tokenizer: the tokenizer that the model was trained with.
         max_rows: requests that run at once; others wait. Memory for their keys and values is allocated immediately.
-        max_seq_len: tokens of a prompt and its answer together (default: the model's context).
         tools: the tools that the model may call; None for no tools.
         prefill: limit of prompt tokens per step (default: by device).
         weights: how the copy's matrices are stored on a CPU; bf16 and int8 are faster and less exact.
 
-    Raises ValueError if the tokenizer does not match the model, max_seq_len exceeds the model's context, or the device
-    does not support `weights`.
+    Raises ValueError if the tokenizer does not match the model, or the device does not support `weights`.
     """
 
     def __init__(
@@ -56,7 +54,6 @@ class Engine:
         tokenizer: Tokenizer,
         *,
         max_rows: int = 16,
-        max_seq_len: int | None = None,
         tools: ToolTable | None = DEFAULT_TOOLS,
         prefill: PrefillLimit | None = None,
         weights: WeightsName = "fp32",
@@ -69,11 +66,7 @@ class Engine:
             )
         self.tokenizer = tokenizer
         self._special_ids = list(tokenizer.special_ids.values())
-        self.max_seq_len = config.max_seq_len if max_seq_len is None else max_seq_len
-        if self.max_seq_len > config.max_seq_len:
-            raise ValueError(
-                f"max_seq_len {self.max_seq_len} is longer than the model's context of {config.max_seq_len}"
-            )
+        self.max_seq_len = config.max_seq_len
         device, dtype = model.head.weight.device, model.compute_dtype
         self._tools = tools or ()
         self._scheduler = Scheduler(max_rows, prefill or _PREFILL[device.type])
@@ -107,41 +100,41 @@ class Engine:
         return request.id
 
     @torch.inference_mode()
-    def step(self, patience: float = 0.0) -> list[Event]:
+    def step(self, budget_s: float = 0.0) -> list[Event]:
         """Run the model once. Returns an event per new token; none if the engine is idle or runs parts of prompts.
 
-        `patience`: seconds for which tokens may be held back. Each request decodes as many at once as fit into them, if
+        `budget_s`: seconds for which tokens may be held back. Each request decodes as many at once as fit into them, if
         they take as long as the latest ones did; in between, parts of prompts run for up to as long.
         """
         decoder = self._decoders.best()
-        ahead, prompt_tokens = 1, 0.0
-        if patience and _can_choose(decoder, self._scheduler.decoding()):
-            ahead = self._pace.tokens_within(patience, _AHEAD)
-        if ahead > 1:
-            prompt_tokens = self._pace.prompt_tokens_within(patience)
+        steps, prompt_tokens = 1, 0.0
+        if budget_s and _can_choose(decoder, self._scheduler.decoding()):
+            steps = self._pace.tokens_within(budget_s, _MOST_STEPS)
+        if steps > 1:
+            prompt_tokens = self._pace.prompt_tokens_within(budget_s)
         planned = self._scheduler.schedule(prompt_tokens)
-        if ahead > 1 and self._prompts_last and planned.decoding:
-            planned = replace(planned, pieces=())
+        if steps > 1 and self._prompts_last and planned.decoding:
+            planned = replace(planned, chunks=())
         began = perf_counter()
-        events = self._run(planned, decoder, ahead)
+        events = self._run(planned, decoder, steps)
         seconds = perf_counter() - began
-        self._prompts_last = bool(planned.pieces)
-        if planned.pieces and (ahead > 1 or not planned.decoding):
-            self._pace.read(sum(piece.count for piece in planned.pieces), seconds)
-        elif events and not planned.pieces:
+        self._prompts_last = bool(planned.chunks)
+        if planned.chunks and (steps > 1 or not planned.decoding):
+            self._pace.read(sum(chunk.count for chunk in planned.chunks), seconds)
+        elif events and not planned.chunks:
             self._pace.decoded(max(Counter(event.request_id for event in events).values()), seconds)
         return events
 
-    def _run(self, planned: EngineStep, decoder: Decoder, ahead: int) -> list[Event]:
-        """What is planned; if the decoder can run `ahead`, so many tokens of each request, not beside prompts."""
+    def _run(self, planned: EngineStep, decoder: Decoder, steps: int) -> list[Event]:
+        """What is planned; if the decoder can run `steps`, so many tokens of each request, not beside prompts."""
         for move in planned.moves:
             self._move(move)
-        if ahead > 1 and _can_choose(decoder, planned.decoding):
-            if not planned.pieces:
-                return self._decode_ahead(planned.decoding, decoder, ahead)
+        if steps > 1 and _can_choose(decoder, planned.decoding):
+            if not planned.chunks:
+                return self._decode_steps(planned.decoding, decoder, steps)
             planned = replace(planned, decoding=())
         work = [(row, request, 1) for row, request in planned.decoding]
-        work += [(piece.row, piece.request, piece.count) for piece in planned.pieces]
+        work += [(chunk.row, chunk.request, chunk.count) for chunk in planned.chunks]
         if not work:
             return []
         decoder.wake()
@@ -151,22 +144,22 @@ class Engine:
         # Without a pause from here to the chosen tokens: the decoder's threads would fall asleep.
         with threads_beside(decoder):
             hidden_NC = decoder.run(spans)
-            for piece in planned.pieces:
-                piece.request.cached += piece.count
+            for chunk in planned.chunks:
+                chunk.request.cached += chunk.count
             if not complete:
                 return []
             if len(complete) < len(work):
                 hidden_NC = hidden_NC[complete]
             return self._accept([work[at][1] for at in complete], uniforms, hidden_NC, decoder)
 
-    def _decode_ahead(
-        self, decoding: Sequence[tuple[int, Request]], decoder: Decoder, ahead: int
+    def _decode_steps(
+        self, decoding: Sequence[tuple[int, Request]], decoder: Decoder, steps: int
     ) -> list[Event]:
-        assert decoder.ahead is not None
+        assert decoder.multi_step is not None
         decoder.wake()
-        rows = [_continuation(row, request, ahead) for row, request in decoding]
+        rows = [_continuation(row, request, steps) for row, request in decoding]
         events: list[Event] = []
-        decoded = decoder.ahead.run(rows, self._special_ids)
+        decoded = decoder.multi_step.run(rows, self._special_ids)
         for (_, request), (tokens, own) in zip(decoding, decoded, strict=True):
             asked = request.params.logprobs is not None
             logprobs = [TokenLogprobs(each, ()) for each in own] if asked else [None] * len(tokens)
@@ -215,7 +208,7 @@ class Engine:
         requests = [self._request(prompt, p) for prompt, p in zip(prompts, each, strict=True)]
         with self._running(requests):
             while self.busy:
-                self._run(self._scheduler.schedule(math.inf), self._decoders.best(), _AHEAD)
+                self._run(self._scheduler.schedule(math.inf), self._decoders.best(), _MOST_STEPS)
         return [request.completion() for request in requests]
 
     def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Generator[Event, None, None]:
@@ -264,7 +257,9 @@ class Engine:
 
 def _can_choose(decoder: Decoder, decoding: Sequence[tuple[int, Request]]) -> bool:
     """Whether it decodes several tokens of these requests in one call."""
-    return decoder.ahead is not None and decoder.ahead.can_choose([request.params for _, request in decoding])
+    return decoder.multi_step is not None and decoder.multi_step.can_choose(
+        [request.params for _, request in decoding]
+    )
 
 
 def _span(row: int, request: Request, count: int) -> Span:

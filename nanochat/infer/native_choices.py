@@ -46,7 +46,7 @@ class Choices:
         self.biases = (Bias * len(biases))(*biases)
         self.bias_ends = array("q", accumulate(len(p.logit_bias) for p in params))
         self.logprobs = any(p.logprobs is not None for p in params)
-        self.ahead = not self.others and not any(p.logprobs or p.repetition_penalty != 1 for p in params)
+        self.multi_step = not self.others and not any(p.logprobs or p.repetition_penalty != 1 for p in params)
         """Whether decode.cpp can choose several tokens on its own."""
 
     def of(self, params: Sequence[SamplingParams]) -> "Choices":

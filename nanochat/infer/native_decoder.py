@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from nanochat.infer.cache import RowCache
-from nanochat.infer.decoder import DecodesAhead, Span
+from nanochat.infer.decoder import MultiStepDecoder, Span
 from nanochat.infer.frozen import FrozenLayer, WeightsName, freeze
-from nanochat.infer.native_ahead import Ahead, NativeAhead
 from nanochat.infer.native_choices import Choices, TokenChoice
+from nanochat.infer.native_multi_step import MultiStep, NativeMultiStep
 from nanochat.infer.native_weights import LANES, PACKS
 from nanochat.infer.sampler import SamplingParams, sample
 from nanochat.model.gpt import GPT
@@ -115,7 +115,7 @@ class NativeDecoder:
         )
         self._reference = ctypes.byref(self._model)
         self._choices = Choices(())
-        self.ahead: DecodesAhead | None = NativeAhead(library, self._model, cache.slots)
+        self.multi_step: MultiStepDecoder | None = NativeMultiStep(library, self._model, cache.slots)
 
     def wake(self) -> None:
         """See Decoder."""
@@ -187,8 +187,8 @@ def declare(library: ctypes.CDLL) -> None:
     library.logits.argtypes, library.logits.restype = [model, size, pointer, pointer], None
     library.choose.argtypes = [size, size, size, pointer, ctypes.POINTER(TokenChoice), pointer, pointer]
     library.choose.restype = None
-    library.decode_ahead.argtypes = [model, size, ctypes.POINTER(Ahead)]
-    library.decode_ahead.restype = None
+    library.decode_steps.argtypes = [model, size, ctypes.POINTER(MultiStep)]
+    library.decode_steps.restype = None
     library.log_sums.argtypes, library.log_sums.restype = [size, size, size, pointer, pointer], None
 
 

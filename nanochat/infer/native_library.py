@@ -19,9 +19,9 @@ from nanochat.infer.native_decoder import NativeDecoder, declare
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
-from nanochat.native.library import compiler, library_path, log_path, start_compiling
+from nanochat.native.library import compiler, is_wanting, library_path, log_path, start_compiling
 
-_SOURCE = Path(__file__).with_name("decode.cpp")
+SOURCE = Path(__file__).with_name("decode.cpp")
 _TRIALS: list[tuple[WeightsName, torch.dtype, float]] = [
     ("fp32", torch.float32, 1e-4),
     ("bf16", torch.bfloat16, 0.5),
@@ -39,15 +39,18 @@ class NativeLibrary:
         self._compiler = compiler()
         self._given_up = self._compiler is None
         if self._compiler is not None:
-            self._path = library_path(_SOURCE, directory, self._compiler)
+            self._path = library_path(SOURCE, directory, self._compiler)
 
     def start(self, delay_s: float = _DELAY_S) -> None:
         """Start the compiler unless it runs, has failed or is not needed; delayed, it yields to other programs."""
-        if self._given_up or self._compiling is not None or self._path.exists():
+        if self._given_up or self._compiling is not None:
             return
         assert self._compiler is not None, "without one it is given up"
         try:
-            self._compiling = start_compiling(_SOURCE, self._path, self._compiler, delay_s=delay_s)
+            if is_wanting(self._path):
+                self._compiling = start_compiling(SOURCE, self._path, self._compiler, delay_s=delay_s)
+            elif not self._path.exists():  # an earlier process has told of the failure
+                self._given_up = True
         except OSError as error:  # a read-only folder, or no space
             self._give_up(f"the compiler cannot be started ({error})")
 

@@ -1,4 +1,4 @@
-"""How long an engine's latest tokens took, so that a step can be made to fit a caller's patience."""
+"""How long an engine's latest tokens took, so that a step can be made to fit a caller's time limit."""
 
 
 class Pace:
@@ -16,10 +16,10 @@ class Pace:
         """So many tokens of prompts ran alone."""
         self._prompt_token_s = seconds / prompt_tokens
 
-    def tokens_within(self, patience: float, most: int) -> int:
+    def tokens_within(self, budget_s: float, most: int) -> int:
         """How many tokens every running request can decode in these seconds, at least 1 and at most `most`."""
-        return max(1, int(min(most, patience / self._token_s))) if self._token_s else 1
+        return max(1, int(min(most, budget_s / self._token_s))) if self._token_s else 1
 
-    def prompt_tokens_within(self, patience: float) -> float:
+    def prompt_tokens_within(self, budget_s: float) -> float:
         """How many tokens of prompts can run alone in these seconds."""
-        return patience / self._prompt_token_s if self._prompt_token_s else 0
+        return budget_s / self._prompt_token_s if self._prompt_token_s else 0

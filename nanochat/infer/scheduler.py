@@ -34,7 +34,7 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Piece:
+class PrefillChunk:
     """The next `count` pending tokens of a request that has several."""
 
     row: int
@@ -67,7 +67,7 @@ class EngineStep:
     moves: Sequence[Swap | Copy]
     decoding: Sequence[tuple[int, Request]]
     """Rows and requests with one pending token each, by row."""
-    pieces: Sequence[Piece]
+    chunks: Sequence[PrefillChunk]
     """Parts of prompts and of tool outputs."""
 
 
@@ -132,24 +132,24 @@ class Scheduler:
             self._running.append(self._waiting.popleft())
         decoding = self.decoding()
         usual, most = self._prefill.tokens(len(decoding)), self._prefill.alone
-        return EngineStep(moves, decoding, self._pieces(max(usual, int(min(prompt_tokens, most)))))
+        return EngineStep(moves, decoding, self._chunks(max(usual, int(min(prompt_tokens, most)))))
 
     def decoding(self) -> list[tuple[int, Request]]:
         """Rows and running requests with one pending token each, by row."""
         return [(row, request) for row, request in enumerate(self._running) if request.remaining == 1]
 
-    def _pieces(self, limit: int) -> list[Piece]:
+    def _chunks(self, limit: int) -> list[PrefillChunk]:
         """Requests with several pending tokens, oldest first, while padded to the longest they fit the limit."""
-        pieces: list[Piece] = []
+        chunks: list[PrefillChunk] = []
         longest = 0
         several = [(row, request) for row, request in enumerate(self._running) if request.remaining > 1]
         for row, request in sorted(several, key=lambda pair: pair[1].id):
             count = min(request.remaining, limit)
             longest = max(longest, count)
-            if pieces and longest * (len(pieces) + 1) > limit:
+            if chunks and longest * (len(chunks) + 1) > limit:
                 break
-            pieces.append(Piece(row, request, count))
-        return pieces
+            chunks.append(PrefillChunk(row, request, count))
+        return chunks
 
     def _worth_waiting(self, request: Request, now: int) -> bool:
         """Whether a running request is about to compute more of a request's prompt than the `now` tokens cached.

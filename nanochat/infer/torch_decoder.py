@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.infer.cache import RowCache
-from nanochat.infer.decoder import DecodesAhead, Span
+from nanochat.infer.decoder import MultiStepDecoder, Span
 from nanochat.infer.frozen import WeightsName, freeze, rounded
 from nanochat.infer.sampler import SamplingParams, log_sums, sample
 from nanochat.model.gpt import GPT
@@ -55,7 +55,7 @@ class TorchDecoder:
     `own_weights`: share none with the model.
     """
 
-    ahead: DecodesAhead | None = None
+    multi_step: MultiStepDecoder | None = None
     torch_threads: int | None = None
 
     def __init__(

@@ -48,7 +48,8 @@ struct Seen {
     if (s > query - window && s + LANES <= query + 1) return x;
     int_vec key{};
     for (int i = 0; i < LANES; i++) key[i] = s + i;
-    return (key <= static_cast<int32_t>(query)) & (key > static_cast<int32_t>(query - window)) ? x : vec{} + other;
+    const int_vec seen = (key <= static_cast<int32_t>(query)) & (key > static_cast<int32_t>(query - window));
+    return seen ? x : vec{} + other;
   }
 
   template <class Range>

@@ -49,6 +49,7 @@ LayerRole = Literal["block", "gate", "head"]
 """block: the large matrices of attention and MLP; gate: a few channels wide; head: the logits."""
 
 _WORTH_COMPILING = 1e12  # FLOPs of a training run, some seconds, from which on compiling C++ for it pays
+NATIVE_SOURCES = (native_loss.SOURCE, native_attention.SOURCE, native_operators.SOURCE)
 
 
 @dataclass(frozen=True)
@@ -279,9 +280,8 @@ def _choose_native(device: torch.device, code_cache: Path, training_flops: float
         return False, f"C++ is for CPUs, this is {device.type}"
     if training_flops < _WORTH_COMPILING:
         return False, "a small run, or none"
-    sources = (native_loss.SOURCE, native_attention.SOURCE, native_operators.SOURCE)
     with suppress(OSError):  # the reason why the first of them is not there is found below
-        compile_together(sources, code_cache)
+        compile_together(NATIVE_SOURCES, code_cache)
     finds = (
         native_loss.find_native_loss,
         native_attention.find_native_attention,

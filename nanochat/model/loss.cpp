@@ -9,7 +9,8 @@
 
 namespace {
 
-// One row of logits, V of them; `weights` is space for as many floats. Returns the nats; ignored rows have target -1.
+// One row of logits, V of them; `weights` is space for as many floats. Returns the nats. A row with the target -1 is
+// ignored; nats and gradients of one whose target is no token are NaN.
 template <class Number>
 float row_loss(Number* logits, int64_t V, int64_t target, float cap, float* weights) {
   const auto padding = [&](vec x, int64_t at) {  // lanes beyond the last logit weigh nothing
@@ -26,8 +27,7 @@ float row_loss(Number* logits, int64_t V, int64_t target, float cap, float* weig
   float target_logit = 0.0f, target_slope = 0.0f, target_weight = 0.0f;
   for (int64_t at = 0; at < V; at += LANES) {
     const vec x = load(at < whole ? logits + at : last);
-    const vec twice = x * (2.0f / cap);
-    const vec t = 1.0f - 2.0f / (exponential(twice > 80.0f ? vec{} + 80.0f : twice) + 1.0f);
+    const vec t = 1.0f - 2.0f / (limited_exponential(x * (2.0f / cap)) + 1.0f);
     vec weight = exponential(t * cap - cap);
     if (at >= whole) weight = padding(weight, at);
     const vec slope = 1.0f - t * t;
@@ -38,14 +38,14 @@ float row_loss(Number* logits, int64_t V, int64_t target, float cap, float* weig
       target_logit = cap * t[lane], target_slope = slope[lane], target_weight = weight[lane];
     }
   }
-  const bool counts = target >= 0;
-  const float sum_of_weights = sum(total), scale = counts ? 1.0f / sum_of_weights : 0.0f;
+  const bool counts = target >= 0 && target < V;
+  const float sum_of_weights = sum(total), scale = counts ? 1.0f / sum_of_weights : target == -1 ? 0.0f : NAN;
   for (int64_t at = 0; at < whole; at += LANES) store(logits + at, load(weights + at) * scale);
   if (whole < V) {
     store(last, load(weights + whole) * scale);
     for (int64_t at = whole; at < V; at++) logits[at] = last[at - whole];
   }
-  if (!counts) return 0.0f;
+  if (!counts) return scale;
   Number corrected[LANES];
   store(corrected, vec{} + (target_weight * scale - 1.0f) * target_slope);
   logits[target] = corrected[0];

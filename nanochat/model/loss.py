@@ -2,8 +2,12 @@
 
 As in Liger's fused linear cross-entropy (arXiv:2410.10989), each chunk of rows computes its logits, loss and
 gradients together and drops the logits. N rows, C channels, V vocabulary.
+
+A row whose target is IGNORE counts as 0. One whose target is no token has nats and gradients of NaN, so that training
+skips and counts the step: neither guessing a token nor reading beyond the row.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,14 +26,20 @@ def softcapped(x: Tensor, cap: float) -> Tensor:
     return cap * torch.tanh(x / cap) if cap else x
 
 
+def _counted(targets_N: Tensor, vocab_size: int) -> Tensor:
+    """How often each row counts (N, 1), fp32: once, not at all, or NaN."""
+    is_token_N = (targets_N >= 0) & (targets_N < vocab_size)
+    return torch.where(is_token_N, 1.0, torch.where(targets_N == IGNORE, 0.0, math.nan))[:, None]
+
+
 def chunk_loss(raw_NV: Tensor, targets_N: Tensor, cap: float) -> tuple[Tensor, Tensor]:
-    """(nats_N, gradient of their sum with respect to raw_NV); zeros for rows whose target is IGNORE.
+    """(nats_N, gradient of their sum with respect to raw_NV), in fp32.
 
     Overwrites raw_NV if it is fp32: on a CPU in eager mode, new memory costs more than the arithmetic.
     """
     raw_NV = raw_NV.float()
-    valid_N1 = (targets_N != IGNORE)[:, None]
-    index_N1 = targets_N.clamp_min(0)[:, None]
+    counted_N1 = _counted(targets_N, raw_NV.size(1))
+    index_N1 = targets_N.clamp(0, raw_NV.size(1) - 1)[:, None]
     target_N1 = softcapped(raw_NV.gather(1, index_N1), cap)
     if cap:  # logits are within ±cap, so exp() needs no maximum subtracted
         # tanh x = 1 - 2 / (1 + exp 2x), because CPUs have fast vector code for exp only.
@@ -40,9 +50,9 @@ def chunk_loss(raw_NV: Tensor, targets_N: Tensor, cap: float) -> tuple[Tensor, T
         target_N1 = target_N1 - largest_N1
         exp_NV = raw_NV.sub_(largest_N1).exp_()
     total_N1 = exp_NV.sum(dim=1, keepdim=True)
-    nats_N1 = (total_N1.log() - target_N1) * valid_N1
-    grad_NV = exp_NV.mul_(valid_N1 / total_N1)
-    grad_NV.scatter_add_(1, index_N1, -valid_N1.to(grad_NV.dtype))
+    nats_N1 = (total_N1.log() - target_N1) * counted_N1
+    grad_NV = exp_NV.mul_(counted_N1 / total_N1)
+    grad_NV.scatter_add_(1, index_N1, -counted_N1)
     if cap:  # through the cap: times 1 - tanh²
         grad_NV.addcmul_(grad_NV, tanh_NV.square_(), value=-1)
     return nats_N1[:, 0], grad_NV
@@ -53,14 +63,14 @@ def fusible_chunk_loss(raw_NV: Tensor, targets_N: Tensor, cap: float) -> tuple[T
 
     Without in-place operations and scatter, either of which makes the compiler pass over the logits again.
     """
-    valid_N1 = (targets_N != IGNORE)[:, None]
+    counted_N1 = _counted(targets_N, raw_NV.size(1))
     is_target_NV = targets_N[:, None] == torch.arange(raw_NV.size(1), device=raw_NV.device)
     logits_NV = softcapped(raw_NV.float(), cap)
     shifted_NV = logits_NV - (cap if cap else logits_NV.amax(dim=1, keepdim=True))
     total_N1 = shifted_NV.exp().sum(dim=1, keepdim=True)
     target_N1 = (shifted_NV * is_target_NV).sum(dim=1, keepdim=True)
-    nats_N1 = (total_N1.log() - target_N1) * valid_N1
-    grad_NV = (shifted_NV.exp() / total_N1 - is_target_NV.float()) * valid_N1
+    nats_N1 = (total_N1.log() - target_N1) * counted_N1
+    grad_NV = (shifted_NV.exp() / total_N1 - is_target_NV.float()) * counted_N1
     if cap:  # through the cap: times 1 - tanh²
         grad_NV = grad_NV * (1 - (logits_NV / cap).square())
     return nats_N1[:, 0], grad_NV.to(raw_NV.dtype)

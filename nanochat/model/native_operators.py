@@ -45,9 +45,14 @@ def _function(library: ctypes.CDLL, name: str) -> Any:
 
 
 def _call(
-    functions: dict[torch.dtype, Any], tensors: Sequence[Tensor], sizes: Iterable[int], factor: float = 1.0
+    functions: dict[torch.dtype, Any],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    sizes: Iterable[int],
+    factor: float = 1.0,
 ) -> None:
-    """Compute the last of these contiguous tensors, all of one dtype, from the first."""
+    """Compute the outputs from the inputs: contiguous tensors, all of one dtype."""
+    tensors = [*inputs, *outputs]
     assert all(tensor.dtype == tensors[0].dtype for tensor in tensors)
     addresses = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
     lengths = (ctypes.c_int64 * 4)(*sizes)
@@ -82,14 +87,14 @@ class _Unary(torch.autograd.Function):
         ctx.gradients = compiled.backward
         ctx.save_for_backward(x)
         y = torch.empty_like(x)
-        _call(compiled.forward, (x, y), _rows(x))
+        _call(compiled.forward, [x], [y], _rows(x))
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         dx = torch.empty_like(x)
-        _call(ctx.gradients, (x, grad.contiguous(), dx), _rows(x))
+        _call(ctx.gradients, [x, grad.contiguous()], [dx], _rows(x))
         return None, dx
 
 
@@ -99,7 +104,7 @@ class _AddNorm(torch.autograd.Function):
         assert x.shape == y.shape
         x, y = x.contiguous(), y.contiguous()
         total, normed = torch.empty_like(x), torch.empty_like(x)
-        _call(compiled.forward, (x, y, total, normed), _rows(x))
+        _call(compiled.forward, [x, y], [total, normed], _rows(x))
         ctx.gradients = compiled.backward
         ctx.save_for_backward(total)
         return total, normed
@@ -108,7 +113,7 @@ class _AddNorm(torch.autograd.Function):
     def backward(ctx: Any, passed: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (total,) = ctx.saved_tensors
         found = torch.empty_like(total)
-        _call(ctx.gradients, (total, passed.contiguous(), grad.contiguous(), found), _rows(total))
+        _call(ctx.gradients, [total, passed.contiguous(), grad.contiguous()], [found], _rows(total))
         return None, found, found
 
 
@@ -120,7 +125,7 @@ class _MixNorm(torch.autograd.Function):
         assert x.shape == y.shape
         x, y = x.contiguous(), y.contiguous()
         mixed, normed = torch.empty_like(x), torch.empty_like(x)
-        _call(compiled.forward, (a, x, b, y, mixed, normed), _rows(x))
+        _call(compiled.forward, [a, x, b, y], [mixed, normed], _rows(x))
         ctx.gradients = compiled.backward
         ctx.save_for_backward(a, x, b, y, mixed)
         return mixed, normed
@@ -129,7 +134,7 @@ class _MixNorm(torch.autograd.Function):
     def backward(ctx: Any, passed: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         saved = ctx.saved_tensors
         found = [torch.empty_like(x) for x in saved[:4]]
-        _call(ctx.gradients, (*saved, passed.contiguous(), grad.contiguous(), *found), _rows(saved[1]))
+        _call(ctx.gradients, [*saved, passed.contiguous(), grad.contiguous()], found, _rows(saved[1]))
         return None, *found
 
 
@@ -141,7 +146,7 @@ class _RotateNorm(torch.autograd.Function):
         assert 2 * cos.numel() == 2 * sin.numel() == x_BTHD.size(1) * x_BTHD.size(3)
         inputs = [x.contiguous() for x in (x_BTHD, cos, sin)]
         y_BTHD = torch.empty_like(inputs[0])
-        _call(compiled.forward, (*inputs, y_BTHD), x_BTHD.shape, gain)
+        _call(compiled.forward, inputs, [y_BTHD], x_BTHD.shape, gain)
         ctx.gradients, ctx.gain = compiled.backward, gain
         ctx.save_for_backward(*inputs)
         return y_BTHD
@@ -150,7 +155,7 @@ class _RotateNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         inputs = ctx.saved_tensors
         dx = torch.empty_like(inputs[0])
-        _call(ctx.gradients, (*inputs, grad.contiguous(), dx), dx.shape, ctx.gain)
+        _call(ctx.gradients, [*inputs, grad.contiguous()], [dx], dx.shape, ctx.gain)
         return None, dx, None, None, None
 
 

@@ -4,7 +4,6 @@
 // Numbers lie in rows: the channels of a token or of a head. No result depends on the number of threads.
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <type_traits>
 #include <vector>
@@ -13,8 +12,7 @@
 
 namespace {
 
-constexpr float EPSILON = 1.1920929e-07f;  // PyTorch's, of fp32, in both dtypes
-constexpr int64_t ROWS = 64;               // rows of a block, which one thread computes
+constexpr int64_t ROWS = 64;  // rows of a block, which one thread computes
 constexpr std::integral_constant<int64_t, LANES> WHOLE;
 
 // Vectors of which `count` lanes lie in memory; the others are 0.
@@ -70,10 +68,6 @@ struct Call {
     return static_cast<Number*>(tensors[i]);
   }
 };
-
-inline float inverse_rms(vec squares, int64_t n) {
-  return 1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + EPSILON);
-}
 
 template <class Number>
 void norm_row(const Number* x, Number* y, int64_t n) {

@@ -5,9 +5,11 @@ import os
 import platform
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from ctypes import CDLL
 from pathlib import Path
@@ -18,9 +20,29 @@ from nanochat import hardware
 T = TypeVar("T")
 USUAL_COMPILER = "clang++" if sys.platform == "darwin" else "g++"
 _HEADERS = Path(__file__).parent
-_OPENMP = ("-fopenmp",)
+OPENMP = ("-fopenmp",)
+"""Of what `open_library` opens."""
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", "-fno-strict-aliasing")
 _NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native"}
+_REMEMBERED_S = 24 * 3600
+_ELF_HEADER_BYTES = 64
+_SCRIPT = """
+delay=$1 temporary=$2 library=$3 failed=$4
+shift 4
+if [ "$delay" != 0 ]; then
+    # Linux weighs sessions before it weighs their processes, so that `nice` alone yields to nobody.
+    { echo 19 > /proc/self/autogroup; } 2> /dev/null
+    sleep "$delay"
+    set -- nice -n 19 "$@"
+fi
+if "$@" && chmod 755 "$temporary" && sync "$temporary" && mv "$temporary" "$library"; then
+    rm -f "$failed"
+else
+    rm -f "$temporary"
+    touch "$failed"
+    exit 1
+fi
+"""
 
 
 def compiler() -> str | None:
@@ -32,9 +54,10 @@ def compiler() -> str | None:
 
 
 def library_path(source: Path, directory: Path, compiler: str, flags: tuple[str, ...] = ()) -> Path:
-    """Where the library for this source, compiler, further flags and processor belongs."""
+    """Where the library for this source, compiler, further flags, processor and C library belongs."""
     texts = [source.read_text(), *(header.read_text() for header in sorted(_HEADERS.glob("*.hpp")))]
-    key = (*texts, compiler, *_FLAGS, *flags, hardware.cpu().model, *_processor_features())
+    system = (platform.machine(), *platform.libc_ver(""), hardware.cpu().model, *_processor_features())
+    key = (*texts, compiler, *_versions(compiler), *_FLAGS, *flags, *system)
     return directory / f"{source.stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
 
 
@@ -43,27 +66,47 @@ def log_path(library: Path) -> Path:
     return library.with_suffix(".log")
 
 
+def failure(library: Path) -> str | None:
+    """Why this library is not compiled again for now: the compiler has failed within a day. None if it has not."""
+    marker = _failed_path(library)
+    if library.exists() or not _is_recent(marker):
+        return None
+    return f"the C++ compiler failed: see {log_path(library)}; to try again before tomorrow, delete {marker}"
+
+
+def is_wanting(library: Path) -> bool:
+    """Whether to compile it: it is not there and `failure` is None, or it cannot be loaded and is deleted now.
+
+    It is deleted at most once a day: where another one cannot be loaded either, compiling does not help.
+    """
+    if not library.exists():
+        return failure(library) is None
+    if _is_loadable(library):
+        return False
+    deleted = library.with_suffix(".deleted")
+    if _is_recent(deleted) and library.stat().st_mtime >= deleted.stat().st_mtime:
+        return False
+    deleted.touch()
+    library.unlink(missing_ok=True)
+    return True
+
+
 def start_compiling(
     source: Path, library: Path, compiler: str, *, flags: tuple[str, ...] = (), delay_s: float = 0.0
 ) -> subprocess.Popen[bytes]:
-    """Start the compiler, which outlives this process: a short one, too, leaves a library for the next."""
+    """Start the compiler, which outlives this process: a short one, too, leaves a library for the next.
+
+    With a delay it yields to other programs.
+    """
     library.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=library.parent)  # of its own, also in a container
     os.close(handle)
     native = _NATIVE.get(platform.machine(), "-mcpu=native")
     words = [*shlex.split(compiler), *_FLAGS, native, *flags, f"-I{_HEADERS}", "-o", temporary, str(source)]
-    command = shlex.join(["nice", "-n", "19", *words] if delay_s else words)
-    # Linux weighs sessions before it weighs their processes, so that `nice` alone yields to nobody.
-    quietly = "{ echo 19 > /proc/self/autogroup; } 2> /dev/null; " if delay_s else ""
-    quoted = shlex.quote(temporary)
-    publish = f"chmod 755 {quoted} && sync {quoted} && mv {quoted} {shlex.quote(str(library))}"
+    settings = [f"{delay_s:g}", temporary, str(library), str(_failed_path(library))]
     with log_path(library).open("wb") as log:
         return subprocess.Popen(
-            [
-                "sh",
-                "-c",
-                f"{quietly}sleep {delay_s:g} && {command} && {publish} || {{ rm -f {quoted}; exit 1; }}",
-            ],
+            ["sh", "-c", _SCRIPT, "sh", *settings, *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -75,9 +118,9 @@ def compile_together(sources: Iterable[Path], directory: Path) -> None:
     """Compile those whose library is not there yet, at the same time, for `open_library`."""
     found = compiler()
     if found is not None:
-        paths = {source: library_path(source, directory, found, _OPENMP) for source in sources}
-        missing = [(source, path) for source, path in paths.items() if not path.exists()]
-        for process in [start_compiling(*each, found, flags=_OPENMP) for each in missing]:
+        paths = {source: library_path(source, directory, found, OPENMP) for source in sources}
+        wanting = [(source, path) for source, path in paths.items() if is_wanting(path)]
+        for process in [start_compiling(*each, found, flags=OPENMP) for each in wanting]:
             process.wait()
 
 
@@ -91,7 +134,7 @@ def open_library(
     found = compiler()
     if directory is None or found is None:
         return None, "there is no C++ compiler"
-    path = library_path(source, directory, found, _OPENMP)
+    path = library_path(source, directory, found, OPENMP)
     try:
         compile_together([source], directory)
         if not path.exists():
@@ -100,6 +143,36 @@ def open_library(
     except (OSError, AttributeError) as error:  # not a library, or not this one
         return None, f"{path} cannot be used ({error})"
     return (bound, "compiled C++") if agrees(bound) else (None, f"{path} differs from PyTorch's results")
+
+
+def _failed_path(library: Path) -> Path:
+    """Is there if the compiler has failed."""
+    return library.with_suffix(".failed")
+
+
+def _is_recent(marker: Path) -> bool:
+    return marker.exists() and time.time() - marker.stat().st_mtime < _REMEMBERED_S
+
+
+def _is_loadable(library: Path) -> bool:
+    with library.open("rb") as file:
+        header = file.read(_ELF_HEADER_BYTES)
+    if header.startswith(b"\x7fELF") and len(header) == _ELF_HEADER_BYTES:
+        # It ends with the table of its sections. Loading one that is cut short kills the process.
+        (start,), (size, count) = struct.unpack_from("=Q", header, 40), struct.unpack_from("=HH", header, 58)
+        if library.stat().st_size < start + size * count:
+            return False
+    try:
+        CDLL(str(library))
+    except OSError:
+        return False
+    return True
+
+
+def _versions(compiler: str) -> list[int]:
+    """What an upgrade changes: times and sizes of the programs in a command."""
+    programs = [Path(path) for word in shlex.split(compiler) if (path := shutil.which(word))]
+    return [number for path in programs for number in (path.stat().st_mtime_ns, path.stat().st_size)]
 
 
 def _processor_features() -> tuple[str, ...]:

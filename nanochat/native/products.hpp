@@ -181,13 +181,6 @@ struct Bf16Tiles : Bf16 {
 
 inline int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
 
-// Space that a thread keeps for its next task.
-template <class T>
-T* space(std::vector<T>& kept, int64_t n) {
-  if (static_cast<int64_t>(kept.size()) < n) kept.resize(n);
-  return kept.data();
-}
-
 // (T, D) numbers, rows `stride` apart, as the right factor of a product.
 template <class Kind>
 struct Factor {

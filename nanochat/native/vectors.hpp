@@ -3,8 +3,10 @@
 
 #pragma once
 
-#include <bit>
+#include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <vector>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -28,6 +30,13 @@ typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t int_vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint32_t word_vec __attribute__((vector_size(4 * LANES), aligned(4)));
 
+// Space that a thread keeps for its next task.
+template <class T>
+T* space(std::vector<T>& kept, int64_t n) {
+  if (static_cast<int64_t>(kept.size()) < n) kept.resize(n);
+  return kept.data();
+}
+
 inline int padded(int n) { return (n + 15) / 16 * 16; }  // whole vectors on every processor
 inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
 inline void store(float* p, vec v) { *reinterpret_cast<vec*>(p) = v; }
@@ -39,9 +48,9 @@ inline float reduce(Vector v, const Join& join) {
     return join(join(v[0], v[2]), join(v[1], v[3]));
   } else {
     typedef float half __attribute__((vector_size(sizeof(Vector) / 2)));
-    struct Halves { half low, high; };
-    const auto halves = std::bit_cast<Halves>(v);
-    return reduce<half>(join(halves.low, halves.high), join);
+    half halves[2];
+    std::memcpy(halves, &v, sizeof v);  // GCC 10 has no std::bit_cast
+    return reduce<half>(join(halves[0], halves[1]), join);
   }
 }
 
@@ -81,10 +90,20 @@ inline vec exponential(vec x) {
   return p * (vec)(((int_vec)shifted + 127) << 23);
 }
 
-// The nearest bf16, ties to even.
+// e^x, but at most e^80, from which on tanh(x / 2) = 1 - 2 / (e^x + 1) is 1.
+inline vec limited_exponential(vec x) { return exponential(x > 80.0f ? vec{} + 80.0f : x); }
+
+// Of n numbers.
+inline float inverse_rms(vec squares, int64_t n) {
+  constexpr float EPSILON = 1.1920929e-07f;  // PyTorch's, of fp32, in all dtypes
+  return 1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + EPSILON);
+}
+
+// The nearest bf16, ties to even. Rounded like a number, some NaNs would become 0.
 inline word_vec bf16(vec x) {
   const word_vec bits = (word_vec)x;
-  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const word_vec rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return x == x ? rounded : word_vec{} + 0x7fc0;
 }
 
 // Numbers that lie in memory as bf16 are computed with as floats.

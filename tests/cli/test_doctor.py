@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nanochat.cli.doctor import DoctorConfig, Finding, run
 from nanochat.cli.main import main
+from nanochat.infer.native_library import NativeLibrary
 from nanochat.model import attention
 from nanochat.model.backend import choose_backend
 from nanochat.paths import Paths, default_paths
@@ -76,6 +77,17 @@ def test_a_missing_compiler_is_named(monkeypatch, capsys):
     assert not found.ok
     assert found.found == "no no-such-compiler"
     assert "needs attention (!): C++ compiler" in capsys.readouterr().err
+
+
+def test_code_that_could_not_be_compiled_is_named(monkeypatch):
+    monkeypatch.setenv("CXX", "false")
+    library = NativeLibrary(default_paths().code_cache)
+    library.wait()
+    found = _look()["decode.cpp"]
+    assert (found.found, found.ok) == ("not compiled", False)
+    assert "delete" in found.why
+    monkeypatch.setenv("CXX", "true")
+    assert "decode.cpp" not in _look()
 
 
 @pytest.mark.parametrize("place", ["a file/base", "a file"])

@@ -295,23 +295,21 @@ def test_stream_equals_generate_and_can_be_closed(model, tokenizer):
 
 
 def test_a_prompt_as_long_as_the_context_is_refused_before_anything_runs(model, tokenizer):
-    engine = Engine(model, tokenizer, max_seq_len=32)
-    for ids in (prompt(32), prompt(50)):
-        with pytest.raises(ValueError, match="prompt and answer together may have 32"):
+    engine = Engine(model, tokenizer)
+    for ids in (prompt(64), prompt(99)):
+        with pytest.raises(ValueError, match="prompt and answer together may have 64"):
             engine.submit(ids, SamplingParams())
         with pytest.raises(ValueError, match="shorten"):
             engine.stream(ids, SamplingParams())
     with pytest.raises(ValueError, match="shorten"):
-        engine.generate([prompt(3), prompt(32)], SamplingParams())
+        engine.generate([prompt(3), prompt(64)], SamplingParams())
     assert not engine.busy
-    assert len(engine.generate([prompt(31)], SamplingParams())[0].ids) == 1
+    assert len(engine.generate([prompt(63)], SamplingParams())[0].ids) == 1
 
 
 def test_impossible_engine_settings_are_refused(new_model, whole_config, model, tokenizer):
     with pytest.raises(ValueError, match="tokenizer"):
         Engine(new_model(replace(whole_config, vocab_size=300)), tokenizer)
-    with pytest.raises(ValueError, match="context of 64"):
-        Engine(model, tokenizer, max_seq_len=65)
     with pytest.raises(ValueError, match="row"):
         Engine(model, tokenizer, max_rows=0)
     with pytest.raises(ValueError, match="2 prompts"):

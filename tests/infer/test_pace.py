@@ -1,4 +1,4 @@
-"""A step fits a caller's patience by what the latest ones took."""
+"""A step fits a caller's time limit by what the latest ones took."""
 
 from nanochat.infer.pace import Pace
 

@@ -22,18 +22,18 @@ def new_request(tokenizer):
 
 
 def pieces_of(step: EngineStep) -> list[tuple[int, int]]:
-    return [(piece.request.id, piece.count) for piece in step.pieces]
+    return [(chunk.request.id, chunk.count) for chunk in step.chunks]
 
 
 def run(step: EngineStep) -> None:
     """What the engine does with a step: every request whose tokens have all run gets one more."""
     for _, request in step.decoding:
         request.accept(65)
-    for piece in step.pieces:
-        complete = piece.count == piece.request.remaining
-        piece.request.cached += piece.count
+    for chunk in step.chunks:
+        complete = chunk.count == chunk.request.remaining
+        chunk.request.cached += chunk.count
         if complete:
-            piece.request.accept(65)
+            chunk.request.accept(65)
 
 
 def test_prompts_run_together_and_in_pieces_as_the_limit_of_padded_tokens_allows(new_request):
@@ -138,11 +138,11 @@ def test_every_request_is_answered_in_any_order_of_arrival(new_request, arrivals
         step = scheduler.schedule()
         for moved in step.moves:
             move(moved)
-        widths = [piece.count for piece in step.pieces]
+        widths = [chunk.count for chunk in step.chunks]
         assert len(widths) * max(widths, default=0) <= limit
         parts = [
             *((row, r, 1) for row, r in step.decoding),
-            *((p.row, p.request, p.count) for p in step.pieces),
+            *((p.row, p.request, p.count) for p in step.chunks),
         ]
         assert len({row for row, _, _ in parts}) == len(parts) <= max_rows
         assert parts or not scheduler.busy

@@ -51,6 +51,19 @@ def test_equals_plain_cross_entropy(kernel: ChunkLoss, n: int, chunk: int, cap: 
 
 
 @pytest.mark.parametrize("kernel", [chunk_loss, fusible_chunk_loss])
+@pytest.mark.parametrize("cap", [0.0, 15.0])
+def test_a_target_that_is_no_token_is_not_a_number(kernel: ChunkLoss, cap: float) -> None:
+    raw_NV = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    targets_N = torch.tensor([6, IGNORE, 7, -2, 10**12])
+    nats_N, grad_NV = kernel(raw_NV.clone(), targets_N, cap)
+    expected_N, expected_NV = kernel(raw_NV[:2].clone(), targets_N[:2], cap)
+    assert torch.equal(nats_N[:2], expected_N)
+    assert torch.equal(grad_NV[:2], expected_NV)
+    assert nats_N[2:].isnan().all()
+    assert grad_NV[2:].isnan().all()
+
+
+@pytest.mark.parametrize("kernel", [chunk_loss, fusible_chunk_loss])
 def test_large_uncapped_logits_do_not_overflow(kernel: ChunkLoss) -> None:
     x = torch.full((2, 4), 100.0, requires_grad=True)
     weight = torch.full((6, 4), 10.0, requires_grad=True)

@@ -51,6 +51,24 @@ def test_nats_and_gradients_are_those_of_pytorch(
 
 @needs_compiler
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", native_loss._TOLERANCES)
+@pytest.mark.parametrize("vocabulary", [64, 67])
+def test_a_target_that_is_no_token_is_not_a_number(
+    loss: ChunkLoss, vocabulary: int, dtype: torch.dtype
+) -> None:
+    """And nothing is written beyond its row."""
+    raw_NV = torch.randn(8, vocabulary, generator=torch.Generator().manual_seed(1)).to(dtype)
+    targets_N = torch.tensor([vocabulary, 0, vocabulary + 1, IGNORE, -2, vocabulary - 1, -(10**12), 5])
+    expected_N, expected_NV = loss(raw_NV[1::2].clone(), targets_N[1::2], 15.0)
+    nats_N, grad_NV = loss(raw_NV, targets_N, 15.0)
+    assert torch.equal(nats_N[1::2], expected_N)
+    assert torch.equal(grad_NV[1::2], expected_NV)
+    assert nats_N[::2].isnan().all()
+    assert grad_NV[::2].isnan().all()
+
+
+@needs_compiler
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_the_number_of_threads(loss: ChunkLoss) -> None:
     raw_NV = torch.randn(64, 100, generator=torch.Generator().manual_seed(1))
     targets_N = torch.arange(64)

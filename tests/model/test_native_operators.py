@@ -1,6 +1,7 @@
 """The compiled operators compute what PyTorch's do, for all shapes, and never less exactly."""
 
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -209,3 +210,12 @@ def test_a_library_with_other_results_is_refused(
     found, why = find_native_operators.__wrapped__(code)
     assert found is None
     assert "differs from PyTorch's" in why
+
+
+@pytest.mark.parametrize("bits", ["7fffffffffffffff", "7ff8000000000000", "ffffffffffffffff"])
+@pytest.mark.parametrize("channels", [32, 42])
+def test_no_nan_is_rounded_to_a_number(native: Operators, bits: str, channels: int) -> None:
+    (nan,) = struct.unpack(">d", bytes.fromhex(bits))  # the first one is what a GPU calls NaN
+    angles = torch.zeros(1, 5, 1, channels // 2, dtype=BF16)
+    found = native.rotate_norm(torch.ones(2, 5, 3, channels, dtype=BF16), angles.cos(), angles.sin(), nan)
+    assert found.isnan().all()

@@ -252,11 +252,11 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate = Gate()
     step = Engine.step
 
-    def gated(engine: Engine, patience: float) -> Any:
+    def gated(engine: Engine, budget_s: float) -> Any:
         if not gate.is_open:
             gate.reached.release()
             gate.permits.acquire()
-        return step(engine, patience)
+        return step(engine, budget_s)
 
     monkeypatch.setattr(Engine, "step", gated)
     yield gate

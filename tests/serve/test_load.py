@@ -144,10 +144,10 @@ def test_a_failing_engine_answers_with_an_error_and_is_replaced(
         step = engine.step
         steps = iter(range(1000))
 
-        def failing(self: Any, patience: float) -> Any:
+        def failing(self: Any, budget_s: float) -> Any:
             if next(steps) == 3:
                 raise RuntimeError("made to fail")
-            return step(self, patience)
+            return step(self, budget_s)
 
         monkeypatch.setattr(engine, "step", failing)
         events = server.chat(stream=True, max_tokens=20).events

@@ -27,7 +27,7 @@ class WrittenEngine:
     def submit(self, *_: Any) -> int:
         return 7
 
-    def step(self, patience: float) -> list[Event]:
+    def step(self, budget_s: float) -> list[Event]:
         seconds, tokens = self._steps.pop(0)
         self.now += seconds
         finished: FinishReason | None = None if self._steps else "length"

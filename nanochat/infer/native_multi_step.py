@@ -9,7 +9,7 @@ from nanochat.infer.native_choices import Bias, Choices, TokenChoice
 from nanochat.infer.sampler import SamplingParams
 
 
-class Ahead(ctypes.Structure):
+class MultiStep(ctypes.Structure):
     """As in decode.cpp."""
 
     _fields_ = (
@@ -22,22 +22,22 @@ class Ahead(ctypes.Structure):
     )
 
 
-class NativeAhead:
-    """See DecodesAhead. `model`: decode.cpp's structure; `slots`: of the cache."""
+class NativeMultiStep:
+    """See MultiStepDecoder. `model`: decode.cpp's structure; `slots`: of the cache."""
 
     def __init__(self, library: ctypes.CDLL, model: ctypes.Structure, slots: int):
         self._library, self._model, self._slots = library, model, slots
         self._choices = Choices(())
 
     def can_choose(self, params: Sequence[SamplingParams]) -> bool:
-        """See DecodesAhead."""
+        """See MultiStepDecoder."""
         self._choices = self._choices.of(params)
-        return self._choices.ahead
+        return self._choices.multi_step
 
     def run(self, rows: Sequence[Continuation], last_ids: Collection[int]) -> list[Decoded]:
-        """See DecodesAhead."""
+        """See MultiStepDecoder."""
         choices = self._choices = self._choices.of([row.params for row in rows])
-        assert choices.ahead, "ask can_choose first"
+        assert choices.multi_step, "ask can_choose first"
         assert max(row.position + len(row.uniforms) for row in rows) <= self._slots, "beyond the cache"
         most = max(len(row.uniforms) for row in rows)
         places, positions, ids, previous, _, _ = zip(*rows, strict=True)
@@ -50,7 +50,7 @@ class NativeAhead:
         last = array("q", last_ids)
         tokens, counts = array("q", bytes(8 * most * len(rows))), array("q", bytes(8 * len(rows)))
         chosen, sums = (array("f", bytes(4 * most * len(rows) * choices.logprobs)) for _ in range(2))
-        ahead = Ahead(
+        steps = MultiStep(
             *map(_address, inputs),
             choices.native,
             choices.biases,
@@ -62,7 +62,7 @@ class NativeAhead:
             *map(_address, (tokens, counts)),
             *(_address(table) if choices.logprobs else None for table in (chosen, sums)),
         )
-        self._library.decode_ahead(ctypes.byref(self._model), len(rows), ctypes.byref(ahead))
+        self._library.decode_steps(ctypes.byref(self._model), len(rows), ctypes.byref(steps))
         decoded = []
         for first, count in zip(range(0, len(tokens), most), counts, strict=True):
             own = slice(first, first + count)
