@@ -102,11 +102,10 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
         STAGE,
         wandb_run=config.wandb_run,
         track=config.track,
-        config=to_json(config),
+        config=ConfigRow(to_json(config)),
         enabled=runtime.is_main,
         resume=True,
     ) as metrics:
-        metrics.log(ConfigRow(to_json(config)))
         _log(metrics, result)
         metrics.log(DoneRow(step=result.step, wall_s=time.monotonic() - began))
     if runtime.is_main:

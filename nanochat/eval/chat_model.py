@@ -132,11 +132,10 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
         STAGE,
         wandb_run=config.wandb_run,
         track=config.track,
-        config=to_json(config),
+        config=ConfigRow(to_json(config)),
         enabled=runtime.is_main,
         resume=True,
     ) as metrics:
-        metrics.log(ConfigRow(to_json(config)))
         metrics.log(
             TasksRow(
                 step=result.step,

@@ -46,11 +46,10 @@ def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
         "tokenizer-eval",
         wandb_run=None,
         track=track,
-        config=to_json(config),
+        config=ConfigRow(to_json(config)),
         enabled=True,
         resume=True,
     ) as metrics:
-        metrics.log(ConfigRow(to_json(config)))
         metrics.log(from_json(CompressionRow, {"hash": tokenizer.hash, **to_json(comparison)}))
     return TokenizerEvalResult(tokenizer.vocab_size, tokenizer.hash, comparison)
 

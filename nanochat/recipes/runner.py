@@ -14,6 +14,7 @@ from typing import IO
 
 from nanochat.atomic import file_lock
 from nanochat.console import duration, say
+from nanochat.metric_sinks import DUMMY
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.metrics_rows import StageRow
 from nanochat.paths import Paths
@@ -227,7 +228,7 @@ class Runner:
 
     def _metrics(self) -> Metrics:
         path = self._paths.metrics("recipe")
-        return open_metrics(path, "recipe", wandb_run="dummy", config={}, enabled=True, resume=True)
+        return open_metrics(path, "recipe", wandb_run=DUMMY, config=None, enabled=True, resume=True)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
