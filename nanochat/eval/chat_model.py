@@ -12,8 +12,7 @@ from nanochat.config import to_json
 from nanochat.console import say, warn
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.batching import BATCH_TOKENS
-from nanochat.eval.core import centred
-from nanochat.eval.intervals import mean_standard_error
+from nanochat.eval.intervals import centred, mean_standard_error
 from nanochat.eval.kept import KeptResults, kept_beside
 from nanochat.eval.score_csv import CsvLine, accuracy_line, write_scores
 from nanochat.eval.score_table import ScoreLine, percentages, show_scores

@@ -19,7 +19,7 @@ from nanochat.console import progress
 from nanochat.eval.batching import ahead
 from nanochat.eval.bundle import CORE_TASKS, CoreTask, load_bundle
 from nanochat.eval.core_prompts import TaskPrompts
-from nanochat.eval.intervals import Interval, accuracy_interval, mean_standard_error, normal_interval
+from nanochat.eval.intervals import Interval, accuracy_interval, centred, mean_standard_error, normal_interval
 from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord
 from nanochat.eval.prompt_states import LOGITS_AT_ONCE, PromptRow, PromptStates
 from nanochat.eval.subject import Subject
@@ -59,11 +59,6 @@ class CoreResult:
     def interval(self) -> Interval:
         """Of `core`."""
         return normal_interval(self.core, self.standard_error)
-
-
-def centred(accuracy: float, baseline: float) -> float:
-    """The accuracy rescaled to 0 for guessing and 1 for all right."""
-    return (accuracy - baseline) / (1 - baseline)
 
 
 @dataclass(frozen=True)

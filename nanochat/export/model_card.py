@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.console import amount
-from nanochat.eval.intervals import accuracy_interval
+from nanochat.eval.intervals import accuracy_interval, normal_interval
 from nanochat.export.hf_config import beyond_stock
 from nanochat.metrics import rows_of
 from nanochat.metrics_rows import ConfigRow, EvalRow, TasksRow
@@ -100,8 +100,9 @@ def _figures(meta: CheckpointMeta, metrics: Path) -> Iterator[str]:
     for name, value in figures.items():
         if value is not None:
             error = errors.get(name)
-            interval = f"± {1.96 * error:.3f}" if error is not None else ""
-            yield f"| {names[name]} | {value:.4f} | {interval} | validation |"
+            interval = normal_interval(value, error) if error is not None else None
+            shown = f"{interval.low:.4f} to {interval.high:.4f}" if interval else ""
+            yield f"| {names[name]} | {value:.4f} | {shown} | validation |"
     for task, score in tasks[-1].scores.items() if tasks else ():
         n, baseline = tasks[-1].counts[task], tasks[-1].baselines.get(task, 0.0)
         low, high = tasks[-1].intervals.get(task) or _interval(round(score * n), n)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.eval.bundle import CORE_TASKS, CoreTask, load_bundle
-from nanochat.eval.core import centred, evaluate_core, score_groups
+from nanochat.eval.core import evaluate_core, score_groups
 from nanochat.eval.core_prompts import TaskPrompts
-from nanochat.eval.intervals import accuracy_interval
+from nanochat.eval.intervals import accuracy_interval, centred
 from nanochat.eval.kept import KeptResults, task_records
 from nanochat.eval.prompt_states import PromptRow, PromptStates
 from nanochat.tokenizer.bpe import train_tokenizer
