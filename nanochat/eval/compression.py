@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import islice
 
-from nanochat.config import from_json, to_json
+from nanochat.config import to_json
 from nanochat.console import say, table
 from nanochat.flags import default_track
 from nanochat.metrics import open_metrics
@@ -50,7 +50,9 @@ def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
         enabled=True,
         resume=True,
     ) as metrics:
-        metrics.log(from_json(CompressionRow, {"hash": tokenizer.hash, **to_json(comparison)}))
+        metrics.log(
+            CompressionRow(tokenizer.hash, comparison.bytes, comparison.tokenizers, comparison.skipped)
+        )
     return TokenizerEvalResult(tokenizer.vocab_size, tokenizer.hash, comparison)
 
 
