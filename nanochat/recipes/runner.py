@@ -22,6 +22,7 @@ from nanochat.recipes.recipe import Stage, dependents, stage_keys
 from nanochat.recipes.record import Record
 from nanochat.report.archive import set_aside
 from nanochat.sandbox.linux import die_with_parent
+from nanochat.signals import handle_signals
 
 # A lost terminal is forwarded to the stages as SIGTERM, on which they save.
 PASSED_ON = {
@@ -237,12 +238,8 @@ class Runner:
             for running in self._running:
                 self._send(running, PASSED_ON[self._signal])
 
-        before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
-        try:
+        with handle_signals(pass_on, *PASSED_ON):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _stopped_by(number: signal.Signals, *, torchrun: bool) -> tuple[int, ...]:
