@@ -13,7 +13,7 @@ from nanochat.console import say, warn
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.intervals import centred, mean_standard_error
-from nanochat.eval.kept import KeptResults, kept_beside
+from nanochat.eval.result_cache import ResultCache, cache_beside
 from nanochat.eval.score_csv import CsvLine, accuracy_line, write_scores
 from nanochat.eval.score_table import ScoreLine, percentages, show_scores
 from nanochat.eval.subject import ENGINE_ROWS, subject_of
@@ -111,7 +111,7 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
     checkpoint = open_checkpoint(config.model_tag, runtime, config.step)
     name = checkpoint.directory.resolve().name
     metrics_path = runtime.paths.metrics(name)
-    kept = kept_beside(checkpoint, runtime, fresh=config.fresh)
+    kept = cache_beside(checkpoint, runtime, fresh=config.fresh)
     results, skipped = _answer(config, names, checkpoint, kept, runtime)
     if not results:
         raise EnvironmentFault(f"none of the tasks is available: {skipped[0].reason}")
@@ -163,7 +163,7 @@ def _answer(
     config: EvalChatConfig,
     names: Sequence[str],
     checkpoint: OpenCheckpoint,
-    kept: KeptResults,
+    kept: ResultCache,
     runtime: Runtime,
 ) -> tuple[list[TaskResult], list[Skipped]]:
     kind = runtime.device.type

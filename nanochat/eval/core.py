@@ -20,8 +20,8 @@ from nanochat.eval.batching import ahead
 from nanochat.eval.bundle import CORE_TASKS, CoreTask, load_bundle
 from nanochat.eval.core_prompts import TaskPrompts
 from nanochat.eval.intervals import Interval, accuracy_interval, centred, mean_standard_error, normal_interval
-from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord
 from nanochat.eval.prompt_states import LOGITS_AT_ONCE, PromptRow, PromptStates
+from nanochat.eval.result_cache import ItemRow, ResultCache, TaskRecord
 from nanochat.eval.subject import Subject
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -107,7 +107,7 @@ def evaluate_core(
     subject: Subject,
     bundle: Path,
     runtime: Runtime,
-    kept: KeptResults,
+    kept: ResultCache,
     *,
     max_per_task: int | None = None,
     batch_tokens: int = 16_384,
@@ -138,7 +138,7 @@ def evaluate_core(
                 return score_task(states(), subject, task, n, runtime, advance)
 
             settings = {"items": n, "kind": task.kind, "shots": task.shots, "delimiter": task.delimiter}
-            record = kept.get(f"core-{task.label}", task.sha256, settings, TaskRecord, score)
+            record = kept.get_or_compute(f"core-{task.label}", task.sha256, settings, TaskRecord, score)
             results.append(_task_result(task, record))
     missing = tuple(label for label in CORE_TASKS if label not in {task.label for task in tasks})
     return CoreResult(

@@ -13,8 +13,8 @@ from nanochat import hardware
 from nanochat.config import to_json
 from nanochat.console import ProgressBar, progress
 from nanochat.eval.batching import ahead
-from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord, sha256_of_values
 from nanochat.eval.prompt_states import PromptRow, PromptStates
+from nanochat.eval.result_cache import ItemRow, ResultCache, TaskRecord, sha256_of_values
 from nanochat.eval.subject import Subject
 from nanochat.eval.task_result import TaskResult, result_of
 from nanochat.infer.request import Completion
@@ -69,7 +69,7 @@ def evaluate_task(
     task: Task,
     items: Sequence[Item],
     runtime: Runtime,
-    kept: KeptResults,
+    kept: ResultCache,
     *,
     max_items: int | None = None,
     batch_tokens: int = 16_384,
@@ -87,7 +87,7 @@ def evaluate_task(
     """
     chosen = _spread(len(items), max_items)
     asker = _Asker(subject, batch_tokens, sampling)
-    record = kept.get(
+    record = kept.get_or_compute(
         task.name,
         sha256_of_values(items[index] for index in chosen),
         {

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from nanochat.eval.intervals import Interval, accuracy_interval, centred, pass_at
-from nanochat.eval.kept import TaskRecord
+from nanochat.eval.result_cache import TaskRecord
 from nanochat.tasks.task import Item, Task
 
 KEPT_FAILURES = 3
