@@ -128,8 +128,8 @@ def open_metrics(
 
 
 @dataclass(frozen=True)
-class MetricsRow:
-    """What every row holds."""
+class CommonFields:
+    """The fields that a row of any kind has."""
 
     kind: str
     stage: str
@@ -143,7 +143,7 @@ def parse_row(line: bytes) -> LoggedRow:
     number.
     """
     data = parse_figures(line)
-    common = from_json(MetricsRow, data, ignore_unknown=True)
+    common = from_json(CommonFields, data, ignore_unknown=True)
     kind = FORMER_KINDS.get(common.kind, common.kind)
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind[:_SHOWN]!r}")

@@ -20,7 +20,7 @@ from nanochat.metrics_rows import StageRow
 from nanochat.paths import Paths
 from nanochat.recipes.recipe import Stage, dependents, stage_keys
 from nanochat.recipes.record import Record
-from nanochat.report.archive import set_aside
+from nanochat.report.archive import move_to_archive
 from nanochat.sandbox.linux import die_with_parent
 from nanochat.signals import handle_signals
 
@@ -135,7 +135,7 @@ class Runner:
     def _start(self, stage: Stage, record: Record) -> None:
         key = self._keys[stage.name]
         if stage.run is not None and record.state(stage.name, key) in (None, "outdated"):
-            archived = set_aside(self._paths, stage.run, self._folders(stage.run))
+            archived = move_to_archive(self._paths, stage.run, self._folders(stage.run))
             if archived is not None:
                 say(f"the earlier run {stage.run} was made with other settings: moved to {archived}")
         record.outdate(dependents(self._stages, stage.name))
