@@ -91,7 +91,7 @@ def open_metrics(
     stage: str,
     *,
     wandb_run: str | None,
-    config: dict[str, Any],
+    config: ConfigRow | None,
     enabled: bool,
     resume: bool,
     track: Sequence[Tracker] = (),
@@ -100,7 +100,8 @@ def open_metrics(
 
     `resume` appends (also for a stage that adds to another stage's file); otherwise an earlier run's file is
     renamed to `metrics.1.jsonl`, `metrics.2.jsonl` … If `wandb_run` is None, the variable WANDB_RUN is used; `track`
-    are the services beside the file. `enabled` is false on every process but the first.
+    are the services beside the file. `config` is the stage's first row, and the services get its flags. `enabled` is
+    false on every process but the first.
     """
     if not enabled:
         return Metrics(stage, file=None)
@@ -119,13 +120,16 @@ def open_metrics(
     name, trackers = chosen(track, wandb_run, tag=path.parent.name)
     known = {row.tracker: row.id for row in rows_of(path, TrackedRow, stage)} if trackers else {}
     for tracker in trackers:
-        metrics.track(tracker, TrackedRun(name, stage, path.parent, config), known.get(tracker))
+        run = TrackedRun(name, stage, path.parent, config.config if config else {})
+        metrics.track(tracker, run, known.get(tracker))
+    if config:
+        metrics.log(config)
     return metrics
 
 
 @dataclass(frozen=True)
-class MetricsRow:
-    """What every row holds."""
+class CommonFields:
+    """The fields that a row of any kind has."""
 
     kind: str
     stage: str
@@ -139,7 +143,7 @@ def parse_row(line: bytes) -> LoggedRow:
     number.
     """
     data = parse_figures(line)
-    common = from_json(MetricsRow, data, ignore_unknown=True)
+    common = from_json(CommonFields, data, ignore_unknown=True)
     kind = FORMER_KINDS.get(common.kind, common.kind)
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind[:_SHOWN]!r}")

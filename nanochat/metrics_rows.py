@@ -210,7 +210,7 @@ class TokenizerRow(Row):
 
 @dataclass(frozen=True)
 class DomainRates:
-    """UTF-8 bytes per token of one tokenizer, by domain."""
+    """UTF-8 bytes per token of one tokenizer, by domain; more is better."""
 
     name: str
     vocab_size: int

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nanochat.console import say, warn
 from nanochat.process_link import Link, Outcome, ProcessFailure, describe
+from nanochat.signals import handle_signals
 
 T = TypeVar("T")
 
@@ -208,11 +209,8 @@ def _termination_raises() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
         raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
+    with handle_signals(terminate, signal.SIGTERM):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def under_torchrun() -> bool:

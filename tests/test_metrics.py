@@ -16,7 +16,7 @@ from tests.conftest import full_disk
 
 
 def _open(path: Path, **changes) -> Metrics:
-    options = {"wandb_run": None, "config": {"depth": 4}, "enabled": True, "resume": False, **changes}
+    options = {"wandb_run": None, "config": None, "enabled": True, "resume": False, **changes}
     return open_metrics(path, "pretrain", **options)
 
 

@@ -22,7 +22,7 @@ from nanochat.atomic import write_fault
 from nanochat.batches.token_files import CachedShard, Documents, Encoded, ShardInfo, TokenPiece, grouped
 from nanochat.console import say
 from nanochat.paths import Paths
-from nanochat.text.datasets import Dataset, Split
+from nanochat.text.datasets import Dataset
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 AHEAD_BYTES = 64 << 20  # shard files tokenised ahead of the reader
@@ -31,20 +31,17 @@ _SILENCE_S = 5.0  # of waiting before a message says so
 _FLYING = 8  # batches in flight per worker
 
 
-def open_tokens(
-    dataset: Dataset, tokenizer: Tokenizer, paths: Paths, split: Split = "train", *, workers: int = 1
-) -> TokenStore:
-    """The tokens of a split; shards are tokenised on demand. `workers`: number of encoding threads."""
+def open_tokens(dataset: Dataset, tokenizer: Tokenizer, paths: Paths, *, workers: int = 1) -> TokenStore:
+    """The tokens of the training split; shards are tokenised on demand. `workers`: number of encoding threads."""
     directory = paths.tokens(dataset.name, tokenizer.hash)
     shards = [
-        CachedShard(dataset, files, split, tokenizer.vocab_size, directory)
-        for files in grouped(dataset.files(split))
+        CachedShard(dataset, files, tokenizer.vocab_size, directory) for files in grouped(dataset.train)
     ]
     return TokenStore(shards, Encoder(tokenizer, workers))
 
 
 class TokenStore:
-    """The cached pieces of every shard of a split; a background thread makes them, ahead of the reader."""
+    """The cached pieces of every shard; a background thread makes them, ahead of the reader."""
 
     def __init__(self, shards: Sequence[CachedShard], encoder: Encoder):
         self._shards, self._encoder = shards, encoder

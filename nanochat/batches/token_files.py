@@ -7,9 +7,9 @@ the first piece while the others are being made:
     <stem>-<key>.0000.idx   int64 offsets of its documents, and the end; written after .bin, commits the piece
     <stem>-<key>.json       counts; written last, commits the shard
 
-The key is a hash of the shard's content and format, the text column, the split and the version of these files, and
-the folder names the tokenizer, so a file is never stale. All files may be deleted at any time; missing or torn ones
-are made again.
+The key is a hash of the shard's content and format, the text column, the share held out and the version of these
+files, and the folder names the tokenizer, so a file is never stale. All files may be deleted at any time; missing or
+torn ones are made again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 from nanochat.atomic import remove_temporaries, sha256_of, write_atomic, write_text_atomic
 from nanochat.config import from_json, parse_json, to_json
 from nanochat.console import warn
-from nanochat.text.datasets import Dataset, Split, split_bytes, split_documents
+from nanochat.text.datasets import Dataset, split_bytes, split_documents
 from nanochat.text.readers import TEXT_FORMATS, Counts, DamagedFile, format_of
 from nanochat.text.shards import chunked
 from nanochat.tokenizer.tokenizer import token_dtype
@@ -89,29 +89,27 @@ def grouped(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
 
 
 class CachedShard:
-    """One source file (or several small ones) and its files in the cache."""
+    """One source file (or several small ones) and the files of its training documents in the cache."""
 
-    def __init__(
-        self, dataset: Dataset, paths: tuple[Path, ...], split: Split, vocab_size: int, directory: Path
-    ):
+    def __init__(self, dataset: Dataset, paths: tuple[Path, ...], vocab_size: int, directory: Path):
         self._paths = paths
         self.source_bytes = sum(path.stat().st_size for path in paths)
         self.label = paths[0].name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-        self._dataset, self._split, self._directory = dataset, split, directory
+        self._dataset, self._directory = dataset, directory
         self._dtype = token_dtype(vocab_size)
         self._info: ShardInfo | None = None
 
     @property
     def text_bytes(self) -> float:
         """Approximate bytes of text. Opens parquet files, so it is not used when training starts."""
-        return split_bytes(self._dataset, self._split, self._paths)
+        return split_bytes(self._dataset, "train", self._paths)
 
     @cached_property
     def _name(self) -> str:
         contents = [(format_of(path), path.suffix.lower(), sha256_of(path)) for path in self._paths]
         parts = [_FORMAT, PIECE_BATCHES, BATCH_CHARS, contents, self._dataset.text_column]
         if self._dataset.held_out:
-            parts += [self._split, self._dataset.held_out]
+            parts += ["train", self._dataset.held_out]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         stem = os.fsencode(self._paths[0].name.split(".")[0])[:_STEM_BYTES].decode(errors="ignore")
         return f"{stem}-{key}"
@@ -182,7 +180,7 @@ class CachedShard:
         """The documents. The rest of a damaged file is skipped with a warning, so that a long run survives."""
         for path in self._paths:
             try:
-                yield from split_documents(self._dataset, path, self._split, counts)
+                yield from split_documents(self._dataset, path, "train", counts)
             except DamagedFile as error:
                 counts.damaged += 1
                 warn(f"{error}; skipping the rest of it")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from nanochat.atomic import write_atomic
 from nanochat.console import say, warn
 from nanochat.errors import EnvironmentFault
+from nanochat.signals import handle_signals
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -209,11 +210,8 @@ def interrupts() -> Iterator[Callable[[], bool]]:
         pressed.append(number)
         signal.signal(signal.SIGINT, before)
 
-    signal.signal(signal.SIGINT, press)
-    try:
+    with handle_signals(press, signal.SIGINT):
         yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def edit(text: str) -> str:

@@ -15,7 +15,7 @@ from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.bpb import BpbResult, bits_per_byte, first_documents
 from nanochat.eval.bundle_files import fetch_bundle, own_bundle
 from nanochat.eval.core import CoreResult, evaluate_core
-from nanochat.eval.kept import kept_beside, sha256_of_values
+from nanochat.eval.result_cache import cache_beside, sha256_of_values
 from nanochat.eval.samples import PROMPTS, SampleTexts, sample
 from nanochat.eval.score_csv import write_scores
 from nanochat.eval.subject import Subject, subject_of
@@ -102,11 +102,10 @@ def run(config: EvalBaseConfig, runtime: Runtime) -> EvalBaseResult:
         STAGE,
         wandb_run=config.wandb_run,
         track=config.track,
-        config=to_json(config),
+        config=ConfigRow(to_json(config)),
         enabled=runtime.is_main,
         resume=True,
     ) as metrics:
-        metrics.log(ConfigRow(to_json(config)))
         _log(metrics, result)
         metrics.log(DoneRow(step=result.step, wall_s=time.monotonic() - began))
     if runtime.is_main:
@@ -123,7 +122,7 @@ def _evaluate(
     runtime: Runtime,
 ) -> EvalBaseResult:
     subject = subject_of(checkpoint, runtime)
-    kept = kept_beside(checkpoint, runtime, fresh=config.fresh)
+    kept = cache_beside(checkpoint, runtime, fresh=config.fresh)
     batch_tokens = config.batch_tokens or BATCH_TOKENS[runtime.device.type]
     max_seq_len = config.max_seq_len or checkpoint.config.max_seq_len
 
@@ -147,7 +146,7 @@ def _evaluate(
             )
 
         settings = {"max_seq_len": max_seq_len, "stride": stride}
-        return kept.get(f"bpb-{Path(name).name}", digest, settings, BpbResult, score)
+        return kept.get_or_compute(f"bpb-{Path(name).name}", digest, settings, BpbResult, score)
 
     def core() -> CoreResult | None:
         bundle = _bundle(config, runtime)
@@ -157,7 +156,7 @@ def _evaluate(
             subject, bundle, runtime, kept, max_per_task=config.max_per_task, batch_tokens=batch_tokens
         )
 
-    samples = kept.get(
+    samples = kept.get_or_compute(
         "samples", sha256_of_values(PROMPTS), {}, SampleTexts, lambda: _sample(subject, runtime)
     )
     return EvalBaseResult(

@@ -209,10 +209,9 @@ def bits_per_byte(
     *,
     max_seq_len: int,
     batch_tokens: int,
-    max_bytes: int | None = None,
     stride: int | None = None,
 ) -> BpbResult:
     """`cut`, then `score`."""
     with runtime.processes.together("reading the text"):
-        windows = cut(tokenizer, documents, max_seq_len=max_seq_len, max_bytes=max_bytes, stride=stride)
+        windows = cut(tokenizer, documents, max_seq_len=max_seq_len, stride=stride)
     return score(model, windows, runtime, batch_tokens=batch_tokens)

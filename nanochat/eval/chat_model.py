@@ -12,9 +12,8 @@ from nanochat.config import to_json
 from nanochat.console import say, warn
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.batching import BATCH_TOKENS
-from nanochat.eval.core import centred
-from nanochat.eval.intervals import mean_standard_error
-from nanochat.eval.kept import KeptResults, kept_beside
+from nanochat.eval.intervals import centred, mean_standard_error
+from nanochat.eval.result_cache import ResultCache, cache_beside
 from nanochat.eval.score_csv import CsvLine, accuracy_line, write_scores
 from nanochat.eval.score_table import ScoreLine, percentages, show_scores
 from nanochat.eval.subject import ENGINE_ROWS, subject_of
@@ -112,7 +111,7 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
     checkpoint = open_checkpoint(config.model_tag, runtime, config.step)
     name = checkpoint.directory.resolve().name
     metrics_path = runtime.paths.metrics(name)
-    kept = kept_beside(checkpoint, runtime, fresh=config.fresh)
+    kept = cache_beside(checkpoint, runtime, fresh=config.fresh)
     results, skipped = _answer(config, names, checkpoint, kept, runtime)
     if not results:
         raise EnvironmentFault(f"none of the tasks is available: {skipped[0].reason}")
@@ -132,11 +131,10 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
         STAGE,
         wandb_run=config.wandb_run,
         track=config.track,
-        config=to_json(config),
+        config=ConfigRow(to_json(config)),
         enabled=runtime.is_main,
         resume=True,
     ) as metrics:
-        metrics.log(ConfigRow(to_json(config)))
         metrics.log(
             TasksRow(
                 step=result.step,
@@ -165,7 +163,7 @@ def _answer(
     config: EvalChatConfig,
     names: Sequence[str],
     checkpoint: OpenCheckpoint,
-    kept: KeptResults,
+    kept: ResultCache,
     runtime: Runtime,
 ) -> tuple[list[TaskResult], list[Skipped]]:
     kind = runtime.device.type

@@ -27,7 +27,7 @@ from nanochat.eval.intervals import (
     pairs_of,
     verdict,
 )
-from nanochat.eval.kept import ItemRow, task_records
+from nanochat.eval.result_cache import ItemRow, task_records
 from nanochat.paths import Paths
 
 _MAY_DIFFER = ("device", "dtype", "weights", "tokenizer", "items")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import islice
 
-from nanochat.config import from_json, to_json
+from nanochat.config import to_json
 from nanochat.console import say, table
 from nanochat.flags import default_track
 from nanochat.metrics import open_metrics
@@ -46,12 +46,13 @@ def run(config: TokenizerEvalConfig, paths: Paths) -> TokenizerEvalResult:
         "tokenizer-eval",
         wandb_run=None,
         track=track,
-        config=to_json(config),
+        config=ConfigRow(to_json(config)),
         enabled=True,
         resume=True,
     ) as metrics:
-        metrics.log(ConfigRow(to_json(config)))
-        metrics.log(from_json(CompressionRow, {"hash": tokenizer.hash, **to_json(comparison)}))
+        metrics.log(
+            CompressionRow(tokenizer.hash, comparison.bytes, comparison.tokenizers, comparison.skipped)
+        )
     return TokenizerEvalResult(tokenizer.vocab_size, tokenizer.hash, comparison)
 
 

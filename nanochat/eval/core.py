@@ -19,9 +19,9 @@ from nanochat.console import progress
 from nanochat.eval.batching import ahead
 from nanochat.eval.bundle import CORE_TASKS, CoreTask, load_bundle
 from nanochat.eval.core_prompts import TaskPrompts
-from nanochat.eval.intervals import Interval, accuracy_interval, mean_standard_error, normal_interval
-from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord
+from nanochat.eval.intervals import Interval, accuracy_interval, centred, mean_standard_error, normal_interval
 from nanochat.eval.prompt_states import LOGITS_AT_ONCE, PromptRow, PromptStates
+from nanochat.eval.result_cache import ItemRow, ResultCache, TaskRecord
 from nanochat.eval.subject import Subject
 from nanochat.runtime import Runtime
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -59,11 +59,6 @@ class CoreResult:
     def interval(self) -> Interval:
         """Of `core`."""
         return normal_interval(self.core, self.standard_error)
-
-
-def centred(accuracy: float, baseline: float) -> float:
-    """The accuracy rescaled to 0 for guessing and 1 for all right."""
-    return (accuracy - baseline) / (1 - baseline)
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,7 @@ def evaluate_core(
     subject: Subject,
     bundle: Path,
     runtime: Runtime,
-    kept: KeptResults,
+    kept: ResultCache,
     *,
     max_per_task: int | None = None,
     batch_tokens: int = 16_384,
@@ -143,7 +138,7 @@ def evaluate_core(
                 return score_task(states(), subject, task, n, runtime, advance)
 
             settings = {"items": n, "kind": task.kind, "shots": task.shots, "delimiter": task.delimiter}
-            record = kept.get(f"core-{task.label}", task.sha256, settings, TaskRecord, score)
+            record = kept.get_or_compute(f"core-{task.label}", task.sha256, settings, TaskRecord, score)
             results.append(_task_result(task, record))
     missing = tuple(label for label in CORE_TASKS if label not in {task.label for task in tasks})
     return CoreResult(

@@ -64,6 +64,11 @@ def accuracy_interval(right: int, n: int) -> Interval:
     return Interval(low, 1.0 if right == n else middle + reach)
 
 
+def centred(accuracy: float, baseline: float) -> float:
+    """The accuracy rescaled to 0 for guessing and 1 for all right."""
+    return (accuracy - baseline) / (1 - baseline)
+
+
 def mean_standard_error(tasks: Sequence[tuple[int, int, float]]) -> float:
     """The standard error of the mean of centred accuracies, from each task's (right, n, baseline).
 

@@ -13,8 +13,8 @@ from nanochat import hardware
 from nanochat.config import to_json
 from nanochat.console import ProgressBar, progress
 from nanochat.eval.batching import ahead
-from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord, sha256_of_values
 from nanochat.eval.prompt_states import PromptRow, PromptStates
+from nanochat.eval.result_cache import ItemRow, ResultCache, TaskRecord, sha256_of_values
 from nanochat.eval.subject import Subject
 from nanochat.eval.task_result import TaskResult, result_of
 from nanochat.infer.request import Completion
@@ -69,7 +69,7 @@ def evaluate_task(
     task: Task,
     items: Sequence[Item],
     runtime: Runtime,
-    kept: KeptResults,
+    kept: ResultCache,
     *,
     max_items: int | None = None,
     batch_tokens: int = 16_384,
@@ -87,14 +87,14 @@ def evaluate_task(
     """
     chosen = _spread(len(items), max_items)
     asker = _Asker(subject, batch_tokens, sampling)
-    record = kept.get(
+    record = kept.get_or_compute(
         task.name,
         sha256_of_values(items[index] for index in chosen),
         {
             "kind": task.kind,
             "max_new_tokens": task.max_new_tokens,
             "weights": subject.weights,
-            **_SETTINGS[task.kind](sampling),
+            **_METHODS[task.kind].settings(sampling),
         },
         TaskRecord,
         lambda: _score(asker, task, items, chosen, runtime),
@@ -108,12 +108,13 @@ def _score(
     processes = runtime.processes
     indices = chosen[processes.rank :: processes.world_size]
     mine = [items[index] for index in indices]
-    _READY[task.kind](asker.subject)  # what is loaded on all processes together
+    method = _METHODS[task.kind]
+    method.load(asker.subject)
     with (
         processes.together(task.name),
         progress(task.name, len(mine), "item", enabled=runtime.is_main) as bar,
     ):
-        answers = _ANSWER[task.kind](asker, task, mine, bar)
+        answers = method.answer(asker, task, mine, bar)
         rows = _checked(task, indices, mine, answers, runtime)
     every = [row for part in processes.gather(rows) for row in part]
     return TaskRecord(task.baseline, tuple(sorted(every, key=lambda row: row.index)))
@@ -207,15 +208,18 @@ def final_text(tokenizer: Tokenizer, completion: Completion) -> str:
     return "".join(part["text"] for part in parts[last + 1 :] if part["type"] == "text")
 
 
-_READY: dict[str, Callable[[Subject], object]] = {
-    "choice": lambda subject: subject.model,
-    "generate": lambda subject: subject.engine,
-}
-_SETTINGS: dict[str, Callable[[Sampling], dict[str, Any]]] = {
-    "choice": lambda sampling: {},
-    "generate": to_json,
-}
-_ANSWER: dict[str, Callable[[_Asker, Task, Sequence[Item], ProgressBar], list[Answer]]] = {
-    "choice": _choose,
-    "generate": _generate,
+@dataclass(frozen=True)
+class _Method:
+    """How tasks of a kind are answered."""
+
+    settings: Callable[[Sampling], dict[str, Any]]
+    """On which the answers depend."""
+    load: Callable[[Subject], object]
+    """Called on all processes together, before each answers its share."""
+    answer: Callable[[_Asker, Task, Sequence[Item], ProgressBar], list[Answer]]
+
+
+_METHODS = {
+    "choice": _Method(lambda sampling: {}, lambda subject: subject.model, _choose),
+    "generate": _Method(to_json, lambda subject: subject.engine, _generate),
 }

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from nanochat.eval.intervals import Interval, accuracy_interval, pass_at
-from nanochat.eval.kept import TaskRecord
+from nanochat.eval.intervals import Interval, accuracy_interval, centred, pass_at
+from nanochat.eval.result_cache import TaskRecord
 from nanochat.tasks.task import Item, Task
 
 KEPT_FAILURES = 3
@@ -55,7 +55,7 @@ class TaskResult:
     @property
     def centred(self) -> float:
         """The accuracy rescaled to 0 for guessing and 1 for all right."""
-        return (self.accuracy - self.baseline) / (1 - self.baseline)
+        return centred(self.accuracy, self.baseline)
 
 
 def result_of(task: Task, items: Sequence[Item], record: TaskRecord, samples: int) -> TaskResult:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.console import amount
-from nanochat.eval.intervals import accuracy_interval
+from nanochat.eval.intervals import accuracy_interval, normal_interval
 from nanochat.export.hf_config import beyond_stock
 from nanochat.metrics import rows_of
 from nanochat.metrics_rows import ConfigRow, EvalRow, TasksRow
@@ -103,8 +103,10 @@ def _eval_figures(rows: list[EvalRow]) -> Iterator[str]:
         row = next((row for row in reversed(rows) if getattr(row, figure) is not None), None)
         if row is not None:
             error = row.core_standard_error if figure == "core" else None
-            interval = f"± {1.96 * error:.3f}" if error is not None else ""
-            yield f"| {name} | {getattr(row, figure):.4f} | {interval} | validation |"
+            value = getattr(row, figure)
+            interval = normal_interval(value, error) if error is not None else None
+            shown = f"{interval.low:.4f} to {interval.high:.4f}" if interval else ""
+            yield f"| {name} | {value:.4f} | {shown} | validation |"
 
 
 def _task_figures(rows: list[TasksRow]) -> Iterator[str]:

@@ -61,7 +61,6 @@ def download_all(
     title: str,
     workers: int = WORKERS,
     check: Check | None = None,
-    progress: bool = True,
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
 ) -> None:
     """Download the files of all jobs that are not done: the first one alone, then `workers` at a time.
@@ -78,7 +77,7 @@ def download_all(
         _require_space(directory, left)
         sizes = [job.source.size for job in left if job.source.size is not None]
         total = sum(sizes) if len(sizes) == len(left) else None
-        with console.progress(f"downloading {title}", total, "B", enabled=progress) as bar:
+        with console.progress(f"downloading {title}", total, "B") as bar:
             _Download(left, check, policy, bar).run(workers)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat import console
-from nanochat.atomic import sha256_of
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.batch import WORKERS, Check, Job, download_all, is_sound
 from nanochat.hub.listing import describe, describe_url, exported, is_offline, name_some, require_http
@@ -28,7 +27,6 @@ def fetch_files(
     *,
     workers: int = WORKERS,
     check: Check | None = None,
-    progress: bool = True,
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
 ) -> list[Path]:
     """Download files of a dataset repository into `directory`; returns their paths in the order of `filenames`.
@@ -50,7 +48,7 @@ def fetch_files(
         console.warn(f"{fault}; using the {len(targets)} files that are already in {directory}")
         return targets
     jobs = [file.to(directory) for file in files]
-    download_all(jobs, directory, title=repo, workers=workers, check=check, progress=progress, policy=policy)
+    download_all(jobs, directory, title=repo, workers=workers, check=check, policy=policy)
     return targets
 
 
@@ -75,37 +73,22 @@ def fetch_url(
     url: str,
     destination: Path,
     *,
-    sha256: str | None = None,
     check: Check | None = None,
-    progress: bool = True,
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
 ) -> Path:
     """Download one file from any http(s) address, with the guarantees of `fetch_files` and without HF_TOKEN.
 
-    An existing file with this sha256 that passes `check` is kept. Without `sha256` and `check` only the size
-    stated by the server is verified. Raises ValueError for an address that is not http(s), EnvironmentFault if
-    the file cannot be downloaded.
+    An existing file that passes `check` is kept. Without `check` only the size stated by the server is verified.
+    Raises ValueError for an address that is not http(s), EnvironmentFault if the file cannot be downloaded.
     """
     require_http(url, "the address")
-
-    def is_wanted(path: Path) -> None:
-        if sha256 is not None and sha256_of(path) != sha256:
-            raise ValueError(f"its sha256 is not {sha256}")
-        if check is not None:
-            check(path)
-
-    if is_sound(destination, is_wanted):
+    if is_sound(destination, check):
         return destination
     if is_offline():
         _require_present([destination], destination.parent)
-    source = describe_url(url, destination.name, sha256, policy)
+    source = describe_url(url, destination.name, policy)
     download_all(
-        [Job(source, destination)],
-        destination.parent,
-        title=source.name,
-        check=is_wanted,
-        progress=progress,
-        policy=policy,
+        [Job(source, destination)], destination.parent, title=source.name, check=check, policy=policy
     )
     return destination
 

@@ -87,16 +87,15 @@ def is_offline() -> bool:
 def list_files(
     repo: str,
     *,
-    repo_type: str = "dataset",
     revision: str = "main",
     folder: str = "",
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
 ) -> dict[str, RemoteFile]:
-    """Every file of a repository (or one of its folders) by name, with size and, for large files, sha256.
+    """Every file of a dataset repository (or one of its folders) by name, with size and, for large files, sha256.
 
     Raises Refused if the hub has no such repository or does not list, EnvironmentFault if it does not answer.
     """
-    address = f"{endpoint()}/api/{repo_type}s/{repo}/tree/{quote(revision, safe='')}"
+    address = f"{endpoint()}/api/datasets/{repo}/tree/{quote(revision, safe='')}"
     address = f"{address}/{quote(folder, safe='')}".rstrip("/")
     query = "recursive=true"
     files: dict[str, RemoteFile] = {}
@@ -106,7 +105,7 @@ def list_files(
         try:
             for entry in _listed_files(answer.content):
                 sha256 = _sha256_or_none(entry.lfs.oid if entry.lfs else None)
-                url = _url(repo, entry.path, revision, repo_type)
+                url = _url(repo, entry.path, revision)
                 files[entry.path] = RemoteFile(repo, entry.path, entry.size, sha256, url)
             # Only the link's query: on a mirror its host is that of the mirrored hub, which must not receive the
             # token and may be unreachable.
@@ -191,10 +190,10 @@ def _probe(repo: str, folder: str) -> Iterator[RemoteFile]:
             return
 
 
-def _url(repo: str, filename: str, revision: str, repo_type: str = "dataset") -> str:
+def _url(repo: str, filename: str, revision: str) -> str:
     from huggingface_hub import hf_hub_url
 
-    return hf_hub_url(repo, filename, repo_type=repo_type, revision=revision, endpoint=endpoint())
+    return hf_hub_url(repo, filename, repo_type="dataset", revision=revision, endpoint=endpoint())
 
 
 def ask(method: str, url: str, what: str, policy: RetryPolicy, headers: dict[str, str]) -> Any:
@@ -212,20 +211,19 @@ def ask(method: str, url: str, what: str, policy: RetryPolicy, headers: dict[str
     return retrying(attempt, what, _first_contact(policy))
 
 
-def describe_url(url: str, name: str, sha256: str | None, policy: RetryPolicy) -> DownloadSource:
+def describe_url(url: str, name: str, policy: RetryPolicy) -> DownloadSource:
     """A file at a plain address, as described by its server."""
     try:
         headers = ask("HEAD", url, name, policy, {"Accept-Encoding": "identity"}).headers
     except Refused as refusal:
         if refusal.status in (405, 501):  # a server without HEAD: the size is known only from the download
-            return DownloadSource(name, url, sha256=sha256)
+            return DownloadSource(name, url)
         raise
     length = headers.get("Content-Length", "")
     return DownloadSource(
         name,
         url,
         size=int(length) if length.isdigit() else None,
-        sha256=sha256,
         version=headers.get("ETag") or headers.get("Last-Modified"),
     )
 

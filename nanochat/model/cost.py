@@ -42,7 +42,7 @@ def flops_per_token(config: GPTConfig) -> float:
     6 per parameter in a matrix product, plus 12 · heads · head_dim · visible positions per layer for attention.
     """
     multiplied = horizon_parameters(config)
-    visible = sum(min(config.window(layer), config.max_seq_len) for layer in range(config.n_layer))
+    visible = sum(config.window(layer) for layer in range(config.n_layer))
     return 6.0 * multiplied + 12.0 * config.n_head * config.head_dim * visible
 
 

@@ -32,7 +32,6 @@ class LearningRates:
 class Rule:
     """The optimiser settings of parameters whose name matches `pattern`; Muon decays its matrices, AdamW nothing."""
 
-    name: str
     pattern: str
     algorithm: Literal["muon", "adamw"]
     rate: Literal["matrix", "embedding", "value_embedding", "head", "scalar"]
@@ -55,19 +54,17 @@ _SCALAR_EPS = 1e-8
 
 # The first matching rule applies. Residual scales act on every path through the model, so their rate is 100 × smaller.
 RULES = (
-    Rule("embedding", "embedding.weight", "adamw", "embedding"),
-    Rule("value embeddings", "value_embeddings.*", "adamw", "value_embedding"),
-    Rule("head", "head.weight", "adamw", "head", beta2=0.96),
-    Rule("residual scales", "residual_scale", "adamw", "scalar", rate_factor=0.01, eps=_SCALAR_EPS),
-    Rule("embedding scales", "embedding_scale", "adamw", "scalar", beta1=0.96, eps=_SCALAR_EPS),
-    Rule("smear and backout", "smear_*", "adamw", "scalar", rate_factor=0.2, beta2=0.99, eps=_SCALAR_EPS),
-    Rule(
-        "smear and backout", "backout_scale", "adamw", "scalar", rate_factor=0.2, beta2=0.99, eps=_SCALAR_EPS
-    ),
-    Rule("value gates", "blocks.*.value_gate.weight", "muon", "matrix"),
-    Rule("attention in", "blocks.*.attention.[qkv].weight", "muon", "matrix", heads="rows"),
-    Rule("attention out", "blocks.*.attention.out.weight", "muon", "matrix", heads="columns"),
-    Rule("mlp", "blocks.*.mlp.*.weight", "muon", "matrix"),
+    Rule("embedding.weight", "adamw", "embedding"),
+    Rule("value_embeddings.*", "adamw", "value_embedding"),
+    Rule("head.weight", "adamw", "head", beta2=0.96),
+    Rule("residual_scale", "adamw", "scalar", rate_factor=0.01, eps=_SCALAR_EPS),
+    Rule("embedding_scale", "adamw", "scalar", beta1=0.96, eps=_SCALAR_EPS),
+    Rule("smear_*", "adamw", "scalar", rate_factor=0.2, beta2=0.99, eps=_SCALAR_EPS),
+    Rule("backout_scale", "adamw", "scalar", rate_factor=0.2, beta2=0.99, eps=_SCALAR_EPS),
+    Rule("blocks.*.value_gate.weight", "muon", "matrix"),
+    Rule("blocks.*.attention.[qkv].weight", "muon", "matrix", heads="rows"),
+    Rule("blocks.*.attention.out.weight", "muon", "matrix", heads="columns"),
+    Rule("blocks.*.mlp.*.weight", "muon", "matrix"),
 )
 
 

@@ -2,8 +2,8 @@
 
 The figures count words between spaces: skip `words` and `word-length` for scripts without them.
 
-Sources: Gopher is Rae et al. 2021 (arXiv 2112.11446), appendix A.1.1, without its stop words, which are English;
-C4 is Raffel et al. 2020 (arXiv 1910.10683), section 2.2.
+Sources: `placeholder` is C4's (Raffel et al. 2020, arXiv 1910.10683, section 2.2), all others are Gopher's (Rae et al.
+2021, arXiv 2112.11446, appendix A.1.1), without its stop words, which are English.
 """
 
 from __future__ import annotations
@@ -80,7 +80,6 @@ class QualityRule:
     figure: Callable[[TextFigures], float]
     least: float
     most: float
-    source: str
 
     def passes(self, figures: TextFigures) -> bool:
         """Whether a document passes."""
@@ -88,15 +87,15 @@ class QualityRule:
 
 
 RULES: dict[str, QualityRule] = {
-    "words": QualityRule(lambda figures: len(figures.words), 50, 100_000, "Gopher"),
-    "placeholder": QualityRule(lambda figures: figures.text.lower().count("lorem ipsum"), 0, 0, "C4"),
-    "word-length": QualityRule(TextFigures.word_length, 3, 10, "Gopher"),
-    "symbols": QualityRule(TextFigures.symbols, 0, 0.1, "Gopher"),
-    "bullets": QualityRule(TextFigures.bullets, 0, 0.9, "Gopher"),
-    "ellipses": QualityRule(TextFigures.ellipses, 0, 0.3, "Gopher"),
-    "repeated-lines": QualityRule(TextFigures.repeated, 0, 0.3, "Gopher"),
-    "repeated-characters": QualityRule(TextFigures.repeated_characters, 0, 0.2, "Gopher"),
-    "alphabetic": QualityRule(TextFigures.alphabetic, 0.8, 1, "Gopher"),
+    "words": QualityRule(lambda figures: len(figures.words), 50, 100_000),
+    "placeholder": QualityRule(lambda figures: figures.text.lower().count("lorem ipsum"), 0, 0),
+    "word-length": QualityRule(TextFigures.word_length, 3, 10),
+    "symbols": QualityRule(TextFigures.symbols, 0, 0.1),
+    "bullets": QualityRule(TextFigures.bullets, 0, 0.9),
+    "ellipses": QualityRule(TextFigures.ellipses, 0, 0.3),
+    "repeated-lines": QualityRule(TextFigures.repeated, 0, 0.3),
+    "repeated-characters": QualityRule(TextFigures.repeated_characters, 0, 0.2),
+    "alphabetic": QualityRule(TextFigures.alphabetic, 0.8, 1),
 }
 """In the order in which they are tried: the first that a document fails counts it."""
 

@@ -14,13 +14,15 @@ from typing import IO
 
 from nanochat.atomic import file_lock
 from nanochat.console import duration, say
+from nanochat.metric_sinks import DUMMY
 from nanochat.metrics import Metrics, open_metrics
 from nanochat.metrics_rows import StageRow
 from nanochat.paths import Paths
 from nanochat.recipes.recipe import Stage, dependents, stage_keys
 from nanochat.recipes.record import Record
-from nanochat.report.archive import set_aside
+from nanochat.report.archive import move_to_archive
 from nanochat.sandbox.linux import die_with_parent
+from nanochat.signals import handle_signals
 
 # A lost terminal is forwarded to the stages as SIGTERM, on which they save.
 PASSED_ON = {
@@ -133,7 +135,7 @@ class Runner:
     def _start(self, stage: Stage, record: Record) -> None:
         key = self._keys[stage.name]
         if stage.run is not None and record.state(stage.name, key) in (None, "outdated"):
-            archived = set_aside(self._paths, stage.run, self._folders(stage.run))
+            archived = move_to_archive(self._paths, stage.run, self._folders(stage.run))
             if archived is not None:
                 say(f"the earlier run {stage.run} was made with other settings: moved to {archived}")
         record.outdate(dependents(self._stages, stage.name))
@@ -227,7 +229,7 @@ class Runner:
 
     def _metrics(self) -> Metrics:
         path = self._paths.metrics("recipe")
-        return open_metrics(path, "recipe", wandb_run="dummy", config={}, enabled=True, resume=True)
+        return open_metrics(path, "recipe", wandb_run=DUMMY, config=None, enabled=True, resume=True)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -236,12 +238,8 @@ class Runner:
             for running in self._running:
                 self._send(running, PASSED_ON[self._signal])
 
-        before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
-        try:
+        with handle_signals(pass_on, *PASSED_ON):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _stopped_by(number: signal.Signals, *, torchrun: bool) -> tuple[int, ...]:

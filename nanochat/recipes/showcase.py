@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from nanochat.console import say, table
+from nanochat.metric_sinks import DUMMY
 from nanochat.metrics import open_metrics, rows_of
 from nanochat.metrics_rows import SampleRow
 from nanochat.paths import Paths
@@ -46,7 +47,7 @@ def ask(run: str, questions: Sequence[str] = QUESTIONS) -> list[tuple[str, str]]
         pairs = list(zip(questions, answers, strict=True))
         path = runtime.paths.metrics(run)
         with open_metrics(
-            path, STAGE, wandb_run="dummy", config={}, enabled=runtime.is_main, resume=True
+            path, STAGE, wandb_run=DUMMY, config=None, enabled=runtime.is_main, resume=True
         ) as metrics:
             for question, answer in pairs:
                 metrics.log(SampleRow(loaded.step, question, answer))

@@ -8,7 +8,7 @@ from nanochat.atomic import write_fault
 from nanochat.paths import Paths
 
 
-def set_aside(paths: Paths, name: str, folders: dict[str, Path]) -> Path | None:
+def move_to_archive(paths: Paths, name: str, folders: dict[str, Path]) -> Path | None:
     """Move the existing ones of these folders to `archive/<name>-<n>/<key>`; None if none exists.
 
     Raises EnvironmentFault if they cannot be moved.

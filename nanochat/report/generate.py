@@ -13,7 +13,7 @@ from nanochat.bounds import require_not_negative
 from nanochat.config import json_line
 from nanochat.console import say, warn
 from nanochat.paths import Paths
-from nanochat.report.archive import set_aside
+from nanochat.report.archive import move_to_archive
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def run_reset(config: ResetConfig, paths: Paths) -> ResetResult:
     from nanochat.report.artefacts import System
 
     earlier = {"report": paths.report} if (paths.report / "report.md").exists() else {}
-    archived = set_aside(paths, "report", earlier)
+    archived = move_to_archive(paths, "report", earlier)
     if archived is not None:
         say(f"the earlier report is in {archived}")
     system = System(time.time(), hardware.describe(), hardware.software())

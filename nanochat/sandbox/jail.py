@@ -66,7 +66,7 @@ def main() -> None:
     """The warden. `sys.argv[1]` is the file descriptor for reports."""
     report = int(sys.argv[1])
     os.set_inheritable(report, False)
-    order = Order(**json.loads(_read(int(_read(10)))))
+    order = Order(**json.loads(sys.stdin.buffer.read()))
     attempts = Attempts(order.left_out)
     attempts.attempt("user namespace", _enter_user_namespace)
     for kind in NAMESPACE_KINDS:
@@ -78,15 +78,6 @@ def main() -> None:
     if sys.platform == "linux":
         linux.die_with_parent(signal.SIGTERM)
     os.waitpid(supervisor, 0)
-
-
-def _read(n: int) -> bytes:
-    """Exactly `n` bytes of standard input; the rest stays there for the program."""
-    parts = []
-    while n > 0 and (part := os.read(0, n)):
-        parts.append(part)
-        n -= len(part)
-    return b"".join(parts)
 
 
 def _run_and_exit(action: Callable[[], None]) -> None:

@@ -74,13 +74,11 @@ class Verdict:
 
     passed: bool
     reason: str
-    execution: Execution
 
 
 def run_python(
     code: str,
     *,
-    stdin: str = "",
     timeout_s: float = TIMEOUT_S,
     memory_bytes: int = MEMORY_BYTES,
     unsafe: bool = False,
@@ -88,8 +86,9 @@ def run_python(
 ) -> Execution:
     """Run `code` as a main program and wait for it. Nothing the program does raises an error here.
 
-    The program sees the standard library, an empty work folder that vanishes afterwards, and an environment
-    without our variables. `isolation.NEEDS` lists its restrictions; `docs/sandbox.md` describes their limits.
+    The program sees the standard library, an empty work folder that vanishes afterwards, an empty standard input,
+    and an environment without our variables. `isolation.NEEDS` lists its restrictions; `docs/sandbox.md` describes
+    their limits.
 
     Args:
         timeout_s: wall-clock seconds, after which the program and all its processes are killed.
@@ -100,7 +99,7 @@ def run_python(
     Raises EnvironmentFault if isolation is incomplete and `unsafe` is false.
     """
     order = Order(code, "", "", memory_bytes, unsafe, tuple(without))
-    return _execute(order, stdin, timeout_s)[0]
+    return _execute(order, timeout_s)[0]
 
 
 def check_function(
@@ -109,24 +108,22 @@ def check_function(
     tests: str,
     *,
     timeout_s: float = TIMEOUT_S,
-    memory_bytes: int = MEMORY_BYTES,
     unsafe: bool = False,
-    without: Collection[str] = (),
 ) -> Verdict:
     """Import the program `code` and run `tests`, source code that calls its `function` by name.
 
     The tests run in a separate process, out of the program's reach (see `nanochat.sandbox.judge`). They pass if they
     finish without an error. Arguments and errors as in `run_python`.
     """
-    order = Order(code, function, tests, memory_bytes, unsafe, tuple(without))
-    execution, failure = _execute(order, "", timeout_s)
+    order = Order(code, function, tests, MEMORY_BYTES, unsafe, ())
+    execution, failure = _execute(order, timeout_s)
     if failure is None:
         failure = {
             "time": f"more than {timeout_s:g} s",
-            "memory": f"more than {memory_bytes >> 20} MiB",
+            "memory": f"more than {MEMORY_BYTES >> 20} MiB",
             "": "the judge ended without a verdict",
         }[execution.stopped]
-    return Verdict(passed=not failure, reason=failure, execution=execution)
+    return Verdict(passed=not failure, reason=failure)
 
 
 def isolation_here() -> Isolation:
@@ -139,14 +136,12 @@ def require_isolation() -> None:
     run_python("")
 
 
-def _execute(order: Order, stdin: str, timeout_s: float) -> tuple[Execution, str | None]:
+def _execute(order: Order, timeout_s: float) -> tuple[Execution, str | None]:
     """The execution, and the judge's reason for a failure ("" for a pass, None without a verdict)."""
     if timeout_s <= 0:
         raise ValueError(f"timeout_s must be positive, not {timeout_s}")
     with tempfile.TemporaryDirectory(prefix="nanochat-", ignore_cleanup_errors=True) as work:
-        content = json.dumps(order._replace(work=work)._asdict()).encode()
-        message = b"%010d%b%b" % (len(content), content, stdin.encode("utf-8", "replace"))
-        jail = run_jail(message, timeout_s)
+        jail = run_jail(json.dumps(order._replace(work=work)._asdict()).encode(), timeout_s)
     reports = jail.reports
     stderr = jail.stderr.decode("utf-8", "replace")
     if "isolation" not in reports:

@@ -20,6 +20,7 @@ from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths
 from nanochat.serve.server import ServeConfig, serve
 from nanochat.serve.telemetry import SHARED_FOLDER
+from nanochat.signals import handle_signals
 
 
 def run_replicas(config: ServeConfig, paths: Paths, listener: socket.socket) -> None:
@@ -41,8 +42,7 @@ def run_replicas(config: ServeConfig, paths: Paths, listener: socket.socket) -> 
                 if child.is_alive():
                     child.terminate()
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with handle_signals(stop, signal.SIGTERM, signal.SIGINT):
             for child in children:
                 _start(child)
             if stopping:  # a child that was not started yet has not been told
@@ -58,9 +58,6 @@ def run_replicas(config: ServeConfig, paths: Paths, listener: socket.socket) -> 
                         failed.append(child)
                 if failed and not stopping:
                     stop(signal.SIGTERM, None)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
     if failed:
         raise EnvironmentFault(f"{failed[0].name} ended with status {failed[0].exitcode}; all were stopped")
 

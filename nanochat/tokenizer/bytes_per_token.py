@@ -10,6 +10,7 @@ from pathlib import Path
 import tiktoken
 from tiktoken_ext.openai_public import r50k_pat_str
 
+from nanochat.metrics_rows import DomainRates
 from nanochat.tokenizer.eval_texts import EVAL_TEXTS
 from nanochat.tokenizer.patterns import split_pattern
 from nanochat.tokenizer.tokenizer import Tokenizer, parse_ranks
@@ -44,35 +45,26 @@ PEERS = (
 
 
 @dataclass(frozen=True)
-class Compression:
-    """UTF-8 bytes per token of one tokenizer in each domain (more is better)."""
-
-    name: str
-    vocab_size: int
-    bytes_per_token: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Comparison:
     """`tokenizers[0]` is ours; `skipped` names the peers whose files are not cached; `bytes` is by domain."""
 
     bytes: dict[str, int]
-    tokenizers: tuple[Compression, ...]
+    tokenizers: tuple[DomainRates, ...]
     skipped: tuple[str, ...]
 
 
 def compare(tokenizer: Tokenizer, texts: Mapping[str, str] = EVAL_TEXTS) -> Comparison:
     """Measure `tokenizer` and every peer whose file tiktoken has cached; never uses the network."""
-    compressions = [_measure("ours", tokenizer, tokenizer.vocab_size, texts)]
+    rates = [_measure("ours", tokenizer, tokenizer.vocab_size, texts)]
     skipped = []
     for peer in PEERS:
         encoding = cached_encoding(peer)
         if encoding is None:
             skipped.append(peer.name)
         else:
-            compressions.append(_measure(peer.name, encoding, encoding.n_vocab, texts))
+            rates.append(_measure(peer.name, encoding, encoding.n_vocab, texts))
     sizes = {domain: len(text.encode()) for domain, text in texts.items()}
-    return Comparison(sizes, tuple(compressions), tuple(skipped))
+    return Comparison(sizes, tuple(rates), tuple(skipped))
 
 
 def cached_encoding(peer: Peer) -> tiktoken.Encoding | None:
@@ -96,9 +88,9 @@ def how_to_fetch(skipped: tuple[str, ...]) -> str:
 
 def _measure(
     name: str, encoder: Tokenizer | tiktoken.Encoding, vocab_size: int, texts: Mapping[str, str]
-) -> Compression:
+) -> DomainRates:
     encode = encoder.encode if isinstance(encoder, Tokenizer) else encoder.encode_ordinary
-    return Compression(
+    return DomainRates(
         name,
         vocab_size,
         {domain: len(text.encode()) / max(len(encode(text)), 1) for domain, text in texts.items()},

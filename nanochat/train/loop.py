@@ -9,6 +9,7 @@ from typing import Protocol
 
 from nanochat.console import say
 from nanochat.processes import Processes, under_torchrun
+from nanochat.signals import handle_signals
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult, train_step
 
@@ -60,10 +61,5 @@ def _stop_signals(processes: Processes) -> Iterator[Callable[[], bool]]:
         say(f"{name}: stopping after this step{again}")
         processes.interrupt(name)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, receive) for number in numbers}
-    try:
+    with handle_signals(receive, signal.SIGTERM, signal.SIGINT):
         yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -211,26 +211,22 @@ class Session:
 
     def _open_metrics(self) -> Metrics:
         """Open the run's metrics and log the row with its configuration."""
-        runtime, config = self.trainer.runtime, self.meta.config
-        metrics = open_metrics(
+        runtime = self.trainer.runtime
+        return open_metrics(
             runtime.paths.metrics(self.model_tag),
             self.meta.stage,
             wandb_run=self.options.wandb_run,
             track=self.options.track,
-            config=config,
-            enabled=runtime.is_main,
-            resume=self.meta.step > 0,
-        )
-        metrics.log(
-            ConfigRow(
-                config=config,
+            config=ConfigRow(
+                config=self.meta.config,
                 hardware=hardware.describe(),
                 software=self.meta.software,
                 world_size=runtime.processes.world_size,
                 **self.facts,
-            )
+            ),
+            enabled=runtime.is_main,
+            resume=self.meta.step > 0,
         )
-        return metrics
 
     def _train(self, metrics: Metrics, evaluate: Evaluate) -> tuple[Log, PackingReport | None]:
         trainer, options = self.trainer, self.options

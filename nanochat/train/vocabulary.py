@@ -108,11 +108,10 @@ def _log(
         "tokenizer",
         wandb_run=None,
         track=track,
-        config=to_json(config),
+        config=ConfigRow(to_json(config)),
         enabled=True,
         resume=False,
     ) as metrics:
-        metrics.log(ConfigRow(to_json(config)))
         metrics.log(TokenizerRow(**to_json(result)))
         metrics.log(DoneRow(wall_s=result.wall_s, peak_rss_bytes=result.peak_rss_bytes))
 

@@ -23,7 +23,7 @@ from nanochat.batches.token_cache import TokenStore, open_tokens
 from nanochat.errors import EnvironmentFault
 from nanochat.paths import Paths
 from nanochat.text.dataset_tokenizer import tokenizer_folder
-from nanochat.text.datasets import Dataset, open_dataset, split_bytes
+from nanochat.text.datasets import Dataset, documents, open_dataset, split_bytes
 from nanochat.text.shards import write_shard
 from nanochat.tokenizer.tokenizer import Tokenizer, token_dtype
 
@@ -102,19 +102,26 @@ def test_a_cache_made_ahead_is_the_same_and_is_made_once(
     assert not files(paths, dataset, tokenizer, ".tmp")
 
 
-def test_the_validation_split_has_its_own_files(dataset: Dataset, tokenizer: Tokenizer, paths: Paths) -> None:
-    (info,) = open_tokens(dataset, tokenizer, paths, "val").make_all()
-    assert (info.counts.documents, info.tokens) == (1, len("validation") + 1)
-
-
-def test_a_held_out_share_is_tokenised_separately(tokenizer: Tokenizer, paths: Paths, tmp_path: Path) -> None:
+def test_what_is_held_out_is_not_in_the_cache(tokenizer: Tokenizer, paths: Paths, tmp_path: Path) -> None:
     source = tmp_path / "all.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in SHARDS[0]))
     dataset = open_dataset(str(source), paths, val_fraction=0.3)
-    sizes = [open_tokens(dataset, tokenizer, paths, split).make_all()[0] for split in ("train", "val")]  # type: ignore[arg-type]
-    assert all(info.counts.documents for info in sizes)
-    assert sum(info.counts.documents for info in sizes) == 100
-    assert sum(info.tokens for info in sizes) == sum(len(text.encode()) + 1 for text in SHARDS[0])
+    store = open_tokens(dataset, tokenizer, paths)
+    store.make_all()
+    (cached,) = read(store, tokenizer, pieces=1)
+    assert cached == list(documents(dataset, "train"))
+    assert len(cached) == 100 - len(list(documents(dataset, "val"))) < 100
+
+
+@pytest.mark.parametrize(("held_out", "key"), [(0.0, "a4d0bacc7cd257bc"), (0.3, "f10ad93706b303e0")])
+def test_existing_caches_stay_valid(
+    tokenizer: Tokenizer, paths: Paths, tmp_path: Path, held_out: float, key: str
+) -> None:
+    source = tmp_path / "all.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in SHARDS[0]))
+    dataset = Dataset("own", (source,), (), held_out=held_out)
+    open_tokens(dataset, tokenizer, paths).make_all()
+    assert [path.name for path in files(paths, dataset, tokenizer, ".json")] == [f"all-{key}.json"]
 
 
 @pytest.mark.parametrize("damage", ["torn bin", "torn idx", "no bin", "no idx", "empty idx", "torn json"])

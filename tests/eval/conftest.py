@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanochat.checkpoint import store
-from nanochat.eval.kept import KeptResults
+from nanochat.eval.result_cache import ResultCache
 from nanochat.eval.subject import Subject
 from nanochat.model.backend import REFERENCE
 from nanochat.model.gpt import GPT
@@ -64,9 +64,9 @@ def subject(model: GPT, tokenizer: Tokenizer) -> Subject:
 
 
 @pytest.fixture
-def kept(tmp_path) -> KeptResults:
+def kept(tmp_path) -> ResultCache:
     """An empty folder of results."""
-    return KeptResults(tmp_path, 0, "0" * 64, Processes(), {})
+    return ResultCache(tmp_path, 0, "0" * 64, Processes(), {})
 
 
 class Unheard:

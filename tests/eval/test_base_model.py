@@ -31,7 +31,6 @@ def test_scores_what_the_model_was_trained_on(checkpoint, model, tokenizer, runt
         runtime,
         max_seq_len=64,
         batch_tokens=99,
-        max_bytes=None,
     )
     assert result.val.bpb == pytest.approx(expected.bpb)
     assert result.train.documents == 4

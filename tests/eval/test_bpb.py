@@ -39,7 +39,7 @@ def plain_nats(model, tokenizer, document, context, stride=None):
 @pytest.mark.parametrize("batch_tokens", [1, 50, 10_000])
 def test_equals_one_document_at_a_time(model, tokenizer, runtime, context, batch_tokens):
     result = bits_per_byte(
-        model, tokenizer, DOCUMENTS, runtime, max_seq_len=context, batch_tokens=batch_tokens, max_bytes=None
+        model, tokenizer, DOCUMENTS, runtime, max_seq_len=context, batch_tokens=batch_tokens
     )
     nats = sum(plain_nats(model, tokenizer, document, context) for document in TEXTS)
     n_bytes = sum(len(document.encode()) for document in TEXTS)

@@ -6,7 +6,7 @@ from nanochat.cli.main import main
 from nanochat.eval.chat_model import EvalChatConfig, run
 from nanochat.eval.compare import CompareConfig, run_compare
 from nanochat.eval.intervals import Pairs, difference_interval, mcnemar
-from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord
+from nanochat.eval.result_cache import ItemRow, ResultCache, TaskRecord
 from tests.eval.conftest import random_model, save
 
 CONFIG = EvalChatConfig(model_tag="tiny", suite="builtin-choice", max_items=40)
@@ -21,8 +21,10 @@ def answers(runtime, model, tokenizer, run_name, rights, *, data="a" * 64, first
 
     weights = store.load_meta(directory, 7).files["model"].sha256
     rows = tuple(ItemRow(first + at, "x", "y", right, (float(right),)) for at, right in enumerate(rights))
-    kept = KeptResults(directory, 7, weights, runtime.processes, {}, fresh=True)
-    kept.get("birds", data, {"items": len(rights), **settings}, TaskRecord, lambda: TaskRecord(0.25, rows))
+    kept = ResultCache(directory, 7, weights, runtime.processes, {}, fresh=True)
+    kept.get_or_compute(
+        "birds", data, {"items": len(rights), **settings}, TaskRecord, lambda: TaskRecord(0.25, rows)
+    )
     return run_name
 
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.eval.bundle import CORE_TASKS, CoreTask, load_bundle
-from nanochat.eval.core import centred, evaluate_core, score_groups
+from nanochat.eval.core import evaluate_core, score_groups
 from nanochat.eval.core_prompts import TaskPrompts
-from nanochat.eval.intervals import accuracy_interval
-from nanochat.eval.kept import KeptResults, task_records
+from nanochat.eval.intervals import accuracy_interval, centred
 from nanochat.eval.prompt_states import PromptRow, PromptStates
+from nanochat.eval.result_cache import ResultCache, task_records
 from nanochat.tokenizer.bpe import train_tokenizer
 from nanochat.tokenizer.patterns import SPLIT_PATTERNS
 from tests.eval.conftest import TEXT
@@ -127,7 +127,7 @@ def test_the_shares_of_two_processes_make_the_whole(subject, runtime, members, k
     evaluate_core(subject, bundle, runtime, kept)
     runtimes, exchanged = members(2)
     for member in runtimes:
-        alone = KeptResults(tmp_path / "other", 0, "0" * 64, member.processes, {})
+        alone = ResultCache(tmp_path / "other", 0, "0" * 64, member.processes, {})
         evaluate_core(subject, bundle, member, alone)
     shares = [value for value in exchanged if isinstance(value, list)]
     assert len(shares) == 6

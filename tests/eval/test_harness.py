@@ -10,8 +10,8 @@ from nanochat.errors import EnvironmentFault
 from nanochat.eval.bundle import load_bundle
 from nanochat.eval.core import score_task
 from nanochat.eval.harness import HarnessConfig, evaluate, run
-from nanochat.eval.kept import task_records
 from nanochat.eval.prompt_states import PromptStates
+from nanochat.eval.result_cache import task_records
 from nanochat.eval.subject import Subject
 from nanochat.eval.task_accuracy import evaluate_task
 from nanochat.tasks.registry import TASKS

@@ -6,7 +6,7 @@ import torch
 
 from nanochat.errors import EnvironmentFault
 from nanochat.eval.intervals import Interval, accuracy_interval
-from nanochat.eval.kept import KeptResults, task_records
+from nanochat.eval.result_cache import ResultCache, task_records
 from nanochat.eval.task_accuracy import Sampling, evaluate_task, final_text
 from nanochat.eval.task_result import KEPT_FAILURES, TaskResult
 from nanochat.infer.request import Completion
@@ -101,7 +101,7 @@ def test_several_samples_give_pass_at_k(subject, tokenizer, runtime, kept, tmp_p
     assert result.pass_at[1] == pytest.approx(sum(map(sum, right)) / (3 * len(items)))
     assert result.pass_at[3] == pytest.approx(sum(map(any, right)) / len(items))
     assert result.accuracy == sum(group[0] for group in right) / len(items)
-    other = KeptResults(tmp_path / "other", 0, "", runtime.processes, {})
+    other = ResultCache(tmp_path / "other", 0, "", runtime.processes, {})
     again = evaluate_task(
         subject,
         task,
@@ -130,7 +130,7 @@ def test_the_shares_of_two_processes_make_the_whole(subject, runtime, members, k
     [(_, _, whole)] = task_records(tmp_path, 0, "0" * 64)
     runtimes, exchanged = members(2)
     for member in runtimes:
-        alone = KeptResults(tmp_path / "other", 0, "0" * 64, member.processes, {})
+        alone = ResultCache(tmp_path / "other", 0, "0" * 64, member.processes, {})
         evaluate_task(subject, *make(), member, alone)
     shares = [value for value in exchanged if isinstance(value, list)]
     assert len(shares) == 2

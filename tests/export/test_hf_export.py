@@ -251,9 +251,10 @@ def test_the_card_and_the_config_hold_no_path_of_this_machine(
     make_run: MakeRun, paths: Paths, tmp_path: Path
 ) -> None:
     make_run()
-    options: dict[str, Any] = {"wandb_run": None, "config": {}, "enabled": True, "resume": False}
-    with open_metrics(paths.metrics("tiny"), "sft", **options) as metrics:
-        metrics.log(ConfigRow({}, dataset=str(tmp_path / "letters.parquet")))
+    begin = ConfigRow({}, dataset=str(tmp_path / "letters.parquet"))
+    open_metrics(
+        paths.metrics("tiny"), "sft", wandb_run=None, config=begin, enabled=True, resume=False
+    ).close()
     directory = export(paths, tmp_path)
     for file in ("README.md", "config.json", "generation_config.json", "tokenizer_config.json"):
         assert str(tmp_path) not in (directory / file).read_text(), file

@@ -118,7 +118,7 @@ def test_folders_and_new_fields_of_a_listing_are_passed_over(hub, policy):
         ("/api/", "silence", lambda hub, policy: list_files("owner/name", policy=policy)),
         ("/api/", "stall", lambda hub, policy: list_files("owner/name", policy=policy)),
         ("/datasets/", "silence", lambda hub, policy: describe("owner/name", NAMES[:1], policy)),
-        ("/plain/", "silence", lambda hub, policy: describe_url(f"{hub.url}/plain/x", "x", None, policy)),
+        ("/plain/", "silence", lambda hub, policy: describe_url(f"{hub.url}/plain/x", "x", policy)),
     ],
 )
 def test_a_stalled_server_is_given_up_within_the_policy(stalled, fault, ask, hub, policy):

@@ -137,7 +137,7 @@ def test_config_and_result_are_plain_data(paths: Paths) -> None:
 def test_the_newest_answers_are_the_ones_recorded(paths: Paths) -> None:
     for answer in ("first", "second"):
         with open_metrics(
-            paths.metrics("sft"), "showcase", wandb_run="dummy", config={}, enabled=True, resume=True
+            paths.metrics("sft"), "showcase", wandb_run="dummy", config=None, enabled=True, resume=True
         ) as metrics:
             metrics.log(SampleRow(1, "Who are you?", answer))
     assert showcase.recorded(paths, "sft") == [("Who are you?", "second")]

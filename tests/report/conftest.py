@@ -52,9 +52,8 @@ def log_training(
     """What a training stage records from step `begin` (resumed there) to `end` (killed there)."""
     path = paths.metrics(run)
     with open_metrics(
-        path, stage, wandb_run="dummy", config=CONFIG, enabled=True, resume=begin > 0
+        path, stage, wandb_run="dummy", config=BEGIN, enabled=True, resume=begin > 0
     ) as metrics:
-        metrics.log(BEGIN)
         for step in range(begin + 1, (end or steps) + 1):
             metrics.log(train_row(step, steps))
             if step % (steps // 4) == 0:
@@ -88,7 +87,7 @@ def train_row(step: int, steps: int, **changes: Any) -> TrainRow:
 def log_rows(paths: Paths, run: str, stage: str, rows: Sequence[Row]) -> None:
     """What a stage appends to the file of a run."""
     path = paths.metrics(run)
-    with open_metrics(path, stage, wandb_run="dummy", config={}, enabled=True, resume=True) as metrics:
+    with open_metrics(path, stage, wandb_run="dummy", config=None, enabled=True, resume=True) as metrics:
         for row in rows:
             metrics.log(row)
 

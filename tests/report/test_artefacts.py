@@ -40,7 +40,7 @@ def test_other_figures_of_the_same_step_are_kept(pipeline: Paths) -> None:
         EvalRow(60, val_bpb=0.7),
     )
     with open_metrics(
-        pipeline.metrics("late"), "eval-chat", wandb_run="dummy", config={}, enabled=True, resume=True
+        pipeline.metrics("late"), "eval-chat", wandb_run="dummy", config=None, enabled=True, resume=True
     ) as metrics:
         for row in rows:
             metrics.log(row)
@@ -87,7 +87,7 @@ def test_a_recipes_attempts_at_one_result_are_summed(pipeline: Paths) -> None:
         ("tokenizer", "a", "done", 6.0),  # its file was removed and it was made again
     ]
     with open_metrics(
-        pipeline.metrics("recipe"), "recipe", wandb_run="dummy", config={}, enabled=True, resume=True
+        pipeline.metrics("recipe"), "recipe", wandb_run="dummy", config=None, enabled=True, resume=True
     ) as metrics:
         for name, key, status, wall_s in attempts:
             metrics.log(StageRow(name, key, (), status, wall_s))

@@ -28,12 +28,12 @@ def run(code: str, left_out: tuple[str, ...] = (), **options) -> Execution:
     return run_python(code, unsafe=bool(left_out), without=left_out, **options)
 
 
-def test_output_and_input(left_out: tuple[str, ...]) -> None:
-    code = "import sys\nprint('hé', input(), __name__)\nprint('oops', file=sys.stderr)"
-    result = run(code, left_out, stdin="wörld\n")
+def test_output_and_no_input(left_out: tuple[str, ...]) -> None:
+    code = "import sys\nprint('hé', sys.stdin.read(), __name__)\nprint('oops', file=sys.stderr)"
+    result = run(code, left_out)
     assert (result.ok, result.stdout, result.stderr, result.stopped) == (
         True,
-        "hé wörld __main__\n",
+        "hé  __main__\n",
         "oops\n",
         "",
     )
@@ -141,9 +141,8 @@ def test_much_output_is_cut_and_no_error(left_out: tuple[str, ...]) -> None:
     assert result.stdout.startswith("é" * 1000 + "\n")
 
 
-def test_much_input_is_read_or_not(left_out: tuple[str, ...]) -> None:
-    assert run("print(len(input()))", left_out, stdin="x" * 10**6).stdout == "1000000\n"
-    assert run("print(1)", left_out, stdin="x" * 10**6).ok
+def test_a_program_may_be_longer_than_a_pipe_holds(left_out: tuple[str, ...]) -> None:
+    assert run(f"print(len({'x' * 10**6!r}))", left_out).stdout == "1000000\n"
 
 
 def test_a_timeout_must_be_positive() -> None:

@@ -68,7 +68,7 @@ def save_run(base: Path, run: str, stage: str, steps: tuple[int, ...], context: 
         store.save(directory, made_up_meta(config, step, stage=stage), model.state_dict())
     tokenizer.save(directory / TOKENIZER_DIR)
     with open_metrics(
-        Paths(base).metrics(run), stage, wandb_run=None, config={}, enabled=True, resume=False
+        Paths(base).metrics(run), stage, wandb_run=None, config=None, enabled=True, resume=False
     ) as metrics:
         for step in (1, 2, 3):
             metrics.log(train_row(step))

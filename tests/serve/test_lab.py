@@ -229,7 +229,7 @@ def test_a_trainings_metrics_are_read_as_they_grow(server: Running, served_base:
     first = server.ask("GET", f"/api/runs/{BASE}/metrics").json
     assert [row["step"] for row in first["rows"]] == [1, 2, 3]
     path = Paths(served_base).metrics(BASE)
-    with open_metrics(path, "pretrain", wandb_run=None, config={}, enabled=True, resume=True) as metrics:
+    with open_metrics(path, "pretrain", wandb_run=None, config=None, enabled=True, resume=True) as metrics:
         metrics.log(train_row(4))
     with path.open("ab") as file:
         file.write(b'not json\n{"kind": "train", "half a line')

@@ -51,7 +51,7 @@ class Run:
 @pytest.fixture
 def metrics(tmp_path):
     with open_metrics(
-        tmp_path / "metrics.jsonl", "pretrain", wandb_run=None, config={}, resume=False, enabled=False
+        tmp_path / "metrics.jsonl", "pretrain", wandb_run=None, config=None, resume=False, enabled=False
     ) as opened:
         yield opened
 

@@ -230,7 +230,7 @@ def test_a_training_is_followed_live(lab: Page, served_base: Path) -> None:
     facts.scroll_into_view_if_needed()  # one that nobody sees is not asked for
     path = Paths(served_base).metrics(BASE)
     before = path.read_bytes()
-    options = {"wandb_run": None, "config": {}, "enabled": True, "resume": True}
+    options = {"wandb_run": None, "config": None, "enabled": True, "resume": True}
     with open_metrics(path, "pretrain", **options) as metrics:
         try:
             for step in (4, 5):

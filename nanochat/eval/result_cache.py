@@ -1,4 +1,4 @@
-"""Results kept beside a checkpoint: each as soon as it is finished, with what it depends on.
+"""A cache of results beside a checkpoint: each kept as soon as it is finished, with what it depends on.
 
 An evaluation that is interrupted and called again repeats nothing that is finished. Task results hold one row an item,
 which is what `nanochat eval compare` reads.
@@ -83,7 +83,7 @@ class ResultKey:
     scorer: int = SCORER_VERSION
 
 
-class KeptResults:
+class ResultCache:
     """The results kept beside one checkpoint.
 
     Args:
@@ -107,7 +107,7 @@ class KeptResults:
         self._weights, self._processes, self._common, self._fresh = weights, processes, common, fresh
         self._writable = True
 
-    def get(
+    def get_or_compute(
         self, name: str, data: str, settings: dict[str, Any], kind: type[T], compute: Callable[[], T]
     ) -> T:
         """The kept result, else that of `compute`, which is kept; every process gets the same.
@@ -139,7 +139,7 @@ class KeptResults:
             warn(f"results are not kept: {error}")
 
 
-def kept_beside(checkpoint: OpenCheckpoint, runtime: Runtime, *, fresh: bool) -> KeptResults:
+def cache_beside(checkpoint: OpenCheckpoint, runtime: Runtime, *, fresh: bool) -> ResultCache:
     """The results of a checkpoint on this kind of device."""
     common = {
         "device": runtime.device.type,
@@ -147,7 +147,7 @@ def kept_beside(checkpoint: OpenCheckpoint, runtime: Runtime, *, fresh: bool) ->
         "tokenizer": checkpoint.meta.tokenizer,
     }
     weights = checkpoint.meta.files["model"].sha256
-    return KeptResults(checkpoint.directory, checkpoint.step, weights, runtime.processes, common, fresh=fresh)
+    return ResultCache(checkpoint.directory, checkpoint.step, weights, runtime.processes, common, fresh=fresh)
 
 
 def file_name(name: str, key: ResultKey) -> str:

@@ -12,7 +12,7 @@ import pytest
 from nanochat.eval.base_model import EvalBaseConfig
 from nanochat.eval.base_model import run as run_base
 from nanochat.eval.chat_model import EvalChatConfig, run
-from nanochat.eval.kept import ItemRow, KeptResults, TaskRecord, task_records
+from nanochat.eval.result_cache import ItemRow, ResultCache, TaskRecord, task_records
 from nanochat.paths import kept_results
 from nanochat.processes import Processes
 from nanochat.tasks.registry import SUITES
@@ -28,14 +28,14 @@ def never() -> TaskRecord:
     raise AssertionError("computed again")
 
 
-def folder_of(tmp_path, weights="0" * 64, common=None, **options) -> KeptResults:
-    return KeptResults(tmp_path, 3, weights, Processes(), common or {}, **options)
+def folder_of(tmp_path, weights="0" * 64, common=None, **options) -> ResultCache:
+    return ResultCache(tmp_path, 3, weights, Processes(), common or {}, **options)
 
 
 def test_a_result_is_computed_once_for_each_thing_it_depends_on(tmp_path):
     first = ("birds", "a" * 64, {"items": 2}, TaskRecord)
-    assert folder_of(tmp_path).get(*first, lambda: RECORD) == RECORD
-    assert folder_of(tmp_path).get(*first, never) == RECORD
+    assert folder_of(tmp_path).get_or_compute(*first, lambda: RECORD) == RECORD
+    assert folder_of(tmp_path).get_or_compute(*first, never) == RECORD
     other = [
         (folder_of(tmp_path, weights="1" * 64), first),
         (folder_of(tmp_path, common={"dtype": "bfloat16"}), first),
@@ -45,25 +45,25 @@ def test_a_result_is_computed_once_for_each_thing_it_depends_on(tmp_path):
     ]
     for kept, arguments in other:
         with pytest.raises(AssertionError, match="computed again"):
-            kept.get(*arguments, never)
+            kept.get_or_compute(*arguments, never)
 
 
 def test_a_name_from_outside_stays_in_the_folder(tmp_path):
     for name in ("../../out", "/tmp/out", "a" * 999, "\0", ""):
-        folder_of(tmp_path).get(name, "a" * 64, {}, TaskRecord, lambda: RECORD)
+        folder_of(tmp_path).get_or_compute(name, "a" * 64, {}, TaskRecord, lambda: RECORD)
     assert len(list(kept_results(tmp_path, 3).iterdir())) == 5
 
 
 def test_another_version_of_the_scorer_computes_again(tmp_path, monkeypatch):
     arguments = ("birds", "a" * 64, {}, TaskRecord)
-    folder_of(tmp_path).get(*arguments, lambda: RECORD)
+    folder_of(tmp_path).get_or_compute(*arguments, lambda: RECORD)
     [path] = kept_results(tmp_path, 3).iterdir()
     content = json.loads(path.read_text())
     content["key"]["scorer"] += 1
     path.write_text(json.dumps(content))
     assert list(task_records(tmp_path, 3, "0" * 64)) == []
     with pytest.raises(AssertionError, match="computed again"):
-        folder_of(tmp_path).get(*arguments, never)
+        folder_of(tmp_path).get_or_compute(*arguments, never)
 
 
 @pytest.mark.parametrize(
@@ -71,20 +71,20 @@ def test_another_version_of_the_scorer_computes_again(tmp_path, monkeypatch):
 )
 def test_a_damaged_file_is_named_and_replaced(tmp_path, capsys, damage):
     arguments = ("birds", "a" * 64, {}, TaskRecord)
-    folder_of(tmp_path).get(*arguments, lambda: RECORD)
+    folder_of(tmp_path).get_or_compute(*arguments, lambda: RECORD)
     [path] = kept_results(tmp_path, 3).iterdir()
     path.write_bytes(damage)
     assert list(task_records(tmp_path, 3, "0" * 64)) == []
-    assert folder_of(tmp_path).get(*arguments, lambda: RECORD) == RECORD
+    assert folder_of(tmp_path).get_or_compute(*arguments, lambda: RECORD) == RECORD
     assert f"{path} is damaged" in capsys.readouterr().err
-    assert folder_of(tmp_path).get(*arguments, never) == RECORD
+    assert folder_of(tmp_path).get_or_compute(*arguments, never) == RECORD
 
 
 def test_a_folder_that_cannot_be_written_costs_one_warning(tmp_path, capsys):
     (tmp_path / "eval").write_text("a file stands where the folder belongs")
     kept = folder_of(tmp_path)
     for name in ("birds", "fish"):
-        assert kept.get(name, "a" * 64, {}, TaskRecord, lambda: RECORD) == RECORD
+        assert kept.get_or_compute(name, "a" * 64, {}, TaskRecord, lambda: RECORD) == RECORD
     assert capsys.readouterr().err.count("results are not kept") == 1
 
 
