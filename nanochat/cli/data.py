@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nanochat import hardware
 from nanochat.batches.token_cache import open_tokens
-from nanochat.bounds import require_positive
+from nanochat.bounds import require_fraction, require_not_negative, require_positive
 from nanochat.console import amount, progress, say, table
 from nanochat.paths import Paths, expanded
 from nanochat.text.dataset_tokenizer import TokenizedText
@@ -106,8 +105,9 @@ def run_pack(config: PackConfig, paths: Paths) -> PackResult:
 
 def pack_job(config: PackConfig) -> tuple[list[Path], PackSettings]:
     """The source files and the settings of the shards. Raises ValueError for impossible ones."""
-    if not 0 < config.shard_mb < math.inf or not 0 < config.val_fraction < 1 or config.seed < 0:
-        raise ValueError("--shard-mb must be positive, --val-fraction between 0 and 1, --seed at least 0")
+    require_positive(config, "shard_mb")
+    require_fraction(config, "val_fraction")
+    require_not_negative(config, "seed")
     files = find_files(config.source)
     source, out = expanded(config.source).resolve(), config.out.resolve()
     within = source.is_dir() and out.is_relative_to(source)

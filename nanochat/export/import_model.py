@@ -83,5 +83,5 @@ def run_import(config: ImportConfig, paths: Paths) -> ImportResult:
         tag, meta.step, incoming.origin, sum(tensor.numel() for tensor in incoming.state.values())
     )
     say(f"{config.path} ({incoming.origin}) → the run {tag}, {amount(result.parameters)} parameters")
-    say(f"try it: `nanochat chat --model {tag}` or `nanochat eval base --model-tag {tag}`")
+    say(f"try it: `nanochat chat --model {tag}` or `nanochat eval base --model-tag {tag} --dataset builtin`")
     return result

@@ -193,7 +193,7 @@ def _jsonl(path: Path, column: str, source_column: str | None, counts: Counts) -
                 break
     if malformed and not usable:
         raise ValueError(
-            f"{path}, line {first_malformed}: no JSON object with a text {column!r}; "
+            f"{path}: line {first_malformed} is not a JSON object with a string in the field {column!r}; "
             "choose the field with --text-column"
         )
 

@@ -57,7 +57,9 @@ def write_task(folder, name, text, rows):
 
 def test_without_the_package_it_is_one_line(checkpoint, runtime, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lm_eval.tasks", None)
-    with pytest.raises(EnvironmentFault, match=r"^lm-eval cannot be imported [^\n]+'\.\[eval\]'` in the clone$"):
+    with pytest.raises(
+        EnvironmentFault, match=r"^lm-eval cannot be imported [^\n]+'\.\[eval\]'` in the clone$"
+    ):
         run(HarnessConfig(tasks="birds", model_tag="tiny"), runtime)
 
 
