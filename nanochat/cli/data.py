@@ -9,7 +9,7 @@ from pathlib import Path
 from nanochat import hardware
 from nanochat.batches.token_cache import open_tokens
 from nanochat.bounds import require_fraction, require_not_negative, require_positive
-from nanochat.console import amount, progress, say, table
+from nanochat.console import amount, counted, progress, say, table
 from nanochat.paths import Paths, expanded
 from nanochat.text.dataset_tokenizer import TokenizedText
 from nanochat.text.datasets import Dataset, Split, TextSource, split_bytes, split_documents
@@ -99,7 +99,9 @@ def run_pack(config: PackConfig, paths: Paths) -> PackResult:
     total = sum(text_bytes(path, config.text_column) for path in files)
     with progress("pack", 2 * total, "B") as shown:
         manifest, shards = pack(files, config.out, settings, shown.update)
-    say(f"{len(shards) - 1} training shards and 1 for validation in {config.out}: {manifest.counts}")
+    say(
+        f"{counted(len(shards) - 1, 'training shard')} and 1 for validation in {config.out}: {manifest.counts}"
+    )
     return PackResult(config.out, len(shards) - 1, manifest.counts)
 
 

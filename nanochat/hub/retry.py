@@ -69,7 +69,8 @@ def retrying(
 ) -> T:
     """The result of `attempt`, retried after network errors, 429 and 5xx answers, with growing pauses.
 
-    `progressed` tells whether the failed attempt got further than all before it, which resets the failure count. `remedy`: what to do when all attempts have failed.
+    `progressed` tells whether the failed attempt got further than all before it, which resets the failure count.
+    `remedy` says what to do when all attempts have failed.
     Raises Refused for a final answer, EnvironmentFault after `policy.attempts` failures, CancelledError once
     `cancelled` is set.
     """

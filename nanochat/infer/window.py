@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
+from nanochat.console import counted
 from nanochat.tokenizer.chat_format import Message
 
 
@@ -37,6 +38,6 @@ def fit_messages(
                 "shorten them"
             )
         raise ValueError(
-            f"the message has {tokens:,} tokens, but at most {limit:,} leave room for an answer: shorten it"
+            f"the message has {counted(tokens, 'token')}, but at most {limit:,} leave room for an answer: shorten it"
         )
     return shorter[fits]

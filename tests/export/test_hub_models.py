@@ -68,7 +68,7 @@ def test_a_hub_that_refuses_costs_one_line(
         run_hf(ExportHfConfig("tiny", tmp_path / "out", push="me/tiny"), paths)
     assert "\n" not in str(refused.value)
     assert (tmp_path / "out" / "model.safetensors").is_file()
-    with pytest.raises(EnvironmentFault, match="me/none could not be downloaded: .* needs HF_TOKEN"):
+    with pytest.raises(EnvironmentFault, match=r"me/none could not be downloaded: .* needs HF_TOKEN"):
         local_run("hf:me/none", paths)
 
 

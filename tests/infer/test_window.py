@@ -39,7 +39,7 @@ def test_a_last_message_that_does_not_fit_is_refused_with_both_figures():
         ValueError, match=r"system prompt and message have 2 tokens together; at most 1 fit beside"
     ):
         fit_messages(chat(4, system=True), len, 1)
-    with pytest.raises(ValueError, match="^the message has 1 tokens, but at most 0 leave room .* shorten it"):
+    with pytest.raises(ValueError, match=r"^the message has 1 token, but at most 0 leave room .* shorten it"):
         fit_messages(chat(1), len, 0)
 
 

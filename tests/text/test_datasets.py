@@ -246,7 +246,7 @@ class TestFiles:
     @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 2.0])
     def test_shares_out_of_range(self, paths: Paths, tmp_path: Path, fraction: float) -> None:
         (tmp_path / "a.txt").write_text("a")
-        with pytest.raises(ValueError, match="^--val-fraction must be above 0 and below 1, not "):
+        with pytest.raises(ValueError, match=r"^--val-fraction must be above 0 and below 1, not "):
             open_dataset(str(tmp_path / "a.txt"), paths, val_fraction=fraction)
 
 

@@ -141,7 +141,7 @@ def test_pairs_that_do_not_fit_are_counted(
     file.write_text("\n".join(json.dumps(row) for row in (ROW, ROW, {**ROW, "chosen": "x" * 99})))
     pairs = read_pairs(file, tokenizer, 64)
     assert len(pairs) == 2
-    assert "1 pairs skipped" in capsys.readouterr().err
+    assert "1 pair skipped" in capsys.readouterr().err
     training, held_out = split_pairs(pairs)
     assert (len(training), len(held_out)) == (1, 1)
 
