@@ -26,7 +26,7 @@ class HubItems:
         """The items of a split. Raises ValueError if the dataset lacks it."""
         if split not in self.splits:
             raise ValueError(
-                f"{self.repo} has no {split!r} items, only {', '.join(self.splits)}: choose another task"
+                f"{self.repo} has no split {split!r}, only {', '.join(self.splits)}: choose another task"
             )
         rows = hub_rows(self.repo, self.config, self.splits[split], paths, self.columns)
         return OnDemand(rows, self.make)
