@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+_FRACTION = "above 0 and below 1"
+
 
 def require_positive(config: Any, *names: str) -> None:
     """Raise ValueError, naming the flag, for an option that is set and not above 0 or not finite."""
@@ -18,6 +20,11 @@ def require_not_negative(config: Any, *names: str) -> None:
 def require_share(config: Any, *names: str) -> None:
     """Raise ValueError, naming the flag, for an option that is set and not a share from 0 to 1."""
     _require(config, names, lambda value: 0 <= value <= 1, "0 or 1", "between 0 and 1")
+
+
+def require_fraction(config: Any, *names: str) -> None:
+    """Raise ValueError, naming the flag, for an option that is set and not above 0 and below 1."""
+    _require(config, names, lambda value: 0 < value < 1, _FRACTION, _FRACTION)
 
 
 def _require(

@@ -57,6 +57,11 @@ def amount(value: float) -> str:
     return f"{value:.4g}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is 1: "1 step", "2,048 rows"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in the form 42s, 3m20s or 5h07m."""
     whole = round(seconds)

@@ -157,7 +157,8 @@ def _guarded(tracker: Tracker, trouble: str) -> Iterator[None]:
             yield
     except ImportError as error:
         warn(
-            f"{tracker} cannot be imported, the run continues without it ({error}): uv pip install {tracker}"
+            f"{tracker} cannot be imported, the run continues without it ({error}): "
+            f"run `uv pip install -e '.[{tracker}]'` in the clone"
         )
     except Exception as error:
         warn(f"{tracker} {trouble}, the run continues without it: {error}")

@@ -203,7 +203,9 @@ class LeftOut:
     reason: str
 
     def __str__(self) -> str:
-        where = f"line {self.line}" if self.count == 1 else f"{self.count} lines from line {self.line} on"
+        where = (
+            f"line {self.line}" if self.count == 1 else f"{self.count} lines, the first is line {self.line}"
+        )
         return f"{where} ({self.reason})"
 
 

@@ -57,7 +57,9 @@ class Dial:
     max_seq_len: int | None = None
     """Context length in tokens."""
     head_dim: int | None = None
+    """Channels per attention head."""
     window_pattern: str | None = None
+    """Attention windows of the layers in turn: L sees the whole context, S a quarter of it; always L in the last."""
     shape: ShapeName = "full"
     """Which other programs can run the model: full: with remote code; servable: vLLM and SGLang too (no smear);
     portable: without remote code, mlx-lm too (no windows, gain, value embeddings, scales, smear, backout)."""

@@ -106,6 +106,11 @@ def test_amounts_are_short(value: float, text: str):
     assert console.amount(value) == text
 
 
+@pytest.mark.parametrize(("number", "text"), [(0, "0 rows"), (1, "1 row"), (2048, "2,048 rows")])
+def test_a_noun_is_in_the_plural_unless_there_is_one(number: int, text: str):
+    assert console.counted(number, "row") == text
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0s"), (59.6, "1m00s"), (200, "3m20s"), (18_420, "5h07m"), (3599.7, "1h00m")]
 )

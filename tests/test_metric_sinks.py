@@ -117,7 +117,7 @@ def test_a_missing_service_costs_one_warning(tmp_path: Path, monkeypatch, capsys
     with _open(tmp_path / "m.jsonl", track=(tracker,)) as metrics:
         metrics.log(EvalRow(1, val_bpb=1.5))
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith(f"pip install {tracker}")
+    assert line.endswith(f"run `uv pip install -e '.[{tracker}]'` in the clone")
     assert [type(entry.row) for entry in read_metrics(tmp_path / "m.jsonl")] == [ConfigRow, EvalRow]
 
 

@@ -76,7 +76,7 @@ def test_lines_left_out_cost_one_warning_with_file_and_line(tmp_path: Path, caps
         metrics.log(SampleRow(2, "", ""))
     assert _steps(path) == [1, 2]
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {path}: left out 3 lines from line 2 on (")
+    assert line.startswith(f"warning: {path}: left out 3 lines, the first is line 2 (")
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path):

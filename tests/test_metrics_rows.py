@@ -114,7 +114,7 @@ def test_the_length_of_an_older_plan_has_todays_name() -> None:
         (b"[" * 5000, "nested"),
         (b"[" * 200 + b"]" * 200, "nested more than 100 deep"),
         (b'{"kind": "tra', "Unterminated"),
-        (b"\xff\xfe\x00", "decode"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
         (b"", "Expecting value"),
     ],
 )

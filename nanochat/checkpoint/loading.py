@@ -74,7 +74,7 @@ def find_run(run: str | Path, paths: Paths) -> Path:
     hint = (
         f"there are: {', '.join(known)}"
         if known
-        else "train one first: `nanochat pretrain`, then `nanochat sft`"
+        else "there is no model yet: `nanochat run quickstart` makes one in minutes"
     )
     raise ValueError(f"no checkpoint of a run {str(run)!r}; {hint}")
 

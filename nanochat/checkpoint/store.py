@@ -117,7 +117,7 @@ def latest(directory: Path) -> int | None:
 def require_latest(directory: Path) -> int:
     """The newest valid step. Raises EnvironmentFault if there is none."""
     if (step := latest(directory)) is None:
-        raise EnvironmentFault(f"every checkpoint in {directory} is torn: restore the files, or train again")
+        raise EnvironmentFault(f"no checkpoint in {directory} is complete: restore the files, or train again")
     return step
 
 

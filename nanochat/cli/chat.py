@@ -37,7 +37,7 @@ class ChatConfig:
     compare: str | None = None
     """A second run, RUN or RUN@STEP, that answers every question too, with the same seed."""
     continue_: Annotated[bool, tyro.conf.arg(name="continue")] = False
-    """Take up the last conversation, which a chat at a terminal keeps after each answer."""
+    """Continue the last conversation of a terminal chat."""
     verbose: bool = False
     """Show tokens, tokens per second, time to the first token and context used after each answer."""
     system: str | None = None

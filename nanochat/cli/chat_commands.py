@@ -236,9 +236,7 @@ COMMANDS: dict[str, Command] = {
     "/verbose": Command("", "show speed and context after each answer, or not", _verbose),
     "/model": Command("[RUN[@STEP]]", "list the models, or continue with another", _model, _model_names),
     "/save": Command("NAME", "save the conversation; it is valid SFT data", _save),
-    "/load": Command(
-        "NAME", "take up a saved conversation", _load, lambda app: saved_chats(app.runtime.paths)
-    ),
+    "/load": Command("NAME", "load a saved conversation", _load, lambda app: saved_chats(app.runtime.paths)),
     "/help": Command("", "show this list", _help),
     "/quit": Command("", "quit (or Ctrl-D)", _quit),
 }

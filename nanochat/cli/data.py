@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nanochat import hardware
 from nanochat.batches.token_cache import open_tokens
-from nanochat.bounds import require_positive
-from nanochat.console import amount, progress, say, table
+from nanochat.bounds import require_fraction, require_not_negative, require_positive
+from nanochat.console import amount, counted, progress, say, table
 from nanochat.paths import Paths, expanded
 from nanochat.text.dataset_tokenizer import TokenizedText
 from nanochat.text.datasets import Dataset, Split, TextSource, split_bytes, split_documents
@@ -100,14 +99,17 @@ def run_pack(config: PackConfig, paths: Paths) -> PackResult:
     total = sum(text_bytes(path, config.text_column) for path in files)
     with progress("pack", 2 * total, "B") as shown:
         manifest, shards = pack(files, config.out, settings, shown.update)
-    say(f"{len(shards) - 1} training shards and 1 for validation in {config.out}: {manifest.counts}")
+    say(
+        f"{counted(len(shards) - 1, 'training shard')} and 1 for validation in {config.out}: {manifest.counts}"
+    )
     return PackResult(config.out, len(shards) - 1, manifest.counts)
 
 
 def pack_job(config: PackConfig) -> tuple[list[Path], PackSettings]:
     """The source files and the settings of the shards. Raises ValueError for impossible ones."""
-    if not 0 < config.shard_mb < math.inf or not 0 < config.val_fraction < 1 or config.seed < 0:
-        raise ValueError("--shard-mb must be positive, --val-fraction between 0 and 1, --seed at least 0")
+    require_positive(config, "shard_mb")
+    require_fraction(config, "val_fraction")
+    require_not_negative(config, "seed")
     files = find_files(config.source)
     source, out = expanded(config.source).resolve(), config.out.resolve()
     within = source.is_dir() and out.is_relative_to(source)

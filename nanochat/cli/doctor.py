@@ -35,11 +35,11 @@ _HUB_TIMEOUT_S = 10
 _BY_RUN = ("training steps", "training operators")
 """Choices that depend on the run's length; of what they need, `_compilation` tells."""
 _OPTIONAL = {
-    "wandb": "--track wandb: metrics to Weights & Biases too (uv pip install wandb)",
-    "trackio": "--track trackio: metrics to trackio too (uv pip install trackio)",
-    "tensorboard": "--track tensorboard: metrics to TensorBoard too (uv pip install tensorboard)",
-    "transformers": "nanochat export (uv pip install transformers safetensors tokenizers)",
-    "safetensors": "nanochat import of folders of transformers (uv pip install safetensors)",
+    "wandb": "--track wandb: metrics to Weights & Biases too (uv pip install -e '.[wandb]')",
+    "trackio": "--track trackio: metrics to trackio too (uv pip install -e '.[trackio]')",
+    "tensorboard": "--track tensorboard: metrics to TensorBoard too (uv pip install -e '.[tensorboard]')",
+    "transformers": "nanochat export hf (uv pip install -e '.[export]')",
+    "safetensors": "nanochat import of folders of transformers (uv pip install -e '.[export]')",
 }
 
 

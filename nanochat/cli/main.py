@@ -27,6 +27,9 @@ from nanochat.paths import default_paths, expanded
 
 _HELP = ("-h", "--help")
 _EPILOGUE = """\
+Options:
+  --version            print the version
+
 Options of every verb:
   --help               list its options and their defaults
   --json               print the result as one JSON object on the last line of stdout

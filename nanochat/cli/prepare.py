@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.cli.data import PackConfig, pack_job
-from nanochat.console import amount, duration, say, table
+from nanochat.console import amount, counted, duration, say, table
 from nanochat.paths import Paths
 from nanochat.prepare.daft_engine import Daft, DaftRunner
 from nanochat.prepare.preparation import PrepareRecord, PrepareSettings, prepare
@@ -51,7 +51,7 @@ def run_prepare(config: PrepareConfig, paths: Paths) -> PrepareResult:
     seconds = time.monotonic() - began
     _show(record)
     say(
-        f"{len(record.shards) - 1} training shards and 1 for validation in {config.out}: "
+        f"{counted(len(record.shards) - 1, 'training shard')} and 1 for validation in {config.out}: "
         f"{amount(record.read_bytes)}B read, {amount(record.kept_bytes)}B kept, in {duration(seconds)} "
         f"({record.engine}, runner {engine.runner})"
     )

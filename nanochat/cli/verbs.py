@@ -33,7 +33,7 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "DoctorConfig",
     ),
     ("plan",): Verb(
-        "show what --depth decides: sizes, rates, horizon, memory, hours; trains nothing",
+        "show what --depth decides: sizes, rates, steps, memory, hours; trains nothing",
         "nanochat.train.plan",
         "PlanConfig",
         needs="runtime",

@@ -43,7 +43,7 @@ class EvalChatConfig:
     step: int | None = None
     """Which checkpoint; default: the newest."""
     suite: str = "builtin"
-    """Suites (builtin, chatcore) and tasks, separated by commas."""
+    """Suites (builtin, chatcore, reinforcement) and tasks, separated by commas."""
     data_dir: str | None = None
     """Folder of the tasks' data as on the hub (OWNER/NAME/CONFIG/SPLIT/*.parquet); missing data is downloaded there."""
     max_items: int | None = None

@@ -123,7 +123,7 @@ def _find_tasks(config: HarnessConfig) -> tuple[Any, list[str]]:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise EnvironmentFault(
-            f"lm-eval cannot be imported ({error}): install it with `uv pip install lm-eval`"
+            f"lm-eval cannot be imported ({error}): run `uv pip install -e '.[eval]'` in the clone"
         ) from error
     if config.include_path is not None and not Path(config.include_path).is_dir():
         raise ValueError(f"--include-path {config.include_path} is not a folder")

@@ -71,9 +71,14 @@ def _fetched(repo: str) -> Path:
 @contextmanager
 def _faults(what: str) -> Iterator[None]:
     """Every error of huggingface_hub and its HTTP library as an EnvironmentFault; they have no common class."""
+    import httpx
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     try:
         yield
-    except Exception as error:
+    except (httpx.TransportError, LocalEntryNotFoundError) as error:
         raise EnvironmentFault(
-            f"{what}: {one_line(error)} (HF_TOKEN is the key, HF_ENDPOINT the hub)"
-        ) from None
+            f"{what}: cannot reach {endpoint()}: check the network, or set HF_ENDPOINT to a mirror"
+        ) from error
+    except Exception as error:
+        raise EnvironmentFault(f"{what}: {one_line(error)} (a private repository needs HF_TOKEN)") from error

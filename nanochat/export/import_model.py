@@ -29,11 +29,11 @@ class ImportConfig:
     model_tag: str | None = None
     """Name of the run (default: that of the folder)."""
     step: int | None = None
-    """Of a folder with several checkpoints (default: the newest)."""
+    """Which checkpoint of a folder with several (default: the newest)."""
     tokenizer_file: Path | None = None
-    """The reference's tokenizer.pkl (default: where the reference keeps it)."""
+    """The tokenizer.pkl of karpathy/nanochat (default: where that keeps it)."""
     era: EraName | None = None
-    """The day from which the reference's code was as when it trained this (default: by its tensors)."""
+    """Date of the version of karpathy/nanochat that trained it (default: recognised from its tensors)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ImportResult:
 
 def _read_hf(config: ImportConfig) -> Incoming:
     if (config.step, config.tokenizer_file, config.era) != (None, None, None):
-        raise ValueError("--step, --tokenizer-file and --era are for checkpoints of the reference")
+        raise ValueError("--step, --tokenizer-file and --era are for checkpoints of karpathy/nanochat")
     return read_hf_folder(config.path)
 
 
@@ -83,5 +83,5 @@ def run_import(config: ImportConfig, paths: Paths) -> ImportResult:
         tag, meta.step, incoming.origin, sum(tensor.numel() for tensor in incoming.state.values())
     )
     say(f"{config.path} ({incoming.origin}) → the run {tag}, {amount(result.parameters)} parameters")
-    say(f"try it: `nanochat chat --model {tag}` or `nanochat eval base --model-tag {tag}`")
+    say(f"try it: `nanochat chat --model {tag}` or `nanochat eval base --model-tag {tag} --dataset builtin`")
     return result

@@ -45,13 +45,18 @@ def made_up_meta_of(config: GPTConfig, tokenizer: Tokenizer, stage: str, step: i
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A table of tensors in torch's format. Raises ValueError, in one line, for anything else in the file."""
+    """A table of tensors in torch's format. Raises ValueError, in one line, for anything else in the file.
+
+    Raises OSError for a file that cannot be opened.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             table: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle can raise any exception
-        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{path} is damaged, or no checkpoint of PyTorch") from error
     if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
         raise ValueError(f"{path} holds something else than a table of tensors")
     return table

@@ -18,7 +18,7 @@ from nanochat import __version__
 from nanochat.config import from_json, parse_json
 from nanochat.errors import EnvironmentFault
 from nanochat.hub.batch import WORKERS, Job
-from nanochat.hub.retry import DENIED, Refused, RetryPolicy, retrying
+from nanochat.hub.retry import DENIED, RUN_AGAIN, Refused, RetryPolicy, retrying
 from nanochat.hub.threads import Cancellation, in_threads
 from nanochat.hub.transfer import DownloadSource
 
@@ -101,7 +101,7 @@ def list_files(
     files: dict[str, RemoteFile] = {}
     while query:
         # Not HfApi.list_repo_tree, which has no timeout: a stalled hub would hang it for ever.
-        answer = ask("GET", f"{address}?{query}", f"listing {repo}", policy, _headers())
+        answer = ask("GET", f"{address}?{query}", f"listing {repo}", policy, _headers(), _remedy())
         try:
             for entry in _listed_files(answer.content):
                 sha256 = _sha256_or_none(entry.lfs.oid if entry.lfs else None)
@@ -160,7 +160,9 @@ def _head(
         stated = get_hf_file_metadata(url, timeout=policy.stall_timeout_s, headers=_headers())
         return RemoteFile(repo, filename, stated.size, _sha256_or_none(stated.etag), url)
 
-    return retrying(attempt, f"{repo}/{filename}", _first_contact(policy), cancelled=cancelled)
+    return retrying(
+        attempt, f"{repo}/{filename}", _first_contact(policy), cancelled=cancelled, remedy=_remedy()
+    )
 
 
 def exported(repo: str, folder: str) -> list[RemoteFile]:
@@ -196,8 +198,14 @@ def _url(repo: str, filename: str, revision: str) -> str:
     return hf_hub_url(repo, filename, repo_type="dataset", revision=revision, endpoint=endpoint())
 
 
-def ask(method: str, url: str, what: str, policy: RetryPolicy, headers: dict[str, str]) -> Any:
-    """The answer to one small request, with retries and the body read."""
+def _remedy() -> str:
+    return f"check the network to {endpoint()}, or set HF_ENDPOINT to a mirror"
+
+
+def ask(
+    method: str, url: str, what: str, policy: RetryPolicy, headers: dict[str, str], remedy: str = RUN_AGAIN
+) -> Any:
+    """The answer to one small request, with retries and the body read; `remedy` as in `retrying`."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import hf_raise_for_status
 
@@ -208,7 +216,7 @@ def ask(method: str, url: str, what: str, policy: RetryPolicy, headers: dict[str
         hf_raise_for_status(answer)
         return answer
 
-    return retrying(attempt, what, _first_contact(policy))
+    return retrying(attempt, what, _first_contact(policy), remedy=remedy)
 
 
 def describe_url(url: str, name: str, policy: RetryPolicy) -> DownloadSource:

@@ -16,6 +16,7 @@ from nanochat.hub.threads import Cancellation, CancelledError
 
 T = TypeVar("T")
 DENIED = frozenset({401, 403})  # a missing repository or missing permission
+RUN_AGAIN = "run the same command again to resume"
 _TRANSIENT = frozenset({408, 416, 425, 429})  # transient 4xx statuses; every 5xx is transient too
 
 
@@ -64,10 +65,12 @@ def retrying(
     *,
     cancelled: Cancellation | None = None,
     progressed: Callable[[], bool] = lambda: False,
+    remedy: str = RUN_AGAIN,
 ) -> T:
     """The result of `attempt`, retried after network errors, 429 and 5xx answers, with growing pauses.
 
     `progressed` tells whether the failed attempt got further than all before it, which resets the failure count.
+    `remedy` says what to do when all attempts have failed.
     Raises Refused for a final answer, EnvironmentFault after `policy.attempts` failures, CancelledError once
     `cancelled` is set.
     """
@@ -89,9 +92,7 @@ def retrying(
                 asked_s = _asked_pause(response)
         failures = 1 if progressed() else failures + 1
         if failures >= policy.attempts:
-            raise EnvironmentFault(
-                f"{what}: {reason}, {failures} times in a row; run the same command again to resume"
-            )
+            raise EnvironmentFault(f"{what}: {reason}, {failures} times in a row; {remedy}")
         pause = policy.pause(failures, asked_s)
         if (failures > 1 or asked_s) and not cancelled.is_set():
             warn(f"{what}: {reason}; retrying in {pause:.0f} s ({failures}/{policy.attempts})")

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
+from nanochat.console import counted
 from nanochat.tokenizer.chat_format import Message
 
 
@@ -30,7 +31,13 @@ def fit_messages(
     shorter.append([*messages[: starts[0]], *messages[starts[-1] :]])
     fits = bisect_left(shorter, True, key=lambda kept: length(kept) <= limit)
     if fits == len(shorter):
+        tokens = length(shorter[-1])
+        if starts[0]:
+            raise ValueError(
+                f"system prompt and message have {tokens:,} tokens together; at most {limit:,} fit beside an answer: "
+                "shorten them"
+            )
         raise ValueError(
-            f"the message has {length(shorter[-1])} tokens, but at most {limit} leave room for an answer: shorten it"
+            f"the message has {counted(tokens, 'token')}, but at most {limit:,} leave room for an answer: shorten it"
         )
     return shorter[fits]

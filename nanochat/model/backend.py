@@ -279,7 +279,7 @@ def _choose_native(device: torch.device, code_cache: Path, training_flops: float
     if device.type != "cpu":
         return False, f"C++ is for CPUs, this is {device.type}"
     if training_flops < _WORTH_COMPILING:
-        return False, "a small run, or none"
+        return False, "the run is too short for compiled code to pay"
     with suppress(OSError):  # the reason why the first of them is not there is found below
         compile_together(NATIVE_SOURCES, code_cache)
     finds = (

@@ -65,7 +65,9 @@ class ServeConfig:
     max_seconds: float = 300.0
     """Limit of an answer, once its request has arrived and its model is loaded."""
     max_body_bytes: int = 2**20
+    """Largest request, in bytes; a larger one is refused."""
     max_messages: int = 512
+    """Most messages of a request."""
     memory: float | None = None
     """GB for models, on a CPU of all replicas together; idle ones make room. None: half of what is available."""
     replicas: int = 1

@@ -25,6 +25,8 @@ class HubItems:
     def __call__(self, paths: Paths, split: ItemSplit, seed: int) -> Sequence[Item]:
         """The items of a split. Raises ValueError if the dataset lacks it."""
         if split not in self.splits:
-            raise ValueError(f"{self.repo} has no split {split!r}: choose from {', '.join(self.splits)}")
+            raise ValueError(
+                f"{self.repo} has no split {split!r}, only {', '.join(self.splits)}: choose another task"
+            )
         rows = hub_rows(self.repo, self.config, self.splits[split], paths, self.columns)
         return OnDemand(rows, self.make)

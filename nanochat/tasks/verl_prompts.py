@@ -130,7 +130,7 @@ class PromptsConfig:
     out: str = "prompts"
     """The folder."""
     seed: int = 42
-    """Of generated items; as that of `nanochat rl`."""
+    """Seed of generated items; use that of `nanochat rl`."""
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:

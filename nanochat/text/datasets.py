@@ -47,6 +47,7 @@ HUB_DATASETS = {
     "climbmix": HubDataset("karpathy/climbmix-400b-shuffle", 6543),
 }
 VAL_FRACTION = 0.05
+_MORE_DOCUMENTS = "give more text, another --val-fraction, or --val-path"
 _SMALL_SOURCE_BYTES = 32 << 20  # a source up to this size holds out at least one document
 
 
@@ -198,7 +199,7 @@ def documents(dataset: Dataset, split: Split) -> Iterator[str]:
             found = True
             yield document
     if not found:
-        raise ValueError(_too_few(dataset.name, split))
+        raise ValueError(_no_documents(dataset, split))
 
 
 def split_documents(
@@ -230,8 +231,11 @@ def held_out_fraction(document: str) -> float:
     return int.from_bytes(hashlib.blake2b(document.encode(), digest_size=6).digest(), "little") / 2**48
 
 
-def _too_few(name: str, split: str) -> str:
-    return f"{name} has no document for {split}: give more text, another --val-fraction, or --val-path"
+def _no_documents(dataset: Dataset, split: Split) -> str:
+    if dataset.held_out:
+        return f"{dataset.name} has no document for {split}: {_MORE_DOCUMENTS}"
+    files = dataset.files(split)
+    return f"{files[0] if len(files) == 1 else dataset.name} has no text"
 
 
 # ---- hub
@@ -268,7 +272,7 @@ def _open_files(spec: str, text_column: str, val_path: str | None, val_fraction:
     if len(files) > 1 and {format_of(path) for path in files} <= {".parquet", ".jsonl"}:
         return Dataset(name, tuple(files[:-1]), (files[-1],), text_column)
     if not 0 < val_fraction < 1:
-        raise ValueError(f"the held-out share must lie between 0 and 1, got {val_fraction}")
+        raise ValueError(f"--val-fraction must be above 0 and below 1, not {val_fraction:g}")
     return _hold_out(Dataset(name, tuple(files), tuple(files), text_column), val_fraction)
 
 
@@ -278,5 +282,9 @@ def _hold_out(dataset: Dataset, share: float) -> Dataset:
         fractions = sorted(map(held_out_fraction, documents(dataset, "train")))
         share = max(share, math.nextafter(fractions[0], 1))
         if share > fractions[-1]:
-            raise ValueError(_too_few(dataset.name, "train"))
+            chosen = "1 document, which was" if len(fractions) == 1 else f"{len(fractions)} documents, all"
+            raise ValueError(
+                f"{dataset.name} has only {chosen} chosen for validation, so none is left to train on: "
+                f"{_MORE_DOCUMENTS}"
+            )
     return Dataset(dataset.name, dataset.train, dataset.val, dataset.text_column, held_out=share)

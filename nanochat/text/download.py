@@ -10,7 +10,7 @@ import tyro
 
 from nanochat import hub
 from nanochat.bounds import require_positive
-from nanochat.console import amount, say
+from nanochat.console import amount, counted, say
 from nanochat.paths import Paths
 from nanochat.text.datasets import HUB_DATASETS
 from nanochat.text.shards import shard_name
@@ -59,6 +59,7 @@ def run(config: DownloadConfig, paths: Paths) -> DownloadResult:
     )
     size = sum(file.stat().st_size for file in files)
     say(
-        f"{config.dataset}: {config.num_shards} training shards and validation, {amount(size)}B, in {directory}"
+        f"{config.dataset}: {counted(config.num_shards, 'training shard')} and validation, {amount(size)}B, "
+        f"in {directory}"
     )
     return DownloadResult(config.dataset, directory, config.num_shards, size)

@@ -221,7 +221,9 @@ def _parting_share(files: Sequence[Path], column: str, share: float) -> float:
         for fraction in map(held_out_fraction, read_documents(path, column, counts)):
             lowest, highest = min(lowest, fraction), max(highest, fraction)
     if not lowest < highest:
-        raise ValueError(f"{counts.documents} documents are too few to hold one out: add more text")
+        raise ValueError(
+            f"too few different documents to hold one out ({counts.documents:,} read): add more text"
+        )
     return min(max(share, math.nextafter(lowest, 1)), highest)
 
 

@@ -60,13 +60,13 @@ def find_files(spec: str) -> list[Path]:
         return [path]
     if path.is_dir():
         found = _preferred(sorted(_visible_files(path)))
-        where = f"the folder {path}"
+        if not found:
+            raise ValueError(f"the folder {path} holds no {', '.join(FORMATS)} file: nothing to read")
     else:
         matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
         found = [match for match in matches if format_of(match) and match.is_file()]
-        where = f"the pattern {spec}"
-    if not found:
-        raise ValueError(f"{where} holds no {', '.join(FORMATS)} file: nothing to read")
+        if not found:
+            raise ValueError(f"no {', '.join(FORMATS)} file matches the pattern {spec}")
     return found
 
 

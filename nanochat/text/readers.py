@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.config import parse_json
+from nanochat.console import counted
 from nanochat.errors import EnvironmentFault
 
 TEXT_COLUMN = "text"
@@ -81,7 +82,9 @@ class Counts:
         repairs |= {"split into parts": self.cut, "malformed lines skipped": self.malformed}
         repairs |= {"damaged files read up to the damage": self.damaged}
         notes = [f"; {count:,} {what}" for what, count in repairs.items() if count]
-        return f"{self.documents:,} documents, {self.characters:,} characters" + "".join(notes)
+        return f"{counted(self.documents, 'document')}, {counted(self.characters, 'character')}" + "".join(
+            notes
+        )
 
 
 def read_documents(path: Path, column: str = TEXT_COLUMN, counts: Counts | None = None) -> Iterator[str]:
@@ -193,7 +196,7 @@ def _jsonl(path: Path, column: str, source_column: str | None, counts: Counts) -
                 break
     if malformed and not usable:
         raise ValueError(
-            f"{path}, line {first_malformed}: no JSON object with a text {column!r}; "
+            f"{path}: line {first_malformed} is not a JSON object with a string in the field {column!r}; "
             "choose the field with --text-column"
         )
 

@@ -13,7 +13,7 @@ from nanochat.batches.position import DataIdentity, DataPosition, RowPosition, c
 from nanochat.bounds import require_positive, require_share
 from nanochat.checkpoint.loading import OpenCheckpoint
 from nanochat.checkpoint.meta import CheckpointMeta
-from nanochat.console import say
+from nanochat.console import counted, say
 from nanochat.eval.batching import length_batches, pad_right
 from nanochat.model.backend import choose_backend
 from nanochat.model.compilation import CompileMode
@@ -50,14 +50,18 @@ class DpoConfig(TrainingOptions):
     from_tag: str = CHAT_RUN
     """Run to start from, which is also the reference: its model tag, or the path of its checkpoints."""
     model_tag: str = "dpo"
+    """Name of the new run and of its folders of checkpoints and metrics."""
     epochs: float = 1.0
+    """Times that the pairs are gone through."""
     num_iterations: int | None = None
     """Optimiser steps, instead of epochs."""
     pairs_per_step: int = 32
+    """Pairs in a step, over all processes."""
     beta: float = 0.1
     """How strongly the model is held to the reference: a margin of m nats counts as beta · m."""
     lr_fraction: float = 0.02
-    """Fraction of the peak learning rates of the run it starts from; of the run before, if that is `rl` or `dpo`."""
+    """Learning rates as a fraction of the peak rates of the starting run (of the fine-tuning before it, if that is an
+    rl or dpo run)."""
     warmdown: float = 1.0
     """Final fraction of the run, over which the learning rate falls to zero."""
     device_batch_size: int | None = None
@@ -94,7 +98,10 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
     )
     check_identity(identity, meta.progress.position)
     runtime.processes.same("the file of pairs", identity.data)
-    say(f"{len(training):,} pairs for training, {len(held_out):,} held out; {meta.plan.total_steps:,} steps")
+    say(
+        f"{counted(len(training), 'pair')} for training, {len(held_out):,} held out; "
+        f"{counted(meta.plan.total_steps, 'step')}"
+    )
     flops = flops_per_token(source.config) * meta.plan.tokens
     backend = choose_backend(runtime, training_flops=flops, begun_native=begun_native(saved))
     meta = on_backend(meta, backend)

@@ -10,7 +10,7 @@ from typing import Any
 
 from nanochat.checkpoint import store
 from nanochat.checkpoint.meta import CheckpointMeta
-from nanochat.console import ProgressBar, amount, duration, say, warn
+from nanochat.console import ProgressBar, amount, counted, duration, say, warn
 from nanochat.eval.samples import sample
 from nanochat.infer.engine import Engine
 from nanochat.metrics import Metrics
@@ -213,5 +213,6 @@ class Log:
         if last:
             took, median = duration(progress.elapsed_s), statistics.median(self.rates)
             say(
-                f"{progress.step} steps, {amount(progress.tokens)} tokens in {took}, median {median:.0f} tok/s"
+                f"{counted(progress.step, 'step')}, {amount(progress.tokens)} tokens in {took}, "
+                f"median {median:.0f} tok/s"
             )

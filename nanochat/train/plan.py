@@ -10,7 +10,7 @@ import torch
 
 from nanochat import hardware
 from nanochat.bounds import require_not_negative
-from nanochat.console import amount, duration, say, table
+from nanochat.console import amount, counted, duration, say, table
 from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
 from nanochat.train.minutes import MinutesChoice, Planner, check_minutes, settle
@@ -69,12 +69,15 @@ class PlanConfig(Dial):
     """Show everything that --depth and the overrides decide."""
 
     vocab_size: int = 32_768
+    """Tokens of the vocabulary."""
     machine: str | None = None
     """For instance 8xH100; default: this machine."""
     dollars_per_hour: float | None = None
     """Price of the whole machine, to estimate the cost."""
     device: str = "auto"
+    """Plan for this device: cuda, mps or cpu; auto: the fastest here."""
     dtype: str = "auto"
+    """Dtype of the products: bf16 or fp32; auto: bf16 where this device multiplies it fast."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -205,10 +208,8 @@ def describe_plan(plan: RunPlan, choice: MinutesChoice | None = None) -> None:
     groups = ", ".join(
         f"{name} {amount(count)}" for name, count in plan.parameters.items() if count > total / 1000
     )
-    split = (
-        f"{plan.batch_tokens // model.max_seq_len} rows on {plan.world_size} device{'s' * (plan.world_size > 1)}, "
-        f"micro-batches of {plan.device_batch_size}"
-    )
+    rows = counted(plan.batch_tokens // model.max_seq_len, "row")
+    split = f"{rows} on {counted(plan.world_size, 'device')}, micro-batches of {plan.device_batch_size}"
     table(
         f"plan for depth {plan.depth} ({plan.regime} regime)",
         ("what", "value"),
@@ -217,10 +218,10 @@ def describe_plan(plan: RunPlan, choice: MinutesChoice | None = None) -> None:
                 "model",
                 f"{model.n_layer} layers, width {model.n_embd}, {model.n_head} heads of {model.head_dim}",
             ),
-            ("context", f"{model.max_seq_len} tokens, windows {model.window_pattern}"),
+            ("context", f"{model.max_seq_len} tokens, windows {model.window_pattern} (L: whole, S: short)"),
             ("vocabulary", f"{model.vocab_size:,} tokens"),
             ("parameters", f"{amount(total)}: {groups}"),
-            ("horizon", f"{amount(plan.tokens)} tokens in {plan.total_steps:,} steps"),
+            ("training", f"{amount(plan.tokens)} tokens in {counted(plan.total_steps, 'step')}"),
             ("batch", f"{plan.batch_tokens:,} tokens = {split}"),
             ("matrix rate (Muon)", f"{rates.matrix:.4g}, decay {rates.weight_decay:.4g}"),
             (
@@ -229,8 +230,8 @@ def describe_plan(plan: RunPlan, choice: MinutesChoice | None = None) -> None:
             ),
             (
                 "schedule",
-                f"{schedule.warmup_steps} steps of warmup, the last {schedule.warmdown_fraction:.0%} down "
-                f"to {schedule.final_lr:.0%}",
+                f"{counted(schedule.warmup_steps, 'step')} of warmup, then constant, then falling over the last "
+                f"{schedule.warmdown_fraction:.0%} of the steps to {schedule.final_lr:.0%} of the peak",
             ),
             ("FLOPs", f"{amount(plan.flops_per_token)} per token, {plan.total_flops:.3g} in total"),
             ("memory", f"about {plan.memory_bytes / 1e9:.2f} GB per device"),

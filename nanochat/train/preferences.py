@@ -12,7 +12,7 @@ from typing import Any
 
 from nanochat.atomic import write_text_atomic
 from nanochat.config import from_json, json_line, parse_json
-from nanochat.console import say
+from nanochat.console import counted, say
 from nanochat.paths import RL_RUN, Paths, expanded
 from nanochat.tokenizer.chat_format import render, render_prompt
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -54,9 +54,11 @@ def read_pairs(path: Path, tokenizer: Tokenizer, max_seq_len: int) -> list[Prefe
         else:
             pairs.append(pair)
     if too_long:
-        say(f"{too_long:,} pairs skipped: longer than the context of {max_seq_len} tokens")
+        say(f"{counted(too_long, 'pair')} skipped: longer than the context of {max_seq_len} tokens")
     if len(pairs) < 2:
-        raise ValueError(f"{path} holds {len(pairs)} usable pairs: training and validation need one each")
+        raise ValueError(
+            f"{path} holds {counted(len(pairs), 'usable pair')}: training and validation need one each"
+        )
     return pairs
 
 
@@ -134,7 +136,7 @@ def run_preferences(config: PreferencesConfig, paths: Paths) -> PreferencesResul
         raise ValueError(f"in none of {len(prompts)} prompts do the rewards of the samples differ")
     path = expanded(config.out).absolute()
     write_text_atomic(path, "".join(json_line(pair) + "\n" for pair in pairs))
-    say(f"{len(pairs):,} pairs of {len(prompts):,} prompts: {path}")
+    say(f"{counted(len(pairs), 'pair')} of {counted(len(prompts), 'prompt')}: {path}")
     return PreferencesResult(path, len(prompts), len(pairs))
 
 

@@ -51,6 +51,7 @@ class PretrainConfig(TrainingOptions, TokenizedText, Dial):
     model_tag: str = BASE_RUN
     """Name of the run and of its folders of checkpoints and metrics."""
     packing: Policy = PRETRAIN_POLICY
+    """How documents become rows of the context's length (docs/data.md)."""
 
     def __post_init__(self) -> None:
         TrainingOptions.__post_init__(self)

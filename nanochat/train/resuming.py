@@ -55,7 +55,7 @@ def _resume_step(directory: Path, options: TrainingOptions) -> int | None:
         newest = store.latest(directory)
         if there and newest is None:
             raise EnvironmentFault(
-                f"every checkpoint in {directory} is torn: restore the files, or delete the folder"
+                f"no checkpoint in {directory} is complete: restore the files, or delete the folder"
             )
         return newest
     if there:

@@ -58,6 +58,7 @@ class RlConfig(TrainingOptions):
     task: str = "builtin-thousands"
     """The task whose training items are the prompts and whose check is the reward."""
     model_tag: str = RL_RUN
+    """Name of the new run and of its folders of checkpoints and metrics."""
     num_iterations: int = 120
     """Steps: samples are drawn, scored and learned from once in each."""
     prompts_per_step: int = 16
@@ -89,7 +90,8 @@ class RlConfig(TrainingOptions):
     max_new_tokens: int | None = None
     """The most tokens of a reply; default: the task's."""
     lr_fraction: float = 0.05
-    """Fraction of the peak learning rates of the run it starts from; of the run before, if that is `rl` or `dpo`."""
+    """Learning rates as a fraction of the peak rates of the starting run (of the fine-tuning before it, if that is an
+    rl or dpo run)."""
     learn: Learn = "matrices"
     """What changes: the blocks' matrices, or all weights, which learns faster and moves answers to other questions."""
     warmdown: float = 1.0

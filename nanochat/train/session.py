@@ -46,7 +46,8 @@ class TrainingOptions:
     """Flags of every training stage."""
 
     wandb_run: WandbRun = None
-    """Name of the run for --track, whose default it makes wandb; "dummy": none. Default: WANDB_RUN."""
+    """Log the metrics to Weights & Biases under this name, or to the services of --track; "dummy": do not log.
+    Default: WANDB_RUN. (The run itself is named by --model-tag.)"""
     track: tuple[Tracker, ...] = field(default_factory=default_track)
     """Also send the metrics to these services. Default: NANOCHAT_TRACK (names separated by commas)."""
     resume: Literal["never", "auto"] = "never"
@@ -60,7 +61,7 @@ class TrainingOptions:
     eval_every: int = 250
     """Steps between evaluations; 0 evaluates only at the end."""
     eval_share: float = 1.0
-    """The most of the time that evaluations before the end may take; by their measured cost, others are put off."""
+    """Largest share of the time that evaluations before the last may take; one that would exceed it is postponed."""
     eval_bytes: int = 500_000
     """Bytes of validation text scored at each evaluation."""
     sample_every: int = 0
@@ -70,8 +71,11 @@ class TrainingOptions:
     fp8: bool = False
     """Multiply the blocks' matrices in fp8 (Hopper and later)."""
     seed: int = 42
+    """Decides initial weights, order of the data and samples; the same seed gives the same run."""
     device: str = "auto"
+    """cuda, mps or cpu; auto: the fastest here."""
     dtype: str = "auto"
+    """Dtype of the products: bf16 or fp32; auto: bf16 where the device multiplies it fast."""
 
     def __post_init__(self) -> None:
         require_positive(self, "keep_last", "eval_bytes", "eval_share")

@@ -10,7 +10,7 @@ from nanochat.bounds import require_positive, require_share
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import OpenCheckpoint
 from nanochat.checkpoint.meta import CheckpointMeta, TrainingPlan
-from nanochat.console import say
+from nanochat.console import counted, say
 from nanochat.conversations.mixtures import absolute_mixture, load_conversations, show_mixture
 from nanochat.conversations.rendering import RenderedConversations, render_conversations
 from nanochat.eval.conversation_loss import mean_loss
@@ -45,7 +45,9 @@ class SftConfig(TrainingOptions):
     """Conversations: names joined by +, *n for n times (*0.5: half of it), or a .jsonl, also in OpenAI's or
     ShareGPT's format; see docs/data.md. The default needs no network, whatever the base was trained on."""
     model_tag: str = CHAT_RUN
+    """Name of the new run and of its folders of checkpoints and metrics."""
     epochs: float = 1.0
+    """Times that the mixture is gone through."""
     num_iterations: int | None = None
     """Optimiser steps, instead of epochs."""
     total_batch_size: int | None = None
@@ -53,7 +55,8 @@ class SftConfig(TrainingOptions):
     device_batch_size: int | None = None
     """Rows per micro-batch on one device; default: as in the run it starts from."""
     lr_fraction: float = 0.8
-    """Fraction of the peak learning rates of the run it starts from; of the run before, if that is `rl` or `dpo`."""
+    """Learning rates as a fraction of the peak rates of the starting run (of the fine-tuning before it, if that is an
+    rl or dpo run)."""
     warmdown: float = 0.5
     """Final fraction of the run, over which the learning rate falls to zero."""
     document_mask: bool = False
@@ -102,8 +105,9 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
     if runtime.is_main:
         show_mixture(conversations)
     say(
-        f"{len(conversations):,} conversations in {loader.rows_per_epoch:,} rows of {max_seq_len} tokens; "
-        f"{plan.total_steps:,} steps of {plan.batch_tokens // max_seq_len} rows"
+        f"{counted(len(conversations), 'conversation')} in {counted(loader.rows_per_epoch, 'row')} of "
+        f"{max_seq_len} tokens; {counted(plan.total_steps, 'step')} of "
+        f"{counted(plan.batch_tokens // max_seq_len, 'row')}"
     )
     trainer = make_trainer(meta, directory, model, source.tokenizer, loader, runtime)
     if config.warm_optimizer and not meta.step:

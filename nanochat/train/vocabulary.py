@@ -27,7 +27,7 @@ class TokenizerTrainConfig(TextSource):
     """Learn a vocabulary from a dataset's training split."""
 
     vocab_size: int | None = None
-    """Number of tokens, including the nine special ones; default: 32,768 (builtin: 2,048), or all the text yields."""
+    """Number of tokens, including the nine special ones; default: 32768 (builtin: 2048), or all the text yields."""
     max_chars: int = 2_000_000_000
     """Read at most this many characters."""
     doc_cap: int = 10_000

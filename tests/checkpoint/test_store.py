@@ -147,6 +147,13 @@ def test_a_damaged_step_is_passed_over_with_a_warning(tmp_path: Path, capsys, pa
     assert _names(tmp_path) == _files(1, 2)
 
 
+def test_without_a_complete_checkpoint_the_folder_is_named(tmp_path: Path):
+    _save(tmp_path, 1)
+    store.file_of(tmp_path, 1, "model").write_bytes(b"")
+    with pytest.raises(EnvironmentFault, match=r"^no checkpoint in /.* is complete: restore the files"):
+        store.require_latest(tmp_path)
+
+
 def test_every_byte_of_the_meta_counts(tmp_path: Path, capsys):
     """A flipped byte is detected unless it is never read (padding, and fields that zip readers skip)."""
     path = _save(tmp_path, 1)

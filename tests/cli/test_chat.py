@@ -189,7 +189,7 @@ def test_without_a_model_one_line_says_what_to_run(capsys):
     assert main(["chat", "-p", "Hi", "--device", "cpu"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "nanochat sft" in err
+    assert "there is no model yet: `nanochat run quickstart`" in err
 
 
 def test_text_on_stdin_is_joined_to_the_question(start, say, script, tokenizer, tmp_path, monkeypatch):

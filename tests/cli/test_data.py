@@ -62,11 +62,19 @@ def test_tokens_without_a_tokenizer_names_the_verb(source: Path, paths: Paths) -
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [{"shard_mb": 0}, {"shard_mb": float("inf")}, {"val_fraction": 1.0}, {"val_fraction": 0}, {"seed": -1}],
+    ("bad", "says"),
+    [
+        ({"shard_mb": 0}, "^--shard-mb must be .*, not 0$"),
+        ({"shard_mb": float("inf")}, "^--shard-mb must be .*, not inf$"),
+        ({"val_fraction": 2.0}, "^--val-fraction must be above 0 and below 1, not 2$"),
+        ({"val_fraction": 0}, "^--val-fraction must be above 0 and below 1, not 0$"),
+        ({"seed": -1}, "^--seed must be at least 0, not -1$"),
+    ],
 )
-def test_pack_refuses_settings_that_cannot_be(source: Path, paths: Paths, tmp_path: Path, bad: dict) -> None:
-    with pytest.raises(ValueError, match="must be positive"):
+def test_pack_names_a_setting_that_cannot_be(
+    source: Path, paths: Paths, tmp_path: Path, bad: dict, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
         run_pack(PackConfig(str(source), tmp_path / "out", **bad), paths)
     assert not (tmp_path / "out").exists()
 

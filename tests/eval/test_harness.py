@@ -1,4 +1,4 @@
-"""`nanochat eval lm-eval` with the real package: `uv pip install lm-eval`."""
+"""`nanochat eval lm-eval` with the real package: `uv pip install -e '.[eval]'`."""
 
 import json
 from dataclasses import replace
@@ -45,7 +45,7 @@ def lm_eval(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
-    return pytest.importorskip("lm_eval", reason="lm-eval is not installed: uv pip install lm-eval")
+    return pytest.importorskip("lm_eval", reason="lm-eval is not installed: uv pip install -e '.[eval]'")
 
 
 def write_task(folder, name, text, rows):
@@ -57,7 +57,9 @@ def write_task(folder, name, text, rows):
 
 def test_without_the_package_it_is_one_line(checkpoint, runtime, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lm_eval.tasks", None)
-    with pytest.raises(EnvironmentFault, match=r"^lm-eval cannot be imported [^\n]+uv pip install lm-eval`$"):
+    with pytest.raises(
+        EnvironmentFault, match=r"^lm-eval cannot be imported [^\n]+'\.\[eval\]'` in the clone$"
+    ):
         run(HarnessConfig(tasks="birds", model_tag="tiny"), runtime)
 
 

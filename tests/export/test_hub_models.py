@@ -68,7 +68,15 @@ def test_a_hub_that_refuses_costs_one_line(
         run_hf(ExportHfConfig("tiny", tmp_path / "out", push="me/tiny"), paths)
     assert "\n" not in str(refused.value)
     assert (tmp_path / "out" / "model.safetensors").is_file()
-    with pytest.raises(EnvironmentFault, match="me/none could not be downloaded"):
+    with pytest.raises(EnvironmentFault, match=r"me/none could not be downloaded: .* needs HF_TOKEN"):
+        local_run("hf:me/none", paths)
+
+
+def test_without_a_network_the_address_is_named(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(
+        EnvironmentFault, match=r"cannot reach http://127\.0\.0\.1:9: check the network, or set"
+    ):
         local_run("hf:me/none", paths)
 
 

@@ -114,7 +114,11 @@ def test_every_era_is_recognised_by_its_tensors(
     run_import(ImportConfig(directory, era=asked), paths)
     meta = store.load_meta(paths.checkpoints("d4"), 9)
     assert (meta.model, meta.stage, meta.tokenizer) == (model.config, "sft", tokenizer.hash)
-    assert ("--era 2026-03-02" in capsys.readouterr().err) == (era == "2026-01-16")
+    said = capsys.readouterr().err
+    assert ("--era 2026-03-02" in said) == (era == "2026-01-16")
+    assert (
+        f"`nanochat eval base --model-tag {directory.name} --dataset builtin`" in said
+    )  # its own text is unknown
     back = state_of(paths, "d4")
     for name, tensor in model.state_dict().items():
         expected = tensor.bfloat16().float() if name == "embedding.weight" else tensor
@@ -224,7 +228,7 @@ def test_sizes_that_no_machine_holds_are_refused(tokenizer: Tokenizer, paths: Pa
         ({"config.json": "{}"}, "has no tokenizer.json"),
         ({"config.json": "[]"}, "is not the config of a model"),
         ({"config.json": "{}", "tokenizer.json": "{}"}, "is not a byte-level tokenizer"),
-        ({"model_000001.pt": ""}, "cannot be read"),
+        ({"model_000001.pt": ""}, "model_000001.pt is damaged, or no checkpoint of PyTorch$"),
     ],
 )
 def test_a_folder_that_is_none_costs_one_line(

@@ -130,6 +130,7 @@ def test_a_stalled_server_is_given_up_within_the_policy(stalled, fault, ask, hub
         ask(hub, replace(policy, stall_timeout_s=0.1))
     assert time.monotonic() - began < RetryPolicy().stall_timeout_s / 3
     assert "\n" not in str(caught.value)
+    assert ("set HF_ENDPOINT to a mirror" in str(caught.value)) == (stalled != "/plain/")
     asked = [request for request in hub.requests if request.path.startswith(stalled)]
     assert len(asked) == 5
 

@@ -35,9 +35,11 @@ def test_the_oldest_turns_after_the_first_go_first(limit, kept):
 
 
 def test_a_last_message_that_does_not_fit_is_refused_with_both_figures():
-    with pytest.raises(ValueError, match=r"has 2 tokens, but at most 1 leave room"):
+    with pytest.raises(
+        ValueError, match=r"system prompt and message have 2 tokens together; at most 1 fit beside"
+    ):
         fit_messages(chat(4, system=True), len, 1)
-    with pytest.raises(ValueError, match="shorten"):
+    with pytest.raises(ValueError, match=r"^the message has 1 token, but at most 0 leave room .* shorten it"):
         fit_messages(chat(1), len, 0)
 
 

@@ -93,7 +93,7 @@ def test_the_verb_writes_both_splits(hub: None, tmp_path: Path, capsys) -> None:
     ("task", "says"),
     [
         ("gsm9k", "unknown task 'gsm9k'"),
-        ("humaneval", "has no split 'train'"),
+        ("humaneval", "has no split 'train', only test: choose another task"),
         ("identity", "no split 'train'"),
     ],
 )

@@ -190,11 +190,6 @@ class TestFiles:
         assert len(list(documents(dataset, "val"))) == 1
         assert len(list(documents(dataset, "train"))) == 3
 
-    def test_one_document_is_too_few(self, paths: Paths, tmp_path: Path) -> None:
-        (tmp_path / "only.txt").write_text("alone")
-        with pytest.raises(ValueError, match=r"no document for train.*--val-path"):
-            open_dataset(str(tmp_path / "only.txt"), paths)
-
     def test_a_validation_path_leaves_all_else_for_training(self, paths: Paths, tmp_path: Path) -> None:
         write_shard(tmp_path / "a" / shard_name(0), texts("train", 3))
         (tmp_path / "val.jsonl").write_text(json.dumps({"text": "val"}))
@@ -239,7 +234,7 @@ class TestFiles:
             "": "unknown dataset ''",  # not the working directory
             "no-such-name": "unknown dataset 'no-such-name'.*builtin, fineweb-edu, climbmix",
             str(tmp_path / "empty"): "the folder .*empty holds no .parquet, .jsonl",
-            str(tmp_path / "*.npy"): "the pattern .* holds no",
+            str(tmp_path / "*.npy"): r"no .* file matches the pattern .*\.npy$",
             str(tmp_path / "table.csv"): "unknown format",
             str(tmp_path / "body.parquet"): r"no column 'text'.*\['body'\].*--text-column",
         }.items():
@@ -251,8 +246,25 @@ class TestFiles:
     @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 2.0])
     def test_shares_out_of_range(self, paths: Paths, tmp_path: Path, fraction: float) -> None:
         (tmp_path / "a.txt").write_text("a")
-        with pytest.raises(ValueError, match="between 0 and 1"):
+        with pytest.raises(ValueError, match=r"^--val-fraction must be above 0 and below 1, not "):
             open_dataset(str(tmp_path / "a.txt"), paths, val_fraction=fraction)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", r"^/.*few\.txt has no text$"),
+        (
+            b"one line",
+            "^few has only 1 document, which was chosen for validation, so none is left to train on: .*--val-path",
+        ),
+        (bytes(range(256)), "^few has only 1 document, which was chosen"),
+    ],
+)
+def test_too_little_text_is_told_apart(paths: Paths, tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "few.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=says):
+        open_dataset(str(tmp_path / "few.txt"), paths)
 
 
 def test_the_held_out_share_is_the_same_on_every_machine() -> None:

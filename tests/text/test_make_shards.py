@@ -245,7 +245,9 @@ def test_few_documents_give_two_splits(tmp_path: Path, documents: int, val_fract
 def test_too_few_documents(tmp_path: Path, texts: list[str]) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    with pytest.raises(ValueError, match=f"{len(texts)} documents are too few"):
+    with pytest.raises(
+        ValueError, match=rf"too few different documents to hold one out \({len(texts)} read\)"
+    ):
         pack([source], tmp_path / "out", SETTINGS)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
 

@@ -172,7 +172,7 @@ def test_a_wrong_column_is_reported_after_a_thousand_lines(tmp_path: Path) -> No
     assert documents == ["a"]
     assert counts.malformed == 2999
     (tmp_path / "a.jsonl").write_text("\n" + 1000 * bad + good)
-    with pytest.raises(ValueError, match=r"line 2: no JSON object with a text 'text'; .*--text-column"):
+    with pytest.raises(ValueError, match=r"line 2 is not a JSON object with .* 'text'; .*--text-column"):
         read(tmp_path / "a.jsonl")
 
 

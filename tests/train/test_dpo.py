@@ -120,7 +120,7 @@ def test_a_line_ends_only_at_a_line_feed(tmp_path: Path, tokenizer: Tokenizer) -
 def test_bytes_that_are_no_text_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_bytes(json.dumps(ROW).encode() + b'\n{"prompt": "\xff"}')
-    with pytest.raises(ValueError, match=r"pairs\.jsonl, line 2: "):
+    with pytest.raises(ValueError, match=r"pairs\.jsonl, line 2: not UTF-8 text$"):
         read_pairs(file, tokenizer, 64)
 
 
@@ -141,7 +141,7 @@ def test_pairs_that_do_not_fit_are_counted(
     file.write_text("\n".join(json.dumps(row) for row in (ROW, ROW, {**ROW, "chosen": "x" * 99})))
     pairs = read_pairs(file, tokenizer, 64)
     assert len(pairs) == 2
-    assert "1 pairs skipped" in capsys.readouterr().err
+    assert "1 pair skipped" in capsys.readouterr().err
     training, held_out = split_pairs(pairs)
     assert (len(training), len(held_out)) == (1, 1)
 
