@@ -40,7 +40,7 @@ class EvalChatConfig:
     """Score a chat model on tasks."""
 
     model_tag: ModelTag = "sft"
-    """The run to evaluate: its model tag, or the path of its checkpoints."""
+    """The run to evaluate: its model tag, or the path of its checkpoints; RUN@STEP is --step too."""
     step: int | None = None
     """Which checkpoint; default: the newest."""
     suite: str = "builtin"

@@ -30,7 +30,7 @@ class HarnessConfig:
     tasks: str
     """Names of its tasks, groups or patterns, separated by commas."""
     model_tag: ModelTag = "sft"
-    """The run to evaluate: its model tag, or the path of its checkpoints."""
+    """The run to evaluate: its model tag, or the path of its checkpoints; RUN@STEP is --step too."""
     step: int | None = None
     """Which checkpoint; default: the newest."""
     include_path: str | None = None

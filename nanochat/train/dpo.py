@@ -47,7 +47,8 @@ class DpoConfig(TrainingOptions):
     pairs: str = "pairs.jsonl"
     """A .jsonl of prompt, chosen and rejected (nanochat/train/preferences.py); every 20th pair is held out."""
     from_tag: str = "sft"
-    """Run to start from, which is also the reference: its model tag, or the path of its checkpoints."""
+    """Run to start from, which is also the reference: its model tag, or the path of its checkpoints; RUN@STEP for an
+    older step."""
     model_tag: str = "dpo"
     epochs: float = 1.0
     num_iterations: int | None = None

@@ -53,7 +53,7 @@ class RlConfig(TrainingOptions):
     """Reinforce what earns a reward: on-policy REINFORCE, or another --objective (docs/rl.md)."""
 
     from_tag: str = "sft"
-    """Run to start from: its model tag, or the path of its checkpoints."""
+    """Run to start from: its model tag, or the path of its checkpoints; RUN@STEP for an older step."""
     task: str = "builtin-thousands"
     """The task whose training items are the prompts and whose check is the reward."""
     model_tag: str = "rl"
