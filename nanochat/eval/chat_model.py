@@ -111,6 +111,8 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
         runtime = _with_data(runtime, expanded(config.data_dir).absolute())
     checkpoint = open_checkpoint(config.model_tag, runtime, config.step)
     name = checkpoint.directory.resolve().name
+    if checkpoint.meta.is_base:
+        say(f"{name} is a base model, not trained to answer: expect scores near those of guessing")
     metrics_path = runtime.paths.metrics(name)
     kept = kept_beside(checkpoint, runtime, fresh=config.fresh)
     results, skipped = _answer(config, names, checkpoint, kept, runtime)

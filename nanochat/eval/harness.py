@@ -85,7 +85,7 @@ def run(config: HarnessConfig, runtime: Runtime) -> HarnessResult:
         raise ValueError("eval lm-eval runs in one process: start it without torchrun")
     checkpoint = open_checkpoint(config.model_tag, runtime, config.step)
     manager, names = _find_tasks(config)
-    chat = config.chat if config.chat is not None else checkpoint.meta.stage != "pretrain"
+    chat = config.chat if config.chat is not None else not checkpoint.meta.is_base
     kind = runtime.device.type
     subject = subject_of(checkpoint, runtime, config.max_rows or ENGINE_ROWS[kind])
     version, report = evaluate(
