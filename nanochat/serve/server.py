@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nanochat.bounds import require_positive
 from nanochat.checkpoint.loading import find_model
 from nanochat.checkpoint.store import load_meta
 from nanochat.cli.chat import ChatConfig
@@ -23,7 +24,7 @@ from nanochat.paths import Paths
 from nanochat.runtime import Runtime, open_runtime
 from nanochat.serve.application import make_app
 from nanochat.serve.catalogue import Catalogue
-from nanochat.serve.guard import Access
+from nanochat.serve.guard import Access, check_names
 from nanochat.serve.http_server import Server, listening
 from nanochat.serve.limits import Limits
 from nanochat.serve.pool import ModelPool, PoolSettings
@@ -165,13 +166,14 @@ def _check(config: ServeConfig) -> None:
         "replicas": 1,
         "max_tokens": 1,
         "memory": 0,
-        "max_seconds": 0,
         "port": 0,
     }
     for name, bound in least.items():
         value = getattr(config, name)
         if value is not None and not value >= bound:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+    require_positive(config, "max_seconds")
+    check_names(config.allow_host, config.cors_origin)
     if config.api_key == "":
         raise ValueError("--api-key is empty")
     gpus = torch.cuda.device_count()
