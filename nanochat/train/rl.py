@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from nanochat.batches.position import DataIdentity, check_identity
 from nanochat.bounds import require_not_negative, require_positive, require_share
@@ -65,9 +67,9 @@ class RlConfig(TrainingOptions):
     """Replies to each prompt, which are compared with each other."""
     objective: ObjectiveName = "reinforce"
     """A named objective; each of the seven switches below replaces its own setting."""
-    baseline: Baseline | None = None
+    baseline: Annotated[Baseline | None, tyro.conf.arg(metavar="{mean,none}")] = None
     """Subtract the mean reward of the prompt's samples, or nothing."""
-    scale: Scale | None = None
+    scale: Annotated[Scale | None, tyro.conf.arg(metavar="{none,std}")] = None
     """Divide by their standard deviation, or by nothing."""
     normalise: Normalise | None = None
     """Weigh all tokens alike, all samples alike, or by a constant."""
