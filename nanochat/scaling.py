@@ -22,6 +22,9 @@ WIDTH_PER_LAYER = 64
 MOST_DEPTH = 256
 """Ten trillion bytes of weights and gradients: more than any device has, and still planned in seconds."""
 
+LEAST_CONTEXT = 8
+"""In tokens: a shorter one has no room for a question, an answer of one token and their marks."""
+
 ShapeName = Literal["full", "servable", "portable"]
 
 SHAPES: dict[ShapeName, dict[str, Any]] = {
@@ -49,7 +52,7 @@ class Dial:
     target_param_data_ratio: float | None = None
     """Training tokens per parameter (matrices and head)."""
     num_iterations: int | None = None
-    """Optimiser steps, instead of the ratio."""
+    """Optimiser steps, instead of as many as the ratio gives; batch and decay still follow from it."""
     total_batch_size: int | None = None
     """Tokens per step."""
     device_batch_size: int | None = None
@@ -74,6 +77,8 @@ class Dial:
         require_positive(self, "total_batch_size", "device_batch_size", "max_seq_len", "head_dim")
         if self.layers > MOST_DEPTH:
             raise ValueError(f"--depth must be at most {MOST_DEPTH}, not {self.layers:,}")
+        if self.max_seq_len is not None and self.max_seq_len < LEAST_CONTEXT:
+            raise ValueError(f"--max-seq-len must be at least {LEAST_CONTEXT}, not {self.max_seq_len}")
 
     @property
     def layers(self) -> int:
@@ -135,7 +140,7 @@ def model_config(dial: Dial, vocab_size: int, regime: Regime) -> GPTConfig:
         n_kv_head=heads,
         head_dim=head_dim,
         n_embd=heads * head_dim,
-        **{**fixed, "window_pattern": windows or regime.window_pattern},
+        **{**fixed, "window_pattern": regime.window_pattern if windows is None else windows},
     )
 
 

@@ -177,3 +177,10 @@ def test_a_shape_without_windows_refuses_them() -> None:
     with pytest.raises(ValueError, match="--shape portable has no windows"):
         make_plan(Dial(4, shape="portable", window_pattern="SL"), 4096, "cpu")
     assert make_plan(Dial(4, shape="portable", window_pattern="L"), 4096, "cpu").model.window_pattern == "L"
+
+
+def test_a_context_without_room_for_a_chat_and_an_empty_pattern_are_refused() -> None:
+    with pytest.raises(ValueError, match="--max-seq-len must be at least 8, not 1"):
+        Dial(max_seq_len=1)
+    with pytest.raises(ValueError, match="window_pattern is a string of S and L, not ''"):
+        make_plan(Dial(4, window_pattern=""), 4096, "cpu")

@@ -79,12 +79,23 @@ def find_run(run: str | Path, paths: Paths) -> Path:
     raise ValueError(f"no checkpoint of a run {str(run)!r}; {hint}")
 
 
-def open_checkpoint(run: str | Path, runtime: Runtime, step: int | None = None) -> OpenCheckpoint:
-    """A checkpoint of a run, the newest valid step by default.
+def find_model(model: str | Path, paths: Paths) -> tuple[Path, int | None]:
+    """The folder of `RUN` or `RUN@STEP`, and the step or None for the newest. Raises ValueError for an unknown run."""
+    run, step = split_step(str(model))
+    if step is None and "@" in run and not Path(run).exists():
+        raise ValueError(f"{run!r}: after @ comes the number of a step")
+    return find_run(run, paths), step
 
-    Raises ValueError if the run or step does not exist, EnvironmentFault if it is torn.
+
+def open_checkpoint(run: str | Path, runtime: Runtime, step: int | None = None) -> OpenCheckpoint:
+    """A checkpoint: of `RUN@STEP` that step, of `RUN` the newest valid one unless `step` names another.
+
+    Raises ValueError if the run or step does not exist or two are named, EnvironmentFault if it is torn.
     """
-    directory = find_run(run, runtime.paths)
+    directory, named = find_model(run, runtime.paths)
+    if named is not None and step not in (None, named):
+        raise ValueError(f"{run} and --step {step} name two steps: give one")
+    step = step if named is None else named
     step = runtime.processes.decide(lambda: store.require_latest(directory) if step is None else step)
     meta = store.load_meta(directory, step)
     runtime.processes.same("the checkpoint", to_json(meta.files))

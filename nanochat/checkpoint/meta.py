@@ -182,6 +182,11 @@ class CheckpointMeta:
         return self.progress.step
 
     @property
+    def is_base(self) -> bool:
+        """Whether the model only continues text: no stage has taught it the chat format."""
+        return self.stage == "pretrain"
+
+    @property
     def finished(self) -> bool:
         """Whether the run reached the end of its schedule."""
         return self.progress.step == self.plan.total_steps

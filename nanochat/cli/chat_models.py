@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from shlex import quote
 
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model, split_step
+from nanochat.console import warn
 from nanochat.export.hub_models import local_run
 from nanochat.infer.engine import Engine
 from nanochat.infer.frozen import WeightsName
@@ -28,12 +30,18 @@ class Speaker:
 
 
 def open_speaker(model: str, runtime: Runtime, weights: WeightsName = "fp32") -> Speaker:
-    """Load the model `RUN`, `RUN@STEP` or `hf:OWNER/NAME` and make its engine.
+    """Load the model `RUN`, `RUN@STEP` or `hf:OWNER/NAME` and make its engine; warns of a base model.
 
     Raises as `local_run`, `load_model` and `Engine`.
     """
-    run, step = split_step(local_run(model, runtime.paths))
+    model = local_run(model, runtime.paths)
+    run, step = split_step(model)
     loaded = load_model(run, runtime, step)
+    if loaded.meta.is_base:
+        warn(
+            f"{model} is a base model: it continues text and was not trained to answer; "
+            f"fine-tune it with nanochat sft --from-tag {quote(model)}"
+        )
     engine = Engine(loaded.model, loaded.tokenizer, max_rows=1, weights=weights)
     return Speaker(run, loaded.step, engine, weights)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from nanochat import __version__
+from nanochat.cli.arguments import with_none
 from nanochat.cli.verbs import GROUPS, VERBS, Verb
 from nanochat.config import json_line
 from nanochat.errors import EnvironmentFault
@@ -164,7 +165,7 @@ def _parse(name: tuple[str, ...], verb: Verb, config_class: type, arguments: lis
                     config_class,
                     prog=" ".join(("nanochat", *name)),
                     description=f"{verb.help}.",
-                    args=_with_repeats_joined(config_class, arguments),
+                    args=_with_repeats_joined(config_class, with_none(config_class, arguments)),
                 )
             )
     except SystemExit as end:

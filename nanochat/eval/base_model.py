@@ -38,7 +38,7 @@ class EvalBaseConfig:
     """Score a base model."""
 
     model_tag: ModelTag = BASE_RUN
-    """The run to evaluate: its model tag, or the path of its checkpoints."""
+    """The run to evaluate: its model tag, or the path of its checkpoints; RUN@STEP is --step too."""
     step: int | None = None
     """Which checkpoint; default: the newest."""
     dataset: str | None = None

@@ -39,7 +39,7 @@ class EvalChatConfig:
     """Score a chat model on tasks."""
 
     model_tag: ModelTag = CHAT_RUN
-    """The run to evaluate: its model tag, or the path of its checkpoints."""
+    """The run to evaluate: its model tag, or the path of its checkpoints; RUN@STEP is --step too."""
     step: int | None = None
     """Which checkpoint; default: the newest."""
     suite: str = "builtin"
@@ -110,6 +110,8 @@ def run(config: EvalChatConfig, runtime: Runtime) -> EvalChatResult:
         runtime = _with_data(runtime, expanded(config.data_dir).absolute())
     checkpoint = open_checkpoint(config.model_tag, runtime, config.step)
     name = checkpoint.directory.resolve().name
+    if checkpoint.meta.is_base:
+        say(f"{name} is a base model, not trained to answer: expect scores near those of guessing")
     metrics_path = runtime.paths.metrics(name)
     kept = cache_beside(checkpoint, runtime, fresh=config.fresh)
     results, skipped = _answer(config, names, checkpoint, kept, runtime)

@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from nanochat.checkpoint import store
-from nanochat.checkpoint.loading import find_run, split_step
+from nanochat.checkpoint.loading import find_model
 from nanochat.config import json_line
 from nanochat.console import say, table
 from nanochat.eval.intervals import (
@@ -108,10 +108,7 @@ def run_compare(config: CompareConfig, paths: Paths) -> CompareResult:
 
 def _kept(name: str, paths: Paths) -> tuple[str, dict[str, dict[str, list[_Answers]]]]:
     """A checkpoint's name, and its answers by task and by what two answers must have in common to be compared."""
-    run, step = split_step(name)
-    if step is None and "@" in name:
-        raise ValueError(f"{name!r}: after @ comes the number of a step")
-    directory = find_run(run, paths)
+    directory, step = find_model(name, paths)
     if step is None:
         step = store.require_latest(directory)
     weights = store.load_meta(directory, step).files["model"].sha256

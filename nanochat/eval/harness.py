@@ -30,7 +30,7 @@ class HarnessConfig:
     tasks: str
     """Names of its tasks, groups or patterns, separated by commas."""
     model_tag: ModelTag = CHAT_RUN
-    """The run to evaluate: its model tag, or the path of its checkpoints."""
+    """The run to evaluate: its model tag, or the path of its checkpoints; RUN@STEP is --step too."""
     step: int | None = None
     """Which checkpoint; default: the newest."""
     include_path: str | None = None
@@ -85,7 +85,7 @@ def run(config: HarnessConfig, runtime: Runtime) -> HarnessResult:
         raise ValueError("eval lm-eval runs in one process: start it without torchrun")
     checkpoint = open_checkpoint(config.model_tag, runtime, config.step)
     manager, names = _find_tasks(config)
-    chat = config.chat if config.chat is not None else checkpoint.meta.stage != "pretrain"
+    chat = config.chat if config.chat is not None else not checkpoint.meta.is_base
     kind = runtime.device.type
     subject = subject_of(checkpoint, runtime, config.max_rows or ENGINE_ROWS[kind])
     version, report = evaluate(

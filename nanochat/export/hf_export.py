@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nanochat.atomic import write_fault
 from nanochat.checkpoint import store
-from nanochat.checkpoint.loading import check_weights, find_run, load_run_tokenizer, split_step
+from nanochat.checkpoint.loading import check_weights, find_model, load_run_tokenizer
 from nanochat.checkpoint.meta import CheckpointMeta, Progress, to_plain
 from nanochat.console import amount, say
 from nanochat.export.hf_config import FACTS, REMOTE_MODULE, beyond_stock, hf_config
@@ -76,8 +76,7 @@ def run_hf(config: ExportHfConfig, paths: Paths) -> ExportResult:
     require("transformers", "safetensors")
     if config.push is not None:
         check_repo(config.push)
-    run, step = split_step(config.run)
-    source = find_run(run, paths)
+    source, step = find_model(config.run, paths)
     step = store.require_latest(source) if step is None else step
     if config.directory.exists():
         raise ValueError(f"{config.directory} exists: choose another folder, or remove it")

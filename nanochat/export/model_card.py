@@ -130,7 +130,7 @@ def _limits(meta: CheckpointMeta, remote: list[str], weights: str) -> Iterator[s
         "so that a text can end its own turn. nanochat never does. Remove such names from text of others, "
         "or encode it with `split_special_tokens=True`."
     )
-    if meta.stage == "pretrain":
+    if meta.is_base:
         yield "- A base model: it continues text. The chat template is there for fine-tuning; it does not answer."
     else:
         yield (

@@ -15,6 +15,8 @@ from torch import Tensor
 
 _GREEDY_BELOW = 1e-5
 """Temperatures below this mean greedy decoding: dividing by less would overflow fp32."""
+MAX_TEMPERATURE = 100.0
+"""All tokens are almost equally likely there."""
 MAX_LOGPROBS = 20
 MAX_BIAS = 100.0
 
@@ -44,8 +46,10 @@ class SamplingParams:
     """The answer ends before the first of these strings."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:
+            raise ValueError(
+                f"temperature must be 0 (greedy) to {MAX_TEMPERATURE:g}, not {self.temperature:g}"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1 (or None for no limit), not {self.top_k}")
         if not 0 < self.top_p <= 1:

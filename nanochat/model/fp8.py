@@ -28,7 +28,10 @@ def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def choose_fp8(asked: bool, device: torch.device) -> tuple[bool, str]:
     """(fp8 or not, reason). Raises ValueError if it is requested on a device without fp8 units."""
     if asked and not has_fp8(device):
-        raise ValueError("--fp8 needs a GPU with fp8 units (Hopper, Ada or later): leave it out here")
+        raise ValueError(
+            "--fp8 needs a GPU with fp8 units (Hopper, Ada or later): "
+            "leave it out (in a recipe: --set pretrain.fp8=false)"
+        )
     if asked:
         return True, "--fp8: the blocks' matrices, e4m3 forward and e5m2 for gradients"
     possible = "possible with --fp8" if has_fp8(device) else "needs a GPU of compute capability 8.9 or later"

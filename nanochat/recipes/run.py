@@ -14,6 +14,7 @@ from nanochat.console import duration, say, table
 from nanochat.paths import Paths
 from nanochat.recipes.changes import check_changes, with_changes
 from nanochat.recipes.cpu import CPU
+from nanochat.recipes.machine import obstacle
 from nanochat.recipes.quickstart import QUICKSTART
 from nanochat.recipes.recipe import ModelNames, Recipe, names_for, program
 from nanochat.recipes.runner import Runner, StageResult
@@ -54,8 +55,8 @@ class RunResult:
 def run(config: RunConfig, paths: Paths) -> RunResult:
     """Run a recipe's unfinished stages, and say how to continue.
 
-    Raises ValueError for an unknown recipe, stage or flag, and if the recipe did not make existing models of these
-    names; exits with the status of a failed stage.
+    Raises ValueError for an unknown recipe, stage or flag, for what this machine cannot run, and if the recipe did not
+    make existing models of these names; exits with the status of a failed stage.
     """
     if config.recipe is None:
         table("recipes (nanochat run NAME)", ("name", "makes"), [(r.name, r.about) for r in RECIPES.values()])
@@ -66,13 +67,16 @@ def run(config: RunConfig, paths: Paths) -> RunResult:
     stages = with_changes(recipe.stages(names, config.depth), config.set)
     check_changes(stages, config.set)
     runner = Runner(stages, paths, paths.recipe(recipe.name, names.base), processes=config.nproc)
+    done = runner.up_to_date()
+    problem = runner.conflict() or obstacle([stage for stage in stages if not done[stage.name]], config.nproc)
     if config.dry_run:
-        done = runner.up_to_date()
         rows = [(stage.name, "done" if done[stage.name] else "to do", stage.command) for stage in stages]
         table(f"{recipe.name}: {recipe.about}", ("stage", "state", "command"), rows)
-        if (conflict := runner.conflict()) is not None:
-            say(f"it would not run: {conflict}")
+        if problem is not None:
+            say(f"it would not run: {problem}")
         return RunResult(recipe.name)
+    if problem is not None:
+        raise ValueError(problem)
     began = time.monotonic()
     results = runner.run()
     rows = [

@@ -16,7 +16,6 @@ from nanochat.model.cost import parameter_counts
 from nanochat.paths import Paths
 from nanochat.serve.faults import ApiFault
 
-_BASE_STAGE = "pretrain"
 _SETTLED_NS = 2 * 10**9
 """A folder that changed more recently may change again within one tick of its file system's clock."""
 
@@ -40,7 +39,7 @@ class ModelCard:
     @property
     def kind(self) -> Literal["base", "chat"]:
         """Whether it knows the chat format."""
-        return "base" if self.meta.stage == _BASE_STAGE else "chat"
+        return "base" if self.meta.is_base else "chat"
 
     @property
     def checkpoint(self) -> str:

@@ -6,9 +6,9 @@ import hmac
 import ipaddress
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -123,10 +123,7 @@ class Guard:
 
     def _allowed_origin(self, origin: str, host: str) -> bool:
         """Whether a page of this origin may ask: this server's own, or one that was allowed."""
-        try:
-            same = urlsplit(origin).netloc.lower() == host.lower() != ""
-        except ValueError:  # like `http://[`
-            same = False
+        same = _split(origin).netloc.lower() == host.lower() != ""
         return same or origin in self._access.origins or "*" in self._access.origins
 
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
@@ -142,6 +139,25 @@ def _path(scope: Scope) -> str:
     return scope["path"].encode("unicode_escape").decode()[:200]
 
 
+def check_names(hosts: Sequence[str], origins: Sequence[str]) -> None:
+    """Raise ValueError, naming the flag, for a host or an origin that no request can have."""
+    for host in hosts:
+        if host != "*" and _split(f"//{host}").hostname != host.lower():
+            raise ValueError(f"--allow-host takes a name such as example.org, not {host}")
+    for origin in origins:
+        parts = _split(origin)
+        if origin not in ("*", "null") and (not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin):
+            raise ValueError(f"--cors-origin takes an origin such as https://example.org, not {origin}")
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of an address; of a malformed one they are empty."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
 def _allowed_host(host: str, names: tuple[str, ...]) -> bool:
     """Whether a Host header names this server.
 
@@ -150,10 +166,7 @@ def _allowed_host(host: str, names: tuple[str, ...]) -> bool:
     """
     if "*" in names:
         return True
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
+    name = _split(f"//{host}").hostname or ""
     if name == "localhost" or name.endswith(".localhost") or name in map(str.lower, names):
         return True
     try:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nanochat.checkpoint.loading import find_run
+from nanochat.bounds import require_positive
+from nanochat.checkpoint.loading import find_model
+from nanochat.checkpoint.store import load_meta
 from nanochat.console import say, warn
 from nanochat.errors import EnvironmentFault
 from nanochat.export.hub_models import local_run
@@ -21,7 +23,7 @@ from nanochat.paths import CHAT_RUN, Paths
 from nanochat.runtime import Runtime, open_runtime
 from nanochat.serve.application import make_app
 from nanochat.serve.catalogue import Catalogue
-from nanochat.serve.guard import Access
+from nanochat.serve.guard import Access, check_names
 from nanochat.serve.http_server import Server, listening
 from nanochat.serve.limits import Limits
 from nanochat.serve.pool import ModelPool, PoolSettings
@@ -37,8 +39,8 @@ class ServeConfig:
     """What to serve, who may ask, and limits."""
 
     model_tag: ModelTag = CHAT_RUN
-    """The run that answers requests that name none: its model tag, or the path of its checkpoints. Others of the base
-    directory are loaded when a request names them."""
+    """The run that answers requests that name none: its model tag, or the path of its checkpoints; RUN@STEP for an
+    older step. Others of the base directory are loaded when a request names them."""
     host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0: all, so that other machines can ask."""
     port: int = 8000
@@ -97,7 +99,9 @@ def run(config: ServeConfig, paths: Paths) -> ServeResult:
 
     _check(config)
     config = replace(config, model_tag=local_run(config.model_tag, paths))
-    find_run(config.model_tag, paths)
+    directory, step = find_model(config.model_tag, paths)
+    if step is not None:
+        load_meta(directory, step)
     with listening(config.host, config.port) as listener:
         url = f"http://{_shown_host(config.host)}:{listener.getsockname()[1]}"
         say(f"{config.model_tag} on {url} (the page), {url}/v1 (the API). Ctrl-C stops.")
@@ -123,7 +127,9 @@ def serve(config: ServeConfig, paths: Paths, listener: socket.socket) -> None:
 
 def make_service(config: ServeConfig, runtime: Runtime) -> Service:
     """The parts of the app for a config. Raises ValueError for a missing model and invalid settings."""
-    directory = find_run(config.model_tag, runtime.paths).resolve()
+    directory, step = find_model(config.model_tag, runtime.paths)
+    directory = directory.resolve()
+    model = directory.name if step is None else f"{directory.name}@{step}"
     catalogue = Catalogue(runtime.paths, {directory.name: directory})
     telemetry = Telemetry()
     limits = Limits(config.max_body_bytes, config.max_messages, config.max_tokens, config.max_seconds)
@@ -134,7 +140,7 @@ def make_service(config: ServeConfig, runtime: Runtime) -> Service:
         int(budget), config.max_rows, config.max_waiting, limits.buffered_events, config.weights
     )
     pool = ModelPool(runtime, catalogue, settings, telemetry.observer)
-    return Service(pool, telemetry, limits, directory.name, _defaults(config), config.system)
+    return Service(pool, telemetry, limits, model, _defaults(config), config.system)
 
 
 def access(config: ServeConfig) -> Access:
@@ -161,13 +167,14 @@ def _check(config: ServeConfig) -> None:
         "replicas": 1,
         "max_tokens": 1,
         "memory": 0,
-        "max_seconds": 0,
         "port": 0,
     }
     for name, bound in least.items():
         value = getattr(config, name)
         if value is not None and not value >= bound:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+    require_positive(config, "max_seconds")
+    check_names(config.allow_host, config.cors_origin)
     if config.api_key == "":
         raise ValueError("--api-key is empty")
     gpus = torch.cuda.device_count()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
+from nanochat.bounds import require_positive
 from nanochat.console import say
 from nanochat.paths import Paths
 from nanochat.text.arriving_shards import unbroken, wait_for
@@ -94,13 +95,26 @@ class TextSource:
     """Training shards of a hub dataset to use, waiting for those still downloading; default: those present."""
 
     def settled(self, paths: Paths) -> Self:
-        """The flags with absolute paths, and with the default dataset filled in and printed."""
+        """The flags with absolute paths, and with the default dataset filled in and printed.
+
+        Raises ValueError for an unknown dataset, and for flags that mean nothing with it.
+        """
         dataset = self.dataset
         if dataset is None:
             dataset, reason = default_dataset(paths)
             say(f"dataset {dataset}: {reason} (choose another with --dataset)")
+        self._check(dataset)
         val_path = None if self.val_path is None else absolute(self.val_path)
         return replace(self, dataset=absolute_dataset(dataset), val_path=val_path)
+
+    def _check(self, dataset: str) -> None:
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"--val-fraction must lie between 0 and 1, not {self.val_fraction:g}")
+        if self.val_fraction != VAL_FRACTION and _is_named(dataset):
+            raise ValueError(f"--val-fraction is for your own files: leave it out for {dataset}")
+        require_positive(self, "need_shards")
+        if self.need_shards is not None and dataset not in HUB_DATASETS:  # a recipe sets it for any dataset
+            say(f"--need-shards is for hub datasets: it has no effect on {dataset}")
 
     def open(self, paths: Paths) -> Dataset:
         """The dataset of settled flags; raises as `open_dataset` does."""

@@ -48,7 +48,8 @@ class DpoConfig(TrainingOptions):
     pairs: str = "pairs.jsonl"
     """A .jsonl of prompt, chosen and rejected (nanochat/train/preferences.py); every 20th pair is held out."""
     from_tag: str = CHAT_RUN
-    """Run to start from, which is also the reference: its model tag, or the path of its checkpoints."""
+    """Run to start from, which is also the reference: its model tag, or the path of its checkpoints; RUN@STEP for an
+    older step."""
     model_tag: str = "dpo"
     """Name of the new run and of its folders of checkpoints and metrics."""
     epochs: float = 1.0

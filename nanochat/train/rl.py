@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from nanochat.batches.position import DataIdentity, check_identity
 from nanochat.bounds import require_not_negative, require_positive, require_share
@@ -54,7 +56,7 @@ class RlConfig(TrainingOptions):
     """Reinforce what earns a reward: on-policy REINFORCE, or another --objective (docs/rl.md)."""
 
     from_tag: str = CHAT_RUN
-    """Run to start from: its model tag, or the path of its checkpoints."""
+    """Run to start from: its model tag, or the path of its checkpoints; RUN@STEP for an older step."""
     task: str = "builtin-thousands"
     """The task whose training items are the prompts and whose check is the reward."""
     model_tag: str = RL_RUN
@@ -67,9 +69,9 @@ class RlConfig(TrainingOptions):
     """Replies to each prompt, which are compared with each other."""
     objective: ObjectiveName = "reinforce"
     """A named objective; each of the seven switches below replaces its own setting."""
-    baseline: Baseline | None = None
+    baseline: Annotated[Baseline | None, tyro.conf.arg(metavar="{mean,none}")] = None
     """Subtract the mean reward of the prompt's samples, or nothing."""
-    scale: Scale | None = None
+    scale: Annotated[Scale | None, tyro.conf.arg(metavar="{none,std}")] = None
     """Divide by their standard deviation, or by nothing."""
     normalise: Normalise | None = None
     """Weigh all tokens alike, all samples alike, or by a constant."""

@@ -40,7 +40,7 @@ class SftConfig(TrainingOptions):
     """Teach a base model to converse and to use its tools."""
 
     from_tag: str = BASE_RUN
-    """Run to start from: its model tag, or the path of its checkpoints."""
+    """Run to start from: its model tag, or the path of its checkpoints; RUN@STEP for an older step."""
     mixture: str = "builtin"
     """Conversations: names joined by +, *n for n times (*0.5: half of it), or a .jsonl, also in OpenAI's or
     ShareGPT's format; see docs/data.md. The default needs no network, whatever the base was trained on."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nanochat import hardware
-from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint
+from nanochat.checkpoint.loading import OpenCheckpoint, open_checkpoint, split_step
 from nanochat.checkpoint.meta import CheckpointMeta, Progress, SourceRun, TrainingPlan
 from nanochat.config import to_json
 from nanochat.model.cost import parameter_counts
@@ -16,13 +16,15 @@ _MOMENTUM = 0.9
 
 
 def open_source(from_tag: str, saved: CheckpointMeta | None, runtime: Runtime) -> OpenCheckpoint:
-    """The checkpoint that a run starts from: the newest, or of a resumed run its own.
+    """The checkpoint that a run starts from: `RUN@STEP`, or of `RUN` the newest, or of a resumed run its own.
 
     Raises as `open_checkpoint`.
     """
+    run, step = split_step(from_tag)
     begun = None if saved is None else saved.source
-    step = begun.step if begun is not None and begun.model_tag == from_tag else None
-    return open_checkpoint(from_tag, runtime, step)
+    if step is None and begun is not None and begun.model_tag == run:
+        step = begun.step
+    return open_checkpoint(run, runtime, step)
 
 
 def planned_from(
@@ -35,7 +37,7 @@ def planned_from(
         tokenizer=source.tokenizer.hash,
         plan=plan,
         progress=Progress(),
-        source=SourceRun(from_tag, source.step, source.meta.files["model"].sha256),
+        source=SourceRun(split_step(from_tag)[0], source.step, source.meta.files["model"].sha256),
         config=to_json(config),
         software=hardware.software(),
     )

@@ -35,6 +35,7 @@ from tests.cli.conftest import CONTEXT
 from tests.conftest import made_up_meta
 
 STEPS = {"sft": 7, "base": 3}
+METAS = {"sft": made_up_meta(stage="sft"), "base": made_up_meta(stage="pretrain")}
 
 
 @pytest.fixture
@@ -43,7 +44,9 @@ def start(model, tokenizer, runtime, monkeypatch):
 
     def start(*lines: str, stdin: io.TextIOBase | None = None, **config):
         monkeypatch.setattr(
-            chat_models, "load_model", lambda run, *_: LoadedModel(model, tokenizer, {}, STEPS[run], Path())
+            chat_models,
+            "load_model",
+            lambda run, *_: LoadedModel(model, tokenizer, METAS[run], STEPS[run], Path()),
         )
         monkeypatch.setattr("sys.stdin", stdin or io.StringIO("".join(f"{line}\n" for line in lines)))
         return run(ChatConfig(temperature=0.0, **config), runtime)
@@ -66,6 +69,16 @@ def test_a_question_on_the_command_line_prints_only_the_answer(start, say, capsy
         {"type": "python_output", "text": "408"},
         {"type": "text", "text": "it is 408."},
     ]
+
+
+def test_a_base_model_warns_that_it_only_continues_text(start, say, capsys):
+    say("Hello!")
+    start(prompt="Hi", model_tag="base")
+    out, err = capsys.readouterr()
+    assert out == "Hello!\n"
+    hint = "fine-tune it with nanochat sft --from-tag base"
+    warning = "warning: base is a base model: it continues text and was not trained to answer"
+    assert err == f"{warning}; {hint}\n"
 
 
 def test_piped_lines_are_turns_of_one_conversation(start, say, script, tokenizer, capsys):

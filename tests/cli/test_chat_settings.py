@@ -45,6 +45,7 @@ def test_a_value_has_the_type_of_its_field(name, text, value):
         ("temperature", "hot", "temperature: expected float, got 'hot'"),
         ("temperature", "-1", "temperature must be 0"),
         ("temperature", "NaN", "temperature must be 0"),
+        ("temperature", "9e9", "temperature must be 0 .greedy. to 100, not 9e.09"),
         ("temperature", "none", "temperature: expected float"),
         ("top_k", "0", "top_k must be at least 1"),
         ("top_k", "1.5", "top_k: expected int"),

@@ -66,6 +66,13 @@ def test_the_default_file_by_its_path_brings_its_persona(config: IdentityConfig,
         ({"seed": -1}, "--seed"),
         ({"api_base": "http://x/v1"}, "--api-base and --model belong together"),
         ({"model": "x"}, "--api-base and --model belong together"),
+        *(
+            (
+                {"api_base": base, "model": "x"},
+                "--api-base must be an address like http://localhost:8000/v1, not ",
+            )
+            for base in ("foo", "localhost:8000/v1", "ftp://x/v1", "http://", "http://x:y/v1", "")
+        ),
     ],
 )
 def test_mistakes(flags, line: str, paths: Paths) -> None:

@@ -44,6 +44,7 @@ def test_scores_tasks_and_logs_them(checkpoint, runtime, capsys):
         result.mean,
     ]
     shown = capsys.readouterr().err
+    assert shown.count("tiny is a base model, not trained to answer") == 1
     assert "tiny at step 7: mean centred accuracy" in shown
     [task, *_] = [task for task in result.tasks if task.failures]
     assert f"({task.failures[0].reason})" in shown

@@ -17,8 +17,10 @@ from nanochat.paths import Paths
 from nanochat.recipes import run as run_command
 from nanochat.recipes import showcase
 from nanochat.recipes.changes import with_changes
+from nanochat.recipes.machine import obstacle, pretraining_obstacle
 from nanochat.recipes.recipe import ModelNames, Recipe, Stage
 from nanochat.recipes.run import RECIPES, RunConfig, RunResult, run
+from nanochat.recipes.speedrun import SPEEDRUN
 
 COMMANDS = [
     (recipe.name, stage)
@@ -110,6 +112,13 @@ def test_a_run_that_something_else_made_is_left_alone(paths: Paths, capfd) -> No
         (["quickstart", "--model-tag", "a/b"], "'a/b'"),
         (["quickstart", "--set", "pretrain.depht=4"], "Unrecognized options: --depht=4"),
         (["quickstart", "--set", "depth=4"], "STAGE.FLAG=VALUE"),
+        (["cpu", "--depth", "300", "--set", "pretrain.device=cpu"], "--depth must be at most 256, not 300"),
+        (["quickstart", "--depth", "100", "--set", "pretrain.device=cpu"], "--depth 100 needs about"),
+        (["speedrun", "--set", "pretrain.device=cpu"], "(in a recipe: --set pretrain.fp8=false)"),
+        (
+            ["speedrun", "--depth", "60"],
+            "all-shards needs 4,548 training shards and fineweb-edu has 1,822: choose a smaller --depth",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_before_any_work(argv, complaint, paths: Paths, capfd) -> None:
@@ -146,3 +155,21 @@ def test_the_newest_answers_are_the_ones_recorded(paths: Paths) -> None:
 def test_a_recipe_loads_no_model_code() -> None:
     code = "import sys, nanochat.recipes.run; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_dry_run_shows_the_stages_and_what_speaks_against_them(paths: Paths, capfd) -> None:
+    assert main(["run", "speedrun", "--set", "pretrain.device=cpu", "--dry-run"]) == 0
+    assert "it would not run: --fp8 needs a GPU" in capfd.readouterr().err
+
+
+def test_a_process_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanochat.runtime.choose_device", lambda request: ("cuda", ""))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    line = "--nproc 8 takes as many GPUs, and this machine has 2"
+    assert pretraining_obstacle(["pretrain"], 8) == line
+
+
+def test_what_is_done_is_no_obstacle() -> None:
+    stages = SPEEDRUN.stages(ModelNames(), 60)
+    assert obstacle(stages, 1) is not None
+    assert obstacle([stage for stage in stages if stage.name.startswith(("eval", "sft"))], 1) is None

@@ -6,11 +6,14 @@ import http.client
 import logging
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanochat.serve.guard import SECURITY_HEADERS
+from nanochat.paths import Paths
+from nanochat.serve.guard import SECURITY_HEADERS, check_names
+from nanochat.serve.server import ServeConfig, run
 from tests.serve.conftest import Running
 
 
@@ -154,3 +157,30 @@ def test_a_connection_serves_many_requests(server: Running) -> None:
         assert (response.status, response.will_close) == (200, False)
         response.read()
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        *(
+            ({"allow_host": ("*", host)}, "--allow-host takes a name such as example.org, not ")
+            for host in ("http://x", "x:8000", "x/y", "", "[")
+        ),
+        *(
+            (
+                {"cors_origin": ("*", origin)},
+                "--cors-origin takes an origin such as https://example.org, not ",
+            )
+            for origin in ("foo", "example.org", "https://example.org/", "https://", "", "http://[")
+        ),
+        ({"max_seconds": 0.0}, "--max-seconds must be a number above 0"),
+        ({"temperature": 9e9}, "temperature must be 0"),
+    ],
+)
+def test_flags_that_no_request_can_meet(flags: dict[str, Any], line: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=line):
+        run(ServeConfig(**flags), Paths(tmp_path))
+
+
+def test_names_and_origins_that_requests_can_have() -> None:
+    check_names(("*", "Chat.example", "10.0.0.7"), ("*", "null", "https://a.b", "http://localhost:3000"))

@@ -10,8 +10,11 @@ import pytest
 
 from nanochat.checkpoint import store
 from nanochat.paths import Paths
+from nanochat.runtime import open_runtime
+from nanochat.serve import server
 from nanochat.serve.catalogue import Catalogue
 from nanochat.serve.faults import ApiFault
+from nanochat.serve.server import ServeConfig
 from tests.serve.conftest import CHAT
 
 LONG_AGO = (10**9, 10**9)
@@ -61,3 +64,14 @@ def test_what_is_no_model_is_not_found(runs: Path, name: str) -> None:
     with pytest.raises(ApiFault, match="there is no model"):
         catalogue.find(name)
     assert catalogue.recall(name) is None
+
+
+def test_a_step_can_be_the_default_model(served_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "listening", lambda *_: pytest.fail("it must not listen"))
+    with open_runtime("cpu", "fp32", Paths(served_base)) as runtime:
+        for model_tag in (f"{CHAT}@1", f"{Paths(served_base).checkpoints(CHAT)}@1"):
+            service = server.make_service(ServeConfig(model_tag=model_tag), runtime)
+            assert service.default_model == f"{CHAT}@1"
+    for model_tag, message in ((f"{CHAT}@3", "step 3 .*: it has 1, 2"), (f"{CHAT}@x", "number of a step")):
+        with pytest.raises(ValueError, match=message):
+            server.run(ServeConfig(model_tag=model_tag), Paths(served_base))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,29 @@ class TestDataset:
         assert line.startswith("dataset builtin: no dataset has been downloaded")
         TextSource("builtin:medium").settled(paths)
         assert capsys.readouterr().err == "", "a typed dataset needs no line"
+
+    @pytest.mark.parametrize(
+        ("dataset", "flags", "line"),
+        [
+            ("builtin", {"val_fraction": 1.5}, "--val-fraction must lie between 0 and 1, not 1.5"),
+            (
+                "climbmix",
+                {"val_fraction": 0.1},
+                "--val-fraction is for your own files: leave it out for climbmix",
+            ),
+            ("builtin", {"need_shards": -1}, "--need-shards must be at least 1, not -1"),
+        ],
+    )
+    def test_flags_that_mean_nothing_are_refused(
+        self, paths: Paths, dataset: str, flags: dict[str, Any], line: str
+    ) -> None:
+        with pytest.raises(ValueError, match=line):
+            TextSource(dataset, **flags).settled(paths)
+
+    def test_shards_of_another_dataset_have_no_effect_and_it_says_so(self, paths: Paths, capsys) -> None:
+        assert TextSource("builtin", need_shards=3).settled(paths).dataset == "builtin"
+        line = "--need-shards is for hub datasets: it has no effect on builtin"
+        assert line in capsys.readouterr().err
 
     def test_an_unknown_name_is_refused(self, paths: Paths) -> None:
         with pytest.raises(ValueError, match=r"unknown dataset 'no-such'.*builtin, fineweb-edu"):

@@ -195,3 +195,19 @@ def test_fp8_is_refused_without_fp8_units(config: SftConfig) -> None:
     with pytest.raises(ValueError, match="--fp8 needs a GPU"):
         fine_tune(replace(config, fp8=True))
     assert not default_paths().checkpoints("sft").exists()
+
+
+def test_a_run_starts_from_an_older_step_of_another(config: SftConfig) -> None:
+    fine_tune(replace(config, num_iterations=2, save_every=1, keep_last=9))
+    first = store.load_meta(default_paths().checkpoints("sft"), 1)
+    again = replace(config, num_iterations=2, save_every=1, model_tag="again", keep_last=9, from_tag="sft@1")
+    fine_tune(again)
+    directory = default_paths().checkpoints("again")
+    whole = store.load_meta(directory, 2)
+    assert whole.source == SourceRun("sft", 1, first.files["model"].sha256)
+    for from_tag in ("sft@1", "sft"):  # a resumed run keeps the step that it began with
+        store.remove(directory, 2)
+        fine_tune(replace(again, resume="auto", from_tag=from_tag))
+        assert store.load_meta(directory, 2).files == whole.files
+    with pytest.raises(ValueError, match="cannot resume"):
+        fine_tune(replace(again, resume="auto", from_tag="sft@2"))

@@ -137,7 +137,8 @@ export function modelOptions(select, models, { kinds = ["chat", "base"], chosen 
   const ids = [];
   for (const model of models.filter((each) => kinds.includes(each.nanochat.kind))) {
     const { kind, step, steps } = model.nanochat;
-    const older = [...steps].filter((each) => each !== step).sort((a, b) => b - a);
+    const pinned = (each) => `${model.id}@${each}` === chosen;
+    const older = [...steps].filter((each) => each !== step || pinned(each)).sort((a, b) => b - a);
     const group = document.createElement("optgroup");
     group.label = `${model.id} (${kind})`;
     group.append(new Option(`${model.id} · step ${grouped(step)}`, model.id));
