@@ -58,26 +58,25 @@ class ToolUse:
         A special token belongs to the part that it ends. A second start token restarts the call; an end token
         without a start is ignored.
         """
-        part = self._part
-        forced: list[int] = []
-        if token in self._opening:
-            self._part, self._tool = self._opening[token]
-            self._call = []
-        elif token in self._closing:
-            if part == "python" and token == self._tokenizer.special(self._tool.call_end):
-                forced = self._answer(self._tool)
-            self._part = "text"
-        elif part == "python":
-            self._call.append(token)
-        return part, forced
+        part, called = self._classify(token)
+        return part, self._answer(called, self._call) if called else []
 
     def begin(self, tokens: Sequence[int]) -> list[int]:
-        """Process the beginning of an answer. Returns the tokens that the output of its last call lacks."""
-        lacking: list[int] = []
+        """Process the beginning of an answer. Returns the tokens that the output of its last call lacks.
+
+        Only that call is run.
+        """
+        last: tuple[Tool, list[int]] | None = None
+        after: list[int] = []
         for token in tokens:
-            _, forced = self.push(token)
-            lacking = forced or (lacking[1:] if [token] == lacking[:1] else [])
-        return lacking
+            _, called = self._classify(token)
+            after.append(token)
+            if called:
+                last, after = (called, self._call), []
+        if last is None:
+            return []
+        output = self._answer(*last)
+        return output[len(after) :] if after == output[: len(after)] else []
 
     def push_plain(self, tokens: Sequence[int]) -> ReplyPart:
         """As `push` for tokens that are not special; returns the part of all of them."""
@@ -85,10 +84,25 @@ class ToolUse:
             self._call += tokens
         return self._part
 
-    def _answer(self, tool: Tool) -> list[int]:
+    def _classify(self, token: int) -> tuple[ReplyPart, Tool | None]:
+        """Process the next token. Returns (its part, the tool whose call it ends)."""
+        part = self._part
+        called = None
+        if token in self._opening:
+            self._part, self._tool = self._opening[token]
+            self._call = []
+        elif token in self._closing:
+            if part == "python" and token == self._tokenizer.special(self._tool.call_end):
+                called = self._tool
+            self._part = "text"
+        elif part == "python":
+            self._call.append(token)
+        return part, called
+
+    def _answer(self, tool: Tool, call: Sequence[int]) -> list[int]:
         result = None
-        if len(self._call) <= MAX_CALL_TOKENS:
-            result = tool.run(self._tokenizer.decode(self._call))
+        if len(call) <= MAX_CALL_TOKENS:
+            result = tool.run(self._tokenizer.decode(call))
         output = self._tokenizer.encode(REFUSED if result is None else result)
         if len(output) > MAX_OUTPUT_TOKENS:
             output = self._tokenizer.encode(REFUSED)

@@ -58,6 +58,9 @@ def _divide(a: float, b: float) -> float:
 def _power(base: float, exponent: float) -> Any:
     if abs(exponent) > MAX_EXPONENT:
         raise ValueError(f"exponent too large: {exponent}")
+    # abs(base) is at least 2^(bits - 1). What would then be refused takes long to compute.
+    if isinstance(base, int) and exponent * (base.bit_length() - 1) >= MAX_MAGNITUDE.bit_length():
+        raise ValueError(f"power too large: {base}**{exponent}")
     return base**exponent
 
 

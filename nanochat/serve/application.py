@@ -69,6 +69,11 @@ async def _framework_fault(request: Request, error: Exception) -> Response:
     ).response()
 
 
+async def _unexpected(_: Request, error: Exception) -> Response:
+    """Leave it to the guard, which logs it: Starlette would answer in plain text."""
+    raise error
+
+
 def _page(name: str) -> Route:
     async def page(request: Request) -> Response:
         return FileResponse(_PAGE / f"{name}.html", headers={"Cache-Control": "no-cache"})
@@ -122,7 +127,7 @@ def make_app(service: Service, access: Access, paths: Paths) -> ASGIApp:
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        exception_handlers={ApiFault: _fault, HTTPException: _framework_fault},
+        exception_handlers={ApiFault: _fault, HTTPException: _framework_fault, Exception: _unexpected},
     )
     guarded = Guard(app, access, lambda status: service.telemetry.responses.labels(str(status)).inc())
     if not access.origins:

@@ -46,6 +46,11 @@ class ModelCard:
         """RUN@STEP."""
         return f"{self.run}@{self.step}"
 
+    @property
+    def weights(self) -> tuple[str, str]:
+        """RUN@STEP and the sha256 of its weights: a run trained again reaches the same step with others."""
+        return self.checkpoint, self.meta.files["model"].sha256
+
     def to_json(self, loaded: bool) -> dict[str, Any]:
         """Its entry in the list of models."""
         model = self.meta.model

@@ -29,12 +29,12 @@ from nanochat.serve.prompts import (
     chat_stream,
     check_given,
     check_ids,
+    check_reply,
     described,
     special_names,
     text_stream,
     tokenised,
     too_long,
-    with_output,
 )
 from nanochat.serve.service import Service, sampling
 from nanochat.serve.streaming import EventStream, complete_stream
@@ -138,12 +138,12 @@ class Lab:
             check_ids(body.reply_ids, tokenizer, "reply_ids")
             before = await self._prompt(body, served)
             prompt = [*before, *body.reply_ids]
+            if len(prompt) > served.worker.max_seq_len:
+                raise too_long(len(prompt), served.worker.max_seq_len, "messages")
             answer = TokenEvents(tokenizer, prompt, seed)
             if end_tokens(tokenizer).intersection(body.reply_ids[-1:]):
                 return complete_stream(answer.opening())
-            read = len(before) + len(with_output(tokenizer, body.reply_ids))
-            if read >= served.worker.max_seq_len:
-                raise too_long(read, served.worker.max_seq_len, "messages")
+            check_reply(len(before), body.reply_ids, tokenizer, served.worker.max_seq_len)
             channel = served.worker.answer([(prompt, params)], len(body.reply_ids))
         return EventStream(channel, answer, limits.seconds)
 

@@ -269,10 +269,18 @@ class TextAnswer:
         for entry in logprobs:
             offsets.append(self._offsets[index])
             self._offsets[index] += len(self._decoders[index].decode(bytes(entry["bytes"])))
-        tops = [{top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in logprobs]
+        tops = [{_key(top["bytes"]): top["logprob"] for top in entry["top_logprobs"]} for entry in logprobs]
         return {
-            "tokens": [entry["token"] for entry in logprobs],
+            "tokens": [_key(entry["bytes"]) for entry in logprobs],
             "token_logprobs": [entry["logprob"] for entry in logprobs],
             "top_logprobs": tops if self.top_logprobs else None,
             "text_offset": offsets,
         }
+
+
+def _key(raw: Sequence[int]) -> str:
+    """A token's text; of one that is no valid UTF-8, `bytes:` and it with escapes, so that no two are alike."""
+    try:
+        return bytes(raw).decode()
+    except UnicodeDecodeError:
+        return "bytes:" + bytes(raw).decode(errors="backslashreplace")

@@ -71,7 +71,7 @@ class ModelPool:
     ):
         self._runtime, self._catalogue, self._settings = runtime, catalogue, settings
         self._observe = observe
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[tuple[str, str], _Slot] = {}
         self._making_room = asyncio.Lock()
         self._uses = 0
         self._draining = False
@@ -87,7 +87,7 @@ class ModelPool:
 
     def loaded(self, card: ModelCard) -> bool:
         """Whether a model is in memory and ready."""
-        slot = self._slots.get(card.checkpoint)
+        slot = self._slots.get(card.weights)
         return slot is not None and slot.worker.ready.done()
 
     @asynccontextmanager
@@ -111,7 +111,7 @@ class ModelPool:
         async with self._making_room:
             if self._draining:
                 raise stopping()
-            slot = self._slots.get(card.checkpoint)
+            slot = self._slots.get(card.weights)
             if slot is not None and slot.worker.broken:
                 await self._unload(slot)
                 slot = None
@@ -119,15 +119,15 @@ class ModelPool:
                 size = self._size(card)
                 await self._make_room(card, size)
                 tokenizer = await _loading(card, asyncio.to_thread(load_run_tokenizer, card.directory))
-                slot = self._slots[card.checkpoint] = _Slot(card, size, self._worker(card), tokenizer)
+                slot = self._slots[card.weights] = _Slot(card, size, self._worker(card), tokenizer)
             return slot
 
     async def _ready(self, slot: _Slot) -> None:
         try:
             await _loading(slot.card, asyncio.shield(slot.worker.ready))
         except ApiFault:
-            if self._slots.get(slot.card.checkpoint) is slot:
-                del self._slots[slot.card.checkpoint]
+            if self._slots.get(slot.card.weights) is slot:
+                del self._slots[slot.card.weights]
             raise
 
     def _worker(self, card: ModelCard) -> Worker:
@@ -169,7 +169,7 @@ class ModelPool:
             await self._unload(min(idle, key=lambda slot: slot.used))
 
     async def _unload(self, slot: _Slot) -> None:
-        del self._slots[slot.card.checkpoint]
+        del self._slots[slot.card.weights]
         await slot.worker.stop()
 
     async def cards(self) -> list[ModelCard]:

@@ -186,9 +186,16 @@ def too_long(tokens: int, context: int, param: str) -> ApiFault:
     )
 
 
-def with_output(tokenizer: Tokenizer, reply: Sequence[int]) -> list[int]:
-    """The beginning of an answer; if it ends with a tool call or within its output, with the whole output."""
-    return [*reply, *ToolUse(DEFAULT_TOOLS, tokenizer).begin(reply)]
+def check_reply(before: int, reply: Sequence[int], tokenizer: Tokenizer, context: int) -> None:
+    """Raise ApiFault unless `before` tokens and the beginning of an answer leave room for more within the `context`.
+
+    If the beginning ends with a tool call or within its output, the whole output counts.
+    """
+    read = before + len(reply)
+    if read < context:  # a call in a longer one is not run
+        read += len(ToolUse(DEFAULT_TOOLS, tokenizer).begin(reply))
+    if read >= context:
+        raise too_long(read, context, "messages")
 
 
 def special_names(tokenizer: Tokenizer) -> dict[int, str]:

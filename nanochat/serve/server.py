@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import socket
 from dataclasses import dataclass, replace
 
@@ -171,6 +172,8 @@ def _check(config: ServeConfig) -> None:
     }
     for name, bound in least.items():
         value = getattr(config, name)
+        if value == math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} must be finite, not inf")
         if value is not None and not value >= bound:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
     require_positive(config, "max_seconds")

@@ -79,6 +79,7 @@ class ModelObserver:
         self._between_tokens = telemetry.between_tokens.labels(model)
         self._queued = telemetry.queued.labels(model)
         self._whole = telemetry.whole.labels(model)
+        self._depth = (0, 0)
 
     def started(self, waited: float, prompt_tokens: int) -> None:
         """A sample left the queue."""
@@ -103,6 +104,7 @@ class ModelObserver:
         self._whole.observe(seconds)
 
     def depth(self, running: int, waiting: int) -> None:
-        """How many samples run and wait."""
-        self._running.set(running)
-        self._waiting.set(waiting)
+        """How many samples run and wait; the gauges add up the workers of one name, a run's steps."""
+        self._running.inc(running - self._depth[0])
+        self._waiting.inc(waiting - self._depth[1])
+        self._depth = running, waiting

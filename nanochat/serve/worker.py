@@ -76,8 +76,7 @@ class Worker:
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.outstanding = 0
         """Samples and computations accepted and not ended, as the loop knows."""
-        self.broken = False
-        self._draining = False
+        self.broken = self._draining = False
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._waiting: deque[_Queued] = deque()
         self._running: dict[int, _Queued] = {}

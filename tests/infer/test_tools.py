@@ -87,6 +87,21 @@ def test_calls_and_outputs_beyond_their_bounds_are_refused(tokenizer):
     assert calls == [fits, too_long]
 
 
+def test_only_the_last_call_of_an_answers_beginning_is_run(tokenizer):
+    calls = []
+
+    def run(code: str) -> str:
+        calls.append(code)
+        return "7"
+
+    tools = (replace(DEFAULT_TOOLS[0], run=run),)
+    seven = output(tokenizer, "7")
+    for after, lacking in [([], seven), (seven[:2], seven[2:]), (seven, []), ([65], []), ([*seven, 65], [])]:
+        tokens = [*call(tokenizer, "first"), *seven, *call(tokenizer, "last"), *after]
+        assert ToolUse(tools, tokenizer).begin(tokens) == lacking
+    assert calls == ["last"] * 5
+
+
 def test_each_token_is_assigned_its_part(tokenizer):
     use = ToolUse(DEFAULT_TOOLS, tokenizer)
     tokens = [*tokenizer.encode("a"), *call(tokenizer, "1"), *output(tokenizer, "1"), *tokenizer.encode("b")]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.sandbox.calculator import MAX_LENGTH, MAX_MAGNITUDE, evaluate
+from nanochat.sandbox.calculator import MAX_LENGTH, MAX_MAGNITUDE, _power, evaluate
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,24 @@ def test_values(expression: str, value: str) -> None:
 )
 def test_refusals(expression: str) -> None:
     assert evaluate(expression) is None
+
+
+class Unraised(int):
+    def __pow__(self, exponent: int, modulus: int | None = None) -> int:
+        raise AssertionError(f"computed {int(self)}**{exponent}")
+
+
+@pytest.mark.parametrize("base", [9**104, -(9**104), MAX_MAGNITUDE - 1, 7], ids=lambda base: f"{base:.0e}")
+def test_a_power_that_is_too_large_is_refused_without_being_computed(base: int) -> None:
+    assert evaluate(f"({base})**400") is None
+    with pytest.raises(ValueError, match="too large"):
+        _power(Unraised(base), 400)
+
+
+@given(base=st.integers(-(10**12), 10**12), exponent=st.integers(0, 400))
+def test_every_power_within_the_bound_is_computed(base: int, exponent: int) -> None:
+    power = base**exponent
+    assert evaluate(f"({base})**{exponent}") == (str(power) if abs(power) < MAX_MAGNITUDE else None)
 
 
 ARITHMETIC = st.recursive(

@@ -44,7 +44,9 @@ def train_row(step: int) -> TrainRow:
     return TrainRow(step, 3, step * 64, 5.0 - step, 1.0, 0.1, 1000.0, None, float(step), 0)
 
 
-def save_run(base: Path, run: str, stage: str, steps: tuple[int, ...], context: int = CONTEXT) -> None:
+def save_run(
+    base: Path, run: str, stage: str, steps: tuple[int, ...], context: int = CONTEXT, seed: int = 0
+) -> None:
     tokenizer = Tokenizer(BYTES, r"[\s\S]")
     config = GPTConfig(
         max_seq_len=context,
@@ -59,7 +61,7 @@ def save_run(base: Path, run: str, stage: str, steps: tuple[int, ...], context: 
     directory = Paths(base).checkpoints(run)
     for step in steps:
         model = GPT(config, REFERENCE)
-        generator = torch.Generator().manual_seed(step)
+        generator = torch.Generator().manual_seed(seed + step)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)

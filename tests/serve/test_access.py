@@ -14,7 +14,7 @@ import pytest
 from nanochat.paths import Paths
 from nanochat.serve.guard import SECURITY_HEADERS, check_names
 from nanochat.serve.server import ServeConfig, run
-from tests.serve.conftest import Running
+from tests.serve.conftest import Answered, Running
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,22 @@ def test_another_method_is_an_error_in_our_form(server: Running, method: str) ->
     assert answered.status == 405
     assert answered.error["code"] == "method_not_allowed"
     assert answered.headers["allow"] == "POST"
+
+
+def test_a_fault_of_ours_is_an_error_in_our_form(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server.service.telemetry, "exposition", lambda: {}["missing"])
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    for _ in range(2):
+        connection.request("GET", "/metrics")
+        response = connection.getresponse()
+        answered = Answered(response.status, dict(response.getheaders()), response.read())
+        assert (answered.status, answered.error["code"]) == (500, "internal_error")
+        assert "missing" not in answered.error["message"]
+        assert not response.will_close
+    connection.close()
+    assert "KeyError: 'missing'" in caplog.text
 
 
 @pytest.mark.slow

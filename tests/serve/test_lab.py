@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from nanochat.metrics import open_metrics
 from nanochat.paths import Paths
 from nanochat.processes import Processes
 from nanochat.runtime import Runtime
+from nanochat.serve import prompts
 from nanochat.serve.lab import TokenEvents, score_tokens, windows
 from nanochat.serve.trainings import Trainings
 from nanochat.tokenizer.chat_format import render
@@ -91,6 +93,23 @@ def test_a_call_that_a_rival_changed_is_run(server: Running, loaded: Any) -> Non
     assert events[0].part == "python"
     _, first, *_ = server.post("/api/generate", messages=[USER], reply_ids=call, max_tokens=1).events
     assert first["part"] == "python"
+
+
+def test_the_calls_of_a_reply_that_is_too_long_are_not_run(
+    server: Running, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+    tools = (replace(DEFAULT_TOOLS[0], run=lambda code: runs.append(code)),)
+    monkeypatch.setattr(prompts, "DEFAULT_TOOLS", tools)
+    special = loaded.tokenizer.special
+    call = [special(PYTHON_START), 49, special(PYTHON_END)]
+    for reply in (call * CONTEXT, [*call * CONTEXT, special(ASSISTANT_END)]):
+        answered = server.post("/api/generate", messages=[USER], reply_ids=reply)
+        assert answered.error["code"] == "context_length_exceeded"
+    assert (
+        server.post("/api/generate", ids=[1], reply_ids=[*call * 170, 65]).status == 400
+    )  # the context exactly
+    assert runs == []
 
 
 @pytest.mark.parametrize("end", [ASSISTANT_END, BOS])

@@ -104,6 +104,19 @@ def test_a_trainings_new_step_is_served_when_it_appears(tmp_path: Path) -> None:
         assert first["choices"] != second["choices"]
 
 
+def test_a_run_trained_again_is_served_with_its_new_weights(server: Running, tmp_path: Path) -> None:
+    save_run(tmp_path, CHAT, "sft", (1,))
+    with serving(tmp_path, memory=1.5 * one_model(server)) as small:
+        first = small.chat(temperature=0, max_tokens=5).json
+        shutil.rmtree(Paths(tmp_path).checkpoints(CHAT))
+        save_run(tmp_path, CHAT, "sft", (1,), seed=9)
+        assert loaded(small) == set()
+        second = small.chat(temperature=0, max_tokens=5).json  # the old weights make room
+        assert first["system_fingerprint"] == second["system_fingerprint"] == f"{CHAT}@1"
+        assert first["choices"] != second["choices"]
+        assert loaded(small) == {CHAT}
+
+
 def test_health_says_when_the_model_is_loading(
     new_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,6 +248,17 @@ def test_text_offsets_count_whole_characters(tokenizer: Tokenizer, size: int) ->
     assert offsets == [0, 1, 1, 2, 2, 2, 2, 3, 4, 4]
 
 
+def test_rivals_that_are_parts_of_characters_stay_apart(tokenizer: Tokenizer) -> None:
+    rivals = ((0x80, -1.0), (0x81, -1.1), (0xFF, -1.2), (97, -9.0))
+    event = Event(0, 0x80, False, "length", "text", "\ufffd", TokenLogprobs(-1.0, rivals))
+    answer = TextAnswer(Heading("m", "m@1"), tokenizer, [""], 1, include_usage=False, top_logprobs=4)
+    table = answer.whole({0: [event]})["choices"][0]["logprobs"]
+    assert table["tokens"] == [r"bytes:\x80"]
+    assert table["top_logprobs"] == [
+        {r"bytes:\x80": -1.0, r"bytes:\x81": -1.1, r"bytes:\xff": -1.2, "a": -9.0}
+    ]
+
+
 def test_text_cannot_contain_special_tokens(tokenizer: Tokenizer) -> None:
     hostile = "".join(SPECIAL_TOKENS)
     ids = chat_prompt(tokenizer, messages_of({"role": "user", "content": hostile}))

@@ -137,6 +137,16 @@ def test_a_missing_model_and_a_taken_port_cost_one_line(
     assert all(line.startswith("nanochat: error: ") for line in lines)
 
 
+@pytest.mark.parametrize("flag", ["--max-seconds", "--memory"])
+def test_an_infinite_limit_costs_one_line(
+    served_base: Path, monkeypatch: Any, capsys: Any, flag: str
+) -> None:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(served_base))
+    assert main(["serve", "--model", CHAT, "--port", "70000", flag, "inf"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"nanochat: error: {flag} must be ")
+
+
 def test_a_taken_port_says_what_to_do(
     new_server: Callable[..., Any], served_base: Path, monkeypatch: Any, capsys: Any
 ) -> None:
