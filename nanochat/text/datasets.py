@@ -258,9 +258,7 @@ def _no_documents(dataset: Dataset, split: Split) -> str:
 def _open_hub(name: str, paths: Paths, need_shards: int | None) -> Dataset:
     hub, folder = HUB_DATASETS[name], paths.data(name)
     if need_shards is not None and not 1 <= need_shards <= hub.val_index:
-        raise ValueError(
-            f"{name} has {hub.val_index} training shards: --need-shards {need_shards} cannot be met"
-        )
+        raise ValueError(f"{name} has {hub.val_index} training shards, --need-shards wants {need_shards}")
     val = folder / shard_name(hub.val_index)
     if need_shards is None and not _is_downloaded(name, paths):
         raise ValueError(f"{name} is not downloaded: run `nanochat data download --dataset {name}`")
@@ -297,8 +295,6 @@ def _hold_out(dataset: Dataset, share: float) -> Dataset:
         share = max(share, math.nextafter(fractions[0], 1))
         if share > fractions[-1]:
             chosen = "1 document, which was" if len(fractions) == 1 else f"{len(fractions)} documents, all"
-            raise ValueError(
-                f"{dataset.name} has only {chosen} chosen for validation, so none is left to train on: "
-                f"{_MORE_DOCUMENTS}"
-            )
+            why = f"{dataset.name} has only {chosen} chosen for validation, so none is left to train on"
+            raise ValueError(f"{why}: {_MORE_DOCUMENTS}")
     return Dataset(dataset.name, dataset.train, dataset.val, dataset.text_column, held_out=share)
