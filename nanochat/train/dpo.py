@@ -16,22 +16,17 @@ from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.console import say
 from nanochat.eval.batching import length_batches, pad_right
 from nanochat.model.backend import choose_backend
-from nanochat.model.compilation import CompileMode
 from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import IGNORE
 from nanochat.runtime import Runtime
 from nanochat.text.own_files import absolute
 from nanochat.train.objective import preference_loss
+from nanochat.train.options import TrainingOptions
 from nanochat.train.preferences import PreferencePair, read_pairs, split_pairs
 from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.rollouts import Shuffled
-from nanochat.train.session import (
-    Session,
-    TrainingOptions,
-    TrainingResult,
-    make_trainer,
-)
+from nanochat.train.session import Session, TrainingResult, make_trainer
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult, apply_gradients
 from nanochat.train.successor import described, open_source, planned_from, policy_plan
@@ -61,15 +56,12 @@ class DpoConfig(TrainingOptions):
     """Final fraction of the run, over which the learning rate falls to zero."""
     device_batch_size: int | None = None
     """Rows of the context's length per micro-batch; default: as in the run it starts from."""
-    compile: CompileMode = "off"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "epochs", "num_iterations", "pairs_per_step", "beta")
         require_positive(self, "lr_fraction", "device_batch_size")
         require_share(self, "warmdown")
-        if self.fp8 or self.compile == "on":
-            raise ValueError("dpo trains without --fp8 and --compile: answers differ in length at every step")
 
 
 @alone
@@ -107,7 +99,6 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
         meta=meta,
         facts={"plan": described(meta), "dataset": config.pairs},
         score=_scorer(held_out, reference, config.beta, tokens, runtime),
-        prompts=(),
         step=PreferenceStep(
             Shuffled(training, config.seed, taken),
             reference,

@@ -13,7 +13,7 @@ from nanochat.model.cost import horizon_parameters
 from nanochat.regimes import REGIMES
 from nanochat.scaling import Dial, RunPlan
 from nanochat.train.hooks import SAVE_SHARE
-from nanochat.train.session import TrainingOptions
+from nanochat.train.options import PretrainOptions
 
 SMALLEST_DEPTH = 2
 """What a short time buys: no regime was tuned below it."""
@@ -82,7 +82,7 @@ def check_minutes(dial: Dial) -> None:
         raise ValueError("--minutes chooses the steps: leave out --num-iterations")
 
 
-def estimate(costs: Costs, steps: int, options: TrainingOptions, start_s: float) -> Estimate:
+def estimate(costs: Costs, steps: int, options: PretrainOptions, start_s: float) -> Estimate:
     """The time of a run of `steps` steps that starts training `start_s` seconds after its process."""
     training_s = steps * costs.step_s
     evaluations = _occasions(options.eval_every, steps)
@@ -129,7 +129,7 @@ def scaled(measured: Sequence[Measurement], plan: RunPlan) -> Costs:
 
 
 def choose(
-    dial: Dial, plan_of: Planner, measured: Sequence[Measurement], options: TrainingOptions, start_s: float
+    dial: Dial, plan_of: Planner, measured: Sequence[Measurement], options: PretrainOptions, start_s: float
 ) -> MinutesChoice:
     """The deepest model that gets enough tokens per parameter in the minutes, trained for as many steps as fit.
 
@@ -171,7 +171,7 @@ def settle(
     dial: Dial,
     plan_of: Planner,
     measure: Callable[[RunPlan], Costs],
-    options: TrainingOptions,
+    options: PretrainOptions,
     *,
     assumed_flops: float,
     age_s: Callable[[], float],

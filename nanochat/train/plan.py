@@ -14,7 +14,7 @@ from nanochat.console import amount, duration, say, table
 from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
 from nanochat.train.minutes import MinutesChoice, Planner, check_minutes, settle
-from nanochat.train.session import TrainingOptions
+from nanochat.train.options import PretrainOptions
 from nanochat.train.timing import measure_costs
 
 # Share of the peak FLOP/s (by the vendor, in bf16) that training reaches on a GPU.
@@ -112,7 +112,7 @@ def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
         choice, plan = None, plan_of(config)
         hours = _hours(plan, machine)
     else:
-        options = TrainingOptions()
+        options = PretrainOptions()
         choice = choose_for_minutes(
             config, plan_of, runtime, options, options.eval_bytes / _BYTES_PER_TOKEN, machine
         )
@@ -129,7 +129,7 @@ def choose_for_minutes(
     dial: Dial,
     plan_of: Planner,
     runtime: Runtime,
-    options: TrainingOptions,
+    options: PretrainOptions,
     eval_tokens: float,
     machine: Machine,
 ) -> MinutesChoice:

@@ -15,7 +15,7 @@ from nanochat.console import say
 from nanochat.errors import EnvironmentFault
 from nanochat.model.backend import Backend
 from nanochat.runtime import DTYPES, Runtime
-from nanochat.train.session import TrainingOptions
+from nanochat.train.options import TrainingOptions
 
 
 class NamedRun(Protocol):

@@ -12,7 +12,6 @@ from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.config import to_json
 from nanochat.infer.engine import Engine
 from nanochat.model.backend import choose_backend
-from nanochat.model.compilation import CompileMode
 from nanochat.model.cost import flops_per_token
 from nanochat.optim.groups import LearningRates
 from nanochat.runtime import Runtime
@@ -27,18 +26,14 @@ from nanochat.train.objective import (
     Scale,
     with_switches,
 )
+from nanochat.train.options import TrainingOptions
 from nanochat.train.reinforce import ReinforceStep
 from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.rewards import parse_rewards, rewards_digest
 from nanochat.train.rl_start import ENGINE_ROWS, PASS_KS, plan_memory, scorer, try_out
 from nanochat.train.rollout_files import KeepRollouts
 from nanochat.train.rollouts import RolloutSource, Sampler, Shuffled
-from nanochat.train.session import (
-    Session,
-    TrainingOptions,
-    TrainingResult,
-    make_trainer,
-)
+from nanochat.train.session import Session, TrainingResult, make_trainer
 from nanochat.train.successor import described, open_source, planned_from, policy_plan
 
 Learn = Literal["matrices", "all"]
@@ -102,7 +97,6 @@ class RlConfig(TrainingOptions):
     """Held-out items sampled at each evaluation."""
     eval_samples: int = 8
     """Samples of each, for pass@1 up to pass@8: 1, 2, 4, 8 or 16."""
-    compile: CompileMode = "off"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,8 +113,6 @@ class RlConfig(TrainingOptions):
             raise ValueError(f"--eval-samples must be one of {', '.join(map(str, PASS_KS))}")
         if self.task not in TASKS:
             raise ValueError(f"unknown task {self.task!r}: choose from {', '.join(TASKS)}")
-        if self.fp8 or self.compile == "on":
-            raise ValueError("rl trains without --fp8 and --compile: replies differ in length at every step")
 
     def policy(self) -> PolicyObjective:
         """The objective with its overrides. Raises ValueError for values out of range."""
@@ -185,7 +177,6 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
         meta=meta,
         facts={"plan": described(meta), "dataset": config.task},
         score=scorer(sampler, held_out[: config.eval_items], config.eval_samples, runtime),
-        prompts=(),
         step=step,
         hooks=lambda metrics: (KeepRollouts(step, kept, metrics, config.eval_every),),
         score_first=True,

@@ -21,13 +21,9 @@ from nanochat.optim.schedule import Schedule
 from nanochat.runtime import Runtime
 from nanochat.scaling import largest_share, micro_batch_rows, rows_per_step
 from nanochat.tokenizer.tokenizer import Tokenizer
+from nanochat.train.options import FixedShapeOptions
 from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
-from nanochat.train.session import (
-    Session,
-    TrainingOptions,
-    TrainingResult,
-    make_trainer,
-)
+from nanochat.train.session import Session, TrainingResult, make_trainer
 from nanochat.train.state import Trainer
 from nanochat.train.successor import described, open_source, planned_from
 
@@ -35,7 +31,7 @@ _EVAL_BATCH_TOKENS = 16_384
 
 
 @dataclass(frozen=True)
-class SftConfig(TrainingOptions):
+class SftConfig(FixedShapeOptions):
     """Teach a base model to converse and to use its tools."""
 
     from_tag: str = "baserun"
@@ -112,7 +108,6 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         meta=meta,
         facts={"plan": described(meta), "dataset": config.mixture},
         score=_scorer(config, source.tokenizer, max_seq_len, runtime),
-        prompts=(),
     ).execute()
 
 
