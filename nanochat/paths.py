@@ -19,6 +19,11 @@ def _checked(name: str, what: str) -> str:
     return name
 
 
+def is_run(name: str) -> bool:
+    """Whether a training run may have this name."""
+    return _NAME.fullmatch(name) is not None and name not in _TAKEN
+
+
 @dataclass(frozen=True)
 class Paths:
     """The location of every artefact below one base directory, but for a user's own task data."""

@@ -50,7 +50,7 @@ def alone(train: Callable[[C, Runtime], R]) -> Callable[[C, Runtime], R]:
 
 def _resume_step(directory: Path, options: TrainingOptions) -> int | None:
     """The step to resume from, or None to start. Raises ValueError rather than overwrite a run."""
-    there = store.committed(directory)
+    there = store.steps_with_meta(directory)
     if options.resume == "auto":
         newest = store.latest(directory)
         if there and newest is None:
