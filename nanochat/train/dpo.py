@@ -24,7 +24,14 @@ from nanochat.text.own_files import absolute
 from nanochat.train.objective import preference_loss
 from nanochat.train.options import TrainingOptions
 from nanochat.train.preferences import PreferencePair, read_pairs, split_pairs
-from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
+from nanochat.train.resuming import (
+    alone,
+    begin_or_resume,
+    begun_native,
+    on_backend,
+    require_same_flags,
+    saved_run,
+)
 from nanochat.train.rollouts import Shuffled
 from nanochat.train.session import Session, TrainingResult, make_trainer
 from nanochat.train.state import Trainer
@@ -72,8 +79,7 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
     saved, runtime = saved_run(directory, config, runtime)
     source = open_source(config.from_tag, saved, runtime)
     context = source.config.max_seq_len
-    if saved is not None and saved.config.get("beta") != config.beta:
-        raise ValueError(f"cannot resume: --beta was {saved.config.get('beta')} and is now {config.beta}")
+    require_same_flags(saved, config, "beta")
     training, held_out = split_pairs(read_pairs(Path(config.pairs), source.tokenizer, context))
     meta = begin_or_resume(_planned(config, source, len(training), runtime.dtype), saved, config.model_tag)
     identity = DataIdentity(

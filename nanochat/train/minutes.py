@@ -14,6 +14,7 @@ from nanochat.regimes import REGIMES
 from nanochat.scaling import Dial, RunPlan
 from nanochat.train.hooks import SAVE_SHARE
 from nanochat.train.options import PretrainOptions
+from nanochat.train.resuming import require_same_flags
 
 SMALLEST_DEPTH = 2
 """What a short time buys: no regime was tuned below it."""
@@ -210,12 +211,7 @@ def resumed(dial: Dial, saved: CheckpointMeta) -> Dial:
 
     Raises ValueError if the minutes asked for are not the saved run's.
     """
-    before = saved.config.get("minutes")
-    if before != dial.minutes:
-        raise ValueError(
-            f"cannot resume: the run's --minutes was {before} and is now {dial.minutes}; "
-            "use the same flags, or another --model-tag"
-        )
+    require_same_flags(saved, dial, "minutes")
     if dial.minutes is None:
         return dial
     check_minutes(dial)

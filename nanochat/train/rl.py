@@ -9,7 +9,6 @@ from nanochat.batches.position import DataIdentity, check_identity
 from nanochat.bounds import require_not_negative, require_positive, require_share
 from nanochat.checkpoint.loading import OpenCheckpoint
 from nanochat.checkpoint.meta import CheckpointMeta
-from nanochat.config import to_json
 from nanochat.infer.engine import Engine
 from nanochat.model.backend import choose_backend
 from nanochat.model.cost import flops_per_token
@@ -28,7 +27,14 @@ from nanochat.train.objective import (
 )
 from nanochat.train.options import TrainingOptions
 from nanochat.train.reinforce import ReinforceStep
-from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
+from nanochat.train.resuming import (
+    alone,
+    begin_or_resume,
+    begun_native,
+    on_backend,
+    require_same_flags,
+    saved_run,
+)
 from nanochat.train.rewards import parse_rewards, rewards_digest
 from nanochat.train.rl_start import ENGINE_ROWS, PASS_KS, plan_memory, scorer, try_out
 from nanochat.train.rollout_files import KeepRollouts
@@ -136,7 +142,7 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     directory = runtime.paths.checkpoints(config.model_tag)
     saved, runtime = saved_run(directory, config, runtime)
     source, task = open_source(config.from_tag, saved, runtime), TASKS[config.task]
-    _check_course(config, saved)
+    require_same_flags(saved, config, *_COURSE)
     items, held_out = (_items(task, split, config.seed, runtime) for split in ("train", "val"))
     meta = begin_or_resume(_planned(config, source, runtime.dtype), saved, config.model_tag)
     identity = _identity(config, source, len(items))
@@ -192,17 +198,6 @@ def _identity(config: RlConfig, source: OpenCheckpoint, items: int) -> DataIdent
         tokenizer=source.tokenizer.hash,
         data=hashlib.sha256(parts.encode()).hexdigest()[:16],
     )
-
-
-def _check_course(config: RlConfig, saved: CheckpointMeta | None) -> None:
-    now = to_json(config)
-    for name in _COURSE if saved else ():
-        assert saved is not None
-        if saved.config.get(name) != now[name]:
-            raise ValueError(
-                f"cannot resume: --{name.replace('_', '-')} was {saved.config.get(name)!r} and is now {now[name]!r}; "
-                "use the same flags, or another --model-tag"
-            )
 
 
 def _items(task: Task, split: ItemSplit, seed: int, runtime: Runtime) -> Sequence[Item]:

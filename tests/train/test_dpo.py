@@ -204,5 +204,7 @@ def test_a_run_learns_and_resumes_with_the_same_bits(
             store.load_meta(default_paths().checkpoints(t), 8).files for t in ("whole", "broken")
         )
         assert whole == broken
-        with pytest.raises(ValueError, match=r"--beta was 0\.1 and is now 0\.2"):
+        with pytest.raises(
+            ValueError, match=r"--beta was 0\.1 and is now 0\.2; use the same flags, or another"
+        ):
             dpo.run(replace(config, model_tag="broken", resume="auto", beta=0.2), runtime)
