@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nanochat.batches.position import DataIdentity, DataPosition, RowPosition, check_identity
+from nanochat.batches.position import DataIdentity, check_identity
 from nanochat.bounds import require_positive, require_share
 from nanochat.checkpoint.loading import OpenCheckpoint
 from nanochat.checkpoint.meta import CheckpointMeta
@@ -32,8 +32,8 @@ from nanochat.train.resuming import (
     require_same_flags,
     saved_run,
 )
-from nanochat.train.rollouts import Shuffled
 from nanochat.train.session import Session, TrainingResult, make_trainer
+from nanochat.train.shuffled import Shuffled
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult, apply_gradients
 from nanochat.train.successor import described, open_source, planned_from, policy_plan
@@ -96,7 +96,6 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
     backend = choose_backend(runtime, training_flops=flops, begun_native=begun_native(saved))
     meta = on_backend(meta, backend)
     model, reference = source.load(backend).train(), source.load(backend).eval()
-    taken = meta.progress.position.row.place[0] if meta.progress.position else 0
     tokens = meta.plan.device_batch_size * context
     return Session(
         model_tag=config.model_tag,
@@ -106,7 +105,7 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
         facts={"plan": described(meta), "dataset": config.pairs},
         score=_scorer(held_out, reference, config.beta, tokens, runtime),
         step=PreferenceStep(
-            Shuffled(training, config.seed, taken),
+            Shuffled.resumed(training, config.seed, meta.progress.position),
             reference,
             config.beta,
             config.pairs_per_step,
@@ -145,8 +144,7 @@ class PreferenceStep:
         update = apply_gradients(trainer, loss)
         tokens = sum(len(pair.chosen) + len(pair.rejected) - 2 for pair in drawn)
         seconds = time.perf_counter() - began
-        rows = (progress.position.row.rows if progress.position else 0) + len(drawn)
-        position = DataPosition(self.identity, RowPosition((self.pairs.taken,), rows=rows))
+        position = self.pairs.position_after(progress.position, self.identity, len(drawn))
         trainer.progress = progress.after_step(tokens, update.skipped, seconds, position)
         shown = {"preferred": f"{preferred.item():.0%}"}
         return StepResult(update.loss, update.grad_norm, update.skipped, tokens, seconds, update.lr, shown)

@@ -38,8 +38,9 @@ from nanochat.train.resuming import (
 from nanochat.train.rewards import parse_rewards, rewards_digest
 from nanochat.train.rl_start import ENGINE_ROWS, PASS_KS, plan_memory, scorer, try_out
 from nanochat.train.rollout_files import KeepRollouts
-from nanochat.train.rollouts import RolloutSource, Sampler, Shuffled
+from nanochat.train.rollouts import RolloutSource, Sampler
 from nanochat.train.session import Session, TrainingResult, make_trainer
+from nanochat.train.shuffled import Shuffled
 from nanochat.train.successor import described, open_source, planned_from, policy_plan
 
 Learn = Literal["matrices", "all"]
@@ -163,8 +164,7 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     sampler = Sampler(model, engine, source.tokenizer, task, rewards, limit)
     if not meta.step:
         try_out(sampler, items, config.samples, config.seed, runtime)
-    taken = meta.progress.position.row.place[0] if meta.progress.position else 0
-    prompts = Shuffled(items, config.seed, taken)
+    prompts = Shuffled.resumed(items, config.seed, meta.progress.position)
     step = ReinforceStep(
         RolloutSource(
             sampler, prompts, runtime.processes, config.prompts_per_step, config.samples, policy.dynamic

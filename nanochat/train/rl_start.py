@@ -13,7 +13,8 @@ from nanochat.model.cost import parameter_counts, training_bytes
 from nanochat.runtime import Runtime
 from nanochat.tasks.task import Item
 from nanochat.train.plan import device_memory
-from nanochat.train.rollouts import Group, Sampler, Shuffled, held_out_groups, pass_rates
+from nanochat.train.rollouts import Group, Sampler, held_out_groups, pass_rates
+from nanochat.train.shuffled import Shuffled
 from nanochat.train.state import Trainer
 
 ENGINE_ROWS = {"cuda": 256, "mps": 32, "cpu": 64}

@@ -35,8 +35,9 @@ from nanochat.train.reinforce import Tally, backward, lessons
 from nanochat.train.rewards import parse_rewards
 from nanochat.train.rl import RlConfig
 from nanochat.train.rollout_files import drop_after
-from nanochat.train.rollouts import Group, Rollout, RolloutSource, Sampler, Shuffled, pass_rates
+from nanochat.train.rollouts import Group, Rollout, RolloutSource, Sampler, pass_rates
 from nanochat.train.session import TrainingResult
+from nanochat.train.shuffled import Shuffled
 from tests.conftest import made_up_meta
 from tests.train.conftest import with_old_flags
 
