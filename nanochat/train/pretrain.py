@@ -24,14 +24,13 @@ from nanochat.text.datasets import Dataset, documents
 from nanochat.text.readers import Document
 from nanochat.text.shared_dataset import open_shared
 from nanochat.tokenizer.tokenizer import Tokenizer
+from nanochat.train.machine import device_memory, this_machine
 from nanochat.train.minutes import MinutesChoice, Planner, check_minutes, resumed
 from nanochat.train.options import PretrainOptions
 from nanochat.train.plan import (
     choose_for_minutes,
     describe_duration,
     describe_plan,
-    device_memory,
-    this_machine,
 )
 from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.session import (

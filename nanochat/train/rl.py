@@ -36,7 +36,7 @@ from nanochat.train.resuming import (
     saved_run,
 )
 from nanochat.train.rewards import parse_rewards, rewards_digest
-from nanochat.train.rl_start import ENGINE_ROWS, PASS_KS, plan_memory, scorer, try_out
+from nanochat.train.rl_start import PASS_KS, ROLLOUT_ROWS, plan_memory, scorer, try_out
 from nanochat.train.rollout_files import KeepRollouts
 from nanochat.train.rollouts import RolloutSource, Sampler
 from nanochat.train.session import Session, TrainingResult, make_trainer
@@ -150,7 +150,7 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     check_identity(identity, meta.progress.position)
     policy, context, world_size = config.policy(), source.config.max_seq_len, runtime.processes.world_size
     samples = -(-config.prompts_per_step // world_size) * config.samples
-    rows = min(config.max_rows or ENGINE_ROWS[runtime.device.type], samples)
+    rows = min(config.max_rows or ROLLOUT_ROWS[runtime.device.type], samples)
     memory = plan_memory(source, runtime, rows, meta.plan.device_batch_size, models=2 if policy.kl else 1)
     flops = flops_per_token(source.config) * meta.plan.tokens
     backend = choose_backend(runtime, training_flops=flops, begun_native=begun_native(saved))
