@@ -199,7 +199,7 @@ def _planned(config: DpoConfig, source: OpenCheckpoint, training: int, dtype: st
         source,
         steps=config.num_iterations or max(1, round(config.epochs * training / config.pairs_per_step)),
         warmdown=config.warmdown,
-        rates=replace(source.meta.plan.offer.rates.scaled(config.lr_fraction), weight_decay=0.0),
+        rates=replace(source.meta.plan.successor_basis.rates.scaled(config.lr_fraction), weight_decay=0.0),
         batch_tokens=2 * config.pairs_per_step * source.config.max_seq_len,
         device_batch_size=config.device_batch_size,
         seed=config.seed,

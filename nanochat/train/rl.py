@@ -213,7 +213,7 @@ def _planned(config: RlConfig, source: OpenCheckpoint, dtype: str) -> Checkpoint
         source,
         steps=config.num_iterations,
         warmdown=config.warmdown,
-        rates=_LEARN[config.learn](source.meta.plan.offer.rates.scaled(config.lr_fraction)),
+        rates=_LEARN[config.learn](source.meta.plan.successor_basis.rates.scaled(config.lr_fraction)),
         batch_tokens=config.prompts_per_step * config.samples * source.config.max_seq_len,
         device_batch_size=config.device_batch_size,
         seed=config.seed,

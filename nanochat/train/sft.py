@@ -115,7 +115,7 @@ def _training_plan(
     config: SftConfig, source: TrainingPlan, micro_rows: int, epoch_steps: int, dtype: str
 ) -> TrainingPlan:
     """This stage's plan; options that are not set follow the source run."""
-    batch_tokens = config.total_batch_size or source.offer.batch_tokens
+    batch_tokens = config.total_batch_size or source.successor_basis.batch_tokens
     total_steps = config.num_iterations or max(1, round(config.epochs * epoch_steps))
     return TrainingPlan(
         schedule=Schedule(
@@ -125,7 +125,7 @@ def _training_plan(
             final_lr=0.0,
             momentum_warmup_steps=min(300, total_steps // 10),
         ),
-        rates=source.offer.rates.scaled(config.lr_fraction),
+        rates=source.successor_basis.rates.scaled(config.lr_fraction),
         muon_per_head=source.muon_per_head,
         batch_tokens=batch_tokens,
         device_batch_size=micro_rows,

@@ -29,7 +29,7 @@ def test_a_stage_after_reinforcement_follows_the_run_before_it() -> None:
     for last in (once, preferred):
         plan = sft._training_plan(config, last.plan, 1, 10, "fp32")
         assert (plan.rates, plan.batch_tokens) == (tuned.plan.rates.scaled(0.8), tuned.plan.batch_tokens)
-        assert plan.offer.rates == plan.rates
+        assert plan.successor_basis.rates == plan.rates
 
 
 def test_what_a_run_offers_is_kept_and_does_not_bar_its_resumption() -> None:
