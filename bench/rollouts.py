@@ -18,7 +18,8 @@ from nanochat.paths import CHAT_RUN
 from nanochat.runtime import open_runtime
 from nanochat.tasks.registry import TASKS
 from nanochat.train.rewards import parse_rewards
-from nanochat.train.rollouts import Sampler, Shuffled, sample_seed
+from nanochat.train.rollouts import Sampler, sample_seed
+from nanochat.train.shuffled import Shuffled
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ def _checked(name: str, what: str) -> str:
     return name
 
 
-def names_a_run(name: str) -> bool:
-    """Whether a run can have this name."""
-    return name not in _TAKEN and _NAME.fullmatch(name) is not None
+def is_run(name: str) -> bool:
+    """Whether a training run may have this name."""
+    return _NAME.fullmatch(name) is not None and name not in _TAKEN
 
 
 @dataclass(frozen=True)

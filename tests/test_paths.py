@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.paths import Paths, default_paths, expanded
+from nanochat.paths import Paths, default_paths, expanded, is_run
 
 
 def test_the_variable_names_the_base(base_dir: Path):
@@ -52,6 +52,7 @@ def test_the_layout():
 def test_a_run_cannot_take_the_metrics_of_others(name: str):
     with pytest.raises(ValueError, match=f"'{name}' is taken: choose another --model-tag"):
         Paths(Path("/base")).checkpoints(name)
+    assert not is_run(name)
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "/etc", ".hidden", "a b", "x\n"])
@@ -60,3 +61,5 @@ def test_a_name_cannot_lead_elsewhere(name: str):
     for place in (paths.data, paths.checkpoints, paths.metrics, paths.chat, lambda n: paths.tokens(n, "0")):
         with pytest.raises(ValueError, match="is not a valid folder name"):
             place(name)
+    assert not is_run(name)
+    assert is_run("a.run_1-b")

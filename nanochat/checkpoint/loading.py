@@ -68,9 +68,9 @@ def split_step(model: str) -> tuple[str, int | None]:
 def find_run(run: str | Path, paths: Paths) -> Path:
     """The folder of a run's checkpoints, by its name or path. Raises ValueError if there is none."""
     for directory in (paths.all_checkpoints / run, Path(run)):
-        if store.committed(directory):
+        if store.steps_with_meta(directory):
             return directory
-    known = sorted(path.name for path in paths.all_checkpoints.glob("*") if store.committed(path))
+    known = sorted(path.name for path in paths.all_checkpoints.glob("*") if store.steps_with_meta(path))
     hint = (
         f"there are: {', '.join(known)}"
         if known

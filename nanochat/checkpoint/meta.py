@@ -33,7 +33,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Offer:
+class SuccessorBasis:
     """What a stage after a run follows: the peak rates that its own are fractions of, and the tokens of a step."""
 
     rates: LearningRates
@@ -61,7 +61,7 @@ class TrainingPlan:
     """Whether the blocks' matrices are multiplied in fp8."""
     document_mask: bool = False
     """Whether documents in one row are kept apart."""
-    offers: Offer | None = None
+    offers: SuccessorBasis | None = None
     """What the next stage follows; None: this stage's own. `rl` and `dpo`, whose rates suit no other stage, pass on
     what they followed."""
 
@@ -71,15 +71,15 @@ class TrainingPlan:
             batch_tokens=self.batch_tokens,
             device_batch_size=self.device_batch_size,
         )
-        _require_positive(batch_tokens=self.offer.batch_tokens)
-        for table in (self.rates, self.offer.rates, self.schedule):
+        _require_positive(batch_tokens=self.successor_basis.batch_tokens)
+        for table in (self.rates, self.successor_basis.rates, self.schedule):
             for name, value in asdict(table).items():
                 _require(math.isfinite(value) and value >= 0, name, value, "a finite non-negative number")
 
     @property
-    def offer(self) -> Offer:
+    def successor_basis(self) -> SuccessorBasis:
         """What the next stage follows."""
-        return self.offers or Offer(self.rates, self.batch_tokens)
+        return self.offers or SuccessorBasis(self.rates, self.batch_tokens)
 
     @property
     def total_steps(self) -> int:

@@ -74,7 +74,7 @@ def save(
         for leftover in staged.values():
             leftover.unlink(missing_ok=True)
     if keep_last is not None:
-        for old in [known for known in steps(directory) if known <= step][:-keep_last]:
+        for old in [known for known in whole_steps(directory) if known <= step][:-keep_last]:
             remove(directory, old)
     return file_of(directory, step, "meta")
 
@@ -99,14 +99,14 @@ def remove(directory: Path, step: int) -> None:
         file_of(directory, step, part).unlink(missing_ok=True)
 
 
-def steps(directory: Path) -> list[int]:
-    """The committed steps in ascending order: the meta is readable and the other files have the sizes it gives."""
-    return [step for step in committed(directory) if _problem(directory, step, contents=False) is None]
+def whole_steps(directory: Path) -> list[int]:
+    """The steps in ascending order whose meta is valid and whose other files have the sizes that it gives."""
+    return [step for step in steps_with_meta(directory) if _problem(directory, step, contents=False) is None]
 
 
 def latest(directory: Path) -> int | None:
     """The newest step whose files match the sha256 in its meta, or None; warns of torn ones."""
-    for step in reversed(committed(directory)):
+    for step in reversed(steps_with_meta(directory)):
         problem = _problem(directory, step, contents=True)
         if problem is None:
             return step
@@ -121,17 +121,19 @@ def require_latest(directory: Path) -> int:
     return step
 
 
-def finished_step(directory: Path) -> int | None:
-    """The newest valid step if the run is finished at it, else None. The only test for a finished run."""
-    step = latest(directory)
+def finished_step(directory: Path, *, verify: bool = True) -> int | None:
+    """The newest valid step if the run is finished at it, else None. The only test for a finished run.
+
+    verify: compare the files with the sha256 in the meta; otherwise only their sizes, which is quick.
+    """
+    step = latest(directory) if verify else max(whole_steps(directory), default=None)
     return step if step is not None and load_meta(directory, step).finished else None
 
 
 def load_meta(directory: Path, step: int) -> CheckpointMeta:
     """The meta of a step. Raises ValueError if there is no such step, EnvironmentFault if it is torn."""
-    directory = Path(directory)
     if not file_of(directory, step, "meta").is_file():
-        known = steps(directory)
+        known = whole_steps(directory)
         there = f"it has {', '.join(map(str, known))}" if known else "it has no checkpoint"
         raise ValueError(f"no checkpoint of step {step} in {directory}: {there}")
     try:
@@ -160,7 +162,6 @@ def ensure_writable(directory: Path, need_bytes: int) -> None:
 
     Those that it holds already count, since new ones replace them.
     """
-    directory = Path(directory)
     stage(directory / "step_probe", lambda file: file.write(b"probe")).unlink()
     free = shutil.disk_usage(directory).free
     if free + sum(path.stat().st_size for path in directory.glob("step_*.pt")) < need_bytes:
@@ -210,7 +211,7 @@ def _torn(directory: Path, step: int, problem: str) -> EnvironmentFault:
     )
 
 
-def committed(directory: Path) -> list[int]:
+def steps_with_meta(directory: Path) -> list[int]:
     """The steps that have a meta file, torn ones included, in ascending order."""
     found = (_FILE.fullmatch(path.name) for path in Path(directory).glob("step_*_meta.pt"))
     return sorted(int(match[1]) for match in found if match)
@@ -246,7 +247,6 @@ def _read_meta(directory: Path, step: int) -> CheckpointMeta:
 
 def _problem(directory: Path, step: int, *, contents: bool) -> str | None:
     """What is wrong with a step that has a meta file, or None."""
-    directory = Path(directory)
     try:
         files = _read_meta(directory, step).files
     except _Damaged as damage:
@@ -278,9 +278,9 @@ def _one_line(error: BaseException) -> str:
 
 
 def _clean(directory: Path) -> None:
-    """Remove what killed processes left behind: temporary files and files of uncommitted steps."""
+    """Remove what killed processes left behind: temporary files and files of steps without a meta."""
     remove_temporaries(directory, prefix="step_")
-    there = set(committed(directory))
+    there = set(steps_with_meta(directory))
     for path in directory.glob("step_*.pt"):
         match = _FILE.fullmatch(path.name)
         if match and int(match[1]) not in there:

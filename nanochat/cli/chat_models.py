@@ -47,7 +47,7 @@ def open_speaker(model: str, runtime: Runtime, weights: WeightsName = "fp32") ->
 
 
 def known_models(paths: Paths) -> Iterator[tuple[str, list[int]]]:
-    """(run, its steps) of every run that has a checkpoint."""
+    """(run, its steps) of every run that has a checkpoint, torn ones left out."""
     for directory in sorted(paths.all_checkpoints.glob("*")):
-        if steps := store.committed(directory):
+        if steps := store.whole_steps(directory):
             yield directory.name, steps

@@ -55,7 +55,7 @@ def local_run(model: str, paths: Paths) -> str:
     directory = paths.checkpoints(tag)
     lock = directory.parent / f".{tag}.lock"
     with file_lock(lock, message=f"waiting for another process that imports {repo}"):
-        if not store.committed(directory):
+        if not store.steps_with_meta(directory):
             run_import(ImportConfig(_fetched(repo), model_tag=tag), paths)
     return tag
 

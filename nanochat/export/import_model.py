@@ -64,7 +64,7 @@ def run_import(config: ImportConfig, paths: Paths) -> ImportResult:
         raise ValueError(f"{config.path} is not a folder")
     tag = config.model_tag or re.sub(r"[^A-Za-z0-9._-]+", "-", config.path.resolve().name).lstrip("._-")
     directory = paths.checkpoints(tag)
-    if store.committed(directory):
+    if store.steps_with_meta(directory):
         raise ValueError(f"there is a run {tag!r} already: choose another --model-tag")
     read = next((read for recognises, read in _READERS if recognises(config.path)), None)
     if read is None:

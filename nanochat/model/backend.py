@@ -24,7 +24,7 @@ from nanochat.model.compilation import (
     CompileMode,
     choose_compile,
 )
-from nanochat.model.fp8 import choose_fp8, fits_fp8, fp8_linear
+from nanochat.model.fp8 import FP8_MULTIPLE, choose_fp8, fits_fp8, fp8_linear
 from nanochat.model.loss import ChunkLoss, chunk_loss, fusible_chunk_loss
 from nanochat.model.matmul import (
     FROZEN,
@@ -147,7 +147,7 @@ class Backend:
         names = {"block": "fp8" if self.fp8 else self.product, "gate": "BLAS", "head": self.product}
         if names[role] == "fp8" and not fits_fp8(n_in, n_out):
             raise ValueError(
-                f"--fp8 needs matrices with sides that are multiples of 16, not {n_out} × {n_in}: "
+                f"--fp8 needs matrices with sides that are multiples of {FP8_MULTIPLE}, not {n_out} × {n_in}: "
                 "choose another --head-dim, or omit --fp8"
             )
         return _LINEAR_FUNCTIONS[names[role]]

@@ -47,7 +47,7 @@ def choose_compile(
     Raises EnvironmentFault if compilation is required and does not work.
     """
     if mode == "off":
-        return "nothing", "only training is compiled, and not with --compile off"
+        return "nothing", "only pretraining and fine-tuning are compiled, and not with --compile off"
     if mode == "auto" and device.type in _EAGER_DEVICES:
         return "nothing", _EAGER_DEVICES[device.type]
     usable, reason = probe_compile(device)

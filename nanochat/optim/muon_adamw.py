@@ -46,11 +46,12 @@ class _AdamW:
 
 @dataclass
 class _Stack:
-    """Matrices of one shape and rule; this process owns `owned` of them."""
+    """Matrices of one shape and rule; this process owns `owned` of them, at most `share`, as every process does."""
 
     rule: Rule
     names: list[str]
     weights: list[nn.Parameter]
+    share: int
     owned: range
     momentum_SRC: Tensor = field(init=False)
     second_moment_SR1: Tensor = field(init=False)
@@ -93,7 +94,7 @@ class MuonAdamW:
             first = min(processes.rank * share, len(members))
             owned = range(first, min(first + share, len(members)))
             names, weights = zip(*members, strict=True)
-            self._stacks.append(_Stack(rule, list(names), list(weights), owned))
+            self._stacks.append(_Stack(rule, list(names), list(weights), share, owned))
 
     @torch.no_grad()
     def step(self, lr: float, momentum: float, weight_decay: float) -> None:
@@ -153,8 +154,7 @@ class MuonAdamW:
         """One tensor per matrix, in the stack's order, from the processes that own them (a collective call)."""
         if self.processes.world_size == 1:
             return list(owned)
-        share = -(-len(stack.names) // self.processes.world_size)
-        mine = torch.zeros(share, *like.shape, device=like.device)
+        mine = torch.zeros(stack.share, *like.shape, device=like.device)
         for slot, tensor in enumerate(owned):
             mine[slot] = tensor.detach()
         return list(self.processes.concatenate(mine)[: len(stack.names)])

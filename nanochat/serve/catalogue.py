@@ -115,7 +115,7 @@ class Catalogue:
         return {path.name: path for path in folders} | self._extra
 
     def _card(self, run: str, directory: Path, step: int | None = None) -> ModelCard | None:
-        metas = {number: self._meta(directory, number) for number in store.committed(directory)}
+        metas = {number: self._meta(directory, number) for number in store.steps_with_meta(directory)}
         steps = tuple(
             number
             for number, (meta, _, _) in metas.items()

@@ -14,7 +14,7 @@ from nanochat.config import finite, to_json
 from nanochat.errors import EnvironmentFault
 from nanochat.metrics import LoggedRow, parse_row
 from nanochat.metrics_rows import StepRow
-from nanochat.paths import Paths, names_a_run
+from nanochat.paths import Paths, is_run
 from nanochat.serve.faults import ApiFault, invalid, json_response
 
 _MOST_BYTES = 2**20
@@ -38,7 +38,7 @@ class Trainings:
         run, after = request.path_params["run"], request.query_params.get("after", "0")
         if not after.isdecimal() or len(after) > 15:
             raise invalid("after must be a number of bytes: the 'next' of the last response", param="after")
-        path = self._paths.metrics(run) if names_a_run(run) else None
+        path = self._paths.metrics(run) if is_run(run) else None
         if path is None or not path.is_file():
             raise ApiFault(404, f"there is no run {run[:100]!r}: GET /api/runs lists them", code="not_found")
         try:
@@ -48,7 +48,7 @@ class Trainings:
 
     def _list(self) -> list[dict[str, Any]]:
         files = (self._paths.base / "runs").glob("*/metrics.jsonl")
-        summaries = [self._summary(path) for path in sorted(files) if names_a_run(path.parent.name)]
+        summaries = [self._summary(path) for path in sorted(files) if is_run(path.parent.name)]
         return [summary for summary in summaries if summary is not None]
 
     def _summary(self, path: Path) -> dict[str, Any] | None:
@@ -69,10 +69,8 @@ class Trainings:
 
     def _finished(self, run: str) -> bool:
         """Whether the newest checkpoint is at the end of the schedule. Its files are not hashed here."""
-        directory = self._paths.checkpoints(run)
-        steps = store.committed(directory)
         try:
-            return bool(steps) and store.load_meta(directory, steps[-1]).finished
+            return store.finished_step(self._paths.checkpoints(run), verify=False) is not None
         except (EnvironmentFault, ValueError):
             return False
 

@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nanochat.batches.position import DataIdentity, DataPosition, RowPosition, check_identity
+from nanochat.batches.position import DataIdentity, check_identity
 from nanochat.bounds import require_positive, require_share
 from nanochat.checkpoint.loading import OpenCheckpoint
 from nanochat.checkpoint.meta import CheckpointMeta
 from nanochat.console import counted, say
 from nanochat.eval.batching import length_batches, pad_right
 from nanochat.model.backend import choose_backend
-from nanochat.model.compilation import CompileMode
 from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import IGNORE
@@ -24,15 +23,18 @@ from nanochat.paths import CHAT_RUN
 from nanochat.runtime import Runtime
 from nanochat.text.own_files import absolute
 from nanochat.train.objective import preference_loss
+from nanochat.train.options import TrainingOptions
 from nanochat.train.preferences import PreferencePair, read_pairs, split_pairs
-from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
-from nanochat.train.rollouts import Shuffled
-from nanochat.train.session import (
-    Session,
-    TrainingOptions,
-    TrainingResult,
-    make_trainer,
+from nanochat.train.resuming import (
+    alone,
+    begin_or_resume,
+    begun_native,
+    on_backend,
+    require_same_flags,
+    saved_run,
 )
+from nanochat.train.session import Session, TrainingResult, make_trainer
+from nanochat.train.shuffled import Shuffled
 from nanochat.train.state import Trainer
 from nanochat.train.step import StepResult, apply_gradients
 from nanochat.train.successor import described, open_source, planned_from, policy_plan
@@ -67,15 +69,12 @@ class DpoConfig(TrainingOptions):
     """Final fraction of the run, over which the learning rate falls to zero."""
     device_batch_size: int | None = None
     """Rows of the context's length per micro-batch; default: as in the run it starts from."""
-    compile: CompileMode = "off"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "epochs", "num_iterations", "pairs_per_step", "beta")
         require_positive(self, "lr_fraction", "device_batch_size")
         require_share(self, "warmdown")
-        if self.fp8 or self.compile == "on":
-            raise ValueError("dpo trains without --fp8 and --compile: answers differ in length at every step")
 
 
 @alone
@@ -86,8 +85,7 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
     saved, runtime = saved_run(directory, config, runtime)
     source = open_source(config.from_tag, saved, runtime)
     context = source.config.max_seq_len
-    if saved is not None and saved.config.get("beta") != config.beta:
-        raise ValueError(f"cannot resume: --beta was {saved.config.get('beta')} and is now {config.beta}")
+    require_same_flags(saved, config, "beta")
     training, held_out = split_pairs(read_pairs(Path(config.pairs), source.tokenizer, context))
     meta = begin_or_resume(_planned(config, source, len(training), runtime.dtype), saved, config.model_tag)
     identity = DataIdentity(
@@ -107,7 +105,6 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
     backend = choose_backend(runtime, training_flops=flops, begun_native=begun_native(saved))
     meta = on_backend(meta, backend)
     model, reference = source.load(backend).train(), source.load(backend).eval()
-    taken = meta.progress.position.row.place[0] if meta.progress.position else 0
     tokens = meta.plan.device_batch_size * context
     return Session(
         model_tag=config.model_tag,
@@ -116,9 +113,8 @@ def run(config: DpoConfig, runtime: Runtime) -> TrainingResult:
         meta=meta,
         facts={"plan": described(meta), "dataset": config.pairs},
         score=_scorer(held_out, reference, config.beta, tokens, runtime),
-        prompts=(),
         step=PreferenceStep(
-            Shuffled(training, config.seed, taken),
+            Shuffled.resumed(training, config.seed, meta.progress.position),
             reference,
             config.beta,
             config.pairs_per_step,
@@ -157,8 +153,7 @@ class PreferenceStep:
         update = apply_gradients(trainer, loss)
         tokens = sum(len(pair.chosen) + len(pair.rejected) - 2 for pair in drawn)
         seconds = time.perf_counter() - began
-        rows = (progress.position.row.rows if progress.position else 0) + len(drawn)
-        position = DataPosition(self.identity, RowPosition((self.pairs.taken,), rows=rows))
+        position = self.pairs.position_after(progress.position, self.identity, len(drawn))
         trainer.progress = progress.after_step(tokens, update.skipped, seconds, position)
         shown = {"preferred": f"{preferred.item():.0%}"}
         return StepResult(update.loss, update.grad_norm, update.skipped, tokens, seconds, update.lr, shown)
@@ -213,7 +208,7 @@ def _planned(config: DpoConfig, source: OpenCheckpoint, training: int, dtype: st
         source,
         steps=config.num_iterations or max(1, round(config.epochs * training / config.pairs_per_step)),
         warmdown=config.warmdown,
-        rates=replace(source.meta.plan.offer.rates.scaled(config.lr_fraction), weight_decay=0.0),
+        rates=replace(source.meta.plan.successor_basis.rates.scaled(config.lr_fraction), weight_decay=0.0),
         batch_tokens=2 * config.pairs_per_step * source.config.max_seq_len,
         device_batch_size=config.device_batch_size,
         seed=config.seed,

@@ -13,7 +13,8 @@ from nanochat.model.cost import horizon_parameters
 from nanochat.regimes import REGIMES
 from nanochat.scaling import Dial, RunPlan
 from nanochat.train.hooks import SAVE_SHARE
-from nanochat.train.session import TrainingOptions
+from nanochat.train.options import PretrainOptions
+from nanochat.train.resuming import require_same_flags
 
 SMALLEST_DEPTH = 2
 """What a short time buys: no regime was tuned below it."""
@@ -82,7 +83,7 @@ def check_minutes(dial: Dial) -> None:
         raise ValueError("--minutes chooses the steps: leave out --num-iterations")
 
 
-def estimate(costs: Costs, steps: int, options: TrainingOptions, start_s: float) -> Estimate:
+def estimate(costs: Costs, steps: int, options: PretrainOptions, start_s: float) -> Estimate:
     """The time of a run of `steps` steps that starts training `start_s` seconds after its process."""
     training_s = steps * costs.step_s
     evaluations = _occasions(options.eval_every, steps)
@@ -129,7 +130,7 @@ def scaled(measured: Sequence[Measurement], plan: RunPlan) -> Costs:
 
 
 def choose(
-    dial: Dial, plan_of: Planner, measured: Sequence[Measurement], options: TrainingOptions, start_s: float
+    dial: Dial, plan_of: Planner, measured: Sequence[Measurement], options: PretrainOptions, start_s: float
 ) -> MinutesChoice:
     """The deepest model that gets enough tokens per parameter in the minutes, trained for as many steps as fit.
 
@@ -171,7 +172,7 @@ def settle(
     dial: Dial,
     plan_of: Planner,
     measure: Callable[[RunPlan], Costs],
-    options: TrainingOptions,
+    options: PretrainOptions,
     *,
     assumed_flops: float,
     age_s: Callable[[], float],
@@ -210,12 +211,7 @@ def resumed(dial: Dial, saved: CheckpointMeta) -> Dial:
 
     Raises ValueError if the minutes asked for are not the saved run's.
     """
-    before = saved.config.get("minutes")
-    if before != dial.minutes:
-        raise ValueError(
-            f"cannot resume: the run's --minutes was {before} and is now {dial.minutes}; "
-            "use the same flags, or another --model-tag"
-        )
+    require_same_flags(saved, dial, "minutes")
     if dial.minutes is None:
         return dial
     check_minutes(dial)

@@ -1,28 +1,19 @@
 """`nanochat plan`: show what a depth decides, before training."""
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-
-import torch
 
 from nanochat import hardware
 from nanochat.bounds import require_not_negative
 from nanochat.console import amount, counted, duration, say, table
 from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
+from nanochat.train.machine import Machine, parse_machine, this_machine
 from nanochat.train.minutes import MinutesChoice, Planner, check_minutes, settle
-from nanochat.train.session import TrainingOptions
+from nanochat.train.options import PretrainOptions
 from nanochat.train.timing import measure_costs
-
-# Share of the peak FLOP/s (by the vendor, in bf16) that training reaches on a GPU.
-_GPU_UTILISATION = 0.5
-
-# On a CPU the products' speed is measured. The rest of a step, bound by memory and vectors, takes about as long as
-# products would at this rate per thread: most of the step where matrix units (AMX) multiply (docs/log.md).
-_CPU_REST_FLOPS = 3e11
 
 _LONG_RUN_FLOPS = 1e13  # about a minute on a laptop
 
@@ -38,30 +29,6 @@ _BYTES_PER_TOKEN = 4  # of English text, where `nanochat plan` knows no dataset
 # From which models of minutes on a CPU learn most: half and twice as many tokens cost 1 and 3 % (docs/log.md).
 _VOCABULARY_OF_MINUTES = 8192
 _MOST_MINUTES = 60
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Devices of one kind; FLOP/s and bytes of memory are per device, `utilisation` is the share of the FLOP/s that
-    training reaches."""
-
-    name: str
-    device: str
-    count: int
-    flops: float | None
-    memory: int
-    utilisation: float = _GPU_UTILISATION
-
-
-_GPU_MEMORY = {
-    "H100": 80e9,
-    "H200": 141e9,
-    "B200": 192e9,
-    "A100": 80e9,
-    "L40S": 48e9,
-    "RTX 4090": 24e9,
-    "RTX 3090": 24e9,
-}
 
 
 @dataclass(frozen=True)
@@ -115,7 +82,7 @@ def run(config: PlanConfig, runtime: Runtime) -> PlanResult:
         choice, plan = None, plan_of(config)
         hours = _hours(plan, machine)
     else:
-        options = TrainingOptions()
+        options = PretrainOptions()
         choice = choose_for_minutes(
             config, plan_of, runtime, options, options.eval_bytes / _BYTES_PER_TOKEN, machine
         )
@@ -132,7 +99,7 @@ def choose_for_minutes(
     dial: Dial,
     plan_of: Planner,
     runtime: Runtime,
-    options: TrainingOptions,
+    options: PretrainOptions,
     eval_tokens: float,
     machine: Machine,
 ) -> MinutesChoice:
@@ -161,44 +128,6 @@ def _process_clock() -> Callable[[], float]:
     age, now = hardware.process_age_s(), time.monotonic()
     began = now - age if age < _LONGEST_START_S else now
     return lambda: time.monotonic() - began
-
-
-def device_memory(runtime: Runtime) -> int:
-    """Bytes that one process may use: the minimum over all processes, so that they make the same plan."""
-    if runtime.device.type == "cuda":
-        mine = torch.cuda.get_device_properties(runtime.device).total_memory
-    else:
-        mine = hardware.memory().available // runtime.processes.world_size
-    return min(runtime.processes.gather(mine))
-
-
-def this_machine(runtime: Runtime) -> Machine:
-    """The devices of this run (for one process, all GPUs here); a CPU's rate is measured in a fraction of a second."""
-    if runtime.device.type == "cuda":
-        name = torch.cuda.get_device_name(runtime.device)
-        count = (
-            runtime.processes.world_size if runtime.processes.world_size > 1 else torch.cuda.device_count()
-        )
-        return Machine(name, "cuda", count, hardware.peak_flops(name, "bf16"), device_memory(runtime))
-    cpu, device = hardware.cpu(), runtime.device.type
-    name, count = f"{cpu.model}, {cpu.usable:g} cores", runtime.processes.world_size
-    if device != "cpu":
-        return Machine(name, device, count, None, device_memory(runtime))
-    flops = hardware.measure_gemm_flops(runtime.compute_dtype)
-    rest = _CPU_REST_FLOPS * torch.get_num_threads()
-    return Machine(name, device, count, flops, device_memory(runtime), utilisation=rest / (rest + flops))
-
-
-def parse_machine(text: str) -> Machine:
-    """Parse a description such as "8xH100". Raises ValueError for an unknown machine."""
-    match = re.fullmatch(r"(?:([1-9]\d*)\s*[x×]\s*)?(.+)", text.strip())
-    name = match[2] if match else text
-    flops = hardware.peak_flops(name, "bf16")
-    if match is None or flops is None or name not in _GPU_MEMORY:
-        raise ValueError(
-            f"unknown machine {text!r}: write it as 8xH100, with one of {', '.join(_GPU_MEMORY)}"
-        )
-    return Machine(name, "cuda", int(match[1] or 1), flops, int(_GPU_MEMORY[name]))
 
 
 def describe_plan(plan: RunPlan, choice: MinutesChoice | None = None) -> None:

@@ -25,18 +25,17 @@ from nanochat.text.datasets import Dataset, documents
 from nanochat.text.readers import Document
 from nanochat.text.shared_dataset import open_shared
 from nanochat.tokenizer.tokenizer import Tokenizer
+from nanochat.train.machine import device_memory, this_machine
 from nanochat.train.minutes import MinutesChoice, Planner, check_minutes, resumed
+from nanochat.train.options import PretrainOptions
 from nanochat.train.plan import (
     choose_for_minutes,
     describe_duration,
     describe_plan,
-    device_memory,
-    this_machine,
 )
 from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
 from nanochat.train.session import (
     Session,
-    TrainingOptions,
     TrainingResult,
     make_trainer,
     training_plan,
@@ -45,7 +44,7 @@ from nanochat.train.state import Trainer
 
 
 @dataclass(frozen=True)
-class PretrainConfig(TrainingOptions, TokenizedText, Dial):
+class PretrainConfig(PretrainOptions, TokenizedText, Dial):
     """Train a base model; --depth decides everything that is not set by hand (see `nanochat plan`)."""
 
     model_tag: str = BASE_RUN
@@ -54,7 +53,7 @@ class PretrainConfig(TrainingOptions, TokenizedText, Dial):
     """How documents become rows of the context's length (docs/data.md)."""
 
     def __post_init__(self) -> None:
-        TrainingOptions.__post_init__(self)
+        PretrainOptions.__post_init__(self)
         Dial.__post_init__(self)
 
 
@@ -113,6 +112,7 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         facts={"plan": to_json(plan), "dataset": dataset.name},
         score=_scorer(tokenizer, dataset, plan.model.max_seq_len, config.eval_bytes, runtime),
         prompts=PROMPTS,
+        sample_every=config.sample_every,
     ).execute()
 
 

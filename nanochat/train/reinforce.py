@@ -11,7 +11,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from nanochat.batches.position import DataIdentity, DataPosition, RowPosition
+from nanochat.batches.position import DataIdentity
 from nanochat.eval.batching import length_batches, pad_right
 from nanochat.metrics_rows import RolloutRow
 from nanochat.model.gpt import GPT
@@ -163,8 +163,7 @@ class ReinforceStep:
             lr=made[-1].lr,
             shown={"reward": f"{_mean(groups, lambda rollout: rollout.reward):.3f}"},
         )
-        rows = (progress.position.row.rows if progress.position else 0) + len(groups)
-        position = DataPosition(self.identity, RowPosition((self.source.prompts.taken,), rows=rows))
+        position = self.source.prompts.position_after(progress.position, self.identity, len(groups))
         trainer.progress = progress.after_step(tokens, result.skipped, result.seconds, position)
         self.latest = groups, _row(trainer.progress.step, groups, tally, clock, self.reference is not None)
         return result

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from nanochat.atomic import file_lock
 from nanochat.checkpoint import store
@@ -15,7 +15,7 @@ from nanochat.console import say
 from nanochat.errors import EnvironmentFault
 from nanochat.model.backend import Backend
 from nanochat.runtime import DTYPES, Runtime
-from nanochat.train.session import TrainingOptions
+from nanochat.train.options import TrainingOptions
 
 
 class NamedRun(Protocol):
@@ -50,7 +50,7 @@ def alone(train: Callable[[C, Runtime], R]) -> Callable[[C, Runtime], R]:
 
 def _resume_step(directory: Path, options: TrainingOptions) -> int | None:
     """The step to resume from, or None to start. Raises ValueError rather than overwrite a run."""
-    there = store.committed(directory)
+    there = store.steps_with_meta(directory)
     if options.resume == "auto":
         newest = store.latest(directory)
         if there and newest is None:
@@ -110,12 +110,25 @@ def begin_or_resume(planned: CheckpointMeta, saved: CheckpointMeta | None, model
     before, now = saved.course(), planned.course()
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
-            raise ValueError(
-                f"cannot resume: the run's {key} was {before.get(key)!r} and is now {now.get(key)!r}; "
-                "use the same flags, or another --model-tag"
-            )
+            raise _other_course(f"the run's {key}", before.get(key), now.get(key))
     say(f"resuming {model_tag} at step {saved.step} of {planned.plan.total_steps}")
     return replace(planned, progress=saved.progress)
+
+
+def require_same_flags(saved: CheckpointMeta | None, config: Any, *names: str) -> None:
+    """Raise ValueError if one of these flags, which the plan does not hold, is another than when the run began."""
+    if saved is None:
+        return
+    now = to_json(config)
+    for name in names:
+        if saved.config.get(name) != now[name]:
+            raise _other_course(f"--{name.replace('_', '-')}", saved.config.get(name), now[name])
+
+
+def _other_course(what: str, before: object, now: object) -> ValueError:
+    return ValueError(
+        f"cannot resume: {what} was {before!r} and is now {now!r}; use the same flags, or another --model-tag"
+    )
 
 
 def _asked_rates(meta: CheckpointMeta) -> list[object]:

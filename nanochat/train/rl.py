@@ -11,10 +11,8 @@ from nanochat.batches.position import DataIdentity, check_identity
 from nanochat.bounds import require_not_negative, require_positive, require_share
 from nanochat.checkpoint.loading import OpenCheckpoint
 from nanochat.checkpoint.meta import CheckpointMeta
-from nanochat.config import to_json
 from nanochat.infer.engine import Engine
 from nanochat.model.backend import choose_backend
-from nanochat.model.compilation import CompileMode
 from nanochat.model.cost import flops_per_token
 from nanochat.optim.groups import LearningRates
 from nanochat.paths import CHAT_RUN, RL_RUN
@@ -30,18 +28,22 @@ from nanochat.train.objective import (
     Scale,
     with_switches,
 )
+from nanochat.train.options import TrainingOptions
 from nanochat.train.reinforce import ReinforceStep
-from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
-from nanochat.train.rewards import parse_rewards, rewards_digest
-from nanochat.train.rl_start import ENGINE_ROWS, PASS_KS, plan_memory, scorer, try_out
-from nanochat.train.rollout_files import KeepRollouts
-from nanochat.train.rollouts import RolloutSource, Sampler, Shuffled
-from nanochat.train.session import (
-    Session,
-    TrainingOptions,
-    TrainingResult,
-    make_trainer,
+from nanochat.train.resuming import (
+    alone,
+    begin_or_resume,
+    begun_native,
+    on_backend,
+    require_same_flags,
+    saved_run,
 )
+from nanochat.train.rewards import parse_rewards, rewards_digest
+from nanochat.train.rl_start import PASS_KS, ROLLOUT_ROWS, plan_memory, scorer, try_out
+from nanochat.train.rollout_files import KeepRollouts
+from nanochat.train.rollouts import RolloutSource, Sampler
+from nanochat.train.session import Session, TrainingResult, make_trainer
+from nanochat.train.shuffled import Shuffled
 from nanochat.train.successor import described, open_source, planned_from, policy_plan
 
 Learn = Literal["matrices", "all"]
@@ -107,7 +109,6 @@ class RlConfig(TrainingOptions):
     """Held-out items sampled at each evaluation."""
     eval_samples: int = 8
     """Samples of each, for pass@1 up to pass@8: 1, 2, 4, 8 or 16."""
-    compile: CompileMode = "off"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,8 +125,6 @@ class RlConfig(TrainingOptions):
             raise ValueError(f"--eval-samples must be one of {', '.join(map(str, PASS_KS))}")
         if self.task not in TASKS:
             raise ValueError(f"unknown task {self.task!r}: choose from {', '.join(TASKS)}")
-        if self.fp8 or self.compile == "on":
-            raise ValueError("rl trains without --fp8 and --compile: replies differ in length at every step")
 
     def policy(self) -> PolicyObjective:
         """The objective with its overrides. Raises ValueError for values out of range."""
@@ -149,14 +148,14 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     directory = runtime.paths.checkpoints(config.model_tag)
     saved, runtime = saved_run(directory, config, runtime)
     source, task = open_source(config.from_tag, saved, runtime), TASKS[config.task]
-    _check_course(config, saved)
+    require_same_flags(saved, config, *_COURSE)
     items, held_out = (_items(task, split, config.seed, runtime) for split in ("train", "val"))
     meta = begin_or_resume(_planned(config, source, runtime.dtype), saved, config.model_tag)
     identity = _identity(config, source, len(items))
     check_identity(identity, meta.progress.position)
     policy, context, world_size = config.policy(), source.config.max_seq_len, runtime.processes.world_size
     samples = -(-config.prompts_per_step // world_size) * config.samples
-    rows = min(config.max_rows or ENGINE_ROWS[runtime.device.type], samples)
+    rows = min(config.max_rows or ROLLOUT_ROWS[runtime.device.type], samples)
     memory = plan_memory(source, runtime, rows, meta.plan.device_batch_size, models=2 if policy.kl else 1)
     flops = flops_per_token(source.config) * meta.plan.tokens
     backend = choose_backend(runtime, training_flops=flops, begun_native=begun_native(saved))
@@ -170,8 +169,7 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
     sampler = Sampler(model, engine, source.tokenizer, task, rewards, limit)
     if not meta.step:
         try_out(sampler, items, config.samples, config.seed, runtime)
-    taken = meta.progress.position.row.place[0] if meta.progress.position else 0
-    prompts = Shuffled(items, config.seed, taken)
+    prompts = Shuffled.resumed(items, config.seed, meta.progress.position)
     step = ReinforceStep(
         RolloutSource(
             sampler, prompts, runtime.processes, config.prompts_per_step, config.samples, policy.dynamic
@@ -190,7 +188,6 @@ def run(config: RlConfig, runtime: Runtime) -> TrainingResult:
         meta=meta,
         facts={"plan": described(meta), "dataset": config.task},
         score=scorer(sampler, held_out[: config.eval_items], config.eval_samples, runtime),
-        prompts=(),
         step=step,
         hooks=lambda metrics: (KeepRollouts(step, kept, metrics, config.eval_every),),
         score_first=True,
@@ -208,17 +205,6 @@ def _identity(config: RlConfig, source: OpenCheckpoint, items: int) -> DataIdent
     )
 
 
-def _check_course(config: RlConfig, saved: CheckpointMeta | None) -> None:
-    now = to_json(config)
-    for name in _COURSE if saved else ():
-        assert saved is not None
-        if saved.config.get(name) != now[name]:
-            raise ValueError(
-                f"cannot resume: --{name.replace('_', '-')} was {saved.config.get(name)!r} and is now {now[name]!r}; "
-                "use the same flags, or another --model-tag"
-            )
-
-
 def _items(task: Task, split: ItemSplit, seed: int, runtime: Runtime) -> Sequence[Item]:
     """A split's items; the first process downloads them before the others read them."""
     runtime.processes.decide(lambda: len(task.items(runtime.paths, split, seed)))
@@ -232,7 +218,7 @@ def _planned(config: RlConfig, source: OpenCheckpoint, dtype: str) -> Checkpoint
         source,
         steps=config.num_iterations,
         warmdown=config.warmdown,
-        rates=_LEARN[config.learn](source.meta.plan.offer.rates.scaled(config.lr_fraction)),
+        rates=_LEARN[config.learn](source.meta.plan.successor_basis.rates.scaled(config.lr_fraction)),
         batch_tokens=config.prompts_per_step * config.samples * source.config.max_seq_len,
         device_batch_size=config.device_batch_size,
         seed=config.seed,

@@ -12,11 +12,13 @@ from nanochat.model.backend import memory_model
 from nanochat.model.cost import parameter_counts, training_bytes
 from nanochat.runtime import Runtime
 from nanochat.tasks.task import Item
-from nanochat.train.plan import device_memory
-from nanochat.train.rollouts import Group, Sampler, Shuffled, held_out_groups, pass_rates
+from nanochat.train.machine import device_memory
+from nanochat.train.rollouts import Group, Sampler, held_out_groups, pass_rates
+from nanochat.train.shuffled import Shuffled
 from nanochat.train.state import Trainer
 
-ENGINE_ROWS = {"cuda": 256, "mps": 32, "cpu": 64}
+ROLLOUT_ROWS = {"cuda": 256, "mps": 32, "cpu": 64}
+"""Samples that a step generates at once, by kind of device."""
 TRIED_PROMPTS = 32
 """Training prompts that are sampled before the first step."""
 _SHOWN = 160  # characters of a prompt and a reply in a message

@@ -5,14 +5,11 @@ before, whatever the number of processes: each process samples its share of the 
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from statistics import fmean
-from typing import Generic, TypeVar
-
-import numpy as np
 
 from nanochat.eval.intervals import pass_at
 from nanochat.eval.task_accuracy import final_text
@@ -25,8 +22,7 @@ from nanochat.tasks.task import Item, Task
 from nanochat.tokenizer.chat_format import Message, parse_reply, render_prompt
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.rewards import Attempt, Rewards
-
-T = TypeVar("T")
+from nanochat.train.shuffled import Shuffled
 
 MOST_ROUNDS = 4
 """Of dynamic sampling: how often a step draws further prompts before it takes what it has."""
@@ -161,29 +157,6 @@ class Sampler:
             score.reason,
             self.rewards.of(attempt),
         )
-
-
-@dataclass
-class Shuffled(Generic[T]):
-    """The endless order of training items: every pass is shuffled by the seed and its number."""
-
-    items: Sequence[T]
-    seed: int
-    taken: int = 0
-    _order: tuple[int, np.ndarray] = field(default=(-1, np.empty(0)))
-
-    def __iter__(self) -> Iterator[tuple[int, int, T]]:
-        return self
-
-    def __next__(self) -> tuple[int, int, T]:
-        """(place in the order, index of the item, the item)."""
-        epoch, offset = divmod(self.taken, len(self.items))
-        if self._order[0] != epoch:
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.items))
-            self._order = (epoch, order)
-        index = int(self._order[1][offset])
-        self.taken += 1
-        return self.taken - 1, index, self.items[index]
 
 
 @dataclass

@@ -1,30 +1,27 @@
-"""Shared by pretraining and fine-tuning: options, resuming, the hooks around the loop, and the final message."""
+"""Shared by all stages of training: the trainer, the hooks around the loop, the metrics, and the final message."""
 
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from nanochat import hardware
 from nanochat.batches.loader import Loader
 from nanochat.batches.rows import PackingReport
-from nanochat.bounds import require_not_negative, require_positive, require_share
 from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import TOKENIZER_DIR, load_weights
 from nanochat.checkpoint.meta import CheckpointMeta, TrainingPlan
 from nanochat.config import to_json
 from nanochat.console import progress as progress_bar
 from nanochat.console import say
-from nanochat.flags import Tracker, WandbRun, default_track
 from nanochat.metrics import Metrics, open_metrics, rows_of
 from nanochat.metrics_rows import ConfigRow, DoneRow, EvalRow, PackingRow
-from nanochat.model.compilation import CompileMode
 from nanochat.model.cost import flops_per_token
 from nanochat.model.gpt import GPT
 from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
@@ -34,53 +31,12 @@ from nanochat.scaling import RunPlan
 from nanochat.tokenizer.tokenizer import Tokenizer
 from nanochat.train.hooks import Evaluate, Log, SampleText, Save
 from nanochat.train.loop import Hook, Step, train
+from nanochat.train.options import FixedShapeOptions, TrainingOptions
 from nanochat.train.state import Trainer
 from nanochat.train.step import train_step, warm_up
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 """Weights and at most two moments."""
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Flags of every training stage."""
-
-    wandb_run: WandbRun = None
-    """Log the metrics to Weights & Biases under this name, or to the services of --track; "dummy": do not log.
-    Default: WANDB_RUN. (The run itself is named by --model-tag.)"""
-    track: tuple[Tracker, ...] = field(default_factory=default_track)
-    """Also send the metrics to these services. Default: NANOCHAT_TRACK (names separated by commas)."""
-    resume: Literal["never", "auto"] = "never"
-    """auto: resume from the newest valid checkpoint of this run, or start if there is none."""
-    save_every: int = 0
-    """Steps between checkpoints; 0 leaves it to --save-minutes."""
-    save_minutes: float = 1.0
-    """Minutes between checkpoints (stretched where saving takes long); 0 saves only at the end and on signals."""
-    keep_last: int = 2
-    """Number of checkpoints to keep."""
-    eval_every: int = 250
-    """Steps between evaluations; 0 evaluates only at the end."""
-    eval_share: float = 1.0
-    """Largest share of the time that evaluations before the last may take; one that would exceed it is postponed."""
-    eval_bytes: int = 500_000
-    """Bytes of validation text scored at each evaluation."""
-    sample_every: int = 0
-    """Steps between samples; 0 samples only at the end."""
-    compile: CompileMode = "auto"
-    """Compile training steps with torch.compile; auto does on CUDA only, and stays eager if it does not work."""
-    fp8: bool = False
-    """Multiply the blocks' matrices in fp8 (Hopper and later)."""
-    seed: int = 42
-    """Decides initial weights, order of the data and samples; the same seed gives the same run."""
-    device: str = "auto"
-    """cuda, mps or cpu; auto: the fastest here."""
-    dtype: str = "auto"
-    """Dtype of the products: bf16 or fp32; auto: bf16 where the device multiplies it fast."""
-
-    def __post_init__(self) -> None:
-        require_positive(self, "keep_last", "eval_bytes", "eval_share")
-        require_share(self, "eval_share")
-        require_not_negative(self, "save_every", "save_minutes", "eval_every", "sample_every", "seed")
 
 
 @dataclass(frozen=True)
@@ -100,7 +56,7 @@ class TrainingResult:
     peak_rss_bytes: int
 
 
-def training_plan(plan: RunPlan, options: TrainingOptions, dtype: str) -> TrainingPlan:
+def training_plan(plan: RunPlan, options: FixedShapeOptions, dtype: str) -> TrainingPlan:
     """The parts of the dial's plan that a checkpoint keeps."""
     return TrainingPlan(
         schedule=plan.schedule,
@@ -152,7 +108,9 @@ class Session:
     facts: dict[str, Any]
     """Further fields of the metrics' first row."""
     score: Callable[[Trainer], dict[str, float]]
-    prompts: Sequence[str]
+    prompts: Sequence[str] = ()
+    """Continued at the end and every `sample_every` steps."""
+    sample_every: int = 0
     step: Step = train_step
     hooks: Callable[[Metrics], Sequence[Hook]] = lambda metrics: ()
     """The stage's own, which run before the shared ones."""
@@ -235,7 +193,7 @@ class Session:
     def _train(self, metrics: Metrics, evaluate: Evaluate) -> tuple[Log, PackingReport | None]:
         trainer, options = self.trainer, self.options
         save = Save(self.directory, options.save_every, options.save_minutes, options.keep_last, self.meta)
-        samples = SampleText(options.sample_every, self.prompts, metrics)
+        samples = SampleText(self.sample_every, self.prompts, metrics)
         total, shown = trainer.schedule.total_steps, trainer.runtime.is_main
         with progress_bar(self.meta.stage, total, "steps", enabled=shown) as bar:
             log = Log(metrics, bar, flops_per_token(self.meta.model), self._peak_flops())

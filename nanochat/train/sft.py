@@ -22,13 +22,9 @@ from nanochat.paths import BASE_RUN, CHAT_RUN
 from nanochat.runtime import Runtime
 from nanochat.scaling import largest_share, micro_batch_rows, rows_per_step
 from nanochat.tokenizer.tokenizer import Tokenizer
+from nanochat.train.options import FixedShapeOptions
 from nanochat.train.resuming import alone, begin_or_resume, begun_native, on_backend, saved_run
-from nanochat.train.session import (
-    Session,
-    TrainingOptions,
-    TrainingResult,
-    make_trainer,
-)
+from nanochat.train.session import Session, TrainingResult, make_trainer
 from nanochat.train.state import Trainer
 from nanochat.train.successor import described, open_source, planned_from
 
@@ -36,7 +32,7 @@ _EVAL_BATCH_TOKENS = 16_384
 
 
 @dataclass(frozen=True)
-class SftConfig(TrainingOptions):
+class SftConfig(FixedShapeOptions):
     """Teach a base model to converse and to use its tools."""
 
     from_tag: str = BASE_RUN
@@ -119,7 +115,6 @@ def run(config: SftConfig, runtime: Runtime) -> TrainingResult:
         meta=meta,
         facts={"plan": described(meta), "dataset": config.mixture},
         score=_scorer(config, source.tokenizer, max_seq_len, runtime),
-        prompts=(),
     ).execute()
 
 
@@ -136,7 +131,7 @@ def _training_plan(
             final_lr=0.0,
             momentum_warmup_steps=min(300, total_steps // 10),
         ),
-        rates=source.offer.rates.scaled(config.lr_fraction),
+        rates=source.successor_basis.rates.scaled(config.lr_fraction),
         muon_per_head=source.muon_per_head,
         batch_tokens=batch_tokens,
         device_batch_size=micro_rows,
@@ -170,7 +165,9 @@ def _model(
 
 def _batch(config: SftConfig, source: TrainingPlan, max_seq_len: int, world_size: int) -> tuple[int, int]:
     """(rows per step over all processes, maximum rows per micro-batch). Raises ValueError if they do not divide."""
-    rows = rows_per_step(max_seq_len, config.total_batch_size or source.offer.batch_tokens, world_size)
+    rows = rows_per_step(
+        max_seq_len, config.total_batch_size or source.successor_basis.batch_tokens, world_size
+    )
     share = largest_share(rows, world_size)
     if config.device_batch_size is None:
         return rows, micro_batch_rows(share, source.device_batch_size)

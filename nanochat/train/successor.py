@@ -75,7 +75,7 @@ def policy_plan(
         device_batch_size=device_batch_size or source.meta.plan.device_batch_size,
         seed=seed,
         dtype=dtype,
-        offers=source.meta.plan.offer,
+        offers=source.meta.plan.successor_basis,
     )
 
 

@@ -23,9 +23,9 @@ from nanochat.model.gpt import GPT
 from nanochat.runtime import Runtime
 from nanochat.scaling import RunPlan, largest_share, rows_per_step
 from nanochat.train.minutes import Costs
+from nanochat.train.options import FixedShapeOptions
 from nanochat.train.session import (
     CHECKPOINT_BYTES_PER_PARAMETER,
-    TrainingOptions,
     make_trainer,
     training_plan,
 )
@@ -41,7 +41,7 @@ _PROBE_BYTES = 32 * 2**20
 
 
 def measure_costs(
-    plan: RunPlan, runtime: Runtime, options: TrainingOptions, *, minutes: float, eval_tokens: float
+    plan: RunPlan, runtime: Runtime, options: FixedShapeOptions, *, minutes: float, eval_tokens: float
 ) -> Costs:
     """The costs of a run of `plan` on the processes of `runtime`, as process 0 measures them.
 
@@ -62,7 +62,7 @@ def measure_costs(
     return costs
 
 
-def _trainer(plan: RunPlan, options: TrainingOptions, runtime: Runtime) -> Trainer:
+def _trainer(plan: RunPlan, options: FixedShapeOptions, runtime: Runtime) -> Trainer:
     """A trainer of random weights without data."""
     backend = choose_backend(
         runtime, fp8=options.fp8, compile_mode=options.compile, training_flops=plan.total_flops
@@ -74,7 +74,7 @@ def _trainer(plan: RunPlan, options: TrainingOptions, runtime: Runtime) -> Train
     return make_trainer(_meta(plan, options, runtime), Path(), model, None, None, runtime)  # type: ignore[arg-type]
 
 
-def _meta(plan: RunPlan, options: TrainingOptions, runtime: Runtime) -> CheckpointMeta:
+def _meta(plan: RunPlan, options: FixedShapeOptions, runtime: Runtime) -> CheckpointMeta:
     kept = training_plan(plan, options, runtime.dtype)
     return CheckpointMeta("pretrain", plan.model, tokenizer="", plan=kept, progress=Progress())
 
@@ -135,7 +135,7 @@ def _time_saving(trainer: Trainer, plan: RunPlan) -> float:
         if runtime.is_main:
             runtime.paths.base.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=runtime.paths.base, prefix="measuring-") as folder:
-                meta = _meta(plan, TrainingOptions(), runtime)
+                meta = _meta(plan, FixedShapeOptions(), runtime)
                 probe = {"probe": torch.zeros(written // 4)}
                 seconds = _timed(runtime, lambda: store.save(Path(folder), meta, probe))
     return seconds * needed / written

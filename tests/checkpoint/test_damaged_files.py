@@ -182,7 +182,11 @@ def test_a_pickle_that_would_run_code_runs_none(run: Path, tmp_path: Path, part:
         torch.save({**plain_meta(run), "config": {"x": Command(trace)}}, meta_path(run))
     else:
         replace_part(run, part, {WEIGHT: Command(trace)})
-    for action in (lambda: store.latest(run), lambda: store.finished_step(run), lambda: store.steps(run)):
+    for action in (
+        lambda: store.latest(run),
+        lambda: store.finished_step(run),
+        lambda: store.whole_steps(run),
+    ):
         complaint(action)
     assert complaint(lambda: use_optimizer(run) if part == "optim" else use_model(run)) is not None
     assert not trace.exists()

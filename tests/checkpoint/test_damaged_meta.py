@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nanochat.checkpoint import store
-from nanochat.checkpoint.meta import CheckpointMeta, Offer, from_plain, to_plain
+from nanochat.checkpoint.meta import CheckpointMeta, SuccessorBasis, from_plain, to_plain
 from nanochat.checkpoint.migrations import FORMAT
 from tests.checkpoint.conftest import (
     SHAPE,
@@ -128,9 +128,13 @@ def test_every_missing_field_is_named(run: Path) -> None:
 
 def test_rates_are_checked_beside_those_that_the_plan_offers() -> None:
     plan = made_up_meta(SHAPE).plan
-    offering = replace(plan, offers=plan.offer)
+    offering = replace(plan, offers=plan.successor_basis)
     wrong = replace(plan.rates, matrix=float("nan"))
-    for fault in ({"rates": wrong}, {"offers": Offer(wrong, 256)}, {"offers": Offer(plan.rates, 0)}):
+    for fault in (
+        {"rates": wrong},
+        {"offers": SuccessorBasis(wrong, 256)},
+        {"offers": SuccessorBasis(plan.rates, 0)},
+    ):
         with pytest.raises(ValueError, match=r"^(matrix must be a finite|batch_tokens must be at least 1)"):
             replace(offering, **fault)
 

@@ -52,7 +52,7 @@ def _files(*steps: int) -> set[str]:
 def test_what_was_saved_comes_back(tmp_path: Path):
     directory = tmp_path / "new" / "folder"
     assert store.latest(directory) is None
-    assert store.steps(directory) == []
+    assert store.whole_steps(directory) == []
     meta_path = _save(directory, 10_000)
     assert meta_path == directory / "step_010000_meta.pt"
     assert _names(directory) == _files(10_000)
@@ -69,16 +69,21 @@ def test_a_run_is_finished_when_its_newest_valid_checkpoint_is(tmp_path: Path, c
     _save(tmp_path, total - 1)
     assert store.finished_step(tmp_path) is None
     _save(tmp_path, total)
-    assert store.finished_step(tmp_path) == total
-    store.file_of(tmp_path, total, "model").unlink()
+    assert store.finished_step(tmp_path) == store.finished_step(tmp_path, verify=False) == total
+    weights = store.file_of(tmp_path, total, "model")
+    weights.write_bytes(bytes(weights.stat().st_size))
     assert store.finished_step(tmp_path) is None
     assert "torn" in capsys.readouterr().err
+    assert store.finished_step(tmp_path, verify=False) == total, "only the sizes are compared"
+    weights.unlink()
+    assert store.finished_step(tmp_path, verify=False) is None
+    assert capsys.readouterr().err == ""
 
 
 def test_steps_are_ordered_as_numbers(tmp_path: Path):
     for step in (999_999, 2, 1_000_000, 30):
         _save(tmp_path, step)
-    assert store.steps(tmp_path) == [2, 30, 999_999, 1_000_000]
+    assert store.whole_steps(tmp_path) == [2, 30, 999_999, 1_000_000]
     assert store.latest(tmp_path) == 1_000_000
 
 
@@ -102,7 +107,7 @@ def test_old_steps_go_after_the_commit_and_newer_ones_stay(tmp_path: Path):
     for step in (1, 2, 3, 9):
         _save(tmp_path, step)
     _save(tmp_path, 4, keep_last=2)
-    assert store.steps(tmp_path) == [3, 4, 9]
+    assert store.whole_steps(tmp_path) == [3, 4, 9]
     assert _names(tmp_path) == _files(3, 4, 9)
     with pytest.raises(ValueError, match="keep_last must be at least 1"):
         _save(tmp_path, 5, keep_last=0)
@@ -277,7 +282,7 @@ def test_killed_at_any_moment_of_a_save_the_newest_whole_step_is_there(tmp_path:
         newest = store.latest(directory)
         assert newest is not None
         outcomes.add(_value(directory, newest))
-        assert set(store.steps(directory)) <= {2, 3, step}
+        assert set(store.whole_steps(directory)) <= {2, 3, step}
         # The next save succeeds and cleans up after the killed one.
         _save(directory, 5, keep_last=1)
         assert _names(directory) == _files(5)

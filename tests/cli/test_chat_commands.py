@@ -265,9 +265,10 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_one(app, type_, monkeypatc
     assert app.session.main.speaker is speaker
 
 
-def test_models_are_listed_with_their_steps(app, type_, runtime):
-    for run, step in (("sft", 7), ("base", 3), ("base", 5)):
+def test_models_are_listed_with_their_whole_steps(app, type_, runtime):
+    for run, step in (("sft", 7), ("base", 3), ("base", 5), ("base", 8)):
         store.save(runtime.paths.checkpoints(run), made_up_meta(step=step), {})
+    store.file_of(runtime.paths.checkpoints("base"), 8, "model").unlink()
     said = type_("/model", "/model nope")
     assert "  base: @3, @5\n  sft: @7\n" in said
     assert "no checkpoint of a run 'nope'; there are: base, sft" in said

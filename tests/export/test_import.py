@@ -191,7 +191,7 @@ def test_a_hostile_pickle_is_refused(name: str, tokenizer: Tokenizer, paths: Pat
         run_import(ImportConfig(directory), paths)
     assert "\n" not in str(refused.value)
     assert not mark.exists()
-    assert store.committed(paths.checkpoints("d4")) == []
+    assert store.steps_with_meta(paths.checkpoints("d4")) == []
 
 
 DAMAGED = [

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from nanochat.checkpoint import store
 from nanochat.checkpoint.loading import load_model
 from nanochat.cli.chat import ChatConfig
 from nanochat.cli.chat import run as run_chat
@@ -25,6 +26,7 @@ from nanochat.serve.lab import TokenEvents, score_tokens, windows
 from nanochat.serve.trainings import Trainings
 from nanochat.tokenizer.chat_format import render
 from nanochat.tokenizer.special import ASSISTANT_END, BOS, OUTPUT_END, OUTPUT_START, PYTHON_END, PYTHON_START
+from tests.conftest import made_up_meta
 from tests.serve.conftest import BASE, CHAT, CONTEXT, Running, train_row
 
 USER = {"role": "user", "content": "hi"}
@@ -289,3 +291,16 @@ def test_a_mistake_names_the_field(server: Running, path: str, fields: dict, par
 def test_a_training_set_aside_while_it_is_listed_is_no_fault(tmp_path: Path) -> None:
     trainings = Trainings(Paths(tmp_path))
     assert trainings._summary(Paths(tmp_path).metrics("gone")) is None
+
+
+def test_only_trainings_are_listed_and_only_whole_checkpoints_finish_them(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    for run in ("recipe", "tokenizer", "torn", "whole"):
+        paths.metrics(run).parent.mkdir(parents=True)
+        paths.metrics(run).touch()
+    total = made_up_meta().plan.total_steps
+    for run in ("torn", "whole"):
+        store.save(paths.checkpoints(run), made_up_meta(step=total), {})
+    store.file_of(paths.checkpoints("torn"), total, "model").unlink()
+    listed = {summary["run"]: summary["finished"] for summary in Trainings(paths)._list()}
+    assert listed == {"torn": False, "whole": True}

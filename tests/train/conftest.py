@@ -1,9 +1,11 @@
 """Fixtures for training: text, tokenizer and configurations that run in a second."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nanochat.checkpoint import store
 from nanochat.paths import default_paths
 from nanochat.text.dataset_tokenizer import tokenizer_folder
 from nanochat.tokenizer.bpe import train_tokenizer
@@ -20,6 +22,14 @@ def sentences(count: int) -> list[str]:
         f"Then {NAMES[i % 6]} has {i - 1} {THINGS[i % 7]}s."
         for i in range(1, count + 1)
     ]
+
+
+def with_old_flags(directory: Path, step: int) -> None:
+    """Add to a checkpoint's config the flags that every stage once had."""
+    meta = store.load_meta(directory, step)
+    old = {"eval_bytes": 500_000, "sample_every": 0, "compile": "off", "fp8": False}
+    model, optimizer = store.load_model_state(directory, step), store.load_optimizer_state(directory, step)
+    store.save(directory, replace(meta, config={**old, **meta.config}), model, optimizer)
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def run(world: int, cases: list[dict], tmp_path: Path) -> list[list[dict]]:
 def rewind(tag: str) -> None:
     """Delete a run's checkpoints after its half."""
     directory = default_paths().checkpoints(tag)
-    for step in store.steps(directory):
+    for step in store.whole_steps(directory):
         if step > STEPS // 2:
             store.remove(directory, step)
 

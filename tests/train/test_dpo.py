@@ -27,6 +27,7 @@ from nanochat.train.preferences import (
     split_pairs,
 )
 from tests.conftest import made_up_meta
+from tests.train.conftest import with_old_flags
 
 ROW = {"prompt": "Hi", "chosen": "yes", "rejected": "no"}
 
@@ -195,6 +196,7 @@ def test_a_run_learns_and_resumes_with_the_same_bits(
         figures = dpo.run(replace(config, model_tag="whole"), runtime).figures
         dpo.run(replace(config, model_tag="broken"), runtime)
         store.remove(default_paths().checkpoints("broken"), 8)
+        with_old_flags(default_paths().checkpoints("broken"), 4)
         dpo.run(replace(config, model_tag="broken", resume="auto"), runtime)
         assert figures["preferred"] == 1
         assert figures["val_loss"] < 0.6
@@ -202,5 +204,7 @@ def test_a_run_learns_and_resumes_with_the_same_bits(
             store.load_meta(default_paths().checkpoints(t), 8).files for t in ("whole", "broken")
         )
         assert whole == broken
-        with pytest.raises(ValueError, match=r"--beta was 0\.1 and is now 0\.2"):
+        with pytest.raises(
+            ValueError, match=r"--beta was 0\.1 and is now 0\.2; use the same flags, or another"
+        ):
             dpo.run(replace(config, model_tag="broken", resume="auto", beta=0.2), runtime)

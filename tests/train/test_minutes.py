@@ -31,11 +31,12 @@ from nanochat.train.minutes import (
     scaled,
     settle,
 )
+from nanochat.train.options import PretrainOptions
 from nanochat.train.pretrain import PretrainConfig, run
-from nanochat.train.session import TrainingOptions, TrainingResult
+from nanochat.train.session import TrainingResult
 from nanochat.train.timing import measure_costs
 
-OPTIONS = TrainingOptions()
+OPTIONS = PretrainOptions()
 
 
 @cache

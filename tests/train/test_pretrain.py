@@ -184,7 +184,7 @@ def test_micro_batches_do_not_change_the_losses(tiny: PretrainConfig) -> None:
 
 def test_checkpoints_come_as_often_as_asked_and_only_the_last_are_kept(tiny: PretrainConfig) -> None:
     pretrain(replace(tiny, save_every=3, keep_last=2))
-    assert store.steps(default_paths().checkpoints("baserun")) == [9, 12]
+    assert store.whole_steps(default_paths().checkpoints("baserun")) == [9, 12]
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(

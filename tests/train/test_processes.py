@@ -51,9 +51,9 @@ def hashes(tag: str) -> dict[str, str]:
 def kill_after_steps(arguments: Sequence[str], directory: Path, steps: int, delay_s: float) -> None:
     """Start a run, wait until it has saved the given number of further steps, and SIGKILL it shortly after."""
     process = subprocess.Popen([sys.executable, "-m", "nanochat", *arguments], stderr=subprocess.DEVNULL)
-    saved = len(store.steps(directory))
+    saved = len(store.whole_steps(directory))
     deadline = time.monotonic() + PATIENCE_S
-    while len(store.steps(directory)) < saved + steps and process.poll() is None:
+    while len(store.whole_steps(directory)) < saved + steps and process.poll() is None:
         assert time.monotonic() < deadline, "the run made no progress"
         time.sleep(0.001)
     time.sleep(delay_s)  # the delay is the test's input, not a wait for something
@@ -80,7 +80,7 @@ def test_without_a_compiler_auto_stays_eager_and_on_is_refused(corpus: Path, tmp
     assert refused.returncode == 1
     assert "--compile auto" in refused.stderr.splitlines()[-1]
     assert "Traceback" not in refused.stderr
-    assert not store.steps(default_paths().checkpoints("demanded"))
+    assert not store.whole_steps(default_paths().checkpoints("demanded"))
     willing = nanochat(command(corpus, "willing", "--compile=auto"), **without)
     assert willing.returncode == 0
 
@@ -128,7 +128,7 @@ def test_a_signal_to_torchrun_leaves_time_for_a_slow_save(
         for number in numbers[1:]:
             process.send_signal(number)
         said = read_until("continue with: ")
-    [step] = store.steps(default_paths().checkpoints("slow"))
+    [step] = store.whole_steps(default_paths().checkpoints("slow"))
     assert step >= 3
     hint = said.splitlines()[-1]
     assert f"stopped at step {step}, saved" in hint

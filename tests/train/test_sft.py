@@ -21,6 +21,7 @@ from nanochat.train import pretrain, sft
 from nanochat.train.pretrain import PretrainConfig
 from nanochat.train.session import TrainingResult
 from nanochat.train.sft import SftConfig
+from tests.train.conftest import with_old_flags
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +78,7 @@ def test_a_resumed_run_ends_with_the_same_bits(config: SftConfig) -> None:
     fine_tune(replace(short, model_tag="broken"))
     directory = default_paths().checkpoints("broken")
     store.remove(directory, 8)
+    with_old_flags(directory, 4)
     assert fine_tune(replace(short, model_tag="broken", resume="auto")).step == 8
     whole, broken = (
         store.load_meta(default_paths().checkpoints(tag), 8).files for tag in ("whole", "broken")

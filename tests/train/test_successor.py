@@ -32,7 +32,7 @@ def test_a_stage_after_reinforcement_follows_the_run_before_it() -> None:
         rows, micro_rows = sft._batch(config, last.plan, max_seq_len, 1)
         plan = sft._training_plan(config, last.plan, rows * max_seq_len, micro_rows, 10, "fp32")
         assert (plan.rates, plan.batch_tokens) == (tuned.plan.rates.scaled(0.8), tuned.plan.batch_tokens)
-        assert plan.offer.rates == plan.rates
+        assert plan.successor_basis.rates == plan.rates
 
 
 def test_what_a_run_offers_is_kept_and_does_not_bar_its_resumption() -> None:

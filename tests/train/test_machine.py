@@ -1,9 +1,9 @@
-"""What a plan says of the machine it is made for."""
+"""What is said of the machine of a run."""
 
 import pytest
 
 from nanochat.runtime import open_runtime
-from nanochat.train import plan
+from nanochat.train import machine as machines
 
 
 @pytest.fixture
@@ -11,9 +11,9 @@ def reached(monkeypatch: pytest.MonkeyPatch):
     """FLOP/s of products → FLOP/s that training is said to reach on this CPU."""
 
     def of(products: float) -> float:
-        monkeypatch.setattr(plan.hardware, "measure_gemm_flops", lambda _: products)
+        monkeypatch.setattr(machines.hardware, "measure_gemm_flops", lambda _: products)
         with open_runtime("cpu", "fp32") as runtime:
-            machine = plan.this_machine(runtime)
+            machine = machines.this_machine(runtime)
         assert machine.flops == products
         return products * machine.utilisation
 
