@@ -47,6 +47,8 @@ class Answer:
     finished: str = "stop"
     wait_after: int | None = None
     """Number of tokens after which the answer waits for `go`."""
+    every_s: float = 0.0
+    """Before each token."""
     cut_after: int | None = None
     """Number of tokens after which the connection ends without [DONE]."""
     error_after: int | None = None
@@ -100,6 +102,7 @@ class Stub:
                     break
                 if token is None:
                     break
+                await asyncio.sleep(answer.every_s)
                 last = index == len(answer.tokens) - 1
                 yield _event(_token(len(reply) + index, token, answer.finished if last else None))
             yield b"data: [DONE]\n\n"

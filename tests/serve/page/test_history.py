@@ -158,6 +158,19 @@ def test_search_rename_and_delete_with_undo(page: Page) -> None:
     expect(titles(page)).to_have_text(["Cherries", "Fruit"])
 
 
+def test_a_slow_click_on_the_history_counts_while_an_answer_grows(page: Page, stub: Stub) -> None:
+    new_chat(page, "Apples")
+    page.get_by_role("button", name="New chat", exact=True).click()
+    stub.plan(*["word "] * 2000, every_s=0.02)
+    ask(page, "Pears")
+    expect(answers(page)).to_contain_text("word")
+    page.get_by_role("button", name="Apples", exact=True).hover()
+    page.mouse.down()
+    page.wait_for_timeout(100)
+    page.mouse.up()
+    expect(answers(page)).to_have_text("You said: Apples.")
+
+
 def test_everything_is_exported_in_the_form_that_fine_tuning_reads(
     page: Page, stub: Stub, tmp_path: Path, context: BrowserContext
 ) -> None:
