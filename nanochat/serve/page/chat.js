@@ -200,7 +200,7 @@ input.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.isComposing || $("settings").open) return;
   if (sidebarShown()) showSidebar(false);
-  else stop();
+  else if (event.target === input || !event.target.matches("input, textarea, select")) stop();
 });
 
 // --- settings, files, examples -----------------------------------------------------------------------------

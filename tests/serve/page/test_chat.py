@@ -71,6 +71,19 @@ def test_stop_ends_the_request_on_the_server(page: Page, stub: Stub) -> None:
     assert stub.bodies[1]["reply_ids"] == [0, 1]
 
 
+def test_escape_in_another_field_leaves_the_answer_alone(page: Page, stub: Stub) -> None:
+    answer = stub.plan("One ", "two.", wait_after=1)
+    ask(page)
+    expect(answers(page)).to_have_text("One")
+    page.get_by_role("button", name="Edit").click()
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Edit your message")).to_have_count(0)
+    page.get_by_label("Search conversations").press("Escape")
+    answer.go.set()
+    expect(answers(page)).to_have_text("One two.")
+    expect(page.locator(".assistant .foot")).not_to_contain_text("Stopped")
+
+
 def test_tool_calls_are_cards_and_return_to_the_server_where_they_stood(page: Page, stub: Stub) -> None:
     call, output = {"text": "47*36", "part": "python"}, {"text": "1692", "part": "output", "forced": True}
     stub.plan("🎈: ", call, output, "It is 1692.")
