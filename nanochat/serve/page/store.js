@@ -2,9 +2,10 @@
 // A conversation is a tree: editing and regenerating add a sibling; `chosen` says which child is shown.
 
 import { textOf } from "./message.js";
+import { local, session } from "./storage.js";
 
-const TAB = sessionStorage.getItem("nanochat.tab") ?? newId();
-sessionStorage.setItem("nanochat.tab", TAB);
+const TAB = session.get("nanochat.tab") ?? newId();
+session.set("nanochat.tab", TAB);
 const RESCUE = "nanochat.rescue.";
 const SILENT_MS = 6000; // an answer that another tab writes is saved more often than this
 
@@ -35,10 +36,11 @@ function openDatabase() {
   return done(request);
 }
 
-/** All conversations and messages. Dispatches `change` with detail {conversation} and `fault` with detail {error}. */
+/** All conversations and messages. Dispatches `change` with detail {conversation}, and `fault`. */
 export class Store extends EventTarget {
   conversations = new Map();
   messages = new Map();
+  fault = null; // the latest error because of which something was not kept
   #children = new Map(); // conversation id → parent id or null → messages in order of creation
   #channel = new BroadcastChannel("nanochat");
   #database = null;
@@ -52,7 +54,7 @@ export class Store extends EventTarget {
       await store.#load();
     } catch (error) {
       store.#database = null;
-      queueMicrotask(() => store.#fault(error));
+      store.fault = error;
     }
     store.#channel.onmessage = ({ data }) => store.#hear(data);
     addEventListener("pagehide", () => store.#leave());
@@ -80,12 +82,12 @@ export class Store extends EventTarget {
     const conversations = [...this.conversations.values()].filter(unsaved);
     const messages = [...this.messages.values()].filter((each) => unsaved(each) || streaming(each));
     if (conversations.length || messages.length)
-      localStorage.setItem(RESCUE + TAB, JSON.stringify({ conversations, messages }));
+      local.set(RESCUE + TAB, JSON.stringify({ conversations, messages }));
   }
 
   #rescue() {
-    for (const key of Object.keys(localStorage).filter((each) => each.startsWith(RESCUE))) {
-      const { conversations, messages } = JSON.parse(localStorage.getItem(key));
+    for (const key of local.keys().filter((each) => each.startsWith(RESCUE))) {
+      const { conversations, messages } = JSON.parse(local.get(key));
       for (const conversation of conversations) {
         if (this.conversations.has(conversation.id)) this.patch(conversation.id, conversation);
         else this.#put(conversation);
@@ -94,7 +96,7 @@ export class Store extends EventTarget {
         const state = message.state === "streaming" ? "interrupted" : message.state;
         if (this.conversations.has(message.conversation)) this.putMessage({ ...message, state });
       }
-      localStorage.removeItem(key);
+      local.remove(key);
     }
   }
 
@@ -108,7 +110,8 @@ export class Store extends EventTarget {
   }
 
   #fault(error) {
-    this.dispatchEvent(new CustomEvent("fault", { detail: { error } }));
+    this.fault = error;
+    this.dispatchEvent(new Event("fault"));
   }
 
   /** Change the database; `ids` are the records that this writes. */

@@ -171,6 +171,42 @@ def test_a_slow_click_on_the_history_counts_while_an_answer_grows(page: Page, st
     expect(answers(page)).to_have_text("You said: Apples.")
 
 
+def test_a_history_that_is_not_kept_is_said(context: BrowserContext, server: Listening) -> None:
+    page = context.new_page()
+    page.add_init_script("indexedDB.open = () => { throw new DOMException('It is insecure', 'SecurityError') }")
+    page.goto(server.url)
+    started(page)
+    warning = page.get_by_text("does not keep the history: It is insecure")
+    expect(warning).to_be_visible()
+    ask(page, "Q1")
+    expect(answers(page)).to_have_text("You said: Q1.")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # asks the server again
+    page.wait_for_load_state("networkidle")
+    expect(warning).to_be_visible()
+
+
+def test_a_page_works_where_storage_is_blocked(context: BrowserContext, server: Listening) -> None:
+    page = context.new_page()
+    page.add_init_script(
+        """for (const name of ['localStorage', 'sessionStorage'])
+            Object.defineProperty(window, name, { get() { throw new DOMException('no', 'SecurityError') } })"""
+    )
+    page.goto(server.url)
+    started(page)
+    ask(page, "Q1")
+    expect(answers(page)).to_have_text("You said: Q1.")
+    page.get_by_role("button", name="Theme: as the system").click()
+    expect(page.get_by_role("button", name="Theme: light")).to_be_visible()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("API key").fill("secret")
+    page.get_by_role("button", name="Close").click()
+    with page.expect_request("**/api/generate") as asked:
+        ask(page, "Q2")
+    assert asked.value.headers["authorization"] == "Bearer secret"
+    page.goto(f"{server.url}lab")
+    started(page)
+
+
 def test_everything_is_exported_in_the_form_that_fine_tuning_reads(
     page: Page, stub: Stub, tmp_path: Path, context: BrowserContext
 ) -> None:
