@@ -69,6 +69,7 @@ class Stub:
         self.models = [model("sft", "chat", [100, 200]), model("baserun", "base", [500, 1000])]
         self.runs: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
+        self.started = 1.0
 
     def plan(self, *tokens: str | dict[str, Any], **how: Any) -> Answer:
         answer = Answer(list(tokens), **how)
@@ -122,7 +123,7 @@ class Stub:
 
         async def metrics(request: Request) -> Response:
             after = int(request.query_params["after"])
-            return JSONResponse({"rows": self.rows[after:], "next": len(self.rows)})
+            return JSONResponse({"rows": self.rows[after:], "next": len(self.rows), "started": self.started})
 
         def page(name: str) -> Any:
             async def serve(request: Request) -> Response:
