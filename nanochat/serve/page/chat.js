@@ -36,9 +36,8 @@ const notice = (text) => {
   $("notice").hidden = !text;
 };
 const warn = () => {
-  const why = store.fault?.message;
   $("unkept").hidden = !store.fault;
-  $("unkept").textContent = `This browser does not keep the history: ${why}. Export it before you leave.`;
+  $("unkept").textContent = `The history is not kept: ${store.fault?.message}. Export it before you leave.`;
 };
 store.addEventListener("fault", warn);
 warn();
@@ -266,9 +265,9 @@ async function boot() {
     if (!reached) draftSystem = info.defaults.system ?? "";
     settings.info = info;
     reached = true;
-    const chosen = local.get(MODEL) ?? info.default_model;
-    const ids = modelOptions($("model"), models, { kinds: ["chat"], chosen });
-    if (!ids.includes(chosen) && ids.includes(info.default_model)) $("model").value = info.default_model;
+    const wanted = [$("model").value, local.get(MODEL), info.default_model]; // a tab keeps the model that it shows
+    const ids = modelOptions($("model"), models, { kinds: ["chat"] });
+    $("model").value = [...wanted, ids[0]].find((id) => ids.includes(id)) ?? "";
     notice(
       ids.length
         ? null
