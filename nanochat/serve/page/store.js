@@ -1,6 +1,7 @@
 // Conversations in this browser: IndexedDB, one record a message, so that two tabs never overwrite each other's.
 // A conversation is a tree: editing and regenerating add a sibling; `chosen` says which child is shown.
 
+import { committed, done, openDatabase } from "./database.js";
 import { textOf } from "./message.js";
 import { local, session } from "./storage.js";
 
@@ -13,27 +14,6 @@ export function newId() {
   return [...crypto.getRandomValues(new Uint8Array(9))]
     .map((byte) => byte.toString(36).padStart(2, "0"))
     .join("");
-}
-
-const done = (request) =>
-  new Promise((resolve, reject) => {
-    request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
-  });
-
-const committed = (transaction) =>
-  new Promise((resolve, reject) => {
-    transaction.oncomplete = () => resolve();
-    transaction.onabort = transaction.onerror = () => reject(transaction.error);
-  });
-
-function openDatabase() {
-  const request = indexedDB.open("nanochat", 1);
-  request.onupgradeneeded = () => {
-    request.result.createObjectStore("conversations", { keyPath: "id" });
-    request.result.createObjectStore("messages", { keyPath: "id" });
-  };
-  return done(request);
 }
 
 /** All conversations and messages. Dispatches `change` with detail {conversation}, and `fault`. */
@@ -67,7 +47,10 @@ export class Store extends EventTarget {
       ["conversations", "messages"].map((name) => done(transaction.objectStore(name).getAll())),
     );
     conversations.forEach((conversation) => this.conversations.set(conversation.id, conversation));
-    messages.forEach((message) => this.#keep(message));
+    const known = (message) => this.conversations.has(message.conversation);
+    messages.filter(known).forEach((message) => this.#keep(message));
+    const orphans = messages.filter((message) => !known(message)); // of purged conversations
+    if (orphans.length) this.#write(["messages"], [], (rows) => orphans.forEach(({ id }) => rows.delete(id)));
     for (const conversation of conversations) {
       if (conversation.deleted && Date.now() - conversation.deleted > 60_000) this.purge(conversation.id);
     }
@@ -239,6 +222,7 @@ export class Store extends EventTarget {
 
   /** Change some fields; what another tab changed meanwhile is kept. */
   async patch(id, fields) {
+    if (!this.conversations.has(id)) return; // another tab has purged it
     const merge = (known) => ({ ...known, ...fields, chosen: { ...known.chosen, ...fields.chosen } });
     this.conversations.set(id, merge(this.conversations.get(id)));
     await this.#write(["conversations"], [id], (conversations) => {
@@ -257,15 +241,21 @@ export class Store extends EventTarget {
     return message;
   }
 
+  /** Save a message. One whose conversation was purged, here or in another tab, is not kept. */
   async putMessage(message) {
+    if (!this.conversations.has(message.conversation)) return;
     const stamped = { ...message, saved: Date.now(), tab: TAB };
     this.#keep(stamped);
-    await this.#write(["messages"], [message.id], (messages) => messages.put(stamped));
+    await this.#write(["conversations", "messages"], [message.id], (conversations, messages) => {
+      conversations.get(message.conversation).onsuccess = ({ target }) =>
+        target.result && messages.put(stamped);
+    });
     this.#tell(message.conversation, message.id);
   }
 
   /** Show a newer state of a message, which is saved later. */
   show(message) {
+    if (!this.conversations.has(message.conversation)) return;
     this.#keep({ ...message, tab: TAB });
     this.#changed(message.conversation);
   }
