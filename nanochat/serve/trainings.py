@@ -34,7 +34,8 @@ class Trainings:
         return json_response(await asyncio.to_thread(self._list))
 
     async def metrics(self, request: Request) -> Response:
-        """`GET /api/runs/{run}/metrics?after=BYTE`: the rows after a byte, and where to continue."""
+        """`GET /api/runs/{run}/metrics?after=BYTE`: the rows after a byte, where to continue, and when
+        the training began: with another time they are another training's, to be read from byte 0."""
         run, after = request.path_params["run"], request.query_params.get("after", "0")
         if not after.isdecimal() or len(after) > 15:
             raise invalid("after must be a number of bytes: the 'next' of the last response", param="after")
@@ -44,7 +45,7 @@ class Trainings:
         try:
             return json_response(await asyncio.to_thread(_rows_after, path, int(after)))
         except FileNotFoundError:  # set aside in this moment
-            return json_response({"rows": [], "next": 0})
+            return json_response({"rows": [], "next": 0, "started": None})
 
     def _list(self) -> list[dict[str, Any]]:
         files = (self._paths.base / "runs").glob("*/metrics.jsonl")
@@ -78,8 +79,20 @@ class Trainings:
 def _rows_after(path: Path, after: int) -> dict[str, Any]:
     if after > path.stat().st_size:  # another run's file took the place of this one
         after = 0
+    started = _started(path)  # before the rows: if the file is replaced in between, the next response tells
     rows, following = _read(path, after)
-    return {"rows": [finite(to_json(logged.to_json())) for logged in rows], "next": following}
+    table = [finite(to_json(logged.to_json())) for logged in rows]
+    return {"rows": table, "next": following, "started": started}
+
+
+def _started(path: Path) -> float | None:
+    """The time of the first row."""
+    with path.open("rb") as file:
+        line = file.readline(_TAIL_BYTES)
+    try:
+        return parse_row(line).time
+    except ValueError:  # not complete yet
+        return None
 
 
 def _read(path: Path, start: int) -> tuple[list[LoggedRow], int]:

@@ -47,6 +47,8 @@ class Answer:
     finished: str = "stop"
     wait_after: int | None = None
     """Number of tokens after which the answer waits for `go`."""
+    every_s: float = 0.0
+    """Before each token."""
     cut_after: int | None = None
     """Number of tokens after which the connection ends without [DONE]."""
     error_after: int | None = None
@@ -67,6 +69,7 @@ class Stub:
         self.models = [model("sft", "chat", [100, 200]), model("baserun", "base", [500, 1000])]
         self.runs: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
+        self.started = 1.0
 
     def plan(self, *tokens: str | dict[str, Any], **how: Any) -> Answer:
         answer = Answer(list(tokens), **how)
@@ -100,6 +103,7 @@ class Stub:
                     break
                 if token is None:
                     break
+                await asyncio.sleep(answer.every_s)
                 last = index == len(answer.tokens) - 1
                 yield _event(_token(len(reply) + index, token, answer.finished if last else None))
             yield b"data: [DONE]\n\n"
@@ -119,7 +123,7 @@ class Stub:
 
         async def metrics(request: Request) -> Response:
             after = int(request.query_params["after"])
-            return JSONResponse({"rows": self.rows[after:], "next": len(self.rows)})
+            return JSONResponse({"rows": self.rows[after:], "next": len(self.rows), "started": self.started})
 
         def page(name: str) -> Any:
             async def serve(request: Request) -> Response:

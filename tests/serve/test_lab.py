@@ -257,7 +257,7 @@ def test_a_trainings_metrics_are_read_as_they_grow(server: Running, served_base:
     following = server.ask("GET", f"/api/runs/{BASE}/metrics?after={first['next']}").json
     assert [row["step"] for row in following["rows"]] == [4]
     again = server.ask("GET", f"/api/runs/{BASE}/metrics?after={following['next']}").json
-    assert again == {"rows": [], "next": following["next"]}
+    assert again == {"rows": [], "next": following["next"], "started": first["started"]}
     for wrong in ("/api/runs/nope/metrics", "/api/runs/..%2fx/metrics", f"/api/runs/{BASE}/metrics?after=x"):
         assert server.ask("GET", wrong).error
 
@@ -286,6 +286,20 @@ def test_a_mistake_names_the_field(server: Running, path: str, fields: dict, par
     answered = server.post(path, **fields)
     assert answered.status == 400
     assert answered.error["param"] == param
+
+
+def test_a_longer_training_in_the_place_of_another_is_told(server: Running, served_base: Path) -> None:
+    path = Paths(served_base).metrics("again")
+    got = []
+    for count in (2, 5):
+        with open_metrics(path, "sft", wandb_run=None, config={}, enabled=True, resume=False) as metrics:
+            for step in range(1, count + 1):
+                metrics.log(train_row(step))
+        after = got[-1]["next"] if got else 0
+        got.append(server.ask("GET", f"/api/runs/again/metrics?after={after}").json)
+    assert got[0]["started"] == got[0]["rows"][0]["time"]
+    assert got[1]["started"] > got[0]["started"]
+    path.unlink()
 
 
 def test_a_training_set_aside_while_it_is_listed_is_no_fault(tmp_path: Path) -> None:

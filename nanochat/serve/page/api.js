@@ -1,12 +1,13 @@
 // Requests to the server that this page came from. Addresses are relative, so that a prefix of a proxy is kept.
 
 import { grouped } from "./dom.js";
+import { local } from "./storage.js";
 
 const KEY = "nanochat.api-key";
 
 export const apiKey = {
-  get: () => localStorage.getItem(KEY) ?? "",
-  set: (key) => (key ? localStorage.setItem(KEY, key) : localStorage.removeItem(KEY)),
+  get: () => local.get(KEY) ?? "",
+  set: (key) => (key ? local.set(KEY, key) : local.remove(KEY)),
 };
 
 /** A failed request: `code` is the server's, or `unreachable` or `cut`. */

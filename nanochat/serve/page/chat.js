@@ -6,6 +6,7 @@ import { Answers } from "./generate.js";
 import { History } from "./history.js";
 import { Settings } from "./settings.js";
 import { showSidebar, sidebarShown } from "./sidebar.js";
+import { local, session } from "./storage.js";
 import { Store } from "./store.js";
 import { entersText, Thread } from "./thread.js";
 import { download, importFile, titleOf } from "./transfer.js";
@@ -34,9 +35,12 @@ const notice = (text) => {
   $("notice").textContent = text ?? "";
   $("notice").hidden = !text;
 };
-store.addEventListener("fault", ({ detail }) =>
-  notice(`This browser does not keep the history: ${detail.error?.message}. Export it before you leave.`),
-);
+const warn = () => {
+  $("unkept").hidden = !store.fault;
+  $("unkept").textContent = `The history is not kept: ${store.fault?.message}. Export it before you leave.`;
+};
+store.addEventListener("fault", warn);
+warn();
 answers.addEventListener("error", ({ detail }) => watch.saw(detail.error));
 
 // --- conversations -----------------------------------------------------------------------------------------
@@ -127,7 +131,7 @@ function open(id, { keepInput = false } = {}) {
   thread.show(current);
   history.select(current);
   if (!keepInput) {
-    input.value = sessionStorage.getItem(draftKey()) ?? "";
+    input.value = session.get(draftKey()) ?? "";
     grow();
   }
   update();
@@ -180,13 +184,13 @@ $("composer").addEventListener("submit", (event) => {
   if (stop()) return input.focus();
   const text = input.value.trim();
   if (!text || !ready()) return;
-  sessionStorage.removeItem(draftKey());
+  session.remove(draftKey());
   input.value = "";
   grow();
   send(text);
   input.focus();
 });
-input.addEventListener("input", () => sessionStorage.setItem(draftKey(), input.value));
+input.addEventListener("input", () => session.set(draftKey(), input.value));
 input.addEventListener("keydown", (event) => {
   if (event.key === "ArrowUp" && !input.value) {
     const buttons = $("log").querySelectorAll('.user [data-action="edit"]');
@@ -200,7 +204,7 @@ input.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.isComposing || $("settings").open) return;
   if (sidebarShown()) showSidebar(false);
-  else stop();
+  else if (event.target === input || !event.target.matches("input, textarea, select")) stop();
 });
 
 // --- settings, files, examples -----------------------------------------------------------------------------
@@ -261,9 +265,9 @@ async function boot() {
     if (!reached) draftSystem = info.defaults.system ?? "";
     settings.info = info;
     reached = true;
-    const chosen = localStorage.getItem(MODEL) ?? info.default_model;
-    const ids = modelOptions($("model"), models, { kinds: ["chat"], chosen });
-    if (!ids.includes(chosen) && ids.includes(info.default_model)) $("model").value = info.default_model;
+    const wanted = [$("model").value, local.get(MODEL), info.default_model]; // a tab keeps the model that it shows
+    const ids = modelOptions($("model"), models, { kinds: ["chat"] });
+    $("model").value = [...wanted, ids[0]].find((id) => ids.includes(id)) ?? "";
     notice(
       ids.length
         ? null
@@ -286,7 +290,7 @@ function describe(info) {
     : "";
 }
 $("model").addEventListener("change", () => {
-  localStorage.setItem(MODEL, $("model").value);
+  local.set(MODEL, $("model").value);
   describe(settings.info);
   update();
 });

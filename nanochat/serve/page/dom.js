@@ -1,5 +1,7 @@
 // Building elements. Text only ever becomes text nodes: nothing in this page parses markup from a string.
 
+import { local } from "./storage.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An element: `on…` props are listeners, known properties are set, the others are attributes; null is left out. */
@@ -151,7 +153,7 @@ export function themeButton() {
   };
   node.addEventListener("click", () => {
     root.dataset.theme = next[root.dataset.theme] ?? "light";
-    localStorage.setItem("nanochat.theme", root.dataset.theme);
+    local.set("nanochat.theme", root.dataset.theme);
     show();
   });
   show();

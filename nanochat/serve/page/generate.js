@@ -43,23 +43,23 @@ export function addToParts(parts, { part, text, finished, special }) {
 /** The answers that this tab is writing. Dispatches `error` with detail {error}. */
 export class Answers extends EventTarget {
   #store;
-  #running = new Map(); // message id → AbortController
+  #running = new Map(); // message id → {conversation, controller}
 
   constructor(store) {
     super();
     this.#store = store;
+    store.addEventListener("change", ({ detail: { conversation } }) => {
+      if (!store.conversations.has(conversation)) this.stop(this.running(conversation)); // it was purged
+    });
   }
 
   /** The message that this tab is writing in a conversation, if any. */
   running(conversation) {
-    return (
-      [...this.#running.keys()].find((id) => this.#store.messages.get(id)?.conversation === conversation) ??
-      null
-    );
+    return [...this.#running].find(([, each]) => each.conversation === conversation)?.[0] ?? null;
   }
 
   stop(id) {
-    this.#running.get(id)?.abort();
+    this.#running.get(id)?.controller.abort();
   }
 
   /** Write a new answer below `parent`, or continue or retry the answer `into`. */
@@ -68,11 +68,10 @@ export class Answers extends EventTarget {
     const fresh = { role: "assistant", content: [], ids: [], model, state: "streaming", finished: null };
     const message = into ? store.messages.get(into) : await store.addMessage(conversation, parent, fresh);
     const controller = new AbortController();
-    this.#running.set(message.id, controller);
+    this.#running.set(message.id, { conversation, controller });
     const outcome = await this.#follow(message, sampling, controller.signal);
     this.#running.delete(message.id);
-    if (store.messages.has(message.id))
-      await store.putMessage({ ...store.messages.get(message.id), ...outcome });
+    await store.putMessage({ ...store.messages.get(message.id), ...outcome });
   }
 
   async #follow(message, sampling, signal) {

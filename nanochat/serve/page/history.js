@@ -15,6 +15,7 @@ function period(time) {
 export class History {
   #current = null;
   #renaming = null;
+  #shown = null; // what the rows say
 
   constructor({ list, search, store, answers, open, closed }) {
     Object.assign(this, { list, search, store, answers, open, closed });
@@ -34,9 +35,12 @@ export class History {
 
   render() {
     if (this.#renaming) return;
+    const found = this.store.list(this.search.value);
+    const says = JSON.stringify([this.search.value, ...found.map((each) => this.#says(each))]);
+    if (this.#shown === says) return; // a click needs the button that was pressed, while an answer grows
+    this.#shown = says;
     const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
     const [id, action] = [focused?.closest("li")?.dataset.id, focused?.dataset.action];
-    const found = this.store.list(this.search.value);
     const groups = byPeriod(found);
     const sections = [...groups].map(([name, conversations]) =>
       el("section", {}, el("h2", {}, name), el("ul", {}, ...conversations.map((each) => this.#row(each)))),
@@ -52,10 +56,13 @@ export class History {
         ?.focus();
   }
 
-  #row(conversation) {
-    const { id, title } = conversation;
-    const current = id === this.#current;
+  #says({ id, title, updated }) {
     const running = this.store.path(id).at(-1)?.state === "streaming";
+    return { id, title, current: id === this.#current, running, period: period(updated) };
+  }
+
+  #row(conversation) {
+    const { id, title, current, running } = this.#says(conversation);
     return el(
       "li",
       { data: { id }, class: current ? "current" : "" },
@@ -91,6 +98,7 @@ export class History {
   #rename({ id, title }, row) {
     const field = el("input", { type: "text", value: title, "aria-label": "New title", maxLength: 120 });
     this.#renaming = id;
+    this.#shown = null;
     let open = true;
     const close = (save) => {
       if (!open) return;

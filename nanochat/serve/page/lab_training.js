@@ -14,6 +14,7 @@ export function buildTraining(section, lab) {
   let runs = [];
   let rows = [];
   let next = 0;
+  let started = null; // when the training began whose rows these are
   let seen = true;
   let timer = null;
 
@@ -66,8 +67,10 @@ export function buildTraining(section, lab) {
       for (let got = null; run && (!got || got.rows.length);) {
         got = await getJson(`api/runs/${encodeURIComponent(run)}/metrics?after=${next}`);
         if (run !== select.value) return;
-        rows = got.next < next ? got.rows : [...rows, ...got.rows]; // fewer: a new training took its place
-        next = got.next;
+        const other = next > 0 && (got.started !== started || got.next < next); // a new training took its place
+        rows = other ? [] : [...rows, ...got.rows];
+        next = other ? 0 : got.next;
+        started = got.started;
         if (got.rows.length) draw();
       }
       if (!finished()) await list();

@@ -9,7 +9,7 @@ const HEADING = /^ {0,3}(#{1,6})\s+/;
 const RULE = /^ {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +|$)/;
-const DASHES = /^ *\|? *:?-+:? *(\| *:?-+:? *)*\|? *$/;
+const DASHES = /^\|? *:?-+:? *(\| *:?-+:? *)*\|?$/; // of a trimmed line: no two blanks beside each other
 
 const built = new WeakMap(); // element → the source of each of its blocks
 
@@ -52,7 +52,7 @@ const READERS = [
   [(lines, at) => RULE.test(lines[at]), rule],
   [(lines, at) => QUOTE.test(lines[at]), quote],
   [(lines, at) => ITEM.test(lines[at]), list],
-  [(lines, at) => lines[at].includes("|") && DASHES.test(lines[at + 1] ?? ""), table],
+  [(lines, at) => lines[at].includes("|") && DASHES.test((lines[at + 1] ?? "").trim()), table],
 ];
 
 function fence(lines, at) {

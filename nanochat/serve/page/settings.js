@@ -2,6 +2,7 @@
 
 import { apiKey } from "./api.js";
 import { button, el } from "./dom.js";
+import { local } from "./storage.js";
 
 const KEY = "nanochat.settings";
 
@@ -39,7 +40,7 @@ const SETTINGS = [
 export class Settings extends EventTarget {
   /** Of the server, once it has answered. */
   info = { defaults: {}, limits: {} };
-  #changed = JSON.parse(localStorage.getItem(KEY) ?? "{}");
+  #changed = JSON.parse(local.get(KEY) ?? "{}");
 
   constructor() {
     super();
@@ -56,12 +57,12 @@ export class Settings extends EventTarget {
   set(name, value) {
     if (value === (this.info.defaults[name] ?? null)) delete this.#changed[name];
     else this.#changed[name] = value;
-    localStorage.setItem(KEY, JSON.stringify(this.#changed));
+    local.set(KEY, JSON.stringify(this.#changed));
   }
 
   reset() {
     this.#changed = {};
-    localStorage.removeItem(KEY);
+    local.remove(KEY);
   }
 
   /** The sampling fields of a request. */

@@ -1,10 +1,12 @@
 // Conversations in this browser: IndexedDB, one record a message, so that two tabs never overwrite each other's.
 // A conversation is a tree: editing and regenerating add a sibling; `chosen` says which child is shown.
 
+import { committed, done, openDatabase } from "./database.js";
 import { textOf } from "./message.js";
+import { local, session } from "./storage.js";
 
-const TAB = sessionStorage.getItem("nanochat.tab") ?? newId();
-sessionStorage.setItem("nanochat.tab", TAB);
+const TAB = session.get("nanochat.tab") ?? newId();
+session.set("nanochat.tab", TAB);
 const RESCUE = "nanochat.rescue.";
 const SILENT_MS = 6000; // an answer that another tab writes is saved more often than this
 
@@ -14,31 +16,11 @@ export function newId() {
     .join("");
 }
 
-const done = (request) =>
-  new Promise((resolve, reject) => {
-    request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
-  });
-
-const committed = (transaction) =>
-  new Promise((resolve, reject) => {
-    transaction.oncomplete = () => resolve();
-    transaction.onabort = transaction.onerror = () => reject(transaction.error);
-  });
-
-function openDatabase() {
-  const request = indexedDB.open("nanochat", 1);
-  request.onupgradeneeded = () => {
-    request.result.createObjectStore("conversations", { keyPath: "id" });
-    request.result.createObjectStore("messages", { keyPath: "id" });
-  };
-  return done(request);
-}
-
-/** All conversations and messages. Dispatches `change` with detail {conversation} and `fault` with detail {error}. */
+/** All conversations and messages. Dispatches `change` with detail {conversation}, and `fault`. */
 export class Store extends EventTarget {
   conversations = new Map();
   messages = new Map();
+  fault = null; // the latest error because of which something was not kept
   #children = new Map(); // conversation id → parent id or null → messages in order of creation
   #channel = new BroadcastChannel("nanochat");
   #database = null;
@@ -52,7 +34,7 @@ export class Store extends EventTarget {
       await store.#load();
     } catch (error) {
       store.#database = null;
-      queueMicrotask(() => store.#fault(error));
+      store.fault = error;
     }
     store.#channel.onmessage = ({ data }) => store.#hear(data);
     addEventListener("pagehide", () => store.#leave());
@@ -65,7 +47,10 @@ export class Store extends EventTarget {
       ["conversations", "messages"].map((name) => done(transaction.objectStore(name).getAll())),
     );
     conversations.forEach((conversation) => this.conversations.set(conversation.id, conversation));
-    messages.forEach((message) => this.#keep(message));
+    const known = (message) => this.conversations.has(message.conversation);
+    messages.filter(known).forEach((message) => this.#keep(message));
+    const orphans = messages.filter((message) => !known(message)); // of purged conversations
+    if (orphans.length) this.#write(["messages"], [], (rows) => orphans.forEach(({ id }) => rows.delete(id)));
     for (const conversation of conversations) {
       if (conversation.deleted && Date.now() - conversation.deleted > 60_000) this.purge(conversation.id);
     }
@@ -80,12 +65,12 @@ export class Store extends EventTarget {
     const conversations = [...this.conversations.values()].filter(unsaved);
     const messages = [...this.messages.values()].filter((each) => unsaved(each) || streaming(each));
     if (conversations.length || messages.length)
-      localStorage.setItem(RESCUE + TAB, JSON.stringify({ conversations, messages }));
+      local.set(RESCUE + TAB, JSON.stringify({ conversations, messages }));
   }
 
   #rescue() {
-    for (const key of Object.keys(localStorage).filter((each) => each.startsWith(RESCUE))) {
-      const { conversations, messages } = JSON.parse(localStorage.getItem(key));
+    for (const key of local.keys().filter((each) => each.startsWith(RESCUE))) {
+      const { conversations, messages } = JSON.parse(local.get(key));
       for (const conversation of conversations) {
         if (this.conversations.has(conversation.id)) this.patch(conversation.id, conversation);
         else this.#put(conversation);
@@ -94,7 +79,7 @@ export class Store extends EventTarget {
         const state = message.state === "streaming" ? "interrupted" : message.state;
         if (this.conversations.has(message.conversation)) this.putMessage({ ...message, state });
       }
-      localStorage.removeItem(key);
+      local.remove(key);
     }
   }
 
@@ -108,7 +93,8 @@ export class Store extends EventTarget {
   }
 
   #fault(error) {
-    this.dispatchEvent(new CustomEvent("fault", { detail: { error } }));
+    this.fault = error;
+    this.dispatchEvent(new Event("fault"));
   }
 
   /** Change the database; `ids` are the records that this writes. */
@@ -236,6 +222,7 @@ export class Store extends EventTarget {
 
   /** Change some fields; what another tab changed meanwhile is kept. */
   async patch(id, fields) {
+    if (!this.conversations.has(id)) return; // another tab has purged it
     const merge = (known) => ({ ...known, ...fields, chosen: { ...known.chosen, ...fields.chosen } });
     this.conversations.set(id, merge(this.conversations.get(id)));
     await this.#write(["conversations"], [id], (conversations) => {
@@ -254,15 +241,21 @@ export class Store extends EventTarget {
     return message;
   }
 
+  /** Save a message. One whose conversation was purged, here or in another tab, is not kept. */
   async putMessage(message) {
+    if (!this.conversations.has(message.conversation)) return;
     const stamped = { ...message, saved: Date.now(), tab: TAB };
     this.#keep(stamped);
-    await this.#write(["messages"], [message.id], (messages) => messages.put(stamped));
+    await this.#write(["conversations", "messages"], [message.id], (conversations, messages) => {
+      conversations.get(message.conversation).onsuccess = ({ target }) =>
+        target.result && messages.put(stamped);
+    });
     this.#tell(message.conversation, message.id);
   }
 
   /** Show a newer state of a message, which is saved later. */
   show(message) {
+    if (!this.conversations.has(message.conversation)) return;
     this.#keep({ ...message, tab: TAB });
     this.#changed(message.conversation);
   }

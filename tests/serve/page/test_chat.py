@@ -7,7 +7,7 @@ import json
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.serve.page.conftest import answers, ask, bodies
+from tests.serve.page.conftest import answers, ask, bodies, started
 from tests.serve.page_stub import Listening, Stub, model
 
 pytestmark = pytest.mark.slow
@@ -69,6 +69,19 @@ def test_stop_ends_the_request_on_the_server(page: Page, stub: Stub) -> None:
     page.get_by_role("button", name="Continue").click()
     expect(answers(page)).to_have_text("One two You said: Hello.")
     assert stub.bodies[1]["reply_ids"] == [0, 1]
+
+
+def test_escape_in_another_field_leaves_the_answer_alone(page: Page, stub: Stub) -> None:
+    answer = stub.plan("One ", "two.", wait_after=1)
+    ask(page)
+    expect(answers(page)).to_have_text("One")
+    page.get_by_role("button", name="Edit").click()
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Edit your message")).to_have_count(0)
+    page.get_by_label("Search conversations").press("Escape")
+    answer.go.set()
+    expect(answers(page)).to_have_text("One two.")
+    expect(page.locator(".assistant .foot")).not_to_contain_text("Stopped")
 
 
 def test_tool_calls_are_cards_and_return_to_the_server_where_they_stood(page: Page, stub: Stub) -> None:
@@ -241,6 +254,25 @@ def test_the_chosen_model_is_described(context, stub: Stub, server: Listening) -
     expect(page.locator("#about")).to_contain_text("2.9 million")
     page.get_by_label("Model").select_option("large")
     expect(page.locator("#about")).to_contain_text("1.5 billion")
+
+
+def test_a_tab_keeps_its_model(context, stub: Stub, server: Listening) -> None:
+    stub.models = [model("sft", "chat", [100]), model("rl", "chat", [5])]
+    page, other = context.new_page(), context.new_page()
+    for tab in (page, other):
+        tab.goto(server.url)
+        started(tab)
+    other.get_by_label("Model").select_option("rl")
+    page.bring_to_front()
+    with page.expect_response("**/v1/models"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_load_state("networkidle")
+    ask(page)
+    expect(answers(page)).to_have_text("You said: Hello.")
+    assert stub.bodies[0]["model"] == "sft"
+    page.reload()
+    started(page)
+    expect(page.get_by_label("Model")).to_have_value("rl")  # the one that was chosen last
 
 
 def test_the_reader_may_scroll_up_while_the_answer_grows(page: Page, stub: Stub) -> None:

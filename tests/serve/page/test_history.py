@@ -158,6 +158,119 @@ def test_search_rename_and_delete_with_undo(page: Page) -> None:
     expect(titles(page)).to_have_text(["Cherries", "Fruit"])
 
 
+def test_a_slow_click_on_the_history_counts_while_an_answer_grows(page: Page, stub: Stub) -> None:
+    new_chat(page, "Apples")
+    page.get_by_role("button", name="New chat", exact=True).click()
+    stub.plan(*["word "] * 2000, every_s=0.02)
+    ask(page, "Pears")
+    expect(answers(page)).to_contain_text("word")
+    page.get_by_role("button", name="Apples", exact=True).hover()
+    page.mouse.down()
+    page.wait_for_timeout(100)
+    page.mouse.up()
+    expect(answers(page)).to_have_text("You said: Apples.")
+
+
+def test_a_history_that_is_not_kept_is_said(context: BrowserContext, server: Listening) -> None:
+    page = context.new_page()
+    page.add_init_script(
+        "indexedDB.open = () => { throw new DOMException('It is insecure', 'SecurityError') }"
+    )
+    page.goto(server.url)
+    started(page)
+    warning = page.get_by_text("The history is not kept: It is insecure")
+    expect(warning).to_be_visible()
+    ask(page, "Q1")
+    expect(answers(page)).to_have_text("You said: Q1.")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # asks the server again
+    page.wait_for_load_state("networkidle")
+    expect(warning).to_be_visible()
+
+
+def test_a_page_works_where_storage_is_blocked(context: BrowserContext, server: Listening) -> None:
+    page = context.new_page()
+    page.add_init_script(
+        """for (const name of ['localStorage', 'sessionStorage'])
+            Object.defineProperty(window, name, { get() { throw new DOMException('no', 'SecurityError') } })"""
+    )
+    page.goto(server.url)
+    started(page)
+    ask(page, "Q1")
+    expect(answers(page)).to_have_text("You said: Q1.")
+    page.get_by_role("button", name="Theme: as the system").click()
+    expect(page.get_by_role("button", name="Theme: light")).to_be_visible()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("API key").fill("secret")
+    page.get_by_role("button", name="Close").click()
+    with page.expect_request("**/api/generate") as asked:
+        ask(page, "Q2")
+    assert asked.value.headers["authorization"] == "Bearer secret"
+    page.goto(f"{server.url}lab")
+    started(page)
+
+
+LEFT = """async () => {
+    const { done, openDatabase } = await import('./static/database.js');
+    const database = await openDatabase();
+    const all = (name) => done(database.transaction(name).objectStore(name).getAll());
+    return [(await all('conversations')).length, (await all('messages')).length];
+}"""
+
+
+def test_what_one_tab_deletes_the_other_stops_writing(
+    context: BrowserContext, page: Page, stub: Stub
+) -> None:
+    answer = stub.plan("secret ", "words", wait_after=1)
+    ask(page, "Q1")
+    expect(answers(page)).to_have_text("secret")
+    other = context.new_page()
+    other.goto(page.url)
+    started(other)
+    other.get_by_role("button", name="Delete “Q1”").press("Enter")
+    other.get_by_role("button", name="Dismiss").click()
+    assert answer.left.wait(10)
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+    assert page.evaluate(LEFT) == [0, 0]
+
+
+def test_messages_without_their_conversation_are_removed(page: Page) -> None:
+    ask(page, "Q1")
+    expect(answers(page)).to_have_text("You said: Q1.")
+    page.evaluate(
+        """async () => {
+            const { committed, openDatabase } = await import('./static/database.js');
+            const transaction = (await openDatabase()).transaction('messages', 'readwrite');
+            transaction.objectStore('messages').put({ id: 'x', conversation: 'purged', parent: null, content: '?' });
+            await committed(transaction);
+        }"""
+    )
+    assert page.evaluate(LEFT) == [1, 3]
+    page.reload()
+    started(page)
+    assert page.evaluate(LEFT) == [1, 2]
+
+
+def test_a_write_for_a_purged_conversation_is_not_kept(page: Page) -> None:
+    """Also where the tab that writes has not heard of it yet."""
+    left = page.evaluate(
+        """async () => {
+            const { Store } = await import('./static/store.js');
+            const one = await Store.open();
+            const { id } = await one.create({});
+            const message = await one.addMessage(id, null, { role: 'user', content: 'secret' });
+            const other = await Store.open();
+            await Promise.all([other.purge(id), one.putMessage(message)]);
+            while (one.conversations.has(id)) await new Promise((later) => setTimeout(later, 5));
+            await one.putMessage(message);
+            one.show(message);
+            await one.patch(id, { title: 'again' });
+            return [one.conversations.size, one.messages.size];
+        }"""
+    )
+    assert left == [0, 0]
+    assert page.evaluate(LEFT) == [0, 0]
+
+
 def test_everything_is_exported_in_the_form_that_fine_tuning_reads(
     page: Page, stub: Stub, tmp_path: Path, context: BrowserContext
 ) -> None:

@@ -97,6 +97,25 @@ def test_the_work_grows_with_the_text(page: Page, piece: str) -> None:
     assert nested < 30
 
 
+def test_blanks_where_a_table_may_begin_cost_linear_time(page: Page) -> None:
+    """A pattern that tries each way to divide them takes seconds."""
+    spent = page.evaluate(
+        """async (text) => {
+            const { renderMarkdown } = await import('./static/markdown.js');
+            const start = performance.now();
+            renderMarkdown(document.createElement('div'), text);
+            return performance.now() - start;
+        }""",
+        "a | b\n" + " " * 100_000 + "x",
+    )
+    assert spent < 1000
+
+
+TABLE = (
+    '<div class="table" tabindex="0" role="region" aria-label="Table"><table>'
+    "<thead><tr><th>a</th><th>b</th></tr></thead>"
+    "<tbody><tr><td>1</td><td>2</td></tr></tbody></table></div>"
+)
 MARKDOWN = [
     (
         "**bold** and *it* and ***both***",
@@ -110,6 +129,7 @@ MARKDOWN = [
     ("> q\n> r", "<blockquote><p>q<br>r</p></blockquote>"),
     ("a **b", "<p>a **b</p>"),
     ("---", "<hr>"),
+    ("a|b\n  :-: | --  \n1|2", TABLE),
     ("~~no~~", "<p><del>no</del></p>"),
 ]
 

@@ -11,6 +11,24 @@ from tests.serve.page_stub import Listening, Stub
 pytestmark = pytest.mark.slow
 
 
+def test_another_training_in_the_place_of_one_starts_its_curve_anew(
+    context, stub: Stub, server: Listening
+) -> None:
+    def rows(steps: int, loss: float) -> list[dict]:
+        shared = {"kind": "train", "total_steps": 5, "tokens": 64, "tok_per_s": 1.0, "loss": loss}
+        return [{**shared, "step": step} for step in range(1, steps + 1)]
+
+    stub.runs = [{"run": "sft", "stage": "sft", "steps": 3, "finished": False, "updated": 1.0}]
+    stub.rows = rows(3, 9.0)
+    page = context.new_page()
+    page.goto(f"{server.url}lab")
+    chart = page.locator("#training").get_by_role("img")
+    expect(chart).to_have_attribute("aria-label", "Training loss: 9.000 at step 1, 9.000 at step 3")
+    page.locator("#training").scroll_into_view_if_needed()  # one that nobody sees is not asked for
+    stub.rows, stub.started = rows(5, 1.0), 2.0
+    expect(chart).to_have_attribute("aria-label", "Training loss: 1.000 at step 1, 1.000 at step 5")
+
+
 def test_a_call_that_a_rival_ends_shows_its_end_and_its_output(
     context, stub: Stub, server: Listening
 ) -> None:
