@@ -1,7 +1,7 @@
 """CORE's scorer against another on the same weights and items, task by task in turn: ratio, agreement, memory.
 
-    python -m bench.core --bundle BUNDLE --text CORPUS/shard_00000.parquet --items 25
-    python -m bench.core --bundle BUNDLE --text CORPUS/shard_00000.parquet --items 25 --peer ../peer
+    python bench/core.py --bundle BUNDLE --text CORPUS/shard_00000.parquet --items 25
+    python bench/core.py --bundle BUNDLE --text CORPUS/shard_00000.parquet --items 25 --peer ../peer
 
 The other scorer is the plain one of the tests (tests/eval/plain_core.py): one prompt at a time, whole logits. With
 --peer it is `core_eval` of a working tree of karpathy/nanochat, on that package's own model and tokenizer with our
@@ -27,8 +27,8 @@ from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 import torch
+from decode import random_model
 
-from bench.decode import random_model
 from nanochat.checkpoint.loading import load_model
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.bundle import CoreTask, load_bundle

@@ -24,13 +24,15 @@ import torch
 
 from nanochat import hardware
 from nanochat.batches.loader import Batch
+from nanochat.checkpoint.meta import CheckpointMeta, Progress
 from nanochat.console import say
 from nanochat.model.backend import choose_backend
 from nanochat.model.cost import flops_per_token, training_bytes
 from nanochat.model.gpt import GPT
-from nanochat.optim.muon_adamw import MuonAdamW, MuonOptions
 from nanochat.runtime import Runtime, open_runtime
 from nanochat.scaling import Dial, make_plan
+from nanochat.train import session
+from nanochat.train.options import FixedShapeOptions
 from nanochat.train.state import Trainer
 from nanochat.train.step import train_step, warm_up
 
@@ -68,14 +70,12 @@ def make_trainer(args: argparse.Namespace, runtime: Runtime) -> Trainer:
     model = GPT(plan.model, backend)
     model.init_weights(0)
     model.to(runtime.device)
-    options = MuonOptions(
-        dtype=runtime.compute_dtype, head_dim=plan.model.head_dim if plan.muon_per_head else None
-    )
-    optimizer = MuonAdamW(model.named_parameters(), plan.rates, options, runtime.processes)
+    kept = session.training_plan(plan, FixedShapeOptions(fp8=args.fp8), runtime.dtype)
+    meta = CheckpointMeta("pretrain", plan.model, tokenizer="", plan=kept, progress=Progress())
     batches = SameBatches(
         args.rows, args.accumulation, plan.model.max_seq_len, args.vocab_size, runtime.device
     )
-    return Trainer(model, None, optimizer, plan.schedule, batches, runtime)  # type: ignore[arg-type]
+    return session.make_trainer(meta, Path(), model, None, batches, runtime)  # type: ignore[arg-type]
 
 
 def parts(trainer: Trainer) -> dict[str, float]:
