@@ -14,7 +14,7 @@ from nanochat.console import duration, say, table
 from nanochat.paths import Paths
 from nanochat.recipes.changes import check_changes, with_changes
 from nanochat.recipes.cpu import CPU
-from nanochat.recipes.machine import obstacle
+from nanochat.recipes.obstacles import obstacle
 from nanochat.recipes.quickstart import QUICKSTART
 from nanochat.recipes.recipe import ModelNames, Recipe, names_for, program
 from nanochat.recipes.runner import Runner, StageResult

@@ -17,7 +17,7 @@ from nanochat.paths import Paths
 from nanochat.recipes import run as run_command
 from nanochat.recipes import showcase
 from nanochat.recipes.changes import with_changes
-from nanochat.recipes.machine import obstacle, pretraining_obstacle
+from nanochat.recipes.obstacles import obstacle, pretraining_obstacle
 from nanochat.recipes.recipe import ModelNames, Recipe, Stage
 from nanochat.recipes.run import RECIPES, RunConfig, RunResult, run
 from nanochat.recipes.speedrun import SPEEDRUN

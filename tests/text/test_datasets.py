@@ -119,7 +119,9 @@ class TestHub:
 
     @pytest.mark.parametrize("shards", [-1, 0, LAST + 1])
     def test_shards_that_the_dataset_does_not_have(self, paths: Paths, shards: int) -> None:
-        with pytest.raises(ValueError, match=f"climbmix has {LAST} training shards: --need-shards {shards}"):
+        with pytest.raises(
+            ValueError, match=f"climbmix has {LAST} training shards, --need-shards wants {shards}"
+        ):
             open_dataset("climbmix", paths, need_shards=shards)
 
     def test_a_file_that_vanishes_while_it_is_looked_at_is_no_obstacle(self, paths: Paths) -> None:

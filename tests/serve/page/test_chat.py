@@ -272,7 +272,7 @@ def test_a_tab_keeps_its_model(context, stub: Stub, server: Listening) -> None:
     assert stub.bodies[0]["model"] == "sft"
     page.reload()
     started(page)
-    expect(page.get_by_label("Model")).to_have_value("rl")  # the one that was chosen last
+    expect(page.get_by_label("Model")).to_have_value("rl")  # what was chosen last
 
 
 def test_the_reader_may_scroll_up_while_the_answer_grows(page: Page, stub: Stub) -> None:

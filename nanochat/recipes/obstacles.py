@@ -1,6 +1,6 @@
 """What speaks against a recipe on this machine, before its first stage downloads anything.
 
-`python -m nanochat.recipes.machine NPROC COMMAND` checks a pretraining command, in a process of its own: a look at a
+`python -m nanochat.recipes.obstacles NPROC COMMAND` checks a pretraining command, in a process of its own: a look at a
 GPU occupies some of its memory for as long as the process lives.
 """
 
