@@ -96,7 +96,7 @@ def test_missing_tokenizer(corpus: Path, capsys: pytest.CaptureFixture) -> None:
 
 def test_missing_model(capsys: pytest.CaptureFixture) -> None:
     for verb in (["sft"], ["eval", "base"], ["eval", "chat"], ["chat", "-p", "hello"]):
-        assert "nanochat pretrain" in complaint(capsys, [*verb, "--device=cpu"], 2)
+        assert "nanochat run quickstart" in complaint(capsys, [*verb, "--device=cpu"], 2)
 
 
 def test_checkpoints_of_other_shapes_torn_ones_and_prompts_too_long(
@@ -112,8 +112,8 @@ def test_checkpoints_of_other_shapes_torn_ones_and_prompts_too_long(
 
     model = store.file_of(default_paths().checkpoints("baserun"), 2, "model")
     model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
-    assert "torn" in complaint(capsys, [*TINY, f"--dataset={corpus}", "--resume=auto"], 1)
-    assert "torn" in complaint(capsys, [*chat, "hello"], 1)
+    assert "is complete: restore" in complaint(capsys, [*TINY, f"--dataset={corpus}", "--resume=auto"], 1)
+    assert "is complete: restore" in complaint(capsys, [*chat, "hello"], 1)
 
 
 def test_a_place_that_cannot_be_written(

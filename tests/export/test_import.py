@@ -58,7 +58,7 @@ def test_what_was_exported_comes_back(
     assert load_run_tokenizer(paths.checkpoints("exported")).hash == old.tokenizer
     with pytest.raises(ValueError, match="there is a run 'exported' already"):
         run_import(ImportConfig(tmp_path / "exported"), paths)
-    with pytest.raises(ValueError, match="--step, --tokenizer-file and --era are for checkpoints of the ref"):
+    with pytest.raises(ValueError, match="--step, --tokenizer-file and --era are for checkpoints of karp"):
         run_import(ImportConfig(tmp_path / "exported", "another", step=7), paths)
 
 
