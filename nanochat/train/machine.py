@@ -35,7 +35,12 @@ _GPU_MEMORY = {
     "B200": 192e9,
     "A100": 80e9,
     "L40S": 48e9,
+    "L40": 48e9,
+    "L4": 24e9,
+    "A10G": 24e9,
+    "RTX 5090": 32e9,
     "RTX 4090": 24e9,
+    "RTX 4080": 16e9,
     "RTX 3090": 24e9,
 }
 
@@ -67,12 +72,17 @@ def this_machine(runtime: Runtime) -> Machine:
 
 
 def parse_machine(text: str) -> Machine:
-    """Parse a description such as "8xH100". Raises ValueError for an unknown machine."""
+    """Parse a description such as "8xH100" or "rtx4090". Raises ValueError for an unknown machine."""
     match = re.fullmatch(r"(?:([1-9]\d*)\s*[x×]\s*)?(.+)", text.strip())
-    name = match[2] if match else text
-    flops = hardware.peak_flops(name, "bf16")
-    if match is None or flops is None or name not in _GPU_MEMORY:
+    known = {_plain(name): name for name in _GPU_MEMORY}
+    name = known.get(_plain(match[2])) if match else None
+    if match is None or name is None:
         raise ValueError(
             f"unknown machine {text!r}: write it as 8xH100, with one of {', '.join(_GPU_MEMORY)}"
         )
+    flops = hardware.peak_flops(name, "bf16")
     return Machine(name, "cuda", int(match[1] or 1), flops, int(_GPU_MEMORY[name]))
+
+
+def _plain(name: str) -> str:
+    return name.replace(" ", "").lower()

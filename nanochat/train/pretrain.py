@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 from nanochat import hardware
 from nanochat.batches.loader import Loader, pretrain_loader
@@ -11,6 +12,7 @@ from nanochat.batches.packing import PRETRAIN_POLICY, Policy
 from nanochat.batches.position import DataPosition
 from nanochat.checkpoint.meta import CheckpointMeta, Progress
 from nanochat.config import to_json
+from nanochat.console import amount, say, warn
 from nanochat.eval import bpb
 from nanochat.eval.batching import BATCH_TOKENS
 from nanochat.eval.samples import PROMPTS
@@ -21,7 +23,7 @@ from nanochat.paths import BASE_RUN
 from nanochat.runtime import Runtime
 from nanochat.scaling import Dial, RunPlan, make_plan
 from nanochat.text.dataset_tokenizer import TokenizedText
-from nanochat.text.datasets import Dataset, documents
+from nanochat.text.datasets import Dataset, documents, split_bytes
 from nanochat.text.readers import Document
 from nanochat.text.shared_dataset import open_shared
 from nanochat.tokenizer.tokenizer import Tokenizer
@@ -41,6 +43,11 @@ from nanochat.train.session import (
     training_plan,
 )
 from nanochat.train.state import Trainer
+
+_MOST_PASSES = 4
+"""Up to so many, text that is read again is worth almost as much as new text (arXiv:2305.16264)."""
+_SAMPLED_DOCUMENTS, _SAMPLED_CHARACTERS = 200, 2000
+"""How many documents, and characters of each, tell the bytes of a token."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,9 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
     if choice is None:
         describe_duration(plan, runtime)
     dataset = open_shared(config, runtime.paths, runtime.processes)
+    if runtime.is_main:
+        with suppress(ValueError, OSError):  # damaged text is for the loader to judge
+            _describe_passes(plan, dataset, tokenizer)
     model = GPT(plan.model, backend)
     model.init_weights(config.seed)
     model.to(runtime.device)
@@ -114,6 +124,21 @@ def run(config: PretrainConfig, runtime: Runtime) -> TrainingResult:
         prompts=PROMPTS,
         sample_every=config.sample_every,
     ).execute()
+
+
+def _describe_passes(plan: RunPlan, dataset: Dataset, tokenizer: Tokenizer) -> None:
+    """Print how often the run reads its text, and warn where more of it would be worth much more."""
+    first = islice(documents(dataset, "train"), _SAMPLED_DOCUMENTS)
+    sample = "".join(document[:_SAMPLED_CHARACTERS] for document in first)
+    bytes_per_token = len(sample.encode()) / max(1, len(tokenizer.encode(sample)))
+    tokens = split_bytes(dataset, "train") / bytes_per_token
+    passes = plan.tokens / tokens
+    say(f"the training text is about {amount(tokens)} tokens; this run reads it {passes:.2g} times")
+    if passes > _MOST_PASSES:
+        warn(
+            f"text that is read more than about {_MOST_PASSES} times teaches less and less: "
+            "give more text (docs/data.md), or choose a smaller --depth or --num-iterations"
+        )
 
 
 def _open_loader(

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -27,7 +28,7 @@ from nanochat.scaling import Dial
 from nanochat.train import hooks, session, step
 from nanochat.train import pretrain as pretrain_stage
 from nanochat.train.pretrain import PretrainConfig, run
-from nanochat.train.session import TrainingResult
+from nanochat.train.session import Session, TrainingResult
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +47,26 @@ def hashes(run_name: str, at: int) -> dict[str, str]:
 def losses(run_name: str) -> list[float]:
     rows = rows_of(default_paths().metrics(run_name), TrainRow)
     return list({row.step: row.loss for row in rows}.values())
+
+
+@pytest.mark.parametrize(("steps", "warns"), [(1, False), (400, True)])
+def test_it_says_how_often_the_text_is_read(
+    tiny: PretrainConfig, capsys: pytest.CaptureFixture[str], steps: int, warns: bool
+) -> None:
+    """The plan only: training stops before its first step."""
+    config = replace(tiny, num_iterations=steps)
+    with open_runtime("cpu") as here, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "execute", lambda self: None)
+        run(config, here)
+    said = capsys.readouterr().err
+    stated = re.search(
+        r"training text is about ([\d.]+)(k|M) tokens; this run reads it ([\d.e+-]+) times", said
+    )
+    assert stated is not None
+    tokens = float(stated[1]) * {"k": 1e3, "M": 1e6}[stated[2]]
+    assert config.total_batch_size is not None
+    assert float(stated[3]) == pytest.approx(steps * config.total_batch_size / tokens, rel=0.06)
+    assert ("teaches less and less" in said) == warns
 
 
 def test_learns_and_leaves_a_model_that_loads(tiny: PretrainConfig) -> None:
