@@ -29,6 +29,12 @@ COMMANDS = [
 ]
 
 
+@pytest.fixture
+def any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing speaks against this machine, which is looked at in a process that loads torch."""
+    monkeypatch.setattr("nanochat.recipes.run.obstacle", lambda *_: None)
+
+
 @pytest.mark.parametrize(
     ("recipe", "stage"), COMMANDS, ids=[f"{recipe}-{stage.name}" for recipe, stage in COMMANDS]
 )
@@ -89,6 +95,7 @@ def test_without_a_recipe_they_are_listed(paths: Paths, capfd) -> None:
         assert recipe.about in shown
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_a_run_that_something_else_made_is_left_alone(paths: Paths, capfd) -> None:
     folder = paths.checkpoints("baserun")
     folder.mkdir(parents=True)
@@ -113,8 +120,16 @@ def test_a_run_that_something_else_made_is_left_alone(paths: Paths, capfd) -> No
         (["quickstart", "--set", "pretrain.depht=4"], "Unrecognized options: --depht=4"),
         (["quickstart", "--set", "depth=4"], "STAGE.FLAG=VALUE"),
         (["cpu", "--depth", "300", "--set", "pretrain.device=cpu"], "--depth must be at most 256, not 300"),
-        (["quickstart", "--depth", "100", "--set", "pretrain.device=cpu"], "--depth 100 needs about"),
-        (["speedrun", "--set", "pretrain.device=cpu"], "(in a recipe: --set pretrain.fp8=false)"),
+        pytest.param(
+            ["quickstart", "--depth", "100", "--set", "pretrain.device=cpu"],
+            "--depth 100 needs about",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["speedrun", "--set", "pretrain.device=cpu"],
+            "(in a recipe: --set pretrain.fp8=false)",
+            marks=pytest.mark.slow,
+        ),
         (
             ["speedrun", "--depth", "60"],
             "all-shards needs 4,548 training shards and fineweb-edu has 1,822: choose a smaller --depth",
@@ -128,6 +143,7 @@ def test_a_mistake_is_one_line_before_any_work(argv, complaint, paths: Paths, ca
     assert list(paths.base.iterdir()) == []
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_an_unusable_base_directory_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
@@ -138,6 +154,7 @@ def test_an_unusable_base_directory_is_one_line(
     assert "cannot write" in line
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_config_and_result_are_plain_data(paths: Paths) -> None:
     assert from_json(RunConfig, {"recipe": "quickstart"}) == RunConfig("quickstart")
     assert run(RunConfig("quickstart", dry_run=True), paths) == RunResult("quickstart")
@@ -157,6 +174,7 @@ def test_a_recipe_loads_no_model_code() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_stages_and_what_speaks_against_them(paths: Paths, capfd) -> None:
     assert main(["run", "speedrun", "--set", "pretrain.device=cpu", "--dry-run"]) == 0
     assert "it would not run: --fp8 needs a GPU" in capfd.readouterr().err
