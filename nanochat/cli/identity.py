@@ -8,11 +8,10 @@ from pathlib import Path
 from random import Random
 from shlex import quote
 
-import httpx
-
 from nanochat.atomic import write_text_atomic
 from nanochat.config import json_line
 from nanochat.console import say
+from nanochat.hub.listing import is_http
 from nanochat.paths import Paths
 from nanochat.persona.conversations import draw
 from nanochat.persona.endpoint import Endpoint, vary
@@ -51,22 +50,13 @@ class IdentityResult:
     kept: int
 
 
-def _is_address(text: str) -> bool:
-    """Whether a request can be sent there: a malformed address would be taken for a busy endpoint."""
-    try:
-        address = httpx.URL(text)
-    except httpx.InvalidURL:
-        return False
-    return address.scheme in ("http", "https") and bool(address.host)
-
-
 def run_identity(config: IdentityConfig, paths: Paths) -> IdentityResult:
     """Write the conversations. Raises ValueError for an unusable persona, EnvironmentFault if the endpoint fails."""
     if config.conversations < 2 or config.seed < 0:
         raise ValueError("--conversations must be at least 2 and --seed at least 0")
     if (config.api_base is None) != (config.model is None):
         raise ValueError("--api-base and --model belong together: give both or neither")
-    if config.api_base is not None and not _is_address(config.api_base):
+    if config.api_base is not None and not is_http(config.api_base):
         raise ValueError(
             f"--api-base must be an address like http://localhost:8000/v1, not {config.api_base!r}"
         )

@@ -252,14 +252,21 @@ def _sha256_or_none(etag: str | None) -> str | None:
     return etag if etag is not None and _SHA256.fullmatch(etag) else None
 
 
-def require_http(address: str, what: str) -> None:
-    """Raises ValueError unless `address` is an http(s) address with a host."""
+def is_http(address: str) -> bool:
+    """Whether it is an http(s) address with a host, to which a request can be sent."""
+    import httpx
+
     try:
         parts = urlsplit(address)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # an impossible port or host
-        good = False
-    if not good:
+        httpx.URL(address)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):  # an impossible port, host or character
+        return False
+
+
+def require_http(address: str, what: str) -> None:
+    """Raises ValueError unless `address` is an http(s) address with a host."""
+    if not is_http(address):
         raise ValueError(f"{what} must be an address like https://example.org, got {address!r}")
 
 

@@ -131,7 +131,11 @@ def _describe_passes(plan: RunPlan, dataset: Dataset, tokenizer: Tokenizer) -> N
     first = islice(documents(dataset, "train"), _SAMPLED_DOCUMENTS)
     sample = "".join(document[:_SAMPLED_CHARACTERS] for document in first)
     bytes_per_token = len(sample.encode()) / max(1, len(tokenizer.encode(sample)))
-    tokens = split_bytes(dataset, "train") / bytes_per_token
+    sizes = {path: path.stat().st_size for path in dataset.train}
+    # From one file, because opening hundreds of parquet files would delay the first step.
+    largest = max(sizes, key=sizes.__getitem__)
+    text_bytes = split_bytes(dataset, "train", [largest]) * sum(sizes.values()) / sizes[largest]
+    tokens = text_bytes / bytes_per_token
     passes = plan.tokens / tokens
     say(f"the training text is about {amount(tokens)} tokens; this run reads it {passes:.2g} times")
     if passes > _MOST_PASSES:

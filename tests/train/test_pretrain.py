@@ -69,6 +69,19 @@ def test_it_says_how_often_the_text_is_read(
     assert ("teaches less and less" in said) == warns
 
 
+def test_an_empty_file_beside_the_text_does_not_stop_it(
+    tiny: PretrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("")
+    for name in "bcdef":
+        (texts / f"{name}.txt").write_text(f"{name} is a letter. " * 500)
+    config = replace(tiny, dataset=str(texts), tokenizer=tiny.dataset, num_iterations=1)
+    pretrain(config)
+    assert "this run reads it" in capsys.readouterr().err
+
+
 def test_learns_and_leaves_a_model_that_loads(tiny: PretrainConfig) -> None:
     result = pretrain(replace(tiny, num_iterations=40))
     curve = losses("baserun")
