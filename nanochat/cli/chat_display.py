@@ -181,10 +181,9 @@ def _short_time(seconds: float) -> str:
 def show_probabilities(generation: Generation) -> None:
     """A table of the tokens of an answer: each one's probability, and its rivals'."""
     tokenizer = generation.speaker.engine.tokenizer
-    specials = {token: name for name, token in tokenizer.special_ids.items()}
 
     def name(token: int) -> str:
-        return specials.get(token) or token_text(tokenizer, token)
+        return tokenizer.special_names.get(token) or token_text(tokenizer, token)
 
     def row(event: Event) -> tuple[str, str, str]:
         if event.logprobs is None:

@@ -31,7 +31,6 @@ from nanochat.serve.prompts import (
     check_ids,
     check_reply,
     described,
-    special_names,
     text_stream,
     tokenised,
     too_long,
@@ -60,7 +59,7 @@ class TokenEvents:
 
     def chunks(self, batch: NewEvents) -> list[dict[str, Any]]:
         """Every new token."""
-        names = special_names(self.tokenizer)
+        names = self.tokenizer.special_names
         return [
             {
                 "id": event.token,

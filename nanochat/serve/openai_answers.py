@@ -12,7 +12,6 @@ from typing import Any
 from nanochat.infer.request import Event
 from nanochat.infer.sampler import TokenLogprobs
 from nanochat.serve.channel import NewEvents
-from nanochat.serve.prompts import special_names
 from nanochat.tokenizer.special import OUTPUT_END, PYTHON_START
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -52,7 +51,7 @@ class ChoiceReader:
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._special = special_names(tokenizer)
+        self._special = tokenizer.special_names
         self._call: dict[str, Any] | None = None
         self._length = 0  # of the text so far, in characters
         self.text = ""

@@ -198,14 +198,9 @@ def check_reply(before: int, reply: Sequence[int], tokenizer: Tokenizer, context
         raise too_long(read, context, "messages")
 
 
-def special_names(tokenizer: Tokenizer) -> dict[int, str]:
-    """The names of the special tokens by their ids."""
-    return {token: name for name, token in tokenizer.special_ids.items()}
-
-
 def described(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, Any]]:
     """For each id: its text, the name of a special token, and whose words it belongs to (None outside of turns)."""
-    names = special_names(tokenizer)
+    names = tokenizer.special_names
     role: str | None = None
     found: list[dict[str, Any]] = []
     for token in ids:

@@ -41,6 +41,7 @@ class Tokenizer:
     Attributes:
         vocab_size: number of ids, including the nine special tokens (the last nine ids).
         special_ids: the id of each special token by its name, in the order of the ids.
+        special_names: the names by the ids.
         hash: 16 hex digits that identify the encoding: tokenizers of equal hash encode every text alike.
         pattern: the regular expression that cuts text before merging.
         training: facts about the training run (text, limits, versions), not part of the hash.
@@ -63,6 +64,7 @@ class Tokenizer:
         self.hash = _hash(tokens, pattern)
         self._tokens = tokens
         self.special_ids: Mapping[str, int] = {name: len(tokens) + i for i, name in enumerate(SPECIAL_TOKENS)}
+        self.special_names: Mapping[int, str] = {token: name for name, token in self.special_ids.items()}
         self.bos = self.special_ids[BOS]
         self._encoding = tiktoken.Encoding(
             name=f"nanochat-{self.hash}",
